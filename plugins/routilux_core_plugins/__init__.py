@@ -1,0 +1,1 @@
+"""The bundled execution strategies. Not API: select them by name."""

@@ -1,0 +1,108 @@
+"""Strategy `concurrent`: a pool of threads, started when there is work for them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import weakref
+from queue import SimpleQueue
+from time import monotonic
+from typing import ClassVar
+
+from attrs import frozen
+
+from routilux_core import Capabilities, ExecutionStrategy, Host, Task, WorkerPool
+
+
+@frozen(kw_only=True)
+class ConcurrentStrategy(ExecutionStrategy):
+    """Up to `max_workers` threads; by default as many as `min(32, cpus + 4)`, since they mostly wait."""
+
+    name: ClassVar[str] = "concurrent"
+    capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=True)
+
+    def open(self, host: Host) -> WorkerPool:
+        return ThreadPool(self.max_workers or min(32, (os.cpu_count() or 1) + 4), host)
+
+
+class ThreadPool(WorkerPool):
+    """Daemon threads that take tasks from one queue. They end when the pool is closed, or forgotten."""
+
+    def __init__(self, workers: int, host: Host) -> None:
+        self.workers = workers
+        self._host = host
+        self._tasks: SimpleQueue[Task | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._idle = _Count()
+        self._threads: list[threading.Thread] = []
+        self._numbers = itertools.count(1)
+        self._closed = False
+        self._forget = weakref.finalize(self, _end, self._tasks, workers)
+        self._forget.atexit = False
+
+    def submit(self, task: Task) -> None:
+        with self._lock:
+            refused: BaseException | None = RuntimeError("the pool is closed") if self._closed else self._make_room()
+            if refused is None:
+                self._tasks.put(task)
+        if refused is not None:
+            task.fail(refused)
+
+    def _make_room(self) -> BaseException | None:
+        """Reserve an idle thread for a task, or start one; an error only if there is no thread at all."""
+        if self._idle.take() or len(self._threads) >= self.workers:
+            return None
+        name = f"routilux-concurrent-{next(self._numbers)}"
+        thread = threading.Thread(target=_work, args=(self._tasks, self._idle, self._host), name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system gives no more threads: those there are go on
+            return None if self._threads else error
+        self._threads.append(thread)
+        return None
+
+    def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
+        with self._lock:
+            self._closed = True
+            threads, self._threads = self._threads, []
+        _end(self._tasks, len(threads))
+        deadline = None if timeout is None else monotonic() + timeout
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join(None if deadline is None else max(0.0, deadline - monotonic()))
+
+
+class _Count:
+    """How many threads wait for a task that nobody has reserved them for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._value = 0
+
+    def add(self) -> None:
+        with self._lock:
+            self._value += 1
+
+    def take(self) -> bool:
+        with self._lock:
+            if not self._value:
+                return False
+            self._value -= 1
+            return True
+
+
+def _work(tasks: SimpleQueue[Task | None], idle: _Count, host: Host) -> None:
+    # A function, not a method: a thread that held its pool would keep a forgotten one alive.
+    try:
+        while (task := tasks.get()) is not None:
+            task()
+            del task
+            idle.add()
+    finally:
+        host.worker_ended()
+
+
+def _end(tasks: SimpleQueue[Task | None], threads: int) -> None:
+    for _ in range(threads):
+        tasks.put(None)

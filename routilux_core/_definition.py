@@ -1,0 +1,60 @@
+"""What a routine class is checked for when it is defined: mistakes that would otherwise show only in a job."""
+
+from __future__ import annotations
+
+import inspect
+
+import attrs
+from attrs import frozen
+
+from routilux_core.errors import ConfigurationError, DefinitionError, UnknownNameError
+from routilux_core.ports import Event, per_worker
+
+
+@frozen(kw_only=True)
+class RoutineSettings:
+    """The class keywords of a routine, checked."""
+
+    stateless: bool = False
+    concurrency: int | None = None
+    scope: str = "flow"
+    timeout: float | None = None
+    type_name: str | None = None
+
+
+def check_settings(cls: type, settings: RoutineSettings) -> None:
+    bound, timeout = settings.concurrency, settings.timeout
+    if settings.scope not in ("flow", "job"):
+        raise UnknownNameError("scope", settings.scope, ("flow", "job"), f"class {cls.__name__}")
+    if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int) or bound < 1):
+        raise ConfigurationError(f"class {cls.__name__}: concurrency has to be a whole number from 1, not {bound!r}")
+    if bound is not None and not settings.stateless:
+        raise ConfigurationError(
+            f"class {cls.__name__}: concurrency bounds the parallel calls of a stateless routine; one with state has "
+            "one call at a time; add stateless=True or drop concurrency"
+        )
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0):
+        raise ConfigurationError(f"class {cls.__name__}: timeout has to be seconds above 0, not {timeout!r}")
+
+
+def check_names(cls: type, reserved: frozenset[str]) -> None:
+    declared = [name for name, value in vars(cls).items() if isinstance(value, (Event, per_worker))]
+    declared += [name for name, value in vars(cls).items() if hasattr(value, "__routilux_slot__")]
+    for name in [*inspect.get_annotations(cls), *declared]:
+        if name in reserved:
+            raise DefinitionError(
+                f"class {cls.__name__}: {name!r} is a method of Routine, and a field, slot or event of that name would "
+                "hide it; choose another name"
+            )
+
+
+def check_defaults(cls: type) -> None:
+    for attribute in attrs.fields(cls):
+        kind = type(attribute.default)
+        if issubclass(kind, (list, dict, set, bytearray)):
+            raise DefinitionError(
+                f"class {cls.__name__}: the default of field {attribute.name!r} is a {kind.__name__} that all "
+                f"instances would share; write field(factory={kind.__name__})"
+            )
+        if isinstance(attribute.default, (Event, per_worker)):
+            raise DefinitionError(f"class {cls.__name__}: {attribute.name!r} is declared without an annotation")

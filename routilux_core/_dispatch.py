@@ -1,0 +1,234 @@
+"""The shared queues: one lock, permits of routines, and the call for workers.
+
+One lock guards everything that several threads touch: the queues, the permits and waiting lists of the nodes, the
+counts of the runs and the timers. It is held for a few bytecodes at a time, and never across a handler or a plugin.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from time import monotonic
+from typing import Any, Protocol
+
+from routilux_core._plan import Inlet, Item, Node
+from routilux_core._timers import Timers
+from routilux_core.error_handling import ErrorHandler
+from routilux_core.strategy import Done, ExecutionStrategy, Task, WorkerPool
+
+SLICE = 0.005  # seconds for each pool where several work in the caller's thread
+
+
+class Job(Protocol):
+    """What the dispatcher knows of a run."""
+
+    own: dict[Node, Node]
+
+    @property
+    def done(self) -> Done: ...
+    def cancel(self) -> None: ...
+    def finish(self) -> None: ...
+    def lost(self, queue: WorkQueue, error: BaseException) -> None: ...
+
+
+class Hand(Protocol):
+    """Who takes an activation: `item` is the one in hand, from its leaving the queue until it is counted."""
+
+    item: Item | None
+
+
+class WorkQueue:
+    """The work of one strategy, oldest first, and the pool that does it.
+
+    `ready` is what was posted; `first` is what has a permit of its routine in hand already, and goes before. A worker
+    that finds a routine without a permit left moves the activation to that routine's waiting list.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "active",
+        "first",
+        "hub",
+        "make_task",
+        "pool",
+        "ready",
+        "recruiting",
+        "resources",
+        "strategy",
+        "workers",
+    )
+
+    def __init__(self, hub: Dispatcher, strategy: ExecutionStrategy, make_task: Callable[[WorkQueue], Task]) -> None:
+        self.hub = hub
+        self.strategy = strategy
+        self.make_task = make_task
+        self.first: deque[Item] = deque()
+        self.ready: deque[Item] = deque()
+        self.pool: WorkerPool | None = None
+        self.workers = 0
+        self.active = 0  # workers in their loop
+        self.recruiting = False  # a task is on its way to the pool, and has not begun: one at a time
+        self.resources: dict[int, dict[tuple[object, str], Any]] = {}  # by thread: what `per_worker` made
+
+    def take(self, hand: Hand) -> Item | None:
+        """Return the oldest activation that may run, with its permit, noted in `hand`. The lock is held.
+
+        It is noted before it leaves the queue, so that a KeyboardInterrupt in between can't lose it.
+        """
+        first, ready = self.first, self.ready
+        while True:
+            if first:
+                item = hand.item = first[0]
+                first.popleft()
+                if not item[2].halted:
+                    return item
+                hand.item = None
+                item[2].set_aside(item, True)
+                continue
+            if not ready:
+                hand.item = None
+                return None
+            item = ready[0]
+            node = item[0].node
+            if item[2].halted:
+                ready.popleft()
+                item[2].set_aside(item, False)
+            elif node.free:
+                node.free -= 1
+                hand.item = item
+                ready.popleft()
+                return item
+            else:
+                node.waiting.append(item)
+                ready.popleft()
+
+    def release(self, node: Node) -> None:
+        """Give a permit back: to the activation that has waited longest for it, if any. The lock is held."""
+        if node.waiting:
+            self.first.append(node.waiting.popleft())
+        else:
+            node.free += 1
+
+    def call(self) -> None:
+        """Ask for one more worker, if there could be one. The lock is held; `Dispatcher.answer` follows without it."""
+        if self.active < self.workers and not self.recruiting and (self.ready or self.first):
+            self.recruiting = True
+            self.hub.calls.append(self)
+
+    def begin(self) -> None:
+        """Count a worker in. The lock is held."""
+        self.recruiting = False
+        self.active += 1
+
+    def recruit(self) -> None:
+        """Hand the pool one task: come and work."""
+        pool = self.pool
+        if pool is not None:
+            pool.submit(self.make_task(self))
+
+    def drop(self, run: Job) -> list[Item]:
+        """Take out everything of a run that is queued here, passing its permits on. The lock is held."""
+        gone = [item for item in self.ready if item[2] is run]
+        permits = [item for item in self.first if item[2] is run]
+        for items in (self.ready, self.first):
+            kept = [item for item in items if item[2] is not run]
+            items.clear()
+            items.extend(kept)
+        for item in permits:
+            self.release(item[0].node)
+        return gone + permits
+
+    def lost(self, error: BaseException) -> None:
+        """Let every job that has work here fail: the executor broke. The next job opens a new pool."""
+        with self.hub.lock:
+            self.pool, self.workers, self.recruiting = None, 0, False
+            runs = list(self.hub.runs)
+            for run in runs:
+                run.lost(self, error)
+        self.hub.settle(runs)
+
+
+class Dispatcher:
+    """All the queues of a flow, its running jobs, and what they share."""
+
+    def __init__(self, max_pending: int) -> None:
+        self.lock = threading.Lock()
+        self.max_pending = max_pending
+        self.queues: list[WorkQueue] = []
+        self.nodes: dict[str, Node] = {}
+        self.inlets: list[Inlet] = []  # by number
+        self.runs: set[Job] = set()
+        self.calls: deque[WorkQueue] = deque()
+        self.timers = Timers(self.lock, self.answer)
+        self.error_handler = ErrorHandler()
+        self.gather_order: list[Inlet] = []
+        self.raised: list[Node] = []  # nodes whose mark was raised
+        self.when_idle: Callable[[], None] | None = None
+
+    def answer(self) -> None:
+        """Submit the tasks that were called for. The lock is not held."""
+        while True:
+            try:
+                queue = self.calls.popleft()
+            except IndexError:
+                return
+            queue.recruit()
+
+    def all_nodes(self) -> list[Node]:
+        """Return the nodes, with those that single jobs have of their own. The lock is held."""
+        return [*self.nodes.values(), *(node for run in self.runs for node in run.own.values())]
+
+    def drop(self, run: Job) -> list[Item]:
+        """Take everything of a run out of queues and waiting lists. The lock is held."""
+        gone: list[Item] = []
+        for node in self.all_nodes():
+            if node.waiting:
+                gone += [item for item in node.waiting if item[2] is run]
+                kept = [item for item in node.waiting if item[2] is not run]
+                node.waiting.clear()
+                node.waiting.extend(kept)
+        for queue in self.queues:
+            gone += queue.drop(run)
+            queue.call()
+        return gone
+
+    def wait(self, runs: Iterable[Job], timeout: float | None) -> bool:
+        """Wait until the runs have ended, doing the work here where a pool does it in the caller's thread.
+
+        A KeyboardInterrupt cancels them, and is raised on.
+        """
+        deadline = None if timeout is None else monotonic() + timeout
+        waited = list(runs)
+        try:
+            return all(self._wait_for(run.done, deadline) for run in waited)
+        except KeyboardInterrupt:
+            for run in waited:
+                run.cancel()
+            raise
+
+    def _wait_for(self, done: Done, deadline: float | None) -> bool:
+        pools = [queue.pool for queue in self.queues if queue.pool is not None and queue.pool.in_caller]
+        while not done.is_set():
+            left = None if deadline is None else max(0.0, deadline - monotonic())
+            if not pools:
+                return done.wait(left)
+            if len(pools) == 1:
+                return pools[0].wait(done, left)
+            for pool in pools:  # each has to be given a turn
+                pool.wait(done, SLICE)
+            if left == 0.0:
+                return done.is_set()
+        return True
+
+    def settle(self, ended: list[Job]) -> None:
+        """Finish runs that may have ended, and answer calls. The lock is not held."""
+        for run in ended:
+            run.finish()
+        self.answer()
+
+
+def logger() -> logging.Logger:
+    """Return the engine's logger."""
+    return logging.getLogger("routilux_core")

@@ -1,0 +1,77 @@
+"""What a job is waiting for, and what costs it time, in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from routilux_core._history import Totals
+
+if TYPE_CHECKING:
+    from routilux_core._plan import Node
+    from routilux_core._run import Run
+
+ENOUGH = 20  # activations before a hint is worth giving
+
+
+def explain(run: Run) -> str:
+    """Return a line for the state, one for each thing waited for, and the hints."""
+    with run.hub.lock:
+        lines = [_headline(run), *_waiting(run)]
+    return "\n".join([*lines, *hints(run)])
+
+
+def _headline(run: Run) -> str:
+    done = run.posted - run.open
+    return f"job {run.job_id} is {run.status()}: {run.open} of {run.posted} activations are pending, {done} are done"
+
+
+def _waiting(run: Run) -> list[str]:
+    lines = []
+    queued = Counter(
+        item[0].node.routine_id for queue in run.hub.queues for item in (*queue.first, *queue.ready) if item[2] is run
+    )
+    behind = Counter(item[0].node.routine_id for node in run.hub.all_nodes() for item in node.waiting if item[2] is run)
+    retries = Counter(item[0].node.routine_id for _, item, _ in run.retrying.values())
+    parked = Counter(item[0].node.routine_id for item in (*run.parked, *run.parked_retries))
+    running = run.open - sum(map(len, (run.retrying, run.parked, run.parked_retries)))
+    running -= sum(queued.values()) + sum(behind.values())
+    for counts, text in (
+        (queued, "queued for a worker"),
+        (behind, "queued behind a call of the same routine"),
+        (retries, "waiting for a retry"),
+        (parked, "set aside until resume()"),
+    ):
+        lines += [f"{routine_id!r}: {count} {text}" for routine_id, count in counts.items()]
+    if running > 0:
+        lines.append(f"{running} running now")
+    if run.arrivals:
+        names = ", ".join(f"{inlet.node.routine_id}.{inlet.name}" for inlet in run.arrivals)
+        lines.append(f"gathered for the end of the job: {names}")
+    return lines
+
+
+def hints(run: Run) -> list[str]:
+    """Return what would make the job faster: routines whose calls wait for each other."""
+    totals = dict(run.fold().totals)
+    found = []
+    for number, total in totals.items():
+        node = run.hub.inlets[int(number)].node
+        if _serialised(node, total):
+            wait = total.queue_wait / total.executions
+            found.append(
+                f"hint: {node.routine_id!r}: {total.executions} activations one at a time, mean queue wait {wait:.3g} "
+                "s; declare it stateless (class keyword stateless=True) if it keeps nothing between calls"
+            )
+    return found
+
+
+def _serialised(node: Node, total: Totals) -> bool:
+    """Whether the calls of a routine with state waited mainly for each other, where workers could have run them."""
+    return (
+        node.limit == 1
+        and node.queue.strategy.capabilities.parallel
+        and total.executions >= ENOUGH
+        and total.queue_wait > 2 * total.run_time
+        and total.run_time > 0.001 * total.executions
+    )

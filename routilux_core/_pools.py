@@ -1,0 +1,94 @@
+"""Opening and closing the pools of a flow, and what workers made for themselves."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from typing import Any
+
+from routilux_core._dispatch import WorkQueue, logger
+from routilux_core.errors import StrategyError
+from routilux_core.strategy import WorkerPool
+
+PATIENCE = 30.0  # seconds that a pool may take to close when nothing else is said
+
+
+class QueueHost:
+    """What a pool may ask of the engine, for one queue."""
+
+    def __init__(self, queue: WorkQueue) -> None:
+        self.log: logging.Logger = logger()
+        self._queue = weakref.ref(queue)  # a pool's threads hold the host: they must not keep a forgotten flow alive
+
+    def lost(self, error: BaseException, /) -> None:
+        queue = self._queue()
+        if queue is not None:
+            queue.lost(error)
+
+    def worker_ended(self) -> None:
+        queue = self._queue()
+        if queue is not None:
+            close_resources(queue, threading.get_ident())
+
+
+def open_pool(queue: WorkQueue) -> None:
+    """Open the pool of a queue that has none. Not under the engine's lock: it may take seconds."""
+    strategy = queue.strategy
+    try:
+        pool = strategy.open(QueueHost(queue))
+    except Exception as error:
+        raise StrategyError(f"strategy {strategy.name!r} could not be opened: {error!r}") from error
+    if not isinstance(pool, WorkerPool) or pool.workers < 1:
+        raise StrategyError(f"strategy {strategy.name!r} opened {pool!r}, not a WorkerPool with workers")
+    with queue.hub.lock:
+        queue.pool, queue.workers = pool, pool.workers
+
+
+def close_pool(queue: WorkQueue, *, cancel: bool = False, timeout: float | None = None) -> None:
+    """Close the pool of a queue, if any, and what its workers made. Past the deadline a warning, and we go on."""
+    with queue.hub.lock:
+        pool, queue.pool, queue.workers, queue.recruiting = queue.pool, None, 0, False
+    if pool is not None:
+        if pool.in_caller:
+            _close(pool, queue, cancel, timeout)
+        else:
+            _close_in_time(pool, queue, cancel, timeout)
+    for thread in list(queue.resources):
+        close_resources(queue, thread)
+
+
+def _close(pool: WorkerPool, queue: WorkQueue, cancel: bool, timeout: float | None) -> None:
+    try:
+        pool.close(cancel=cancel, timeout=timeout)
+    except Exception:
+        logger().warning("strategy %r raised while its pool was closed", queue.strategy.name, exc_info=True)
+
+
+def _close_in_time(pool: WorkerPool, queue: WorkQueue, cancel: bool, timeout: float | None) -> None:
+    closer = threading.Thread(target=_close, args=(pool, queue, cancel, timeout), name="routilux-close", daemon=True)
+    closer.start()
+    patience = PATIENCE if timeout is None else timeout + 1.0
+    closer.join(patience)
+    if closer.is_alive():
+        logger().warning(
+            "strategy %r did not close its pool within %g s; its workers are left behind",
+            queue.strategy.name,
+            patience,
+        )
+
+
+def close_resources(queue: WorkQueue, thread: int) -> None:
+    """Close everything that a worker made with `per_worker`; an error is logged, and the rest is closed."""
+    for (_, name), value in queue.resources.pop(thread, {}).items():
+        try:
+            _close_value(value)
+        except Exception:
+            logger().warning("closing %r (%s), made by per_worker, raised", name, type(value).__name__, exc_info=True)
+
+
+def _close_value(value: Any) -> None:
+    if callable(getattr(value, "close", None)):
+        value.close()
+    elif hasattr(type(value), "__exit__"):
+        value.__exit__(None, None, None)

@@ -1,0 +1,84 @@
+"""Calls at a later time, made by one thread that exists only while something waits."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+from collections.abc import Callable
+from time import monotonic
+
+LONGEST = 86_400.0  # seconds; a thread's wait has a platform limit, so longer delays are waited for in stretches
+
+
+class Timer:
+    """One call to be made; `cancel` it under the lock that the timers share."""
+
+    __slots__ = ("call", "when")
+
+    def __init__(self, when: float, call: Callable[[], None]) -> None:
+        self.when = when
+        self.call: Callable[[], None] | None = call
+
+    def cancel(self) -> None:
+        """Never make the call."""
+        self.call = None
+
+
+class Timers:
+    """A heap of timers, guarded by a lock given from above; calls are made with that lock held."""
+
+    def __init__(self, lock: threading.Lock, after: Callable[[], None]) -> None:
+        self._changed = threading.Condition(lock)
+        self._after = after  # called after each round, without the lock
+        self._heap: list[tuple[float, int, Timer]] = []
+        self._order = itertools.count()
+        self._thread: threading.Thread | None = None
+
+    def __len__(self) -> int:
+        return sum(timer.call is not None for _, _, timer in self._heap)
+
+    def add(self, delay: float, call: Callable[[], None]) -> Timer:
+        """Make the call after `delay` seconds. The lock is held."""
+        timer = Timer(monotonic() + delay, call)
+        heapq.heappush(self._heap, (timer.when, next(self._order), timer))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="routilux-timers", daemon=True)
+            self._thread.start()
+        else:
+            self._changed.notify()
+        return timer
+
+    def wake(self) -> None:
+        """Let the thread see that timers were cancelled, and end if none is left. The lock is held."""
+        self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if not self._wait():
+                    self._thread = None
+                    return
+                self._fire()
+            self._after()
+
+    def _wait(self) -> bool:
+        """Wait for the next call that is due; return False when nothing is left to wait for."""
+        heap = self._heap
+        while heap:
+            when, _, timer = heap[0]
+            if timer.call is None:
+                heapq.heappop(heap)
+                continue
+            left = when - monotonic()
+            if left <= 0:
+                return True
+            self._changed.wait(min(left, LONGEST))
+        return False
+
+    def _fire(self) -> None:
+        now = monotonic()
+        while self._heap and self._heap[0][0] <= now:
+            timer = heapq.heappop(self._heap)[2]
+            if timer.call is not None:
+                timer.call()

@@ -1,0 +1,76 @@
+"""The exceptions: each says what was asked, what exists and what to do next, and carries the objects as attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class RoutiluxError(Exception):
+    """The base of every error that the engine raises itself."""
+
+
+class ConfigurationError(RoutiluxError, ValueError):
+    """A setting has a value that can't work."""
+
+
+class DuplicateNameError(ConfigurationError):
+    """A name, a routine or a connection is there already."""
+
+
+class UnknownNameError(RoutiluxError, LookupError):
+    """A name was asked for that does not exist here."""
+
+    def __init__(self, kind: str, asked: object, known: Iterable[str], advice: str = "") -> None:
+        self.kind = kind
+        self.asked = asked
+        self.known = sorted(known)
+        super().__init__(f"unknown {kind} {asked!r}{_close_to(asked, self.known)}{advice and f'. {advice}'}")
+
+
+class UnknownStrategyError(UnknownNameError):
+    """No installed execution strategy has this name."""
+
+
+class DefinitionError(RoutiluxError, TypeError):
+    """A routine class or a handler is written in a way that can't work."""
+
+
+class SealedRoutineError(RoutiluxError, AttributeError):
+    """An attribute of a stateless routine was assigned after it had been added to a flow."""
+
+
+class PayloadError(RoutiluxError, TypeError):
+    """What arrived at a slot does not fit its handler."""
+
+
+class FlowStateError(RoutiluxError, RuntimeError):
+    """The call came at a moment at which the flow or job can't allow it."""
+
+
+class EmitError(FlowStateError):
+    """`emit` was called outside the handler that it belongs to."""
+
+
+class StrategyError(RoutiluxError, RuntimeError):
+    """An execution strategy can't be loaded or opened, or its executor broke."""
+
+
+class CapabilityError(StrategyError):
+    """The flow needs what its execution strategy does not have."""
+
+
+class ActivationTimeout(RoutiluxError, TimeoutError):
+    """A handler ran longer than the time-out of its routine."""
+
+
+class WorkerLost(RoutiluxError, RuntimeError):
+    """The worker that ran an activation died."""
+
+
+def _close_to(asked: object, known: list[str]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(str(asked), known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    shown = ", ".join(repr(name) for name in known[:20]) or "none"
+    return f"{hint} (there is: {shown}{', ...' if len(known) > 20 else ''})"

@@ -1,0 +1,420 @@
+"""Flow: the face over the graph, the pools and the jobs."""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import os
+import threading
+import weakref
+from collections.abc import Mapping
+from contextvars import Context, copy_context
+from time import monotonic, perf_counter
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+
+from routilux_core import _strategies
+from routilux_core._context import CURRENT
+from routilux_core._dispatch import Dispatcher, WorkQueue, logger
+from routilux_core._loop import WorkTask, check_outside, inside
+from routilux_core._plan import Inlet, Node
+from routilux_core._pools import close_pool, open_pool
+from routilux_core._run import Run
+from routilux_core.error_handling import ErrorHandler, ErrorStrategy
+from routilux_core.errors import CapabilityError, ConfigurationError, FlowStateError
+from routilux_core.graph import Connection, Graph
+from routilux_core.job import JobState
+from routilux_core.ports import ENTRY
+from routilux_core.routine import Routine
+from routilux_core.strategy import ExecutionStrategy
+
+EXIT_GRACE = 3.0  # seconds that running handlers get when the interpreter exits
+
+
+class Flow:
+    """A graph of routines, and how it runs: `Flow(execution_strategy="concurrent", max_workers=5)`.
+
+    `execution_strategy` is a name or a strategy object; `max_workers=None` is the strategy's own default.
+    Beyond `max_pending` queued activations a handler that emits first works some of them off. `history_size` is the
+    number of newest records that a job keeps. All methods may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        flow_id: str | None = None,
+        execution_strategy: str | ExecutionStrategy = "sequential",
+        max_workers: int | None = None,
+        strategy_options: Mapping[str, Any] | None = None,
+        *,
+        error_handler: ErrorHandler | ErrorStrategy | str | None = None,
+        max_pending: int = 1024,
+        history_size: int = 1000,
+    ) -> None:
+        self.flow_id = flow_id if flow_id is not None else f"flow-{os.urandom(4).hex()}"
+        self.history_size = _whole(history_size, "history_size", 0)
+        self._hub = Dispatcher(_whole(max_pending, "max_pending", 1))
+        self._graph = Graph(self.flow_id)
+        self._numbers = itertools.count(1)
+        self._opening = threading.RLock()  # one thread opens or closes pools at a time
+        self._gathers_of = -1  # the version of the graph for which the order of its gather slots is known
+        self._async: dict[str, Node] = {}
+        self._named: dict[str, str] = {}  # routine id -> its own strategy
+        self._jobs: list[weakref.ref[Run]] = []
+        self._last: JobState | None = None
+        self._at_exit: Any = None
+        strategy = _strategies.make_strategy(execution_strategy, max_workers, dict(strategy_options or {}))
+        self._default = self._queue(strategy)
+        self.set_error_handler(error_handler)
+
+    def __repr__(self) -> str:
+        return f"<Flow {self.flow_id!r}: {len(self.routines)} routines, strategy {self.execution_strategy!r}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a Flow can't be pickled: it owns live workers; use flow.serialize() and Flow.deserialize()")
+
+    # -- what it is
+
+    @property
+    def routines(self) -> Mapping[str, Routine]:
+        """The routines by id, read-only."""
+        return MappingProxyType(self._graph.routines)
+
+    @property
+    def connections(self) -> tuple[Connection, ...]:
+        """The connections in the order made."""
+        return tuple(self._graph.connections)
+
+    @property
+    def execution_strategy(self) -> str:
+        """The name of the strategy that routines run under when they don't name their own."""
+        return self._default.strategy.name
+
+    @property
+    def max_workers(self) -> int | None:
+        """The number of workers asked for; None is the strategy's own default."""
+        return self._default.strategy.max_workers
+
+    @property
+    def max_pending(self) -> int:
+        """The number of queued activations beyond which a handler that emits works some of them off."""
+        return self._hub.max_pending
+
+    @property
+    def job_state(self) -> JobState | None:
+        """The job executed last, or None."""
+        return self._last
+
+    # -- building
+
+    def add_routine(
+        self, routine: Routine, routine_id: str | None = None, *, execution_strategy: str | None = None
+    ) -> str:
+        """Take a routine in, and return its id: by default its class's name in lower case.
+
+        `execution_strategy` lets this one run under another strategy than the rest.
+        """
+        self._check_idle("add_routine")
+        queue = self._default if execution_strategy is None else self._queue_named(execution_strategy)
+        name = self._graph.add_routine(routine, routine_id)
+        if execution_strategy is not None:
+            self._named[name] = execution_strategy
+        node = self._hub.nodes[name] = Node(name, routine, queue)
+        internals = routine._routilux
+        internals.owner, internals.sealed = (self.flow_id, name), routine.__routilux_settings__.stateless
+        internals.changed = lambda: self._refresh(node)
+        internals.policy_changed = lambda: node.set_policy(self._hub.error_handler)
+        self._refresh(node)
+        return name
+
+    def connect(
+        self,
+        source: str,
+        event: str,
+        target: str,
+        slot: str,
+        param_mapping: Mapping[str, str] | None = None,
+    ) -> Connection:
+        """Wire an event of one routine to a slot of another, or of the same.
+
+        `param_mapping` renames parameters on the way, `{"old": "new"}`: the old name is not passed as well.
+        """
+        self._check_idle("connect")
+        made = self._graph.connect(source, event, target, slot, param_mapping)
+        inlet, outlet = self._hub.nodes[target].inlets[slot], self._hub.nodes[source].outlets[event]
+        outlet.targets += ((inlet, dict(made.param_mapping) or None),)
+        return made
+
+    def add_output(self, routine_id: str, event_name: str, name: str | None = None) -> str:
+        """Let jobs collect the payloads of an event, and return the name: `routine_id.event_name` by default."""
+        self._check_idle("add_output")
+        chosen = self._graph.add_output(routine_id, event_name, name)
+        self._hub.nodes[routine_id].outlets[event_name].outputs += (chosen,)
+        return chosen
+
+    def set_error_handler(self, error_handler: ErrorHandler | ErrorStrategy | str | None) -> None:
+        """Set the policy for routines without their own, by object, enum or name; None is STOP."""
+        if isinstance(error_handler, (ErrorStrategy, str)):
+            error_handler = ErrorHandler(error_handler)
+        if not (error_handler is None or isinstance(error_handler, ErrorHandler)):
+            raise ConfigurationError(f"an error handler is an ErrorHandler or a strategy name, not {error_handler!r}")
+        self._hub.error_handler = error_handler or ErrorHandler()
+        for node in self._hub.nodes.values():
+            node.set_policy(self._hub.error_handler)
+
+    def get_error_handler(self) -> ErrorHandler:
+        """Return the policy for routines without their own."""
+        return self._hub.error_handler
+
+    def set_execution_strategy(
+        self,
+        execution_strategy: str | ExecutionStrategy,
+        max_workers: int | None = None,
+        strategy_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Run under another strategy from the next job on; what is left out stays as it was. Refused while a job runs.
+
+        Under another name, the options of the old strategy are not taken along.
+        """
+        self._check_idle("set_execution_strategy")
+        old = self._default.strategy
+        if isinstance(execution_strategy, str) and max_workers is None:
+            max_workers = old.max_workers
+        strategy = _strategies.make_strategy(execution_strategy, max_workers, dict(strategy_options or {}))
+        with self._opening:
+            close_pool(self._default)
+            self._default.strategy = strategy
+            for routine_id, name in self._named.items():
+                self._hub.nodes[routine_id].queue = self._queue_named(name)
+
+    # -- running
+
+    def execute(
+        self, entry_routine_id: str, entry_params: Mapping[str, Any] | None = None, *, slot: str | None = None
+    ) -> JobState:
+        """Start a job at a routine, and return it: finished under `sequential`, else at once.
+
+        The entry is the routine's `__call__`, else its only slot, else `slot` says which. Inside a handler of this flow
+        the job is returned running, under every strategy.
+        """
+        inlet = self._entry(entry_routine_id, slot)
+        payload = _checked_params(entry_params)
+        self._prepare()
+        run = Run(self._hub, f"{self.flow_id}-{next(self._numbers)}", self.flow_id, self.history_size, _context())
+        self._last = run.job
+        with self._hub.lock:
+            self._hub.runs.add(run)
+            run.post(inlet, payload, 0, perf_counter())
+            run.quiet()
+        self._hub.settle([run])
+        pool = self._default.pool
+        if pool is not None and pool.in_caller and not inside(self._hub):
+            self._drive(run)
+        return run.job
+
+    def run(
+        self, entry_routine_id: str, entry_params: Mapping[str, Any] | None = None, *, slot: str | None = None
+    ) -> JobState:
+        """Execute, wait for the end of the job, and return it."""
+        check_outside(self._hub, "Flow.run")
+        job = self.execute(entry_routine_id, entry_params, slot=slot)
+        job.wait()
+        return job
+
+    def wait_for_completion(self, timeout: float | None = None) -> bool:
+        """Wait until all jobs have ended, however they ended; False when `timeout` seconds were over first."""
+        check_outside(self._hub, "Flow.wait_for_completion")
+        return self._hub.wait(self._running(), timeout)
+
+    def pause(self) -> None:
+        """Start nothing new in any running job; what runs ends."""
+        for run in self._running():
+            run.pause()
+
+    def resume(self) -> None:
+        """Go on with every paused job."""
+        for run in self._running():
+            run.resume()
+
+    def cancel(self) -> None:
+        """Cancel every running job: what is queued is discarded and counted, what runs ends."""
+        for run in self._running():
+            run.cancel()
+
+    def shutdown(self, wait: bool = True, timeout: float | None = None) -> None:
+        """Let running jobs end, cancel paused ones, and close the pools. A later `execute` opens new ones.
+
+        With `wait=False` it returns at once, and the pools close behind the last job. After `timeout` seconds jobs that
+        still run are cancelled.
+        """
+        if wait:
+            check_outside(self._hub, "Flow.shutdown")
+        deadline = None if timeout is None else monotonic() + timeout
+        for run in self._running():
+            if run.paused:
+                run.cancel()
+        if not wait:
+            self._close_when_idle()
+            return
+        if not self._hub.wait(self._running(), timeout):
+            self.cancel()
+        self._close(None if deadline is None else max(0.0, deadline - monotonic()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.cancel()
+        self.shutdown()
+
+    # -- inside
+
+    def _running(self) -> list[Run]:
+        with self._hub.lock:
+            return [run for run in self._hub.runs if isinstance(run, Run)]
+
+    def _check_idle(self, what: str) -> None:
+        running = self._running()
+        if running:
+            raise FlowStateError(
+                f"{what} was called on flow {self.flow_id!r} while {len(running)} of its jobs run "
+                f"({running[0].job_id}): wait_for_completion() or cancel() first"
+            )
+
+    def _queue(self, strategy: ExecutionStrategy) -> WorkQueue:
+        queue = WorkQueue(self._hub, strategy, WorkTask)
+        self._hub.queues.append(queue)
+        return queue
+
+    def _queue_named(self, name: str) -> WorkQueue:
+        """Return the queue of a routine's own strategy: the flow's where it has that name."""
+        if name == self._default.strategy.name:
+            return self._default
+        for queue in self._hub.queues[1:]:
+            if queue.strategy.name == name:
+                return queue
+        return self._queue(_strategies.make_strategy(name, None, None))
+
+    def _refresh(self, node: Node) -> None:
+        self._check_idle("define_slot or define_event")
+        node.refresh(self._hub.inlets, self._hub.error_handler)
+        self._graph.version += 1
+        if any(slot.signature.is_async for slot in node.routine._routilux.slots.values()):
+            self._async[node.routine_id] = node
+
+    def _entry(self, routine_id: str, slot: str | None) -> Inlet:
+        routine = self._graph.routine(routine_id)
+        inlets = self._hub.nodes[routine_id].inlets
+        if slot is not None:
+            self._graph.slot(routine_id, slot)
+            return inlets[slot]
+        if ENTRY in inlets:
+            return inlets[ENTRY]
+        if len(inlets) == 1:
+            return next(iter(inlets.values()))
+        names = ", ".join(repr(name) for name in inlets) or "none"
+        raise ConfigurationError(
+            f"routine {routine_id!r} ({type(routine).__name__}) has no __call__ and not exactly one slot (it has: "
+            f"{names}): say which with execute({routine_id!r}, slot=...)"
+        )
+
+    def _prepare(self) -> None:
+        """Check what the flow needs, open its pools, order its gather slots. No engine lock is held."""
+        for node in self._async.values():
+            strategy = node.queue.strategy
+            if not strategy.capabilities.coroutines:
+                raise CapabilityError(
+                    f"routine {node.routine_id!r} ({type(node.routine).__name__}) has an `async def` handler, which "
+                    f"strategy {strategy.name!r} can't await: make it a plain `def`, or choose a strategy that "
+                    "declares coroutines"
+                )
+        if self._gathers_of != self._graph.version:
+            nodes = self._hub.nodes
+            self._hub.gather_order = [nodes[name].inlets[slot] for name, slot in self._graph.gather_order()]
+            self._gathers_of = self._graph.version
+        if any(queue.pool is None for queue in self._hub.queues):
+            self._open()
+
+    def _open(self) -> None:
+        with self._opening:
+            used = {id(node.queue) for node in self._hub.nodes.values()} | {id(self._default)}
+            for queue in self._hub.queues:
+                if queue.pool is None and id(queue) in used:
+                    open_pool(queue)
+            if self._at_exit is None:
+                self._at_exit = _exit_hook(weakref.ref(self))
+                atexit.register(self._at_exit)
+
+    def _drive(self, run: Run) -> None:
+        """Do a job's work in this thread, until it has ended or was paused."""
+        self._hub.wait([run], None)
+
+    def _close_when_idle(self) -> None:
+        with self._hub.lock:
+            busy = bool(self._hub.runs)
+            self._hub.when_idle = self._closing if busy else None
+        if not busy:
+            self._close(0.0)
+
+    def _closing(self) -> None:
+        self._hub.when_idle = None
+        self._close(0.0)
+
+    def _close(self, timeout: float | None) -> None:
+        with self._opening:
+            for queue in self._hub.queues:
+                close_pool(queue, cancel=timeout is not None, timeout=timeout)
+            if self._at_exit is not None:
+                atexit.unregister(self._at_exit)
+                self._at_exit = None
+
+    def _exit(self) -> None:
+        """The interpreter exits: discard what is queued, with one warning; what runs has a few seconds."""
+        running = self._running()
+        if not running:
+            return
+        pending = sum(run.open for run in running)
+        logger().warning(
+            "flow %r: the interpreter exits while %d jobs run: what is queued of %d pending activations is discarded; "
+            "call wait_for_completion() or shutdown() before the end of the program",
+            self.flow_id,
+            len(running),
+            pending,
+        )
+        for run in running:
+            run.cancel()
+        deadline = monotonic() + EXIT_GRACE
+        for run in running:
+            run.done.wait(max(0.0, deadline - monotonic()))
+
+
+def _exit_hook(flow: weakref.ref[Flow]) -> Any:
+    def at_exit() -> None:
+        alive = flow()
+        if alive is not None:
+            alive._exit()
+
+    return at_exit
+
+
+def _context() -> Context | None:
+    """Return the caller's context variables for the handlers; None if there are none, which costs them nothing."""
+    context = copy_context()
+    return context if any(variable is not CURRENT for variable in context) else None
+
+
+def _checked_params(entry_params: Mapping[str, Any] | None) -> dict[str, Any]:
+    if entry_params is not None and not isinstance(entry_params, Mapping):
+        raise ConfigurationError(f"entry_params is a mapping of parameter names to values, not {entry_params!r}")
+    payload = dict(entry_params or {})
+    if not all(isinstance(name, str) for name in payload):
+        raise ConfigurationError(f"entry_params has names that are no strings: {payload!r}")
+    return payload
+
+
+def _whole(value: Any, name: str, minimum: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ConfigurationError(f"{name} has to be a whole number of at least {minimum}, not {value!r}")
+    return value

@@ -1,0 +1,183 @@
+"""The graph of a flow as data: routines, connections and outputs, and the checks that refuse a wrong one."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+
+from attrs import define, field, frozen
+
+from routilux_core.errors import (
+    ConfigurationError,
+    DuplicateNameError,
+    UnknownNameError,
+)
+from routilux_core.ports import Slot
+from routilux_core.routine import Routine
+
+
+@frozen
+class Connection:
+    """From an event to a slot; `param_mapping` renames parameters (old name, new name) on the way."""
+
+    source: str
+    event: str
+    target: str
+    slot: str
+    param_mapping: tuple[tuple[str, str], ...] = ()
+
+
+@frozen
+class Output:
+    """An event whose payloads a job collects, under a name."""
+
+    routine_id: str
+    event: str
+    name: str
+
+
+@define(eq=False)
+class Graph:
+    """Routines by id, connections in the order made, and outputs."""
+
+    flow_id: str
+    routines: dict[str, Routine] = field(factory=dict)
+    connections: list[Connection] = field(factory=list)
+    outputs: list[Output] = field(factory=list)
+    version: int = 0
+    _edges: set[Connection] = field(factory=set)
+
+    def add_routine(self, routine: Routine, routine_id: str | None) -> str:
+        """Take a routine in, under an id that defaults to its class's name in lower case; return the id."""
+        if not isinstance(routine, Routine):
+            raise ConfigurationError(f"add_routine takes a Routine instance, not {routine!r}")
+        name = type(routine).__name__.lower() if routine_id is None else routine_id
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError(f"a routine id is a non-empty string, not {routine_id!r}")
+        if name in self.routines:
+            raise DuplicateNameError(f"flow {self.flow_id!r} has a routine {name!r} already: give another routine_id")
+        owner = routine._routilux.owner
+        if owner is not None:
+            raise DuplicateNameError(
+                f"this {type(routine).__name__} is routine {owner[1]!r} of flow {owner[0]!r} already: "
+                "an instance belongs to one flow, under one id; make another instance"
+            )
+        self.routines[name] = routine
+        self.version += 1
+        return name
+
+    def connect(
+        self, source: str, event: str, target: str, slot: str, param_mapping: Mapping[str, str] | None
+    ) -> Connection:
+        """Wire an event to a slot; both have to exist."""
+        self.event(source, event)
+        made = Connection(source, event, target, slot, _checked_mapping(param_mapping))
+        receiver = self.slot(target, slot)
+        if made in self._edges:
+            raise DuplicateNameError(f"{source}.{event} is connected to {target}.{slot} in this way already")
+        if receiver.merge_strategy == "gather":
+            self._refuse_gather_cycle(made)
+        self._warn_if_unsupplied(made, receiver)
+        self.connections.append(made)
+        self._edges.add(made)
+        self.version += 1
+        return made
+
+    def add_output(self, routine_id: str, event: str, name: str | None) -> str:
+        """Name an event whose payloads jobs collect; return the name, `routine_id.event` by default."""
+        self.event(routine_id, event)
+        chosen = f"{routine_id}.{event}" if name is None else name
+        if any(output.name == chosen for output in self.outputs):
+            raise DuplicateNameError(f"flow {self.flow_id!r} has an output {chosen!r} already: give another name")
+        self.outputs.append(Output(routine_id, event, chosen))
+        self.version += 1
+        return chosen
+
+    def routine(self, routine_id: str) -> Routine:
+        """Return a routine by id."""
+        try:
+            return self.routines[routine_id]
+        except (KeyError, TypeError):
+            raise UnknownNameError("routine", routine_id, self.routines, f"flow {self.flow_id!r}") from None
+
+    def slot(self, routine_id: str, name: str) -> Slot:
+        """Return a slot of a routine."""
+        slots = self.routine(routine_id)._routilux.slots
+        if name not in slots:
+            raise UnknownNameError("slot", name, slots, f"routine {routine_id!r} of flow {self.flow_id!r}")
+        return slots[name]
+
+    def event(self, routine_id: str, name: str) -> None:
+        """Check that a routine has an event."""
+        events = self.routine(routine_id)._routilux.events
+        if name not in events:
+            raise UnknownNameError("event", name, events, f"routine {routine_id!r} of flow {self.flow_id!r}")
+
+    def successors(self) -> dict[str, list[str]]:
+        """Return, for each routine with connections, the routines that its events reach directly."""
+        found: dict[str, list[str]] = {}
+        for connection in self.connections:
+            found.setdefault(connection.source, []).append(connection.target)
+        return found
+
+    def _refuse_gather_cycle(self, made: Connection) -> None:
+        following = self.successors()
+        if made.source == made.target or made.source in reachable(made.target, following):
+            raise ConfigurationError(
+                f"{made.target}.{made.slot} gathers everything that arrives in a job, so it can't be reached from "
+                f"{made.target!r} itself, as {made.source}.{made.event} would make it; break the cycle"
+            )
+
+    def _warn_if_unsupplied(self, made: Connection, receiver: Slot) -> None:
+        declared = self.routines[made.source]._routilux.events[made.event].output_params
+        if not declared or receiver.signature.whole is not None:
+            return
+        renamed = dict(made.param_mapping)
+        arriving = {renamed.get(name, name) for name in declared}
+        absent = [name for name in receiver.signature.required if name not in arriving]
+        if absent:
+            warnings.warn(
+                f"{made.target}.{made.slot} requires {', '.join(map(repr, absent))}, but {made.source}.{made.event} "
+                f"declares {', '.join(map(repr, declared))}: rename with param_mapping, or correct the declaration",
+                stacklevel=4,
+            )
+
+    def gather_order(self) -> list[tuple[str, str]]:
+        """Return the gather slots (routine id, slot), each behind those that can reach it."""
+        slots = [
+            (routine_id, slot.name)
+            for routine_id, routine in self.routines.items()
+            for slot in routine._routilux.slots.values()
+            if slot.merge_strategy == "gather"
+        ]
+        if len(slots) < 2:
+            return slots
+        following = self.successors()
+        holders = {routine_id for routine_id, _ in slots}
+        before = dict.fromkeys(holders, 0)
+        for holder in holders:
+            for reached in reachable(holder, following) & holders:
+                before[reached] += 1
+        return sorted(slots, key=lambda slot: before[slot[0]])
+
+
+def reachable(start: str, following: Mapping[str, Iterable[str]]) -> set[str]:
+    """Return every routine that can be reached from `start` in one step or more."""
+    found: set[str] = set()
+    paths: list[Iterator[str]] = [iter(following.get(start, ()))]
+    while paths:
+        for name in paths.pop():
+            if name not in found:
+                found.add(name)
+                paths.append(iter(following.get(name, ())))
+    return found
+
+
+def _checked_mapping(param_mapping: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
+    pairs = tuple((param_mapping or {}).items())
+    for old, new in pairs:
+        if not (isinstance(old, str) and isinstance(new, str)):
+            raise ConfigurationError(f"param_mapping renames one string to another, not {old!r} to {new!r}")
+    if len({new for _, new in pairs}) < len(pairs):
+        raise ConfigurationError(f"param_mapping {dict(pairs)!r} gives two parameters the same new name")
+    return pairs

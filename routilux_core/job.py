@@ -1,0 +1,177 @@
+"""JobState: one execution of a flow, as its user sees it, and the records that it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from attrs import field, frozen
+
+from routilux_core.error_handling import ErrorStrategy, Failure
+
+if TYPE_CHECKING:
+    from routilux_core.routine import Routine
+
+FINAL_STATUSES = ("completed", "failed", "cancelled")
+
+
+@frozen(kw_only=True)
+class Ledger:
+    """The count of everything in a job: `posted = completed + failed + skipped + discarded + pending`.
+
+    These count activations. Beside them: `retried` attempts, `emitted` calls of `emit`, `unconnected` emissions that
+    nothing is connected to, and `gathered` arrivals at gather slots (their one call is an activation).
+    """
+
+    posted: int
+    completed: int
+    failed: int
+    skipped: int
+    discarded: int
+    pending: int
+    retried: int
+    emitted: int
+    unconnected: int
+    gathered: int
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every activation posted is accounted for."""
+        return self.posted == self.completed + self.failed + self.skipped + self.discarded + self.pending
+
+
+@frozen(kw_only=True)
+class ActivationRecord:
+    """One attempt at one call of a handler. Times are seconds of `time.perf_counter`; `cause` is the activation that
+    emitted what started this one, None for the entry. `outcome` is completed, failed, skipped or retried."""
+
+    id: int
+    cause: int | None
+    routine_id: str
+    slot: str
+    attempt: int
+    outcome: str
+    worker: int
+    posted: float
+    started: float
+    ended: float
+    extra: Mapping[str, Any] = field(factory=dict, repr=False)
+
+    @property
+    def run_time(self) -> float:
+        """Seconds in the handler."""
+        return self.ended - self.started
+
+    @property
+    def queue_wait(self) -> float:
+        """Seconds between the emission and the start."""
+        return self.started - self.posted
+
+
+class Controls(Protocol):
+    """What a job's run gives its `JobState`."""
+
+    def status(self) -> str: ...
+    def errors(self) -> list[Failure]: ...
+    def outputs(self) -> dict[str, list[dict[str, Any]]]: ...
+    def ledger(self) -> Ledger: ...
+    def routines(self) -> Mapping[str, Routine]: ...
+    def routine_states(self) -> dict[str, str]: ...
+    def history_of(self, routine_id: str | None) -> list[ActivationRecord]: ...
+    def late_emissions(self) -> int: ...
+    def explain(self) -> str: ...
+    def wait(self, timeout: float | None) -> bool: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def cancel(self) -> None: ...
+
+
+class JobState:
+    """One execution of a flow. All of it may be read from any thread, also while the job runs."""
+
+    def __init__(self, job_id: str, flow_id: str, controls: Controls) -> None:
+        self.job_id = job_id
+        self.flow_id = flow_id
+        self._controls = controls
+
+    def __repr__(self) -> str:
+        return f"<JobState {self.job_id} of flow {self.flow_id!r}: {self.status}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a JobState can't be pickled: it belongs to a live flow; read what you need from it")
+
+    @property
+    def status(self) -> str:
+        """One of pending, running, paused, completed, failed, cancelled."""
+        return self._controls.status()
+
+    @property
+    def errors(self) -> list[Failure]:
+        """Every failure with the decision taken for it, in the order of the decisions."""
+        return self._controls.errors()
+
+    @property
+    def outputs(self) -> dict[str, list[dict[str, Any]]]:
+        """The payloads of the events named with `Flow.add_output`, by name, in the order emitted."""
+        return self._controls.outputs()
+
+    @property
+    def ledger(self) -> Ledger:
+        """The counts as of now; they balance at any moment."""
+        return self._controls.ledger()
+
+    @property
+    def routines(self) -> Mapping[str, Routine]:
+        """The routine instances of this job by id: the flow's own, and this job's copies where `scope="job"`."""
+        return self._controls.routines()
+
+    @property
+    def routine_states(self) -> dict[str, str]:
+        """The state of each routine that was reached: failed, error_continued, skipped, completed or running."""
+        return self._controls.routine_states()
+
+    @property
+    def late_emissions(self) -> int:
+        """How many emissions came from calls that had timed out, and were dropped."""
+        return self._controls.late_emissions()
+
+    def get_routine_state(self, routine_id: str) -> str | None:
+        """Return the state of a routine, or None if nothing has reached it."""
+        return self.routine_states.get(routine_id)
+
+    def get_execution_history(self, routine_id: str | None = None) -> Sequence[ActivationRecord]:
+        """Return the newest records, oldest first: at most the flow's `history_size` for the whole job."""
+        return self._controls.history_of(routine_id)
+
+    def explain(self) -> str:
+        """Say what a job that has not finished is waiting for, and what costs it time."""
+        return self._controls.explain()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the job has ended, however it ended; False when `timeout` seconds were over first."""
+        return self._controls.wait(timeout)
+
+    def pause(self) -> None:
+        """Start nothing new; what runs ends."""
+        self._controls.pause()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._controls.resume()
+
+    def cancel(self) -> None:
+        """Discard what is queued or waits for a retry, and count it; what runs ends. No handler starts after this."""
+        self._controls.cancel()
+
+    def raise_for_errors(self) -> None:
+        """Raise an `ExceptionGroup` of the errors that stopped the job or that it went on after (STOP, CONTINUE).
+
+        What was skipped, and attempts that were retried, stay in `errors` alone. An exception that is no `Exception`
+        (SystemExit, say) makes it a `BaseExceptionGroup`.
+        """
+        counted = (ErrorStrategy.STOP, ErrorStrategy.CONTINUE)
+        failures = [failure for failure in self.errors if failure.decision in counted]
+        if failures:
+            names = ", ".join(sorted({failure.routine_id for failure in failures}))
+            message = f"job {self.job_id} of flow {self.flow_id!r}: errors in {names}"
+            raise BaseExceptionGroup(message, [failure.exception for failure in failures])

@@ -1,0 +1,118 @@
+"""What a routine class declares: slots, events, and what each worker makes for itself."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from attrs import frozen
+
+from routilux_core._binding import Handler, Signature
+from routilux_core._context import frame_of
+from routilux_core.errors import ConfigurationError, EmitError, UnknownNameError
+
+if TYPE_CHECKING:
+    from routilux_core.routine import Routine
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+Merge = str | Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
+
+MERGE_STRATEGIES = ("override", "append", "gather")
+ENTRY = "__call__"  # the name of the slot that a routine's own __call__ is
+
+
+class Slot:
+    """A named input of a routine: its handler, and how arriving data is merged."""
+
+    __slots__ = ("handler", "merge_strategy", "name", "signature")
+
+    def __init__(self, name: str, handler: Handler, merge_strategy: Merge, where: str) -> None:
+        self.name = name
+        self.handler = handler
+        self.merge_strategy = merge_strategy
+        self.signature = Signature.of(handler, f"{where}, slot {name!r}")
+
+    def __repr__(self) -> str:
+        return f"Slot({self.name!r}, merge_strategy={self.merge_strategy!r})"
+
+
+class Event:
+    """A named output of a routine; `output_params` are documentation."""
+
+    def __init__(self, name: str = "", output_params: tuple[str, ...] = ()) -> None:
+        self.name = name
+        self.output_params = output_params
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"Event({self.name!r}, {list(self.output_params)!r})"
+
+
+def event(*output_params: str) -> Event:
+    """Declare an output of a routine class; the parameter names are documentation."""
+    return Event(output_params=output_params)
+
+
+@frozen
+class SlotMark:
+    merge_strategy: Merge
+
+
+@overload
+def slot(handler: F, /) -> F: ...
+@overload
+def slot(*, merge_strategy: Merge = "override") -> Callable[[F], F]: ...
+def slot(handler: F | None = None, /, *, merge_strategy: Merge = "override") -> F | Callable[[F], F]:
+    """Declare a method to be the handler of an input slot of the same name."""
+
+    def mark(function: F) -> F:
+        check_merge_strategy(merge_strategy, f"@slot on {function!r}")
+        function.__routilux_slot__ = SlotMark(merge_strategy)  # type: ignore[attr-defined]
+        return function
+
+    return mark if handler is None else mark(handler)
+
+
+class per_worker(typing.Generic[T]):  # noqa: N801 - reads as a declaration, like `event` and `slot`
+    """Declare something that each worker makes for itself, when first used in a handler, and closes at its end.
+
+    The factory is called without arguments in the worker's own thread or process. What it made is never shipped,
+    copied or saved. It is closed by its `close()` method, or by `__exit__` where it has only that.
+    """
+
+    def __init__(self, factory: Callable[[], T]) -> None:
+        self.factory = factory
+        self.name = ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, routine: None, owner: type) -> per_worker[T]: ...
+    @overload
+    def __get__(self, routine: Routine, owner: type) -> T: ...
+    def __get__(self, routine: Routine | None, owner: type) -> T | per_worker[T]:
+        if routine is None:
+            return self
+        frame = frame_of(routine)
+        if frame is None:
+            raise EmitError(
+                f"{owner.__name__}.{self.name} belongs to a worker: use it in a handler, in the thread that runs it"
+            )
+        value: T = frame.resource((routine._routilux.owner, self.name), self.factory)
+        return value
+
+    def __set__(self, routine: Routine, value: T) -> None:
+        raise ConfigurationError(f"{type(routine).__name__}.{self.name} is made by its factory in each worker")
+
+
+def check_merge_strategy(merge_strategy: Merge, where: str) -> None:
+    if callable(merge_strategy) or merge_strategy in MERGE_STRATEGIES:
+        return
+    raise UnknownNameError(
+        "merge strategy", merge_strategy, MERGE_STRATEGIES, f"{where}: give one of these or a callable (old, new)"
+    )

@@ -1,0 +1,261 @@
+"""Routine: a node of a flow, with its configuration, slots, events and handlers."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import typing
+from collections.abc import Callable
+from threading import get_ident
+from typing import Any
+
+import attrs
+
+from routilux_core._binding import Handler
+from routilux_core._context import CURRENT, frame_of
+from routilux_core._definition import RoutineSettings, check_defaults, check_names, check_settings
+from routilux_core.error_handling import ErrorHandler, ErrorStrategy
+from routilux_core.errors import (
+    ConfigurationError,
+    DefinitionError,
+    DuplicateNameError,
+    EmitError,
+    SealedRoutineError,
+    UnknownNameError,
+)
+from routilux_core.ports import ENTRY, Event, Merge, Slot, SlotMark, check_merge_strategy
+
+
+class _Internals:
+    """What the engine keeps on a routine, in one attribute, so that a user's own names stay free."""
+
+    __slots__ = ("changed", "error_handler", "events", "lock", "owner", "policy_changed", "sealed", "slots", "stats")
+
+    def __init__(self) -> None:
+        self.slots: dict[str, Slot] = {}
+        self.events: dict[str, Event] = {}
+        self.stats: dict[str, float] = {}
+        self.lock = threading.Lock()
+        self.error_handler: ErrorHandler | None = None
+        self.sealed = False
+        self.owner: tuple[str, str] | None = None  # (flow id, routine id)
+        self.changed: Callable[[], None] | None = None  # set by the flow: a slot or an event came later
+        self.policy_changed: Callable[[], None] | None = None
+
+
+@typing.dataclass_transform(field_specifiers=(attrs.field,), kw_only_default=True, eq_default=False)
+class Routine:
+    """A node of a flow. Subclass it; annotated class attributes are keyword-only configuration, made by attrs.
+
+    A routine handles one event at a time, in the order of arrival, so its handlers need no lock. Class keywords:
+    `stateless=True` (calls may run in parallel; sealed when added to a flow; not inherited), `concurrency=N` (a bound
+    on the parallel calls of a stateless routine), `scope="job"` (each job gets a fresh copy), `timeout` (seconds
+    for one call), `type_name` (the name it is saved under).
+    """
+
+    _routilux: _Internals
+    __routilux_settings__: typing.ClassVar[RoutineSettings] = RoutineSettings()
+
+    def __init_subclass__(
+        cls,
+        *,
+        stateless: bool = False,
+        concurrency: int | None = None,
+        scope: str = "flow",
+        timeout: float | None = None,
+        type_name: str | None = None,
+        **rest: Any,
+    ) -> None:
+        super().__init_subclass__(**rest)
+        cls.__routilux_settings__ = RoutineSettings(
+            stateless=stateless, concurrency=concurrency, scope=scope, timeout=timeout, type_name=type_name
+        )
+        check_settings(cls, cls.__routilux_settings__)
+        check_names(cls, _RESERVED)
+        hooks: dict[str, Any] = {"on_setattr": []} if stateless else {}
+        own_setattr = "__setattr__" in cls.__dict__
+        attrs.define(cls, slots=False, eq=False, kw_only=True, init=False, auto_attribs=True, **hooks)
+        check_defaults(cls)
+        if stateless and not own_setattr:
+            cls.__setattr__ = _sealed_setattr  # type: ignore[assignment]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> typing.Self:
+        routine = super().__new__(cls)
+        object.__setattr__(routine, "_routilux", _Internals())
+        _declare(routine)
+        return routine
+
+    def __init__(self, **fields: Any) -> None:
+        initialise = getattr(self, "__attrs_init__", None)
+        if initialise is not None:
+            initialise(**fields)
+        elif fields:
+            raise TypeError(f"Routine() takes no fields: subclass it to declare {', '.join(fields)}")
+
+    def define_slot(self, name: str, handler: Handler | None = None, merge_strategy: Merge = "override") -> Slot:
+        """Add an input; without a handler, the method of the same name is the handler."""
+        where = type(self).__name__
+        check_merge_strategy(merge_strategy, f"{where}, slot {name!r}")
+        internals = self._routilux
+        if name in internals.slots:
+            raise DuplicateNameError(f"{where} has a slot {name!r} already: choose another name")
+        if handler is None:
+            handler = getattr(self, name, None)
+        if handler is None:
+            raise DefinitionError(f"{where}, slot {name!r}: give a handler, or define a method {name!r}")
+        if self.__routilux_settings__.stateless and merge_strategy not in ("override", "gather"):
+            raise DefinitionError(
+                f"{where}, slot {name!r}: a stateless routine keeps nothing between calls, so its slots are "
+                f"'override' or 'gather', not {merge_strategy!r}; drop stateless=True"
+            )
+        made = Slot(name, handler, merge_strategy, where)
+        _change(self, internals.slots, name, made)
+        return made
+
+    def define_event(self, name: str, output_params: typing.Iterable[str] | None = None) -> Event:
+        """Add an output; the parameter names are documentation."""
+        internals = self._routilux
+        if name in internals.events:
+            raise DuplicateNameError(f"{type(self).__name__} has an event {name!r} already: choose another name")
+        made = Event(name, tuple(output_params or ()))
+        _change(self, internals.events, name, made)
+        return made
+
+    def emit(self, event_name: str, /, **data: Any) -> None:
+        """Send `data` to every slot that is connected to the event.
+
+        Only inside a handler of this routine, in the handler's own thread, while its job runs; anything else is an
+        `EmitError`. Other routines' handlers may run inside this call: hold no lock across it.
+        """
+        frame = CURRENT.get()
+        if frame is None or frame.routine is not self or frame.thread != get_ident():
+            raise _emit_refused(self, event_name)
+        frame.emit(event_name, data)
+
+    def get_slot(self, name: str) -> Slot:
+        """Return a slot by name."""
+        try:
+            return self._routilux.slots[name]
+        except KeyError:
+            raise UnknownNameError("slot", name, self._routilux.slots) from None
+
+    def get_event(self, name: str) -> Event:
+        """Return an event by name."""
+        try:
+            return self._routilux.events[name]
+        except KeyError:
+            raise UnknownNameError("event", name, self._routilux.events) from None
+
+    def stats(self) -> dict[str, float]:
+        """Return a copy of the routine's own counters."""
+        with self._routilux.lock:
+            return dict(self._routilux.stats)
+
+    def increment_stat(self, name: str, amount: float = 1) -> float:
+        """Add to one of the routine's own counters, from any thread, and return the new value."""
+        with self._routilux.lock:
+            value = self._routilux.stats[name] = self._routilux.stats.get(name, 0) + amount
+        return value
+
+    def reset_stats(self) -> None:
+        """Forget the routine's own counters."""
+        with self._routilux.lock:
+            self._routilux.stats.clear()
+
+    def set_error_handler(self, error_handler: ErrorHandler | ErrorStrategy | str | None) -> None:
+        """Set this routine's own policy, by object, enum or name; None leaves it to the flow's."""
+        if isinstance(error_handler, (ErrorStrategy, str)):
+            error_handler = ErrorHandler(error_handler)
+        if not (error_handler is None or isinstance(error_handler, ErrorHandler)):
+            raise ConfigurationError(f"an error handler is an ErrorHandler or a strategy name, not {error_handler!r}")
+        self._routilux.error_handler = error_handler
+        if self._routilux.policy_changed is not None:
+            self._routilux.policy_changed()
+
+    def get_error_handler(self) -> ErrorHandler | None:
+        """Return this routine's own policy, or None."""
+        return self._routilux.error_handler
+
+    def set_as_optional(self) -> None:
+        """Let jobs go on after an error in this routine (CONTINUE)."""
+        self.set_error_handler(ErrorHandler(ErrorStrategy.CONTINUE))
+
+    def set_as_critical(self, max_retries: int = 3, retry_delay: float = 1.0, retry_backoff: float = 2.0) -> None:
+        """Retry after an error in this routine, and stop the job when that did not help."""
+        self.set_error_handler(ErrorHandler(ErrorStrategy.RETRY, max_retries, retry_delay, retry_backoff))
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the job of the handler that asks was stopped or cancelled; False outside a handler."""
+        frame = frame_of(self)
+        return frame is not None and frame.is_cancelled()
+
+
+def _declare(routine: Routine) -> None:
+    """Give an instance the slots and events of its class, those of the bases first."""
+    internals = routine._routilux
+    for cls in reversed(type(routine).__mro__):
+        for name, value in vars(cls).items():
+            mark = getattr(value, "__routilux_slot__", None)
+            if isinstance(mark, SlotMark):
+                internals.slots.pop(name, None)
+                routine.define_slot(name, getattr(routine, name), mark.merge_strategy)
+            elif isinstance(value, Event):
+                internals.events[name] = value
+    if any(ENTRY in vars(cls) for cls in type(routine).__mro__) and ENTRY not in internals.slots:
+        routine.define_slot(ENTRY)
+
+
+def fresh_copy(routine: Routine) -> Routine:
+    """Return a deep copy with its own slots bound to it: what a job gets of a routine with `scope="job"`."""
+    twin = object.__new__(type(routine))
+    memo: dict[int, Any] = {id(routine): twin}
+    source, internals = routine._routilux, _Internals()
+    object.__setattr__(twin, "_routilux", internals)
+    for name, value in vars(routine).items():
+        if name != "_routilux":
+            object.__setattr__(twin, name, copy.deepcopy(value, memo))
+    for made in source.slots.values():
+        handler = made.handler
+        if getattr(handler, "__self__", None) is routine:
+            handler = handler.__func__.__get__(twin)  # type: ignore[attr-defined]
+        internals.slots[made.name] = Slot(made.name, handler, made.merge_strategy, type(routine).__name__)
+    internals.events, internals.stats = dict(source.events), dict(source.stats)
+    internals.error_handler, internals.owner = source.error_handler, source.owner
+    internals.sealed = source.sealed
+    return twin
+
+
+def _change(routine: Routine, where: dict[str, Any], name: str, made: Slot | Event) -> None:
+    where[name] = made
+    try:
+        if routine._routilux.changed is not None:
+            routine._routilux.changed()
+    except BaseException:
+        del where[name]
+        raise
+
+
+def _emit_refused(routine: Routine, event_name: str) -> EmitError:
+    name = routine._routilux.owner[1] if routine._routilux.owner else type(routine).__name__
+    what = f"emit({event_name!r}) of routine {name!r}"
+    frame = CURRENT.get()
+    if frame is None:
+        return EmitError(f"{what} was called outside a handler of it: start a job with flow.execute({name!r}) instead")
+    if frame.thread != get_ident():
+        return EmitError(f"{what} was called from another thread than its handler's: return the data to the handler")
+    return EmitError(f"{what} was called inside a handler of another routine: connect the two and emit there")
+
+
+def _sealed_setattr(self: Routine, name: str, value: Any) -> None:
+    if self._routilux.sealed:
+        raise SealedRoutineError(
+            f"{type(self).__name__}.{name} can't be assigned: the routine is stateless, and its calls run in parallel "
+            "once it is in a flow; drop stateless=True, or emit the value",
+            name=name,
+            obj=self,
+        )
+    object.__setattr__(self, name, value)
+
+
+_RESERVED = frozenset(name for name in vars(Routine) if not name.startswith("__")) | {"_routilux"}

@@ -1,0 +1,126 @@
+"""The contract between the engine and an execution strategy (version 1).
+
+A strategy is configuration: comparable, serializable, found by name. Opened, it gives a pool, which owns threads,
+processes or a client. To a pool the engine hands tasks: where memory is shared, a task is something to call.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
+
+from attrs import field, frozen
+
+from routilux_core.errors import ConfigurationError
+
+CONTRACT = 1
+
+
+@frozen(kw_only=True)
+class Capabilities:
+    """What a strategy can do; declared, never guessed.
+
+    `shares_memory`: handlers run in this process; else tasks travel as bytes. `parallel`: several at a time.
+    `coroutines`: awaits `async def` handlers. `enforces_timeout`: can end a running task. `streams`: emissions come
+    back while a shipped task runs. `max_batch`: the most activations that one shipped task may hold.
+    """
+
+    shares_memory: bool
+    parallel: bool = True
+    coroutines: bool = False
+    enforces_timeout: bool = False
+    streams: bool = False
+    max_batch: int = 1
+
+
+class Task(ABC):
+    """One piece of work for a pool. The first `finish` or `fail` of a task wins; later ones are logged and ignored."""
+
+    id: str
+    size: int = 1
+    timeout: float | None = None
+
+    @abstractmethod
+    def __call__(self) -> None:
+        """Do the work here, in shared memory; returns when there is no more of it, and never raises."""
+
+    @abstractmethod
+    def fail(self, error: BaseException) -> None:
+        """Say that the pool could not run this task."""
+
+
+class Done(Protocol):
+    """What a waiting pool is told about: it is set once, when all the jobs waited for have ended."""
+
+    def is_set(self) -> bool: ...
+
+    def wait(self, timeout: float | None = None) -> bool: ...
+
+    def add_callback(self, callback: Callable[[], None], /) -> None: ...
+
+    def remove_callback(self, callback: Callable[[], None], /) -> None: ...
+
+
+class Host(Protocol):
+    """What a pool may ask of the engine."""
+
+    log: logging.Logger
+
+    def lost(self, error: BaseException, /) -> None:
+        """Say that the executor broke: what is in flight fails, and the next job opens a new pool."""
+
+    def worker_ended(self) -> None:
+        """Say, in the thread of a worker that ends, that what it made with `per_worker` can be closed."""
+
+
+class WorkerPool(ABC):
+    """A live pool. The engine submits at most `workers` tasks at a time.
+
+    `in_caller` says that tasks run inside `wait`, in the thread that waits: then `Flow.execute` waits, too.
+    """
+
+    workers: int = 1
+    in_caller: ClassVar[bool] = False
+
+    @abstractmethod
+    def submit(self, task: Task) -> None:
+        """Take a task, from any thread; return before it runs; never raise (call `task.fail` instead)."""
+
+    def cancel(self, task: Task) -> bool:
+        """Try to take a task back that has not started; return whether that worked."""
+        return False
+
+    def wait(self, done: Done, timeout: float | None) -> bool:
+        """Wait until `done` is set or `timeout` seconds are over; return whether it is set."""
+        return done.wait(timeout)
+
+    @abstractmethod
+    def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
+        """End the workers; idempotent. `cancel` drops tasks not started; `timeout` bounds the wait in seconds."""
+
+
+def check_max_workers(value: Any) -> int | None:
+    """Return a number of workers, or None for the strategy's own default; anything else is refused."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigurationError(
+            f"max_workers has to be a whole number from 1, or None for the strategy's default, not {value!r}"
+        )
+    return value
+
+
+@frozen(kw_only=True)
+class ExecutionStrategy(ABC):
+    """How activations are run: the configuration of a pool. Subclass it as a frozen, keyword-only attrs class."""
+
+    contract: ClassVar[int] = CONTRACT
+    name: ClassVar[str]
+    capabilities: ClassVar[Capabilities]
+    max_workers: int | None = field(default=None, converter=check_max_workers)
+
+    @abstractmethod
+    def open(self, host: Host) -> WorkerPool:
+        """Start a pool. May take seconds: no engine lock is held."""
