@@ -22,6 +22,7 @@ class Signature:
     """What a handler takes: its parameters by name, and whether it takes everything or the payload as it is."""
 
     names: tuple[str, ...]
+    defaults: dict[str, Any]
     required: tuple[str, ...]
     positional_only: tuple[str, ...]
     takes_all: bool
@@ -32,7 +33,7 @@ class Signature:
     @classmethod
     def of(cls, handler: Handler, where: str) -> Signature:
         """Read the signature; a generator function is refused, because calling it would run nothing."""
-        function = inspect.unwrap(getattr(handler, "func", handler))
+        function = _called(handler)
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise DefinitionError(
                 f"{where}: the handler is a generator function, so calling it would run nothing; "
@@ -45,6 +46,7 @@ class Signature:
         always = lone is not None and _is_mapping(lone.annotation)
         return cls(
             names=tuple(p.name for p in named),
+            defaults={p.name: p.default for p in named if p.default is not p.empty},
             required=tuple(p.name for p in named if p.default is p.empty),
             positional_only=tuple(p.name for p in named if p.kind is p.POSITIONAL_ONLY),
             takes_all=takes_all,
@@ -52,6 +54,12 @@ class Signature:
             always_whole=always,
             is_async=inspect.iscoroutinefunction(function),
         )
+
+
+def _called(handler: Handler) -> Any:
+    """Return the function that a call of the handler runs first: what it wraps is its own affair."""
+    function = getattr(handler, "func", handler)
+    return type(function).__call__ if callable(function) and not inspect.isroutine(function) else function
 
 
 def _parameters(handler: Handler, where: str) -> list[inspect.Parameter]:
@@ -110,7 +118,7 @@ def _bind_whole(handler: Handler, signature: Signature, where: str) -> Callable[
 
 
 def _bind_all(handler: Handler, signature: Signature, where: str) -> Callable[[Payload], Any]:
-    required, positional = signature.required, signature.positional_only
+    required, positional, defaults = signature.required, signature.positional_only, signature.defaults
     if not required and not positional:
         return lambda payload: handler(**payload)
 
@@ -119,7 +127,7 @@ def _bind_all(handler: Handler, signature: Signature, where: str) -> Callable[[P
         if not positional:
             return handler(**payload)
         rest = {key: value for key, value in payload.items() if key not in positional}
-        return handler(*[payload[name] for name in positional if name in payload], **rest)
+        return handler(*[payload.get(name, defaults.get(name)) for name in positional], **rest)
 
     return call
 
@@ -149,16 +157,13 @@ def _bind_positional(handler: Handler, names: tuple[str, ...], where: str) -> Ca
 
 
 def _bind_named(handler: Handler, signature: Signature, where: str) -> Callable[[Payload], Any]:
-    names, required, positional = signature.names, signature.required, signature.positional_only
+    names, required, defaults = signature.names, signature.required, signature.defaults
+    positional = signature.positional_only
     by_keyword = [name for name in names if name not in positional]
 
     def call(payload: Payload) -> Any:
         _check(required, payload, where)
-        first = []
-        for name in positional:
-            if name not in payload:
-                break
-            first.append(payload[name])
+        first = [payload.get(name, defaults.get(name)) for name in positional]
         return handler(*first, **{name: payload[name] for name in by_keyword if name in payload})
 
     return call

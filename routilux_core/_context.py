@@ -7,6 +7,8 @@ from contextvars import ContextVar
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol
 
+from routilux_core.errors import FlowStateError
+
 if TYPE_CHECKING:
     from routilux_core.routine import Routine
 
@@ -16,6 +18,12 @@ class Frame(Protocol):
 
     thread: int
     routine: Routine | None
+
+    @property
+    def hub(self) -> object: ...
+
+    @property
+    def outer(self) -> Frame | None: ...
 
     def emit(self, event_name: str, data: dict[str, Any], /) -> None: ...
 
@@ -36,3 +44,22 @@ def frame_of(routine: Routine) -> Frame | None:
     if frame is None or frame.routine is not routine or frame.thread != get_ident():
         return None
     return frame
+
+
+def inside(hub: object) -> bool:
+    """Return whether the caller is in a handler that this dispatcher runs, at any depth of the stack."""
+    frame = CURRENT.get()
+    while frame is not None:
+        if frame.hub is hub and frame.thread == get_ident():
+            return True
+        frame = frame.outer
+    return False
+
+
+def check_outside(hub: object, what: str) -> None:
+    """Refuse a call inside a handler of the same flow, where it would wait for itself."""
+    if inside(hub):
+        raise FlowStateError(
+            f"{what} was called in a handler of the same flow, which would wait for itself: "
+            "return from the handler, and wait outside"
+        )

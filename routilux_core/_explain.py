@@ -53,10 +53,11 @@ def _waiting(run: Run) -> list[str]:
 
 def hints(run: Run) -> list[str]:
     """Return what would make the job faster: routines whose calls wait for each other."""
-    totals = dict(run.fold().totals)
+    with run.hub.lock:
+        totals = dict(run.totals)
     found = []
-    for number, total in totals.items():
-        node = run.hub.inlets[int(number)].node
+    for inlet, total in totals.items():
+        node = inlet.node
         if _serialised(node, total):
             wait = total.queue_wait / total.executions
             found.append(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from time import perf_counter, sleep
 from typing import Any
@@ -13,15 +15,17 @@ from routilux_core._context import CURRENT, Frame
 from routilux_core._dispatch import WorkQueue, logger
 from routilux_core._history import COMPLETED, FAILED, RETRIED, SKIPPED
 from routilux_core._plan import Inlet, Item, Node, Outlet, snapshot
-from routilux_core._run import GATHERED, NOTES, Run
-from routilux_core.error_handling import Decision, ErrorStrategy
-from routilux_core.errors import ActivationTimeout, FlowStateError, UnknownNameError
+from routilux_core._run import GATHERED, Run
+from routilux_core.error_handling import Decision, ErrorStrategy, Failure
+from routilux_core.errors import ActivationTimeout, UnknownNameError
 from routilux_core.routine import Routine
 from routilux_core.strategy import Task
 
 DEPTH = 3  # how many handlers deep `emit` runs waiting work itself
 TURN = 0.005  # seconds that one such turn lasts
 NAPS = (0.0, 0.0001, 0.0005, 0.002)  # seconds that an emitter waits for somebody else to work off what waits
+OUTCOMES = {ErrorStrategy.SKIP: SKIPPED, ErrorStrategy.RETRY: RETRIED}
+LEVELS = {ErrorStrategy.STOP: logging.ERROR, ErrorStrategy.RETRY: logging.INFO}
 STATES = {ErrorStrategy.STOP: "failed", ErrorStrategy.CONTINUE: "error_continued", ErrorStrategy.SKIP: "skipped"}
 
 
@@ -58,6 +62,7 @@ class Worker:
 
     __slots__ = (
         "borrowed",
+        "delay",
         "depth",
         "emitted",
         "held",
@@ -85,6 +90,7 @@ class Worker:
         self.run: Run
         self.number = 0
         self.emitted = 0
+        self.delay = 0.0  # seconds before the retry that was decided
         self.borrowed = 0.0  # seconds of the current handler's time in which `emit` ran other handlers
         self.held: list[tuple[Outlet, Payload]] | None = None
         self.interrupt: BaseException | None = None
@@ -113,9 +119,10 @@ class Worker:
         # The hot path: everything is local, and the lock is taken once for each activation, to count one and take
         # the next in one step. That an activation is counted last, behind its record, makes completion exact.
         queue, hub = self.queue, self.hub
-        lock, calls, take, clock, thread = hub.lock, hub.calls, queue.take, perf_counter, self.thread
+        acquire, release, calls, take = hub.acquire, hub.release, hub.calls, queue.take
+        clock, thread = perf_counter, self.thread
         in_caller = queue.pool is not None and queue.pool.in_caller
-        with lock:
+        with hub.lock:
             item = take(self)
             if item is None:
                 self._leave()
@@ -128,43 +135,72 @@ class Worker:
             inlet, payload, run, number, cause, posted = item
             node = self.node = inlet.node
             self.run, self.number, self.routine = run, number, node.routine
-            self.emitted, outcome, delay = 0, COMPLETED, 0.0
+            self.emitted = outcome = COMPLETED
             try:
                 if inlet.plain and run.plain:
                     inlet.call(payload)
                 else:
                     self._call(inlet, payload, run, number)
             except BaseException as error:
-                outcome, delay = self._failed(item, error)
+                outcome = self._failed(item, error)
             ended = clock()
-            full = finished = None
-            with lock:
-                notes = run.notes
-                attempt = run.attempts.get(number, 1) if run.attempts else 1
-                notes += (number, cause, inlet.number, attempt, outcome, thread, posted, started, ended - self.borrowed)
-                if len(notes) >= NOTES:
-                    full, run.notes = notes, []
-                keeps = False
+            limit -= 1
+            finished = None
+            acquire()
+            try:
+                # Counted here and not in a method: a call for each activation is what the rest of this costs.
+                run_time = ended - started - self.borrowed
+                totals = run.totals.get(inlet) or run.totals_of(inlet)
                 if outcome:
-                    keeps = run.settle(item, outcome, delay)
+                    totals.add(outcome, run_time, started - posted)
+                else:
+                    totals.completed += 1
+                    totals.run_time += run_time
+                    totals.queue_wait += started - posted
+                    if run_time > totals.longest:
+                        totals.longest = run_time
+                    if run_time < totals.shortest:
+                        totals.shortest = run_time
+                if run.notes_limit:
+                    notes = run.notes
+                    attempt = run.attempts.get(number, 1) if run.attempts else 1
+                    notes += (
+                        number,
+                        cause,
+                        inlet.number,
+                        attempt,
+                        outcome,
+                        thread,
+                        posted,
+                        started,
+                        started + run_time,
+                    )
+                    if len(notes) > run.notes_limit:
+                        run.cut_notes()
+                if outcome:
+                    run.settle(item, outcome, self.delay)
                 else:
                     run.open -= 1
-                self.item = None
-                if not keeps:
+                    self.item = None
+                    if run.attempts:
+                        run.attempts.pop(number, None)
                     if node.waiting:
-                        queue.first.append(node.waiting.popleft())
+                        queue.release(node)
                     else:
                         node.free += 1
                 if not run.open and run.quiet():
                     finished = run
-                limit -= 1
-                stay = limit and self.interrupt is None and (finished is None or not in_caller)
-                item = take(self) if stay else None
+                item = take(self) if limit and self.interrupt is None and not (finished and in_caller) else None
                 if item is None:
                     self._leave()
+            finally:
+                release()
             started = ended
-            if full is not None or finished is not None or outcome or self.borrowed:
-                started = self._after(run, full, finished)
+            if finished is not None or outcome or self.borrowed:
+                self.borrowed = 0.0
+                if finished is not None:
+                    finished.finish()
+                started = clock()
         if self.interrupt is not None:
             raise self.interrupt
 
@@ -174,19 +210,11 @@ class Worker:
             self.queue.active -= 1
             self.queue.call()
 
-    def _after(self, run: Run, full: list[float] | None, finished: Run | None) -> float:
-        """Do what an activation left to do outside the lock; return the time at which the next one starts."""
-        self.borrowed = 0.0
-        if full is not None:
-            run.history.fold(full)
-        if finished is not None:
-            finished.finish()
-        return perf_counter()
-
     def _interrupted(self) -> None:
         """Put the books in order after a KeyboardInterrupt: what was in hand is counted, its job is cancelled."""
         if self.interrupt is not None:
             return  # it came from a handler, and the loop has done so
+        self.hub.recover()
         with self.hub.lock:
             item, self.item = self.item, None
             if item is not None:
@@ -221,9 +249,10 @@ class Worker:
                     f"routine {node.routine_id!r}, slot {inlet.name!r}: the call took {spent:.3g} s, "
                     f"its timeout is {node.timeout:g} s"
                 )
+            run.merged_by.discard(number)
             held, self.held = self.held, None
             for outlet, data in held or ():
-                self._send(outlet, data)
+                self._emit_with_care(outlet, data)
         finally:
             self.held = None
 
@@ -234,31 +263,33 @@ class Worker:
     def _merge(self, inlet: Inlet, payload: Payload, run: Run, number: int) -> Payload:
         """Merge what arrived into what the slot has in this job. The routine's permit guards it."""
         old = run.merged.get(inlet, {})
-        if number not in run.attempts:  # a retry sees what its first attempt merged
+        if number not in run.merged_by:  # a retry sees what its first attempt merged
             assert inlet.merge is not None
             run.merged[inlet] = old = inlet.merge(old, payload)
+            if inlet.node.holds:
+                run.merged_by.add(number)
         return snapshot(inlet, old)
 
-    def _failed(self, item: Item, error: BaseException) -> tuple[int, float]:
-        """Decide about an exception; return the outcome and the seconds before a retry."""
+    def _failed(self, item: Item, error: BaseException) -> int:
+        """Decide about an exception, and return the outcome."""
         inlet, payload, number = item[0], item[1], item[3]
         run: Run = item[2]
         self.held = None
         failure = run.failure(inlet, payload, number, error, self.emitted)
         if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+            self.hub.recover()
             self.interrupt = error
             decision = Decision(ErrorStrategy.STOP)
         else:
-            decision = failure.policy.decide(failure)
+            decision = _decide(failure)
         failure.decision = decision.strategy
         with self.hub.lock:
             run.note_failure(failure, STATES.get(decision.strategy))
             if decision.strategy is ErrorStrategy.STOP:
                 run.stop("cancelled" if self.interrupt is not None else "failed")
-        _log(failure.job_id, failure.routine_id, failure.slot, failure.attempt, decision, error)
-        if decision.strategy is ErrorStrategy.RETRY:
-            return RETRIED, decision.delay
-        return (SKIPPED if decision.strategy is ErrorStrategy.SKIP else FAILED), 0.0
+        _log(failure, decision.strategy)
+        self.delay = decision.delay
+        return OUTCOMES.get(decision.strategy, FAILED)
 
     # -- what a handler finds
 
@@ -267,23 +298,44 @@ class Worker:
         outlet = self.node.outlets.get(event_name)
         if outlet is None:
             raise UnknownNameError("event", event_name, self.node.outlets, f"routine {self.node.routine_id!r}")
-        if self.held is not None:
-            self.held.append((outlet, data))
-        else:
-            self._send(outlet, data)
-
-    def _send(self, outlet: Outlet, data: Payload) -> None:
-        hub, run = self.hub, self.run
-        now = perf_counter()
-        with hub.lock:
-            run.send(outlet, data, self.number, now)
+        inlet = outlet.lone
+        if inlet is None or self.held is not None:
+            self._emit_with_care(outlet, data)
+            return
+        # The hot path again: `Run.send` and `Run.post` for a single plain target, without their calls.
+        hub, run, node, now = self.hub, self.run, inlet.node, perf_counter()
+        queue = node.queue
+        ready = queue.ready
+        hub.acquire()
+        try:
+            run.emitted += 1
+            run.posted = number = run.posted + 1
+            if run.stopped:
+                run.discarded += 1
+            else:
+                run.open += 1
+                ready.append((inlet, data, run, number, self.number, now))
+                if queue.active < queue.workers and not queue.recruiting:
+                    queue.call()
+        finally:
+            hub.release()
         self.emitted += 1
         if hub.calls:
             hub.answer()
+        if len(ready) > hub.max_pending or node.waiting:
+            self._relieve(node)
+
+    def _emit_with_care(self, outlet: Outlet, data: Payload) -> None:
+        if self.held is not None:
+            self.held.append((outlet, data))
+            return
+        hub, run, now = self.hub, self.run, perf_counter()
+        with hub.lock:
+            run.send(outlet, data, self.number, now)
+        self.emitted += 1
+        hub.answer()
         for inlet, _ in outlet.targets:
-            node = inlet.node
-            if node.per_job:
-                node = run.own.get(node, node)
+            node = run.own.get(inlet.node, inlet.node)
             if len(node.queue.ready) > hub.max_pending or node.waiting:
                 self._relieve(node)
 
@@ -339,35 +391,26 @@ class Worker:
         return found
 
 
-def check_outside(hub: object, what: str) -> None:
-    """Refuse a call inside a handler of the same flow, where it would wait for itself."""
-    frame: Frame | None = CURRENT.get()
-    while isinstance(frame, Worker):
-        if frame.hub is hub and frame.thread == threading.get_ident():
-            raise FlowStateError(
-                f"{what} was called in a handler of the same flow, which would wait for itself: "
-                "return from the handler, and wait outside"
-            )
-        frame = frame.outer
-
-
-def inside(hub: object) -> bool:
-    """Return whether the caller is a handler of the flow."""
+def _decide(failure: Failure) -> Decision:
+    """Ask the policy; one that raises itself is logged, and the job stops."""
     try:
-        check_outside(hub, "")
-    except FlowStateError:
-        return True
-    return False
+        return failure.policy.decide(failure)
+    except Exception:
+        logger().exception("job %s: the error handler of routine %r raised", failure.job_id, failure.routine_id)
+        return Decision(ErrorStrategy.STOP)
 
 
-def _log(job_id: str, routine_id: str, slot: str, attempt: int, decision: Decision, error: BaseException) -> None:
-    """Log an error once: when it is decided for good. A retry is only news."""
-    log = logger()
-    message = "job %s: routine %r, slot %r, attempt %d: %s: %s -> %s"
-    values = (job_id, routine_id, slot, attempt, type(error).__name__, error, decision.strategy.value)
-    if decision.strategy is ErrorStrategy.RETRY:
-        log.info(message, *values)
-    elif decision.strategy is ErrorStrategy.STOP:
-        log.error(message, *values, exc_info=error)
-    else:
-        log.warning(message, *values, exc_info=error)
+def _log(failure: Failure, decision: ErrorStrategy) -> None:
+    """Log an error once, when it is decided for good; a retry is only news. A broken log handler costs the line."""
+    error = failure.exception
+    level = LEVELS.get(decision, logging.WARNING)
+    try:
+        logger().log(
+            level,
+            "job %s: routine %r, slot %r, attempt %d: %s: %s -> %s",
+            *(failure.job_id, failure.routine_id, failure.slot, failure.attempt),
+            *(type(error).__name__, error, decision.value),
+            exc_info=error if level > logging.INFO else None,
+        )
+    except Exception:
+        traceback.print_exc()

@@ -67,12 +67,30 @@ class Inlet:
 class Outlet:
     """An event, wired: where a payload goes, and under which names a job collects it."""
 
-    __slots__ = ("name", "outputs", "targets")
+    __slots__ = ("lone", "name", "outputs", "targets")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.targets: tuple[tuple[Inlet, dict[str, str] | None], ...] = ()
         self.outputs: tuple[str, ...] = ()
+        self.lone: Inlet | None = None  # the one target, where posting to it needs no further thought
+
+    def add_target(self, inlet: Inlet, mapping: dict[str, str] | None) -> None:
+        """Send to one slot more."""
+        self.targets += ((inlet, mapping),)
+        self._look_again()
+
+    def add_output(self, name: str) -> None:
+        """Let jobs collect what is emitted here under one name more."""
+        self.outputs += (name,)
+        self._look_again()
+
+    def _look_again(self) -> None:
+        self.lone = None
+        if len(self.targets) == 1 and not self.outputs:
+            inlet, mapping = self.targets[0]
+            if mapping is None and not inlet.gathers and not inlet.node.per_job:
+                self.lone = inlet
 
 
 class Node:

@@ -11,7 +11,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from routilux_core._binding import Payload
-from routilux_core._history import FIELDS, RETRIED, SKIPPED, History
+from routilux_core._context import check_outside
+from routilux_core._history import FIELDS, RETRIED, SKIPPED, Totals, records
 from routilux_core._plan import Inlet, Item, Node, Outlet, rename
 from routilux_core.error_handling import ErrorStrategy, Failure
 from routilux_core.job import ActivationRecord, JobState, Ledger
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from routilux_core._timers import Timer
     from routilux_core.routine import Routine
 
-NOTES = 1024 * FIELDS  # a batch of notes, before it is folded into the history
 GATHERED = "gathered payloads"  # the key under which a gather slot's arrivals travel to its one call
 GRAVITY = {"skipped": 1, "error_continued": 2, "failed": 3}
 
@@ -64,6 +64,48 @@ class Completion:
 class Run:
     """The live side of a job. What is marked "lock" is called with the dispatcher's lock held."""
 
+    __slots__ = (
+        "arrivals",
+        "at_rest",
+        "attempts",
+        "began",
+        "collected",
+        "context",
+        "decided",
+        "discarded",
+        "done",
+        "emitted",
+        "ended",
+        "failed",
+        "failures",
+        "final",
+        "finished",
+        "gathered",
+        "halted",
+        "history_size",
+        "hub",
+        "job",
+        "job_id",
+        "late",
+        "merged",
+        "merged_by",
+        "notes",
+        "notes_limit",
+        "open",
+        "own",
+        "parked",
+        "parked_retries",
+        "paused",
+        "plain",
+        "posted",
+        "retried",
+        "retrying",
+        "skipped",
+        "stopped",
+        "totals",
+        "unconnected",
+    )
+
     def __init__(self, hub: Dispatcher, job_id: str, flow_id: str, history_size: int, context: Context | None) -> None:
         self.hub = hub
         self.job_id = job_id
@@ -74,12 +116,16 @@ class Run:
         self.stopped = self.paused = self.halted = self.ended = self.finished = False
         self.final = "completed"
         self.done = Completion()
-        self.notes: list[float] = []
-        self.history = History(history_size)
+        self.at_rest: Completion | None = None  # while a caller works on this job: set when it ends or is paused
+        self.totals: dict[Inlet, Totals] = {}  # by the flow's inlets, also where the job has its own copies
+        self.notes: list[float] = []  # the ring of newest records, cut back when it has doubled
+        self.notes_limit = 2 * history_size * FIELDS
+        self.history_size = history_size
         self.failures: deque[Failure] = deque(maxlen=max(history_size, 100))
         self.decided: dict[str, str] = {}  # routine id -> the gravest decision
         self.collected: dict[str, list[Payload]] = {}
         self.merged: dict[Inlet, Payload] = {}
+        self.merged_by: set[int] = set()  # activations that may be tried again and have merged what they brought
         self.arrivals: dict[Inlet, list[Payload]] = {}
         self.attempts: dict[int, int] = {}  # of activations that were tried before
         self.retrying: dict[int, tuple[Timer, Item, bool]] = {}
@@ -152,11 +198,15 @@ class Run:
                 self._queue(mine, {GATHERED: self.arrivals.pop(mine)}, 0, perf_counter())
                 return
 
-    def settle(self, item: Item, outcome: int, delay: float) -> bool:
-        """Count an activation that did not simply complete; True if it keeps its permit. Lock."""
+    def settle(self, item: Item, outcome: int, delay: float) -> None:
+        """Count an activation that did not simply complete, and give its permit back if it is over. Lock."""
+        node = item[0].node
         if outcome == RETRIED and not self.stopped:
-            return self._retry(item, delay)
+            if not self._retry(item, delay):
+                node.queue.release(node)
+            return
         self.attempts.pop(item[3], None)
+        self.merged_by.discard(item[3])
         self.open -= 1
         if outcome == RETRIED:
             self.discarded += 1
@@ -164,9 +214,10 @@ class Run:
             self.skipped += 1
         else:
             self.failed += 1
-        return False
+        node.queue.release(node)
 
     def _retry(self, item: Item, delay: float) -> bool:
+        """Try again after a delay in seconds; True if the permit is kept meanwhile. Lock."""
         number, node = item[3], item[0].node
         self.retried += 1
         self.attempts[number] = self.attempts.get(number, 1) + 1
@@ -189,6 +240,17 @@ class Run:
         self.parked.append(item)
         if permit:
             item[0].node.queue.release(item[0].node)
+
+    def totals_of(self, inlet: Inlet) -> Totals:
+        """Return the totals of a slot, making them when it runs for the first time. Lock."""
+        inlet = self.hub.inlets[inlet.number]
+        if inlet not in self.totals:
+            self.totals[inlet] = Totals()
+        return self.totals[inlet]
+
+    def cut_notes(self) -> None:
+        """Forget the older half of the notes. Lock."""
+        del self.notes[: self.notes_limit // 2]
 
     def note_failure(self, failure: Failure, state: str | None) -> None:
         """Record a failure with its decision. Lock."""
@@ -233,6 +295,16 @@ class Run:
 
     # -- without the lock
 
+    def drive(self) -> None:
+        """Wait in the thread that called `execute`, which does the work, until the job has ended or is paused."""
+        with self.hub.lock:
+            if self.paused:
+                return
+            self.at_rest = rest = Completion()
+        self.done.add_callback(rest.set)
+        self.hub.wait([self], None, rest)
+        self.at_rest = None
+
     def failure(self, inlet: Inlet, payload: Payload, number: int, error: BaseException, emitted: int = 0) -> Failure:
         """Return the record of an exception, not decided yet."""
         return Failure(
@@ -242,7 +314,7 @@ class Run:
             attempt=self.attempts.get(number, 1),
             exception=error,
             traceback="".join(traceback.format_exception(error)),
-            payload_keys=tuple(payload),
+            payload_keys=tuple(dict.fromkeys(key for each in payload.get(GATHERED, (payload,)) for key in each)),
             policy=inlet.node.policy,
             emitted=emitted,
         )
@@ -253,20 +325,11 @@ class Run:
             if not self.ended or self.finished:
                 return
             self.finished = True
-            notes, self.notes = self.notes, []
             idle = None if self.hub.runs else self.hub.when_idle
-        self.history.fold(notes)
         self.merged.clear()
         self.done.set()
         if idle is not None:
             idle()
-
-    def fold(self) -> History:
-        """Return the history with everything noted so far."""
-        with self.hub.lock:
-            notes, self.notes = self.notes, []
-        self.history.fold(notes)
-        return self.history
 
     # -- what the JobState shows
 
@@ -304,16 +367,16 @@ class Run:
             return {name: own.get(name, node.routine) for name, node in self.hub.nodes.items()}
 
     def routine_states(self) -> dict[str, str]:
-        totals = dict(self.fold().totals)
         with self.hub.lock:
-            inlets = self.hub.inlets
-            states = {inlets[int(number)].node.routine_id: "completed" for number in totals}
+            states = {inlet.node.routine_id: "completed" for inlet, total in self.totals.items() if total.completed}
             return {**states, **self.decided}
 
     def history_of(self, routine_id: str | None) -> list[ActivationRecord]:
-        inlets = self.hub.inlets
-        records = self.fold().records(lambda number: (inlets[number].node.routine_id, inlets[number].name))
-        return [record for record in records if routine_id in (None, record.routine_id)]
+        inlets, size = self.hub.inlets, self.history_size * FIELDS
+        with self.hub.lock:
+            newest = self.notes[-size:] if size else []
+        found = records(newest, lambda number: (inlets[number].node.routine_id, inlets[number].name))
+        return [record for record in found if routine_id in (None, record.routine_id)]
 
     def late_emissions(self) -> int:
         return self.late
@@ -324,12 +387,17 @@ class Run:
         return explain(self)
 
     def wait(self, timeout: float | None) -> bool:
+        check_outside(self.hub, "JobState.wait")
         return self.hub.wait([self], timeout)
 
     def pause(self) -> None:
         with self.hub.lock:
-            if not (self.stopped or self.ended):
-                self.paused = self.halted = True
+            if self.stopped or self.ended:
+                return
+            self.paused = self.halted = True
+            at_rest = self.at_rest
+        if at_rest is not None:
+            at_rest.set()
 
     def resume(self) -> None:
         with self.hub.lock:

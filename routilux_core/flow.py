@@ -14,9 +14,9 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from routilux_core import _strategies
-from routilux_core._context import CURRENT
+from routilux_core._context import CURRENT, check_outside, inside
 from routilux_core._dispatch import Dispatcher, WorkQueue, logger
-from routilux_core._loop import WorkTask, check_outside, inside
+from routilux_core._loop import WorkTask
 from routilux_core._plan import Inlet, Node
 from routilux_core._pools import close_pool, open_pool
 from routilux_core._run import Run
@@ -57,7 +57,7 @@ class Flow:
         self._numbers = itertools.count(1)
         self._opening = threading.RLock()  # one thread opens or closes pools at a time
         self._gathers_of = -1  # the version of the graph for which the order of its gather slots is known
-        self._async: dict[str, Node] = {}
+        self._async: set[str] = set()  # the routines with `async def` handlers
         self._named: dict[str, str] = {}  # routine id -> its own strategy
         self._jobs: list[weakref.ref[Run]] = []
         self._last: JobState | None = None
@@ -115,6 +115,8 @@ class Flow:
         """
         self._check_idle("add_routine")
         queue = self._default if execution_strategy is None else self._queue_named(execution_strategy)
+        if isinstance(routine, Routine):
+            _check_capabilities(routine_id or type(routine).__name__, routine, queue.strategy)
         name = self._graph.add_routine(routine, routine_id)
         if execution_strategy is not None:
             self._named[name] = execution_strategy
@@ -141,14 +143,14 @@ class Flow:
         self._check_idle("connect")
         made = self._graph.connect(source, event, target, slot, param_mapping)
         inlet, outlet = self._hub.nodes[target].inlets[slot], self._hub.nodes[source].outlets[event]
-        outlet.targets += ((inlet, dict(made.param_mapping) or None),)
+        outlet.add_target(inlet, dict(made.param_mapping) or None)
         return made
 
     def add_output(self, routine_id: str, event_name: str, name: str | None = None) -> str:
         """Let jobs collect the payloads of an event, and return the name: `routine_id.event_name` by default."""
         self._check_idle("add_output")
         chosen = self._graph.add_output(routine_id, event_name, name)
-        self._hub.nodes[routine_id].outlets[event_name].outputs += (chosen,)
+        self._hub.nodes[routine_id].outlets[event_name].add_output(chosen)
         return chosen
 
     def set_error_handler(self, error_handler: ErrorHandler | ErrorStrategy | str | None) -> None:
@@ -180,6 +182,8 @@ class Flow:
         if isinstance(execution_strategy, str) and max_workers is None:
             max_workers = old.max_workers
         strategy = _strategies.make_strategy(execution_strategy, max_workers, dict(strategy_options or {}))
+        for routine_id in self._async - self._named.keys():
+            _check_capabilities(routine_id, self._graph.routines[routine_id], strategy)
         with self._opening:
             close_pool(self._default)
             self._default.strategy = strategy
@@ -208,7 +212,7 @@ class Flow:
         self._hub.settle([run])
         pool = self._default.pool
         if pool is not None and pool.in_caller and not inside(self._hub):
-            self._drive(run)
+            run.drive()
         return run.job
 
     def run(
@@ -302,7 +306,7 @@ class Flow:
         node.refresh(self._hub.inlets, self._hub.error_handler)
         self._graph.version += 1
         if any(slot.signature.is_async for slot in node.routine._routilux.slots.values()):
-            self._async[node.routine_id] = node
+            self._async.add(node.routine_id)
 
     def _entry(self, routine_id: str, slot: str | None) -> Inlet:
         routine = self._graph.routine(routine_id)
@@ -322,14 +326,9 @@ class Flow:
 
     def _prepare(self) -> None:
         """Check what the flow needs, open its pools, order its gather slots. No engine lock is held."""
-        for node in self._async.values():
-            strategy = node.queue.strategy
-            if not strategy.capabilities.coroutines:
-                raise CapabilityError(
-                    f"routine {node.routine_id!r} ({type(node.routine).__name__}) has an `async def` handler, which "
-                    f"strategy {strategy.name!r} can't await: make it a plain `def`, or choose a strategy that "
-                    "declares coroutines"
-                )
+        for routine_id in self._async:
+            node = self._hub.nodes[routine_id]
+            _check_capabilities(routine_id, node.routine, node.queue.strategy)
         if self._gathers_of != self._graph.version:
             nodes = self._hub.nodes
             self._hub.gather_order = [nodes[name].inlets[slot] for name, slot in self._graph.gather_order()]
@@ -346,10 +345,6 @@ class Flow:
             if self._at_exit is None:
                 self._at_exit = _exit_hook(weakref.ref(self))
                 atexit.register(self._at_exit)
-
-    def _drive(self, run: Run) -> None:
-        """Do a job's work in this thread, until it has ended or was paused."""
-        self._hub.wait([run], None)
 
     def _close_when_idle(self) -> None:
         with self._hub.lock:
@@ -388,6 +383,15 @@ class Flow:
         deadline = monotonic() + EXIT_GRACE
         for run in running:
             run.done.wait(max(0.0, deadline - monotonic()))
+
+
+def _check_capabilities(routine_id: str, routine: Routine, strategy: ExecutionStrategy) -> None:
+    is_async = any(slot.signature.is_async for slot in routine._routilux.slots.values())
+    if is_async and not strategy.capabilities.coroutines:
+        raise CapabilityError(
+            f"routine {routine_id!r} ({type(routine).__name__}) has an `async def` handler, which strategy "
+            f"{strategy.name!r} can't await: make it a plain `def`, or choose a strategy that declares coroutines"
+        )
 
 
 def _exit_hook(flow: weakref.ref[Flow]) -> Any:
