@@ -117,6 +117,10 @@ class WorkQueue:
             self.recruiting = True
             self.hub.calls.append(self)
 
+    def is_solo(self) -> bool:
+        """Return whether one worker does all the work of the flow."""
+        return self.workers == 1 and len(self.hub.queues) == 1
+
     def begin(self) -> None:
         """Count a worker in. The lock is held."""
         self.recruiting = False

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 
 from routilux_core.job import ActivationRecord
 
-# In the ring, one activation is this many numbers in a row of a flat list: a list of numbers costs the garbage
-# collector nothing, while a tuple for each activation would be visited again and again.
-FIELDS = 9  # id, cause, slot number, attempt, outcome, worker, posted, started, ended
+# What the worker loop notes of an attempt: id, cause, slot number, attempt, outcome, worker, posted, started, ended.
+# A tuple of plain numbers is dropped by the garbage collector's lists at its first look, and its memory is used again.
+Note = tuple[int, int, int, int, int, int, float, float, float]
 OUTCOMES = ("completed", "failed", "skipped", "retried")
 COMPLETED, FAILED, SKIPPED, RETRIED = range(4)
 
@@ -38,19 +38,18 @@ class Totals:
         self.shortest = min(self.shortest, run_time)
 
 
-def records(notes: list[float], name: Callable[[int], tuple[str, str]]) -> Iterable[ActivationRecord]:
-    """Yield the records in a flat list of notes; `name` gives routine id and slot of a slot number."""
-    for at in range(0, len(notes), FIELDS):
-        number, cause, slot, attempt, outcome, worker, posted, started, ended = notes[at : at + FIELDS]
-        routine_id, slot_name = name(int(slot))
+def records(notes: Iterable[Note], name: Callable[[int], tuple[str, str]]) -> Iterable[ActivationRecord]:
+    """Yield a record for each note; `name` gives routine id and slot of a slot number."""
+    for number, cause, slot, attempt, outcome, worker, posted, started, ended in notes:
+        routine_id, slot_name = name(slot)
         yield ActivationRecord(
-            id=int(number),
-            cause=int(cause) or None,
+            id=number,
+            cause=cause or None,
             routine_id=routine_id,
             slot=slot_name,
-            attempt=int(attempt),
-            outcome=OUTCOMES[int(outcome)],
-            worker=int(worker),
+            attempt=attempt,
+            outcome=OUTCOMES[outcome],
+            worker=worker,
             posted=posted,
             started=started,
             ended=ended,

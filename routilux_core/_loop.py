@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -21,6 +20,8 @@ from routilux_core.errors import ActivationTimeout, UnknownNameError
 from routilux_core.routine import Routine
 from routilux_core.strategy import Task
 
+FOREVER = 1 << 29  # activations; small enough for CPython's fast integers
+OUTBOX = 64  # emissions after which the only worker of a flow queues them, and looks at what waits
 DEPTH = 3  # how many handlers deep `emit` runs waiting work itself
 TURN = 0.005  # seconds that one such turn lasts
 NAPS = (0.0, 0.0001, 0.0005, 0.002)  # seconds that an emitter waits for somebody else to work off what waits
@@ -71,7 +72,9 @@ class Worker:
         "item",
         "node",
         "number",
+        "outbox",
         "outer",
+        "outlets",
         "queue",
         "routine",
         "run",
@@ -94,12 +97,15 @@ class Worker:
         self.borrowed = 0.0  # seconds of the current handler's time in which `emit` ran other handlers
         self.held: list[tuple[Outlet, Payload]] | None = None
         self.interrupt: BaseException | None = None
+        self.outlets: dict[str, Outlet] = {}
+        # Where nobody else could take it, what is emitted is queued in the step that counts the handler's end.
+        self.outbox: list[tuple[Inlet, Payload, float]] | None = [] if queue.is_solo() else None
 
     def start(self) -> None:
         """Work until the queue has nothing left for this worker."""
         with self.hub.lock:
             self.queue.begin()
-        self.work(sys.maxsize)
+        self.work(FOREVER)
 
     def work(self, limit: int) -> None:
         """Run up to `limit` activations. Only a KeyboardInterrupt in the main thread is raised."""
@@ -120,7 +126,7 @@ class Worker:
         # the next in one step. That an activation is counted last, behind its record, makes completion exact.
         queue, hub = self.queue, self.hub
         acquire, release, calls, take = hub.acquire, hub.release, hub.calls, queue.take
-        clock, thread = perf_counter, self.thread
+        clock, thread, outbox = perf_counter, self.thread, self.outbox
         in_caller = queue.pool is not None and queue.pool.in_caller
         with hub.lock:
             item = take(self)
@@ -134,7 +140,10 @@ class Worker:
                 hub.answer()
             inlet, payload, run, number, cause, posted = item
             node = self.node = inlet.node
-            self.run, self.number, self.routine = run, number, node.routine
+            self.run = run
+            self.number = number
+            self.routine = node.routine
+            self.outlets = node.outlets
             self.emitted = outcome = COMPLETED
             try:
                 if inlet.plain and run.plain:
@@ -148,9 +157,14 @@ class Worker:
             finished = None
             acquire()
             try:
-                # Counted here and not in a method: a call for each activation is what the rest of this costs.
+                # Counted here and not in methods: their calls would cost as much as all of it.
+                if outbox:
+                    self._post(outbox)
                 run_time = ended - started - self.borrowed
-                totals = run.totals.get(inlet) or run.totals_of(inlet)
+                try:
+                    totals = run.totals[inlet]
+                except KeyError:
+                    totals = run.totals_of(inlet)
                 if outcome:
                     totals.add(outcome, run_time, started - posted)
                 else:
@@ -161,22 +175,10 @@ class Worker:
                         totals.longest = run_time
                     if run_time < totals.shortest:
                         totals.shortest = run_time
-                if run.notes_limit:
-                    notes = run.notes
+                if run.keeps_notes:
                     attempt = run.attempts.get(number, 1) if run.attempts else 1
-                    notes += (
-                        number,
-                        cause,
-                        inlet.number,
-                        attempt,
-                        outcome,
-                        thread,
-                        posted,
-                        started,
-                        started + run_time,
-                    )
-                    if len(notes) > run.notes_limit:
-                        run.cut_notes()
+                    note = (number, cause, inlet.number, attempt, outcome, thread, posted, started, started + run_time)
+                    run.notes.append(note)
                 if outcome:
                     run.settle(item, outcome, self.delay)
                 else:
@@ -275,7 +277,7 @@ class Worker:
         inlet, payload, number = item[0], item[1], item[3]
         run: Run = item[2]
         self.held = None
-        failure = run.failure(inlet, payload, number, error, self.emitted)
+        failure = run.failure(inlet, payload, number, error, self.emitted + len(self.outbox or ()))
         if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
             self.hub.recover()
             self.interrupt = error
@@ -295,12 +297,19 @@ class Worker:
 
     def emit(self, event_name: str, data: Payload, /) -> None:
         """Send what a handler emits, or hold it until the call has succeeded."""
-        outlet = self.node.outlets.get(event_name)
-        if outlet is None:
-            raise UnknownNameError("event", event_name, self.node.outlets, f"routine {self.node.routine_id!r}")
+        try:
+            outlet = self.outlets[event_name]
+        except KeyError:
+            raise UnknownNameError("event", event_name, self.outlets, f"routine {self.node.routine_id!r}") from None
         inlet = outlet.lone
         if inlet is None or self.held is not None:
             self._emit_with_care(outlet, data)
+            return
+        outbox = self.outbox
+        if outbox is not None:
+            outbox.append((inlet, data, perf_counter()))
+            if len(outbox) >= OUTBOX:
+                self._flush()
             return
         # The hot path again: `Run.send` and `Run.post` for a single plain target, without their calls.
         hub, run, node, now = self.hub, self.run, inlet.node, perf_counter()
@@ -325,12 +334,40 @@ class Worker:
         if len(ready) > hub.max_pending or node.waiting:
             self._relieve(node)
 
+    def _flush(self) -> None:
+        """Post what is in the outbox, and work off some of what waits."""
+        outbox = self.outbox
+        if outbox:
+            nodes = {inlet.node: None for inlet, _, _ in outbox}
+            with self.hub.lock:
+                self._post(outbox)
+            for node in nodes:
+                self._relieve(node)
+
+    def _post(self, outbox: list[tuple[Inlet, Payload, float]]) -> None:
+        """Queue what the only worker has emitted to lone plain targets, and empty the outbox. Lock."""
+        run, cause, ready = self.run, self.number, self.queue.ready
+        count, number = len(outbox), run.posted
+        self.emitted += count
+        run.emitted += count
+        run.posted += count
+        if run.stopped:
+            run.discarded += count
+        else:
+            run.open += count
+            for inlet, data, now in outbox:
+                number += 1
+                ready.append((inlet, data, run, number, cause, now))
+        outbox.clear()
+
     def _emit_with_care(self, outlet: Outlet, data: Payload) -> None:
         if self.held is not None:
             self.held.append((outlet, data))
             return
         hub, run, now = self.hub, self.run, perf_counter()
         with hub.lock:
+            if self.outbox:
+                self._post(self.outbox)
             run.send(outlet, data, self.number, now)
         self.emitted += 1
         hub.answer()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -14,7 +13,7 @@ from routilux_core.ports import Slot
 from routilux_core.routine import Routine, fresh_copy
 from routilux_core.strategy import ExecutionStrategy
 
-UNLIMITED = sys.maxsize
+UNLIMITED = 1 << 29  # small enough for CPython's fast integers
 
 # inlet, payload, run, number in its run (from 1), number of what caused it (0: the entry), time posted
 Item = tuple["Inlet", Payload, Any, int, int, float]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from routilux_core._binding import Payload
 from routilux_core._context import check_outside
-from routilux_core._history import FIELDS, RETRIED, SKIPPED, Totals, records
+from routilux_core._history import RETRIED, SKIPPED, Note, Totals, records
 from routilux_core._plan import Inlet, Item, Node, Outlet, rename
 from routilux_core.error_handling import ErrorStrategy, Failure
 from routilux_core.job import ActivationRecord, JobState, Ledger
@@ -82,15 +82,14 @@ class Run:
         "finished",
         "gathered",
         "halted",
-        "history_size",
         "hub",
         "job",
         "job_id",
+        "keeps_notes",
         "late",
         "merged",
         "merged_by",
         "notes",
-        "notes_limit",
         "open",
         "own",
         "parked",
@@ -118,9 +117,8 @@ class Run:
         self.done = Completion()
         self.at_rest: Completion | None = None  # while a caller works on this job: set when it ends or is paused
         self.totals: dict[Inlet, Totals] = {}  # by the flow's inlets, also where the job has its own copies
-        self.notes: list[float] = []  # the ring of newest records, cut back when it has doubled
-        self.notes_limit = 2 * history_size * FIELDS
-        self.history_size = history_size
+        self.notes: deque[Note] = deque(maxlen=history_size)
+        self.keeps_notes = history_size > 0
         self.failures: deque[Failure] = deque(maxlen=max(history_size, 100))
         self.decided: dict[str, str] = {}  # routine id -> the gravest decision
         self.collected: dict[str, list[Payload]] = {}
@@ -248,10 +246,6 @@ class Run:
             self.totals[inlet] = Totals()
         return self.totals[inlet]
 
-    def cut_notes(self) -> None:
-        """Forget the older half of the notes. Lock."""
-        del self.notes[: self.notes_limit // 2]
-
     def note_failure(self, failure: Failure, state: str | None) -> None:
         """Record a failure with its decision. Lock."""
         self.failures.append(failure)
@@ -372,9 +366,9 @@ class Run:
             return {**states, **self.decided}
 
     def history_of(self, routine_id: str | None) -> list[ActivationRecord]:
-        inlets, size = self.hub.inlets, self.history_size * FIELDS
+        inlets = self.hub.inlets
         with self.hub.lock:
-            newest = self.notes[-size:] if size else []
+            newest = list(self.notes)
         found = records(newest, lambda number: (inlets[number].node.routine_id, inlets[number].name))
         return [record for record in found if routine_id in (None, record.routine_id)]
 
