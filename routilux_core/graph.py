@@ -46,6 +46,7 @@ class Graph:
     outputs: list[Output] = field(factory=list)
     version: int = 0
     _edges: set[Connection] = field(factory=set)
+    _gathering: list[Connection] = field(factory=list)  # those that end in a gather slot
 
     def add_routine(self, routine: Routine, routine_id: str | None) -> str:
         """Take a routine in, under an id that defaults to its class's name in lower case; return the id."""
@@ -75,9 +76,10 @@ class Graph:
         receiver = self.slot(target, slot)
         if made in self._edges:
             raise DuplicateNameError(f"{source}.{event} is connected to {target}.{slot} in this way already")
-        if receiver.merge_strategy == "gather":
-            self._refuse_gather_cycle(made)
+        gathering = [made, *self._gathering] if receiver.merge_strategy == "gather" else self._gathering
+        self._refuse_gather_cycle(made, gathering)
         self._warn_if_unsupplied(made, receiver)
+        self._gathering = gathering
         self.connections.append(made)
         self._edges.add(made)
         self.version += 1
@@ -120,13 +122,20 @@ class Graph:
             found.setdefault(connection.source, []).append(connection.target)
         return found
 
-    def _refuse_gather_cycle(self, made: Connection) -> None:
+    def _refuse_gather_cycle(self, made: Connection, gathering: list[Connection]) -> None:
+        """Refuse a connection that closes a cycle through a gather slot, wherever on the cycle that slot is."""
+        if not gathering:
+            return
         following = self.successors()
-        if made.source == made.target or made.source in reachable(made.target, following):
-            raise ConfigurationError(
-                f"{made.target}.{made.slot} gathers everything that arrives in a job, so it can't be reached from "
-                f"{made.target!r} itself, as {made.source}.{made.event} would make it; break the cycle"
-            )
+        behind = reachable(made.target, following) | {made.target}
+        for edge in gathering:
+            on_the_way = edge is made or edge.source in behind
+            if on_the_way and made.source in reachable(edge.target, following) | {edge.target}:
+                raise ConfigurationError(
+                    f"{edge.target}.{edge.slot} gathers everything that arrives in a job, so it can't be reached from "
+                    f"{edge.target!r} itself, as {made.source}.{made.event} -> {made.target}.{made.slot} would do; "
+                    "break the cycle"
+                )
 
     def _warn_if_unsupplied(self, made: Connection, receiver: Slot) -> None:
         declared = self.routines[made.source]._routilux.events[made.event].output_params
