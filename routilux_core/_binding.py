@@ -25,10 +25,17 @@ class Signature:
     defaults: dict[str, Any]
     required: tuple[str, ...]
     positional_only: tuple[str, ...]
+    keyword_only: tuple[str, ...]
     takes_all: bool
     whole: str | None
     always_whole: bool
     is_async: bool
+
+    @property
+    def lone(self) -> str | None:
+        """The name of the only parameter, where it is required, taken by position, and not the whole payload."""
+        plain = len(self.names) == 1 and self.required == self.names and self.whole is None and not self.takes_all
+        return self.names[0] if plain and not self.keyword_only else None
 
     @classmethod
     def of(cls, handler: Handler, where: str) -> Signature:
@@ -49,6 +56,7 @@ class Signature:
             defaults={p.name: p.default for p in named if p.default is not p.empty},
             required=tuple(p.name for p in named if p.default is p.empty),
             positional_only=tuple(p.name for p in named if p.kind is p.POSITIONAL_ONLY),
+            keyword_only=tuple(p.name for p in named if p.kind is p.KEYWORD_ONLY),
             takes_all=takes_all,
             whole=lone.name if lone is not None and (always or lone.name == "data") else None,
             always_whole=always,
@@ -92,7 +100,7 @@ def bind(handler: Handler, signature: Signature, where: str) -> Callable[[Payloa
         return _bind_all(handler, signature, where)
     if not signature.names:
         return lambda payload: handler()
-    plain = signature.required == signature.names and not _keyword_only(handler)
+    plain = signature.required == signature.names and not signature.keyword_only
     if plain and len(signature.names) == 1:
         return _bind_one(handler, signature.names[0], where)
     if plain:
@@ -100,13 +108,9 @@ def bind(handler: Handler, signature: Signature, where: str) -> Callable[[Payloa
     return _bind_named(handler, signature, where)
 
 
-def _keyword_only(handler: Handler) -> bool:
-    return any(p.kind is p.KEYWORD_ONLY for p in inspect.signature(handler).parameters.values())
-
-
 def _bind_whole(handler: Handler, signature: Signature, where: str) -> Callable[[Payload], Any]:
     name, always, required = signature.whole, signature.always_whole, bool(signature.required)
-    by_position = not _keyword_only(handler)
+    by_position = not signature.keyword_only
 
     def call(payload: Payload) -> Any:
         value = payload[name] if name in payload and not always else dict(payload)

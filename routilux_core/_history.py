@@ -10,6 +10,7 @@ from routilux_core.job import ActivationRecord
 # A tuple of plain numbers is dropped by the garbage collector's lists at its first look, and its memory is used again.
 Note = tuple[int, int, int, int, int, int, float, float, float]
 OUTCOMES = ("completed", "failed", "skipped", "retried")
+INFINITE = float("inf")
 COMPLETED, FAILED, SKIPPED, RETRIED = range(4)
 
 
@@ -21,7 +22,7 @@ class Totals:
     def __init__(self) -> None:
         self.completed = self.failed = self.skipped = self.retried = 0
         self.run_time = self.queue_wait = self.longest = 0.0
-        self.shortest = float("inf")
+        self.shortest = INFINITE
 
     @property
     def executions(self) -> int:

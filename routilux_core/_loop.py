@@ -12,7 +12,7 @@ from typing import Any
 from routilux_core._binding import Payload
 from routilux_core._context import CURRENT, Frame
 from routilux_core._dispatch import WorkQueue, logger
-from routilux_core._history import COMPLETED, FAILED, RETRIED, SKIPPED
+from routilux_core._history import COMPLETED, FAILED, RETRIED, SKIPPED, Totals
 from routilux_core._plan import Inlet, Item, Node, Outlet, snapshot
 from routilux_core._run import GATHERED, Run
 from routilux_core.error_handling import Decision, ErrorStrategy, Failure
@@ -99,7 +99,7 @@ class Worker:
         self.interrupt: BaseException | None = None
         self.outlets: dict[str, Outlet] = {}
         # Where nobody else could take it, what is emitted is queued in the step that counts the handler's end.
-        self.outbox: list[tuple[Inlet, Payload, float]] | None = [] if queue.is_solo() else None
+        self.outbox: list[Item] | None = [] if queue.is_solo() else None
 
     def start(self) -> None:
         """Work until the queue has nothing left for this worker."""
@@ -127,6 +127,7 @@ class Worker:
         queue, hub = self.queue, self.hub
         acquire, release, calls, take = hub.acquire, hub.release, hub.calls, queue.take
         clock, thread, outbox = perf_counter, self.thread, self.outbox
+        first, ready, popleft = queue.first, queue.ready, queue.ready.popleft
         in_caller = queue.pool is not None and queue.pool.in_caller
         with hub.lock:
             item = take(self)
@@ -147,7 +148,11 @@ class Worker:
             self.emitted = outcome = COMPLETED
             try:
                 if inlet.plain and run.plain:
-                    inlet.call(payload)
+                    key = inlet.key
+                    if key in payload:
+                        inlet.handler(payload[key])
+                    else:
+                        inlet.call(payload)
                 else:
                     self._call(inlet, payload, run, number)
             except BaseException as error:
@@ -160,11 +165,12 @@ class Worker:
                 # Counted here and not in methods: their calls would cost as much as all of it.
                 if outbox:
                     self._post(outbox)
+                if posted > started:  # it came while this worker waited for the lock
+                    started = posted
                 run_time = ended - started - self.borrowed
-                try:
-                    totals = run.totals[inlet]
-                except KeyError:
-                    totals = run.totals_of(inlet)
+                totals = run.totals.get(inlet)
+                if totals is None:
+                    totals = run.totals[inlet] = Totals()
                 if outcome:
                     totals.add(outcome, run_time, started - posted)
                 else:
@@ -181,6 +187,7 @@ class Worker:
                     run.notes.append(note)
                 if outcome:
                     run.settle(item, outcome, self.delay)
+                    self.item = None
                 else:
                     run.open -= 1
                     self.item = None
@@ -192,7 +199,19 @@ class Worker:
                         node.free += 1
                 if not run.open and run.quiet():
                     finished = run
-                item = take(self) if limit and self.interrupt is None and not (finished and in_caller) else None
+                if not limit or self.interrupt is not None or (finished is not None and in_caller):
+                    item = None
+                elif first or not ready:
+                    item = take(self)
+                else:  # `WorkQueue.take`, where the oldest can simply be taken
+                    item = ready[0]
+                    node = item[0].node
+                    if node.free and not item[2].halted:
+                        node.free -= 1
+                        self.item = item
+                        popleft()
+                    else:
+                        item = take(self)
                 if item is None:
                     self._leave()
             finally:
@@ -284,8 +303,10 @@ class Worker:
             decision = Decision(ErrorStrategy.STOP)
         else:
             decision = _decide(failure)
-        failure.decision = decision.strategy
         with self.hub.lock:
+            if run.stopped and decision.strategy is ErrorStrategy.RETRY:
+                decision = Decision(ErrorStrategy.STOP)  # there is no other attempt
+            failure.decision = decision.strategy
             run.note_failure(failure, STATES.get(decision.strategy))
             if decision.strategy is ErrorStrategy.STOP:
                 run.stop("cancelled" if self.interrupt is not None else "failed")
@@ -305,20 +326,23 @@ class Worker:
         if inlet is None or self.held is not None:
             self._emit_with_care(outlet, data)
             return
+        run = self.run
         outbox = self.outbox
         if outbox is not None:
-            outbox.append((inlet, data, perf_counter()))
+            run.last = number = run.last + 1
+            outbox.append((inlet, data, run, number, self.number, perf_counter()))
             if len(outbox) >= OUTBOX:
                 self._flush()
             return
         # The hot path again: `Run.send` and `Run.post` for a single plain target, without their calls.
-        hub, run, node, now = self.hub, self.run, inlet.node, perf_counter()
+        hub, node, now = self.hub, inlet.node, perf_counter()
         queue = node.queue
         ready = queue.ready
         hub.acquire()
         try:
             run.emitted += 1
-            run.posted = number = run.posted + 1
+            run.posted += 1
+            run.last = number = run.last + 1
             if run.stopped:
                 run.discarded += 1
             else:
@@ -335,19 +359,18 @@ class Worker:
             self._relieve(node)
 
     def _flush(self) -> None:
-        """Post what is in the outbox, and work off some of what waits."""
+        """Queue what is in the outbox, and work off some of what waits."""
         outbox = self.outbox
         if outbox:
-            nodes = {inlet.node: None for inlet, _, _ in outbox}
+            nodes = {item[0].node for item in outbox}
             with self.hub.lock:
                 self._post(outbox)
             for node in nodes:
                 self._relieve(node)
 
-    def _post(self, outbox: list[tuple[Inlet, Payload, float]]) -> None:
+    def _post(self, outbox: list[Item]) -> None:
         """Queue what the only worker has emitted to lone plain targets, and empty the outbox. Lock."""
-        run, cause, ready = self.run, self.number, self.queue.ready
-        count, number = len(outbox), run.posted
+        run, count = self.run, len(outbox)
         self.emitted += count
         run.emitted += count
         run.posted += count
@@ -355,9 +378,7 @@ class Worker:
             run.discarded += count
         else:
             run.open += count
-            for inlet, data, now in outbox:
-                number += 1
-                ready.append((inlet, data, run, number, cause, now))
+            self.queue.ready.extend(outbox)
         outbox.clear()
 
     def _emit_with_care(self, outlet: Outlet, data: Payload) -> None:

@@ -36,7 +36,7 @@ class Lane(Protocol):
 class Inlet:
     """A slot, bound: `call(payload)` calls its handler. `number` names it in records."""
 
-    __slots__ = ("call", "gathers", "merge", "name", "node", "number", "plain", "required", "whole")
+    __slots__ = ("call", "gathers", "handler", "key", "merge", "name", "node", "number", "plain", "required", "whole")
 
     def __init__(self, node: Node, slot: Slot, number: int) -> None:
         where = f"routine {node.routine_id!r}, slot {slot.name!r}"
@@ -44,6 +44,8 @@ class Inlet:
         self.name = slot.name
         self.number = number
         self.call: Callable[[Payload], Any] = bind(slot.handler, slot.signature, where)
+        self.handler = slot.handler
+        self.key = slot.signature.lone  # a handler of this one parameter is called without `call` in between
         self.required = slot.signature.required
         self.whole = slot.signature.whole is not None
         self.gathers = slot.merge_strategy == "gather"

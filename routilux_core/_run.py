@@ -15,7 +15,7 @@ from routilux_core._context import check_outside
 from routilux_core._history import RETRIED, SKIPPED, Note, Totals, records
 from routilux_core._plan import Inlet, Item, Node, Outlet, rename
 from routilux_core.error_handling import ErrorStrategy, Failure
-from routilux_core.job import ActivationRecord, JobState, Ledger
+from routilux_core.job import ActivationRecord, Ledger
 
 if TYPE_CHECKING:
     from routilux_core._dispatch import Dispatcher, WorkQueue
@@ -80,12 +80,13 @@ class Run:
         "failures",
         "final",
         "finished",
+        "flow_id",
         "gathered",
         "halted",
         "hub",
-        "job",
         "job_id",
         "keeps_notes",
+        "last",
         "late",
         "merged",
         "merged_by",
@@ -110,13 +111,14 @@ class Run:
         self.job_id = job_id
         self.context = context
         self.plain = context is None
+        self.last = 0  # the newest activation's number; ahead of `posted` by what lies in outboxes
         self.posted = self.open = self.emitted = self.unconnected = self.gathered = 0
         self.failed = self.skipped = self.discarded = self.retried = self.late = 0
         self.stopped = self.paused = self.halted = self.ended = self.finished = False
         self.final = "completed"
         self.done = Completion()
         self.at_rest: Completion | None = None  # while a caller works on this job: set when it ends or is paused
-        self.totals: dict[Inlet, Totals] = {}  # by the flow's inlets, also where the job has its own copies
+        self.totals: dict[Inlet, Totals] = {}
         self.notes: deque[Note] = deque(maxlen=history_size)
         self.keeps_notes = history_size > 0
         self.failures: deque[Failure] = deque(maxlen=max(history_size, 100))
@@ -131,7 +133,7 @@ class Run:
         self.parked_retries: list[Item] = []  # with their permits
         self.own: dict[Node, Node] = {}
         self.began = perf_counter()
-        self.job = JobState(job_id, flow_id, self)
+        self.flow_id = flow_id
 
     # -- posting (lock)
 
@@ -148,7 +150,8 @@ class Run:
 
     def _queue(self, inlet: Inlet, payload: Payload, cause: int, now: float) -> None:
         queue = inlet.node.queue
-        self.posted = number = self.posted + 1
+        self.last = number = self.last + 1
+        self.posted += 1
         if self.stopped:
             self.discarded += 1
             return
@@ -206,9 +209,7 @@ class Run:
         self.attempts.pop(item[3], None)
         self.merged_by.discard(item[3])
         self.open -= 1
-        if outcome == RETRIED:
-            self.discarded += 1
-        elif outcome == SKIPPED:
+        if outcome == SKIPPED:
             self.skipped += 1
         else:
             self.failed += 1
@@ -239,13 +240,6 @@ class Run:
         if permit:
             item[0].node.queue.release(item[0].node)
 
-    def totals_of(self, inlet: Inlet) -> Totals:
-        """Return the totals of a slot, making them when it runs for the first time. Lock."""
-        inlet = self.hub.inlets[inlet.number]
-        if inlet not in self.totals:
-            self.totals[inlet] = Totals()
-        return self.totals[inlet]
-
     def note_failure(self, failure: Failure, state: str | None) -> None:
         """Record a failure with its decision. Lock."""
         self.failures.append(failure)
@@ -268,7 +262,7 @@ class Run:
             if keeps:
                 item[0].node.queue.release(item[0].node)
         self.hub.timers.wake()
-        for items in (self.retrying, self.parked, self.parked_retries, self.attempts, self.arrivals):
+        for items in (self.retrying, self.parked, self.parked_retries, self.arrivals):
             items.clear()
         self.discarded += len(gone)
         self.open -= len(gone)
@@ -319,6 +313,9 @@ class Run:
             if not self.ended or self.finished:
                 return
             self.finished = True
+            for node in self.hub.raised:
+                node.mark = 0
+            self.hub.raised.clear()
             idle = None if self.hub.runs else self.hub.when_idle
         self.merged.clear()
         self.done.set()

@@ -204,7 +204,7 @@ class Flow:
         payload = _checked_params(entry_params)
         self._prepare()
         run = Run(self._hub, f"{self.flow_id}-{next(self._numbers)}", self.flow_id, self.history_size, _context())
-        self._last = run.job
+        self._last = job = JobState(run.job_id, self.flow_id, run)
         with self._hub.lock:
             self._hub.runs.add(run)
             run.post(inlet, payload, 0, perf_counter())
@@ -213,7 +213,7 @@ class Flow:
         pool = self._default.pool
         if pool is not None and pool.in_caller and not inside(self._hub):
             run.drive()
-        return run.job
+        return job
 
     def run(
         self, entry_routine_id: str, entry_params: Mapping[str, Any] | None = None, *, slot: str | None = None

@@ -160,7 +160,10 @@ class JobState:
         self._controls.resume()
 
     def cancel(self) -> None:
-        """Discard what is queued or waits for a retry, and count it; what runs ends. No handler starts after this."""
+        """Discard what is queued or waits for a retry, and count it; what runs ends.
+
+        Nothing is taken from a queue after this; a call that a worker had begun to make is made.
+        """
         self._controls.cancel()
 
     def raise_for_errors(self) -> None:
