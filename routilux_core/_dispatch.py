@@ -11,9 +11,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import Any, Protocol
+from typing import Protocol
 
 from routilux_core._plan import Inlet, Item, Node
+from routilux_core._resources import Resources
 from routilux_core._timers import Timers
 from routilux_core.error_handling import ErrorHandler
 from routilux_core.strategy import Done, ExecutionStrategy, Task, WorkerPool
@@ -70,7 +71,7 @@ class WorkQueue:
         self.workers = 0
         self.active = 0  # workers in their loop
         self.recruiting = False  # a task is on its way to the pool, and has not begun: one at a time
-        self.resources: dict[int, dict[tuple[object, str], Any]] = {}  # by thread: what `per_worker` made
+        self.resources = Resources()
 
     def take(self, hand: Hand) -> Item | None:
         """Return the oldest activation that may run, with its permit, noted in `hand`. The lock is held.

@@ -403,10 +403,7 @@ class Worker:
 
     def resource(self, key: tuple[object, str], factory: Callable[[], Any], /) -> Any:
         """Return what this worker made for a routine with `per_worker`, making it when first asked for."""
-        mine = self.queue.resources.setdefault(self.thread, {})
-        if key not in mine:
-            mine[key] = factory()
-        return mine[key]
+        return self.queue.resources.get(self.thread, key, factory)
 
     # -- back-pressure
 

@@ -13,6 +13,7 @@ from routilux_core.ports import Slot
 from routilux_core.routine import Routine, fresh_copy
 from routilux_core.strategy import ExecutionStrategy
 
+DEFAULT_POLICY = ErrorHandler()
 UNLIMITED = 1 << 29  # small enough for CPython's fast integers
 
 # inlet, payload, run, number in its run (from 1), number of what caused it (0: the entry), time posted
@@ -127,7 +128,7 @@ class Node:
         self.waiting: deque[Item] = deque()
         self.per_job = settings.scope == "job"
         self.timeout = settings.timeout
-        self.policy = ErrorHandler()
+        self.policy = DEFAULT_POLICY
         self.holds = False  # under a RETRY policy: emissions are held until the call has succeeded
         self.mark = 0  # raised above the flow's max_pending while nobody can work off what waits here
         self.inlets: dict[str, Inlet] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
-from typing import Any
 
 from routilux_core._dispatch import WorkQueue, logger
 from routilux_core.errors import StrategyError
@@ -20,6 +19,7 @@ class QueueHost:
     def __init__(self, queue: WorkQueue) -> None:
         self.log: logging.Logger = logger()
         self._queue = weakref.ref(queue)  # a pool's threads hold the host: they must not keep a forgotten flow alive
+        self._resources = queue.resources
 
     def lost(self, error: BaseException, /) -> None:
         queue = self._queue()
@@ -27,9 +27,7 @@ class QueueHost:
             queue.lost(error)
 
     def worker_ended(self) -> None:
-        queue = self._queue()
-        if queue is not None:
-            close_resources(queue, threading.get_ident())
+        self._resources.close(threading.get_ident())
 
 
 def open_pool(queue: WorkQueue) -> None:
@@ -54,8 +52,7 @@ def close_pool(queue: WorkQueue, *, cancel: bool = False, timeout: float | None 
             _close(pool, queue, cancel, timeout)
         else:
             _close_in_time(pool, queue, cancel, timeout)
-    for thread in list(queue.resources):
-        close_resources(queue, thread)
+    queue.resources.close_all()
 
 
 def _close(pool: WorkerPool, queue: WorkQueue, cancel: bool, timeout: float | None) -> None:
@@ -76,19 +73,3 @@ def _close_in_time(pool: WorkerPool, queue: WorkQueue, cancel: bool, timeout: fl
             queue.strategy.name,
             patience,
         )
-
-
-def close_resources(queue: WorkQueue, thread: int) -> None:
-    """Close everything that a worker made with `per_worker`; an error is logged, and the rest is closed."""
-    for (_, name), value in queue.resources.pop(thread, {}).items():
-        try:
-            _close_value(value)
-        except Exception:
-            logger().warning("closing %r (%s), made by per_worker, raised", name, type(value).__name__, exc_info=True)
-
-
-def _close_value(value: Any) -> None:
-    if callable(getattr(value, "close", None)):
-        value.close()
-    elif hasattr(type(value), "__exit__"):
-        value.__exit__(None, None, None)

@@ -10,7 +10,7 @@ from attrs import frozen
 
 from routilux_core._binding import Handler, Signature
 from routilux_core._context import frame_of
-from routilux_core.errors import ConfigurationError, EmitError, UnknownNameError
+from routilux_core.errors import ConfigurationError, DefinitionError, EmitError, UnknownNameError
 
 if TYPE_CHECKING:
     from routilux_core.routine import Routine
@@ -28,11 +28,11 @@ class Slot:
 
     __slots__ = ("handler", "merge_strategy", "name", "signature")
 
-    def __init__(self, name: str, handler: Handler, merge_strategy: Merge, where: str) -> None:
+    def __init__(self, name: str, handler: Handler, merge_strategy: Merge, signature: Signature) -> None:
         self.name = name
         self.handler = handler
         self.merge_strategy = merge_strategy
-        self.signature = Signature.of(handler, f"{where}, slot {name!r}")
+        self.signature = signature
 
     def __repr__(self) -> str:
         return f"Slot({self.name!r}, merge_strategy={self.merge_strategy!r})"
@@ -59,7 +59,54 @@ def event(*output_params: str) -> Event:
 
 @frozen
 class SlotMark:
+    """What `@slot` leaves on a method."""
+
     merge_strategy: Merge
+
+
+@frozen
+class Declared:
+    """The slots and events that a class declares, its bases' included; worked out once for each class."""
+
+    slots: dict[str, tuple[Merge, Signature]]
+    events: dict[str, Event]
+
+    @classmethod
+    def of(cls, routine_class: type, stateless: bool) -> Declared:
+        """Look through a routine class."""
+        marks: dict[str, Merge] = {}
+        events: dict[str, Event] = {}
+        for base in reversed(routine_class.__mro__):
+            for name, value in vars(base).items():
+                mark = getattr(value, "__routilux_slot__", None)
+                if isinstance(mark, SlotMark):
+                    marks[name] = mark.merge_strategy
+                elif isinstance(value, Event):
+                    events[name] = value
+        if any(ENTRY in vars(base) for base in routine_class.__mro__):
+            marks.setdefault(ENTRY, "override")
+        where = routine_class.__name__
+        return cls(
+            {name: (merge, _declared(routine_class, name, merge, stateless, where)) for name, merge in marks.items()},
+            events,
+        )
+
+
+def _declared(routine_class: type, name: str, merge: Merge, stateless: bool, where: str) -> Signature:
+    check_slot(name, merge, stateless, where)
+    found = next(vars(base)[name] for base in routine_class.__mro__ if name in vars(base))
+    bound = found.__get__(object(), routine_class) if hasattr(found, "__get__") else found
+    return Signature.of(bound, f"{where}, slot {name!r}")
+
+
+def check_slot(name: str, merge_strategy: Merge, stateless: bool, where: str) -> None:
+    """Refuse a merge strategy that does not exist, or that a stateless routine can't have."""
+    check_merge_strategy(merge_strategy, f"{where}, slot {name!r}")
+    if stateless and merge_strategy not in ("override", "gather"):
+        raise DefinitionError(
+            f"{where}, slot {name!r}: a stateless routine keeps nothing between calls, so its slots are "
+            f"'override' or 'gather', not {merge_strategy!r}; drop stateless=True"
+        )
 
 
 @overload

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from routilux_core._binding import Handler
+from routilux_core._binding import Handler, Signature
 from routilux_core._context import CURRENT, frame_of
 from routilux_core._definition import RoutineSettings, check_defaults, check_names, check_settings
 from routilux_core.error_handling import ErrorHandler, ErrorStrategy
@@ -23,7 +23,7 @@ from routilux_core.errors import (
     SealedRoutineError,
     UnknownNameError,
 )
-from routilux_core.ports import ENTRY, Event, Merge, Slot, SlotMark, check_merge_strategy
+from routilux_core.ports import Declared, Event, Merge, Slot, check_slot
 
 
 class _Internals:
@@ -55,6 +55,7 @@ class Routine:
 
     _routilux: _Internals
     __routilux_settings__: typing.ClassVar[RoutineSettings] = RoutineSettings()
+    __routilux_declared__: typing.ClassVar[Declared] = Declared({}, {})
 
     def __init_subclass__(
         cls,
@@ -76,6 +77,7 @@ class Routine:
         own_setattr = "__setattr__" in cls.__dict__
         attrs.define(cls, slots=False, eq=False, kw_only=True, init=False, auto_attribs=True, **hooks)
         check_defaults(cls)
+        cls.__routilux_declared__ = Declared.of(cls, stateless)
         if stateless and not own_setattr:
             cls.__setattr__ = _sealed_setattr  # type: ignore[assignment]
 
@@ -95,7 +97,7 @@ class Routine:
     def define_slot(self, name: str, handler: Handler | None = None, merge_strategy: Merge = "override") -> Slot:
         """Add an input; without a handler, the method of the same name is the handler."""
         where = type(self).__name__
-        check_merge_strategy(merge_strategy, f"{where}, slot {name!r}")
+        check_slot(name, merge_strategy, self.__routilux_settings__.stateless, where)
         internals = self._routilux
         if name in internals.slots:
             raise DuplicateNameError(f"{where} has a slot {name!r} already: choose another name")
@@ -103,12 +105,7 @@ class Routine:
             handler = getattr(self, name, None)
         if handler is None:
             raise DefinitionError(f"{where}, slot {name!r}: give a handler, or define a method {name!r}")
-        if self.__routilux_settings__.stateless and merge_strategy not in ("override", "gather"):
-            raise DefinitionError(
-                f"{where}, slot {name!r}: a stateless routine keeps nothing between calls, so its slots are "
-                f"'override' or 'gather', not {merge_strategy!r}; drop stateless=True"
-            )
-        made = Slot(name, handler, merge_strategy, where)
+        made = Slot(name, handler, merge_strategy, Signature.of(handler, f"{where}, slot {name!r}"))
         _change(self, internals.slots, name, made)
         return made
 
@@ -192,18 +189,11 @@ class Routine:
 
 
 def _declare(routine: Routine) -> None:
-    """Give an instance the slots and events of its class, those of the bases first."""
-    internals = routine._routilux
-    for cls in reversed(type(routine).__mro__):
-        for name, value in vars(cls).items():
-            mark = getattr(value, "__routilux_slot__", None)
-            if isinstance(mark, SlotMark):
-                internals.slots.pop(name, None)
-                routine.define_slot(name, getattr(routine, name), mark.merge_strategy)
-            elif isinstance(value, Event):
-                internals.events[name] = value
-    if any(ENTRY in vars(cls) for cls in type(routine).__mro__) and ENTRY not in internals.slots:
-        routine.define_slot(ENTRY)
+    """Give an instance the slots and events of its class."""
+    internals, declared = routine._routilux, type(routine).__routilux_declared__
+    internals.events.update(declared.events)
+    for name, (merge_strategy, signature) in declared.slots.items():
+        internals.slots[name] = Slot(name, getattr(routine, name), merge_strategy, signature)
 
 
 def fresh_copy(routine: Routine) -> Routine:
@@ -219,7 +209,7 @@ def fresh_copy(routine: Routine) -> Routine:
         handler = made.handler
         if getattr(handler, "__self__", None) is routine:
             handler = handler.__func__.__get__(twin)  # type: ignore[attr-defined]
-        internals.slots[made.name] = Slot(made.name, handler, made.merge_strategy, type(routine).__name__)
+        internals.slots[made.name] = Slot(made.name, handler, made.merge_strategy, made.signature)
     internals.events, internals.stats = dict(source.events), dict(source.stats)
     internals.error_handler, internals.owner = source.error_handler, source.owner
     internals.sealed = source.sealed

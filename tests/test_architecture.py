@@ -1,0 +1,275 @@
+"""The house rules that no one should have to check by eye: layers, circles, imports, and what is shipped."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import importlib.metadata
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+PACKAGES = {
+    "routilux_core": CHECKOUT / "routilux_core",
+    "routilux_core_plugins": CHECKOUT / "plugins" / "routilux_core_plugins",
+}
+
+# Bottom first; a module imports only from modules further up in this table. A new module gets its place here.
+LAYERS = (
+    "errors",
+    "hookspecs",
+    "strategy",
+    "error_handling",
+    "_binding",
+    "_context",
+    "ports",
+    "_definition",
+    "routine",
+    "tracking",
+    "job",
+    "graph",
+    "_strategies",
+    "_plugins",
+    "worker",
+    "_shipping",
+    "_history",
+    "_resources",
+    "_timers",
+    "_plan",
+    "_explain",
+    "_dispatch",
+    "_pools",
+    "_run",
+    "_loop",
+    "serialization",
+    "flow",
+    "testing",
+    "cli",
+    "__main__",
+    "__init__",
+)
+
+# `import routilux_core` has to stay cheap: these come in when they are first needed, if ever.
+NOT_AT_IMPORT = ("cattrs", "multiprocessing", "asyncio", "importlib.metadata", "routilux_core_plugins")
+
+
+class Import(NamedTuple):
+    """One imported name: of `from a.b import c` the name is `a.b.c`, of `import a.b` it is `a.b`."""
+
+    importer: str
+    name: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.importer}, line {self.line}: imports {self.name}"
+
+
+def imports_in(source: str, module: str, *, is_package: bool = False) -> list[Import]:
+    """Return what the source imports at run time, inside functions too; `TYPE_CHECKING` blocks are left out."""
+    found = []
+    for node in _running(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [Import(module, alias.name, node.lineno) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            origin = _origin(node, module, is_package)
+            found += [Import(module, f"{origin}.{alias.name}", node.lineno) for alias in node.names]
+    return found
+
+
+def _running(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            for otherwise in child.orelse:
+                yield otherwise
+                yield from _running(otherwise)
+        else:
+            yield child
+            yield from _running(child)
+
+
+def _origin(node: ast.ImportFrom, module: str, is_package: bool) -> str:
+    if not node.level:
+        return node.module or ""
+    parents = module.split(".")
+    parents = parents[: len(parents) - node.level + is_package]
+    return ".".join([*parents, node.module] if node.module else parents)
+
+
+def modules() -> dict[str, Path]:
+    """Return every module of both packages by its dotted name."""
+    found = {}
+    for package, folder in PACKAGES.items():
+        for path in folder.rglob("*.py"):
+            parts = [package, *path.relative_to(folder).with_suffix("").parts]
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def all_imports(package: str) -> list[Import]:
+    """Return what the modules of one package import."""
+    return [
+        each
+        for name, path in modules().items()
+        if name.split(".")[0] == package
+        for each in imports_in(path.read_text("utf-8"), name, is_package=path.name == "__init__.py")
+    ]
+
+
+def layer_of(dotted: str) -> str | None:
+    """Return the layer that a dotted name of the core belongs to; None for anything else."""
+    package, _, rest = dotted.partition(".")
+    if package != "routilux_core":
+        return None
+    first = rest.split(".")[0]
+    # `from routilux_core import Flow` takes the name from the package itself.
+    return first if first in LAYERS or f"routilux_core.{first}" in modules() else "__init__"
+
+
+def breaks_the_layers(each: Import) -> bool:
+    """Whether the import leads to the importer's own layer or above it; inside a package of the core it may."""
+    importer, target = layer_of(each.importer), layer_of(each.name)
+    if importer not in LAYERS or target not in LAYERS or (importer == target != "__init__"):
+        return False
+    return LAYERS.index(target) >= LAYERS.index(importer)
+
+
+def private_uses(source: str, module: str) -> list[str]:
+    """Return the underscore names of the core, and of any object but its own, that a plugin's source uses."""
+    imported = [
+        str(each)
+        for each in imports_in(source, module)
+        if layer_of(each.name) and any(_is_private(part) for part in each.name.split("."))
+    ]
+    attributes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)]
+    return imported + [
+        f"{module}, line {node.lineno}: uses {ast.unparse(node)}"
+        for node in attributes
+        if _is_private(node.attr) and ast.unparse(node.value) not in ("self", "cls")
+    ]
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__")
+
+
+def test_every_module_of_the_core_has_a_place_in_the_table() -> None:
+    homeless = {layer_of(name) for name in modules()} - {None} - set(LAYERS)
+    assert not homeless, f"give {sorted(map(str, homeless))} a place in LAYERS"
+
+
+def test_a_module_imports_only_what_stands_below_it() -> None:
+    wrong = [str(each) for each in all_imports("routilux_core") if breaks_the_layers(each)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_there_is_no_circle_of_imports() -> None:
+    known = modules()
+    graph: dict[str, set[str]] = {name: set() for name in known}
+    for package in PACKAGES:
+        for each in all_imports(package):
+            # The longest part that is a module: `routilux_core.flow.Flow` is a name in `routilux_core.flow`.
+            target = each.name
+            while target and target not in known:
+                target = target.rpartition(".")[0]
+            if target and target != each.importer:
+                graph[each.importer].add(target)
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(reversed(error.args[1])))
+
+
+def test_the_core_never_imports_a_plugin() -> None:
+    wrong = [str(each) for each in all_imports("routilux_core") if each.name.startswith("routilux_core_plugins")]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_bundled_plugins_use_only_public_names() -> None:
+    plugins = {name: path for name, path in modules().items() if name.startswith("routilux_core_plugins")}
+    wrong = [use for name, path in plugins.items() for use in private_uses(path.read_text("utf-8"), name)]
+    assert plugins
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("importer", "source", "expected"),
+    [
+        ("errors", "from routilux_core import flow", True),
+        ("errors", "from routilux_core import Flow", True),
+        ("errors", "from . import job", True),
+        ("graph", "from .flow import Flow", True),
+        ("graph", "import routilux_core.flow", True),
+        ("graph", "def later():\n    from routilux_core.flow import Flow", True),
+        ("testing.suite", "from ..cli import main", True),
+        ("testing.suite", "from .fakes import Fake", False),
+        ("flow", "from routilux_core.graph import Graph", False),
+        ("flow", "from routilux_core import graph", False),
+        ("flow", "import json, attrs", False),
+        ("graph", "if TYPE_CHECKING:\n    from routilux_core.flow import Flow", False),
+        ("graph", "if TYPE_CHECKING:\n    pass\nelse:\n    from routilux_core.flow import Flow", True),
+    ],
+)
+def test_the_layer_check_sees(importer: str, source: str, expected: bool) -> None:
+    found = imports_in(source, f"routilux_core.{importer}")
+    assert any(breaks_the_layers(each) for each in found) is expected
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("from routilux_core._dispatch import Crew", 1),
+        ("from routilux_core import _dispatch", 1),
+        ("from routilux_core.strategy import _hidden", 1),
+        ("import routilux_core\nroutilux_core._dispatch", 1),
+        ("def run(task):\n    task._payload()", 1),
+        ("from routilux_core import Task, __version__", 0),
+        ("class Pool:\n    def close(self):\n        self._closed = True", 0),
+    ],
+)
+def test_the_check_of_plugins_sees(source: str, count: int) -> None:
+    assert len(private_uses(source, "routilux_core_plugins.some")) == count
+
+
+def test_importing_the_package_brings_in_only_what_it_needs() -> None:
+    code = "import sys; before = {*sys.modules}; import routilux_core; print(*{*sys.modules} - before)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    came = set(done.stdout.split())
+    wrong = sorted(name for name in came if any(name == each or name.startswith(f"{each}.") for each in NOT_AT_IMPORT))
+    assert "routilux_core" in came
+    assert not wrong, f"import routilux_core also imported {', '.join(wrong)}"
+
+
+def test_the_wheel_holds_both_packages_and_nothing_else() -> None:
+    shipped = _shipped_files()
+    expected = {
+        PurePosixPath(package, path.relative_to(folder))
+        for package, folder in PACKAGES.items()
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert {path for path in shipped if ".dist-info" not in path.parts[0]} == expected
+    assert {PurePosixPath(package, "py.typed") for package in PACKAGES} <= shipped
+    assert [path for path in shipped if path.name == "LICENSE"]
+
+
+def _shipped_files() -> set[PurePosixPath]:
+    distribution = importlib.metadata.distribution("routilux-core")
+    if '"editable": true' in (distribution.read_text("direct_url.json") or ""):
+        pytest.skip("an editable install has no files of its own: tox runs this against the wheel")
+    files = {PurePosixPath(str(file)) for file in distribution.files or ()}
+    # Byte code is written by the installer, and scripts are made by it.
+    return {path for path in files if "__pycache__" not in path.parts and path.parts[0] != ".."}
+
+
+def test_the_bundled_strategies_are_declared_as_third_parties_declare_theirs() -> None:
+    distribution = importlib.metadata.distribution("routilux-core")
+    declared = {
+        entry.name: entry.load() for entry in distribution.entry_points if entry.group == "routilux_core.strategies"
+    }
+    assert {"sequential", "concurrent"} <= declared.keys()
+    assert {name: cls.name for name, cls in declared.items()} == {name: name for name in declared}
