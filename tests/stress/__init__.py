@@ -1,0 +1,1 @@
+"""Random flows against answers that are worked out without the engine."""

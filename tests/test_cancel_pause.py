@@ -1,0 +1,398 @@
+"""Cancel and pause: nothing new starts, nothing is lost, and everything is counted."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from routilux_core import ErrorHandler, Flow, JobState, Routine, event, field, slot
+
+MakeFlow = Callable[..., Flow]
+SECONDS = 20.0
+
+
+class Source(Routine):
+    item = event("n")
+
+    def __call__(self, count: int) -> None:
+        for n in range(count):
+            self.emit("item", n=n)
+
+
+class Acts(Routine):
+    """Does what the test says at one number, with the flow's last job, and passes every number on."""
+
+    seen: list[int] = field(factory=list)
+    passed = event("n")
+
+    def __init__(self, at: int, action: Callable[[], object]) -> None:
+        super().__init__()
+        self.at, self.action = at, action
+
+    @slot
+    def n(self, n: int) -> None:
+        self.seen.append(n)
+        if n == self.at:
+            self.action()
+        self.emit("passed", n=n)
+
+
+class Collect(Routine):
+    seen: list[int] = field(factory=list)
+
+    @slot
+    def n(self, n: int) -> None:
+        self.seen.append(n)
+
+
+class Collects(Collect):
+    passed = event("n")
+
+
+class Gate(Routine):
+    """The first call waits for the test; all are noted."""
+
+    seen: list[int] = field(factory=list)
+    passed = event("n")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.running, self.release = threading.Event(), threading.Event()
+
+    @slot
+    def n(self, n: int) -> None:
+        self.running.set()
+        assert self.release.wait(SECONDS)
+        self.seen.append(n)
+        self.emit("passed", n=n)
+
+
+class Endless(Routine):
+    """Goes round for ever."""
+
+    rounds: int = 0
+    again = event()
+
+    def __init__(self, at: int = 0, action: Callable[[], object] = lambda: None) -> None:
+        super().__init__()
+        self.at, self.action = at, action
+
+    @slot
+    def step(self) -> None:
+        self.rounds += 1
+        if self.rounds == self.at:
+            self.action()
+        self.emit("again")
+
+
+def build(flow: Flow, middle: Routine) -> Collect:
+    collect = Collect()
+    flow.add_routine(Source(), "source")
+    flow.add_routine(middle, "middle")
+    flow.add_routine(collect, "collect")
+    flow.connect("source", "item", "middle", "n")
+    flow.connect("middle", "passed", "collect", "n")
+    return collect
+
+
+def execute(flow: Flow, entry: str = "source", **params: Any) -> JobState:
+    """Execute in a thread of its own, which fails the test where `execute` does not return."""
+    jobs: list[JobState] = []
+    thread = threading.Thread(target=lambda: jobs.append(flow.execute(entry, params)), daemon=True)
+    thread.start()
+    thread.join(SECONDS)
+    assert jobs, f"execute has not returned after {SECONDS:g} s"
+    return jobs[0]
+
+
+def settled(job: JobState) -> str:
+    """Wait until the job is paused and no handler of it runs; return what it says of itself then."""
+    for _ in range(int(SECONDS / 0.001)):
+        text = job.explain()
+        if job.status == "paused" and "running now" not in text:
+            return text
+        assert not job.wait(0.001)
+    raise AssertionError(text)
+
+
+# -- cancel
+
+
+@pytest.mark.parametrize("whole_flow", [True, False], ids=["flow", "job"])
+def test_a_handler_may_cancel_its_own_job(make_flow: MakeFlow, strategy: dict[str, Any], whole_flow: bool) -> None:
+    flow = make_flow(**strategy)
+    acts = Acts(2, lambda: flow.cancel() if whole_flow else flow.job_state.cancel())
+    collect = build(flow, acts)
+    job = flow.execute("source", {"count": 10})
+    assert job.wait(SECONDS)
+    assert (job.status, job.errors, acts.seen) == ("cancelled", [], [0, 1, 2])
+    # Its handler went on to its end; what it emitted then is posted and discarded.
+    ledger = job.ledger
+    assert (ledger.emitted, ledger.pending, ledger.balanced) == (10 + 3, 0, True)
+    assert ledger.posted == 1 + 10 + 3
+    assert ledger.completed == 1 + 3 + len(collect.seen)
+    assert ledger.discarded == ledger.posted - ledger.completed
+    assert 2 not in collect.seen
+
+
+def test_cancel_discards_and_counts_what_is_queued(make_flow: MakeFlow) -> None:
+    flow, gate = make_flow(execution_strategy="concurrent", max_workers=2), Gate()
+    collect = build(flow, gate)
+    job = flow.execute("source", {"count": 10})
+    assert gate.running.wait(SECONDS)
+    job.cancel()
+    assert job.ledger.pending <= 2  # the gate, and the source where it has not ended
+    gate.release.set()
+    assert job.wait(SECONDS)
+    assert (job.status, gate.seen, collect.seen) == ("cancelled", [0], [])
+    assert (job.ledger.posted, job.ledger.completed, job.ledger.discarded) == (12, 2, 10)
+
+
+def test_cancel_ends_a_cycle(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
+    flow = make_flow(**strategy, max_pending=8)
+    endless = Endless(1_000, lambda: flow.cancel())
+    flow.add_routine(endless, "endless")
+    flow.connect("endless", "again", "endless", "step")
+    flow.connect("endless", "again", "endless", "step", {"n": "n"})
+    job = flow.execute("endless")
+    assert job.wait(SECONDS)
+    assert (job.status, endless.rounds) == ("cancelled", 1_000)
+    assert (job.ledger.completed, job.ledger.pending, job.ledger.balanced) == (1_000, 0, True)
+
+
+def test_cancel_from_another_thread_ends_a_cycle(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
+    flow, spins = make_flow(**strategy), threading.Event()
+    endless = Endless(1_000, spins.set)
+    flow.add_routine(endless, "endless")
+    flow.connect("endless", "again", "endless", "step")
+    canceller = threading.Thread(target=lambda: (spins.wait(SECONDS), flow.cancel()))
+    canceller.start()
+    job = execute(flow, "endless")
+    canceller.join()
+    assert job.wait(SECONDS)
+    rounds = endless.rounds
+    assert (job.status, job.ledger.completed, rounds >= 1_000) == ("cancelled", rounds, True)
+
+
+def test_a_handler_sees_that_its_job_was_cancelled(make_flow: MakeFlow) -> None:
+    flow, running = make_flow(execution_strategy="concurrent"), threading.Event()
+    seen: list[bool] = []
+
+    class Watches(Routine):
+        def __call__(self) -> None:
+            seen.append(self.cancelled)
+            running.set()
+            while not self.cancelled:
+                running.wait(0.001)
+            seen.append(self.cancelled)
+
+    flow.add_routine(Watches(), "watches")
+    job = flow.execute("watches")
+    assert running.wait(SECONDS)
+    flow.cancel()
+    assert job.wait(SECONDS)
+    assert (seen, job.status) == ([False, True], "cancelled")
+
+
+def test_cancel_discards_a_retry_that_waits(make_flow: MakeFlow) -> None:
+    flow, failed = make_flow(execution_strategy="concurrent"), threading.Event()
+
+    class Fails(Collect):
+        @slot
+        def n(self, n: int) -> None:
+            super().n(n)
+            failed.set()
+            raise OSError("later")
+
+    fails = Fails()
+    fails.set_error_handler(ErrorHandler("retry", retry_delay=3600.0))
+    flow.add_routine(fails, "fails")
+    job = flow.execute("fails", {"n": 1})
+    assert failed.wait(SECONDS)
+    while not job.ledger.retried:
+        job.wait(0.001)
+    assert "'fails': 1 waiting for a retry" in job.explain()
+    flow.cancel()
+    assert job.wait(SECONDS)
+    assert (job.status, fails.seen) == ("cancelled", [1])
+    assert (job.ledger.discarded, job.ledger.pending, job.ledger.balanced) == (1, 0, True)
+    # The place of the routine is free again.
+    fails.set_error_handler("skip")
+    assert flow.run("fails", {"n": 2}).status == "completed"
+    assert fails.seen == [1, 2]
+
+
+def test_cancel_of_one_job_leaves_the_others(make_flow: MakeFlow) -> None:
+    flow, gate = make_flow(execution_strategy="concurrent", max_workers=3), Gate()
+    collect = build(flow, gate)
+    first = flow.execute("middle", {"n": -1})
+    assert gate.running.wait(SECONDS)
+    second, third = (flow.execute("source", {"count": 5}) for _ in range(2))
+    second.cancel()
+    gate.release.set()
+    assert flow.wait_for_completion(SECONDS)
+    assert [job.status for job in (first, second, third)] == ["completed", "cancelled", "completed"]
+    assert gate.seen == [-1, 0, 1, 2, 3, 4]
+    assert collect.seen == gate.seen
+    assert second.ledger.balanced
+
+
+def test_cancel_after_the_end_changes_nothing(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
+    flow = make_flow(**strategy)
+    build(flow, Collects())
+    job = flow.execute("source", {"count": 2})
+    assert job.wait(SECONDS)
+    before = job.ledger
+    for call in (job.cancel, flow.cancel, job.pause, flow.pause, job.resume, flow.resume):
+        call()
+    assert (job.status, job.ledger) == ("completed", before)
+
+
+def test_a_job_can_be_cancelled_twice(make_flow: MakeFlow) -> None:
+    flow, gate = make_flow(execution_strategy="concurrent"), Gate()
+    build(flow, gate)
+    job = flow.execute("source", {"count": 3})
+    assert gate.running.wait(SECONDS)
+    job.cancel()
+    job.cancel()
+    gate.release.set()
+    assert job.wait(SECONDS)
+    assert (job.status, job.ledger.pending, job.ledger.balanced) == ("cancelled", 0, True)
+
+
+# -- pause and resume
+
+
+@pytest.mark.parametrize("whole_flow", [True, False], ids=["flow", "job"])
+def test_a_paused_job_starts_nothing_and_loses_nothing(
+    make_flow: MakeFlow, strategy: dict[str, Any], whole_flow: bool
+) -> None:
+    flow = make_flow(**strategy)
+    acts = Acts(3, lambda: flow.pause() if whole_flow else flow.job_state.pause())
+    collect = build(flow, acts)
+    job = execute(flow, count=10)
+    assert f"{job.job_id} is paused" in settled(job)
+    assert acts.seen == [0, 1, 2, 3]
+    assert len(collect.seen) <= 4
+    assert job.ledger.balanced
+    assert job.ledger.pending >= 6
+    assert job.wait(0.0) is False
+    (flow if whole_flow else job).resume()
+    assert job.wait(SECONDS)
+    assert (job.status, acts.seen, collect.seen) == ("completed", list(range(10)), list(range(10)))
+    assert (job.ledger.posted, job.ledger.completed) == (21, 21)
+
+
+def test_a_job_paused_again_and_again_keeps_the_order(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
+    flow = make_flow(**strategy)
+
+    class Pauses(Acts):
+        @slot
+        def n(self, n: int) -> None:
+            self.at = n if n % 3 == 0 else -1
+            super().n(n)
+
+    pauses = Pauses(0, lambda: flow.job_state.pause())
+    collect = build(flow, pauses)
+    job = execute(flow, count=60)
+    for _ in range(100):
+        job.resume()
+        if job.wait(0.01):
+            break
+    assert job.status == "completed"
+    assert pauses.seen == list(range(60))
+    assert collect.seen == list(range(60))
+
+
+def test_pausing_from_another_thread_lets_execute_return(make_flow: MakeFlow) -> None:
+    flow, gate = make_flow(), Gate()
+    collect = build(flow, gate)
+
+    def pause_while_it_runs() -> None:
+        assert gate.running.wait(SECONDS)
+        flow.pause()
+        gate.release.set()
+
+    pauser = threading.Thread(target=pause_while_it_runs)
+    pauser.start()
+    job = execute(flow, count=5)
+    pauser.join()
+    assert (job.status, gate.seen, collect.seen) == ("paused", [0], [])
+    job.resume()
+    assert job.wait(SECONDS)
+    assert (job.status, collect.seen) == ("completed", [0, 1, 2, 3, 4])
+
+
+def test_jobs_can_be_paused_apart(make_flow: MakeFlow) -> None:
+    flow, gate = make_flow(execution_strategy="concurrent", max_workers=2), Gate()
+    collect = build(flow, gate)
+    first = flow.execute("source", {"count": 3})
+    assert gate.running.wait(SECONDS)
+    second = flow.execute("source", {"count": 3})
+    first.pause()
+    gate.release.set()
+    assert second.wait(SECONDS)
+    assert (first.status, second.status) == ("paused", "completed")
+    assert gate.seen == [0, 0, 1, 2]
+    first.resume()
+    assert first.wait(SECONDS)
+    assert (first.status, gate.seen) == ("completed", [0, 0, 1, 2, 1, 2])
+    assert sorted(collect.seen) == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_paused_job_can_be_cancelled(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
+    flow = make_flow(**strategy)
+    acts = Acts(1, lambda: flow.pause())
+    build(flow, acts)
+    job = execute(flow, count=5)
+    settled(job)
+    flow.cancel()
+    assert job.wait(SECONDS)
+    assert (job.status, acts.seen) == ("cancelled", [0, 1])
+    assert (job.ledger.pending, job.ledger.balanced) == (0, True)
+
+
+def test_a_retry_of_a_paused_job_waits_for_resume_and_keeps_its_place(
+    make_flow: MakeFlow, strategy: dict[str, Any]
+) -> None:
+    flow = make_flow(**strategy)
+    tries: list[int] = []
+
+    class FailsOnce(Collects):
+        @slot
+        def n(self, n: int) -> None:
+            tries.append(n)
+            if tries == [0, 1]:
+                flow.pause()
+                raise OSError("again, please")
+            self.emit("passed", n=n)
+
+    fails = FailsOnce()
+    fails.set_error_handler(ErrorHandler("retry", retry_delay=0.0))
+    collect = build(flow, fails)
+    job = execute(flow, count=4)
+    settled(job)
+    assert tries == [0, 1]
+    job.resume()
+    assert job.wait(SECONDS)
+    assert (job.status, tries, collect.seen) == ("completed", [0, 1, 1, 2, 3], [0, 1, 2, 3])
+    assert job.ledger.retried == 1
+
+
+def test_a_paused_job_with_a_gather_slot_calls_it_after_resume(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
+    flow = make_flow(**strategy)
+    got: list[list[int]] = []
+    build(flow, Acts(2, lambda: flow.pause()))
+    gathers = Routine()
+    gathers.define_slot("all", lambda n: got.append(n), "gather")
+    flow.add_routine(gathers, "gathers")
+    flow.connect("source", "item", "gathers", "all")
+    job = execute(flow, count=4)
+    settled(job)
+    assert got == []
+    flow.resume()
+    assert job.wait(SECONDS)
+    assert got == [[0, 1, 2, 3]]

@@ -1,0 +1,262 @@
+"""The demo does what it claims, on figures computed here without it, and says so with its exit code."""
+
+import calendar
+import csv
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from routilux_core import Flow, Ledger, Routine, slot
+
+DEMO = Path(__file__).resolve().parents[1] / "examples" / "concurrent_flow_demo.py"
+SOURCES = {"seattle-temps", "sf-temps", "seattle-weather"}
+
+
+class Fails(Routine):
+    @slot
+    def input(self):
+        raise OSError("no answer")
+
+
+def load(path, monkeypatch):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, path.stem, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def demo(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    return load(DEMO, monkeypatch)
+
+
+def run_demo(folder, *options, encoding="utf-8"):
+    return subprocess.run(
+        [sys.executable, DEMO, *options],
+        cwd=folder,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        encoding=encoding,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def in_json(tmp_path_factory):
+    return run_demo(tmp_path_factory.mktemp("elsewhere"), "--json")
+
+
+@pytest.fixture(scope="module")
+def facts(in_json):
+    return json.loads(in_json.stdout)
+
+
+def shipped(source):
+    with open(DEMO.parent / "data" / f"{source}.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def figures(source):
+    """Compute what the demo has to find, from the shipped file alone."""
+    rows = shipped(source)
+    daily = source == "seattle-weather"
+    lowest = [float(row["temp_min" if daily else "temp"]) for row in rows]
+    highest = [float(row["temp_max" if daily else "temp"]) for row in rows]
+    middle = [(low + high) / 2 for low, high in zip(lowest, highest, strict=True)]
+    by_month = {name: [] for name in calendar.month_name[1:]}
+    for row, each in zip(rows, middle, strict=True):
+        by_month[calendar.month_name[int(row["date"].split("/")[1])]].append(each)
+    months = {name: statistics.mean(each) for name, each in by_month.items()}
+    return {
+        "source": source,
+        "step": "days" if daily else "hours",
+        "count": len(rows),
+        "unit": "°C" if daily else "°F",
+        "mean": pytest.approx(statistics.mean(middle), rel=1e-12),
+        "minimum": min(lowest),
+        "maximum": max(highest),
+        "total_rain": pytest.approx(sum(float(row["precipitation"]) for row in rows), rel=1e-12) if daily else None,
+        "warmest_month": max(months, key=months.get),
+        "coldest_month": min(months, key=months.get),
+    }
+
+
+def test_it_ends_well_and_prints_one_json_object_and_nothing_else(in_json, facts):
+    assert (in_json.returncode, in_json.stderr) == (0, "")
+    assert in_json.stdout.count("\n") == 1
+    assert set(facts) == {"timings", "results", "jobs", "problems"}
+    assert facts["problems"] == []
+
+
+@pytest.mark.parametrize("source", sorted(SOURCES))
+def test_its_results_are_those_of_the_shipped_files(facts, source):
+    assert set(facts["results"]) == SOURCES
+    assert facts["results"][source] == figures(source)
+
+
+def test_its_timings_cover_the_work_and_concurrent_is_faster(facts):
+    timings = facts["timings"]
+    assert timings["sequential_s"] >= timings["sequential_handlers_s"] >= 0.65
+    assert timings["concurrent_s"] >= timings["critical_path_s"] >= 0.25
+    assert timings["speedup"] == timings["sequential_s"] / timings["concurrent_s"]
+    assert timings["speedup"] >= 1.5
+
+
+def test_every_job_has_ended_and_its_ledger_balances(facts):
+    jobs = facts["jobs"]
+    whole = {"main", "sequential", "concurrent", "first", "second", "third"}
+    assert set(jobs) == whole | {"CONTINUE", "STOP"}
+    for name, job in jobs.items():
+        ledger = job["ledger"]
+        ended = ledger["completed"] + ledger["failed"] + ledger["skipped"] + ledger["discarded"]
+        assert (ledger["posted"], ledger["pending"]) == (ended, 0), name
+    for name in whole:
+        # trigger, fetchers, processors, aggregator (once, for three arrivals), formatter
+        assert jobs[name]["status"] == "completed"
+        assert (jobs[name]["ledger"]["completed"], jobs[name]["ledger"]["gathered"]) == (9, 3)
+        assert set(jobs[name]["arrived"]) == SOURCES
+
+
+@pytest.mark.parametrize(
+    ("policy", "status", "arrived"),
+    [("CONTINUE", "completed", ["seattle-temps", "seattle-weather"]), ("STOP", "failed", [])],
+)
+def test_one_service_that_answers_500_is_dealt_with_as_the_policy_says(facts, policy, status, arrived):
+    job = facts["jobs"][policy]
+    [error] = job["errors"]
+    assert job["status"] == status
+    assert (error["routine"], error["decision"]) == ("fetch sf-temps", policy.lower())
+    assert "500" in error["error"]
+    assert job["ledger"]["failed"] == 1
+    assert job["arrived"] == arrived
+
+
+def test_what_it_prints_for_people_names_each_source_with_its_figures(tmp_path):
+    printed = run_demo(tmp_path, "--strategy", "sequential")
+    assert (printed.returncode, printed.stderr) == (0, "")
+    lines = {line.split()[0]: line.split()[1:] for line in printed.stdout.splitlines() if line.strip()}
+    table = zip(lines["source"], lines["mean"], lines["warmest_month"], lines["total_rain"], strict=True)
+    expected = [(source, figures(source)) for source in sorted(SOURCES)]
+    rain = {"seattle-weather": "4426.00"}
+    assert list(table) == [
+        (source, f"{each['mean'].expected:.2f}", each["warmest_month"], rain.get(source, "-"))
+        for source, each in expected
+    ]
+    assert "strategy 'sequential'" in printed.stdout
+    assert printed.stdout.endswith("Every section did what it claims.\n")
+
+
+def test_it_prints_where_there_is_no_degree_sign(tmp_path):
+    printed = run_demo(tmp_path, encoding="ascii")
+    assert (printed.returncode, printed.stderr) == (0, "")
+    assert " ?F " in printed.stdout
+
+
+def test_an_unknown_strategy_is_refused_with_what_there_is(tmp_path):
+    refused = run_demo(tmp_path, "--json", "--strategy", "concurent")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "concurent" in refused.stderr
+    assert "'concurrent'" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize("strategy", ["sequential", "concurrent"])
+def test_the_first_hundred_lines_stand_alone(demo, monkeypatch, tmp_path, strategy):
+    text = DEMO.read_text(encoding="utf-8").splitlines(keepends=True)
+    alone = tmp_path / "first_hundred_lines.py"
+    alone.write_text("".join(text[:100]), encoding="utf-8")
+    assert not "".join(text[100:102]).strip(), "a blank line ends the example"
+    example = load(alone, monkeypatch)
+    with demo.open_sources() as sources:
+        services = {source: example.FetchApi(url=sources[source]) for source in ("seattle-temps", "sf-temps")}
+        database = example.FetchDatabase(path=sources["seattle-weather"], query=demo.QUERY)
+        job = example.climate({**services, "seattle-weather": database}, strategy)
+    [report] = job.outputs["format.formatted"]
+    assert {each["source"]: each for each in report["climate"]} == {source: figures(source) for source in SOURCES}
+
+
+def test_the_service_really_answers_500_as_often_as_asked(demo):
+    with demo.http_api("sf-temps", refusals=1) as address:
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{address}/temperature", timeout=10)
+        refused.value.close()
+        with urllib.request.urlopen(f"{address}/temperature", timeout=10) as answer:
+            rows = json.load(answer)["rows"]
+    assert refused.value.code == 500
+    assert rows == [[row["date"], float(row["temp"])] for row in shipped("sf-temps")]
+
+
+def test_it_fails_when_a_section_does_not_do_what_it_claims(demo, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "LEAST_SPEEDUP", 1000.0)
+    assert demo.main(["--json"]) == 1
+    printed = capsys.readouterr()
+    [problem] = json.loads(printed.out)["problems"]
+    assert problem in printed.err
+    assert "Sequential against concurrent" in problem
+    assert "not 1000.0 times" in problem
+
+
+def test_the_checks_find_a_job_that_failed(demo):
+    with Flow() as flow:
+        flow.add_routine(Fails(), "fails")
+        job = flow.execute("fails")
+    assert demo.check_job("x", job, "failed", 1) == []
+    status, errors = demo.check_job("x", job)
+    assert "failed, not completed" in status
+    assert "1 errors, not 0" in errors
+    assert "no answer" in errors
+
+
+def test_the_checks_find_a_failure_of_another_kind_than_the_policy_expects(demo):
+    stop = next(policy for policy in demo.POLICIES if policy.status == "failed")
+    with Flow() as flow:
+        flow.add_routine(Fails(), "fails")
+        job = flow.execute("fails")
+    [problem] = demo.check_policy(stop, job, {})
+    assert "'fails', not a 500 from sf-temps" in problem
+
+
+@pytest.mark.parametrize(("lost", "pending"), [(1, 0), (0, 1)])
+def test_the_checks_find_calls_that_are_not_accounted_for(demo, lost, pending):
+    nothing = dict.fromkeys(("failed", "skipped", "discarded", "retried", "emitted", "unconnected", "gathered"), 0)
+    ledger = Ledger(**nothing, posted=9 + lost, completed=9 - pending, pending=pending)
+    [problem] = demo.check_ledger("x", ledger)
+    assert f"{9 + lost} calls posted, {9 - pending} ended, {pending} pending" in problem
+
+
+def test_the_checks_find_results_that_are_missing_unexpected_or_different(demo):
+    found = {"a": {"mean": 1.0}, "b": {"mean": 2.0}}
+    assert demo.check_results("x", found, found) == []
+    expected = {"a": {"mean": 1.5}, "c": {"mean": 3.0}}
+    assert demo.check_results("x", found, expected) == [
+        "x: nothing from c",
+        "x: unexpected results from b",
+        "x: other figures from a",
+    ]
+
+
+def test_the_checks_find_rows_that_did_not_arrive(demo):
+    whole = {source: {"count": len(shipped(source))} for source in SOURCES}
+    assert demo.check_counts(whole) == []
+    assert demo.check_counts({**whole, "sf-temps": {"count": 8758}}) == ["sf-temps: 8758 rows, not 8759"]
+    assert demo.check_counts({}) == [
+        "seattle-temps: 0 rows, not 8759",
+        "sf-temps: 0 rows, not 8759",
+        "seattle-weather: 0 rows, not 1461",
+    ]
+
+
+def test_the_checks_find_an_aggregator_that_forgot(demo):
+    assert demo.check_numbers([1, 2, 3]) == []
+    assert demo.check_numbers([1, 1, 1]) == ["the reports are numbered [1, 1, 1], not [1, 2, 3]"]
