@@ -1,4 +1,4 @@
-"""Order: one call of a routine with state at a time, over all jobs, in the order in which its direct upstream emitted."""
+"""Order: one call of a routine with state at a time, over all jobs, in the order its direct upstream emitted."""
 
 from __future__ import annotations
 

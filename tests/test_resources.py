@@ -1,4 +1,4 @@
-"""`per_worker`: one client for each worker, made when first used, closed with the pool; and the hint that leads to it."""
+"""`per_worker`: one client for each worker, made when first used, closed with the pool; and the hint to it."""
 
 from __future__ import annotations
 
@@ -340,7 +340,7 @@ def test_a_database_connection_is_used_and_closed_in_its_own_thread(
     assert caplog.records == []
     assert 1 <= len(connections) <= 4
     for connection in connections:
-        with pytest.raises(sqlite3.ProgrammingError, match="closed|thread"):
+        with pytest.raises(sqlite3.ProgrammingError, match=r"closed|thread"):
             connection.execute("select 1")
 
 

@@ -68,7 +68,9 @@ def _draw(seed: int, dice: random.Random, waves: int | None) -> FlowPlan:
 def _policy(dice: random.Random) -> Policy:
     if dice.random() < 0.5:
         return Policy(dice.choice(("continue", "skip")))
-    return Policy("retry", dice.randint(0, 3), dice.choice((0.0, 0.0, 0.0005, 0.002)), dice.choice(("continue", "skip")))
+    return Policy(
+        "retry", dice.randint(0, 3), dice.choice((0.0, 0.0, 0.0005, 0.002)), dice.choice(("continue", "skip"))
+    )
 
 
 def _node(index: int, dice: random.Random, other: str | None, flow_policy: Policy | None) -> Node:

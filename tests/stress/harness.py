@@ -18,7 +18,7 @@ from stress.watch import switching_often, watched
 
 LIMIT = 30.0  # seconds for one flow, which takes a fraction of one
 HISTORY = 100_000
-CHECK_TIMES = False
+CHECK_TIMES = True
 COUNTED = ("posted", "completed", "failed", "skipped", "retried", "emitted", "unconnected", "gathered")
 
 

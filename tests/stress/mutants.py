@@ -77,25 +77,25 @@ def counts_before_its_record() -> None:
     """The newest record is noted only when the next one is, or behind the end of the job: a few bytecodes too late."""
     init, finish = _run.Run.__init__, _run.Run.finish
 
-    class Late(list[float]):
-        newest: tuple[float, ...] = ()
+    class Late(deque[Any]):
+        newest: Any = None
 
-        def __iadd__(self, record: Any) -> Any:
-            self.extend(self.newest)
+        def append(self, record: Any) -> None:
+            if self.newest is not None:
+                super().append(self.newest)
             self.newest = record
-            return self
 
     def init_late(self: Any, *args: Any) -> None:
         init(self, *args)
-        self.notes = Late()
+        self.notes = Late(maxlen=self.notes.maxlen)
 
     def finish_then_note(self: Any) -> None:
         finish(self)
         with self.hub.lock:
-            hit()
-            if self.ended and isinstance(self.notes, Late):
-                self.notes.extend(self.notes.newest)
-                self.notes.newest = ()
+            if self.ended and self.notes.newest is not None:
+                hit()
+                deque.append(self.notes, self.notes.newest)
+                self.notes.newest = None
 
     _run.Run.__init__ = init_late  # type: ignore[method-assign]
     _run.Run.finish = finish_then_note  # type: ignore[method-assign]
