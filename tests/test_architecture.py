@@ -49,6 +49,8 @@ LAYERS = (
     "serialization",
     "flow",
     "testing",
+    "_cli_flows",
+    "_cli_plugins",
     "cli",
     "__main__",
     "__init__",
