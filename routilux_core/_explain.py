@@ -22,8 +22,9 @@ def explain(run: Run) -> str:
 
 
 def _headline(run: Run) -> str:
-    done = run.posted - run.open
-    return f"job {run.job_id} is {run.status()}: {run.open} of {run.posted} activations are pending, {done} are done"
+    return (
+        f"job {run.job_id} is {run.status()}: {run.pending} of {run.last} activations are pending, {run.over} are done"
+    )
 
 
 def _waiting(run: Run) -> list[str]:
@@ -34,7 +35,7 @@ def _waiting(run: Run) -> list[str]:
     behind = Counter(item[0].node.routine_id for node in run.hub.all_nodes() for item in node.waiting if item[2] is run)
     retries = Counter(item[0].node.routine_id for _, item, _ in run.retrying.values())
     parked = Counter(item[0].node.routine_id for item in (*run.parked, *run.parked_retries))
-    running = run.open - sum(map(len, (run.retrying, run.parked, run.parked_retries)))
+    running = run.pending - sum(map(len, (run.retrying, run.parked, run.parked_retries)))
     running -= sum(queued.values()) + sum(behind.values())
     for counts, text in (
         (queued, "queued for a worker"),
@@ -54,10 +55,9 @@ def _waiting(run: Run) -> list[str]:
 def hints(run: Run) -> list[str]:
     """Return what would make the job faster: routines whose calls wait for each other."""
     with run.hub.lock:
-        totals = dict(run.totals)
+        totals = [(run.hub.inlets[slot].node, total) for slot, total in run.history.totals().items()]
     found = []
-    for inlet, total in totals.items():
-        node = inlet.node
+    for node, total in totals:
         if _serialised(node, total):
             wait = total.queue_wait / total.executions
             found.append(

@@ -12,7 +12,7 @@ from typing import Any
 from routilux_core._binding import Payload
 from routilux_core._context import CURRENT, Frame
 from routilux_core._dispatch import WorkQueue, logger
-from routilux_core._history import COMPLETED, FAILED, RETRIED, SKIPPED, Totals
+from routilux_core._history import COMPLETED, DISCARDED, FAILED, FRESH, RETRIED, SKIPPED
 from routilux_core._plan import Inlet, Item, Node, Outlet, snapshot
 from routilux_core._run import GATHERED, Run
 from routilux_core.error_handling import Decision, ErrorStrategy, Failure
@@ -154,50 +154,40 @@ class Worker:
                     else:
                         inlet.call(payload)
                 else:
-                    self._call(inlet, payload, run, number)
+                    outcome = self._call(inlet, payload, run, number)
             except BaseException as error:
                 outcome = self._failed(item, error)
-            ended = clock()
+            ended = clock() if run.timed else 0.0
             limit -= 1
             finished = None
             acquire()
             try:
                 # Counted here and not in methods: their calls would cost as much as all of it.
                 if outbox:
-                    self._post(outbox)
-                if posted > started:  # it came while this worker waited for the lock
-                    started = posted
-                run_time = ended - started - self.borrowed
-                totals = run.totals.get(inlet)
-                if totals is None:
-                    totals = run.totals[inlet] = Totals()
-                if outcome:
-                    totals.add(outcome, run_time, started - posted)
+                    if run.stopped:
+                        run.discard(outbox)
+                    else:
+                        ready.extend(outbox)
+                    outbox.clear()
+                fresh = run.fresh
+                if outcome or run.attempts:
+                    self._settle(item, outcome, started, ended)
                 else:
-                    totals.completed += 1
-                    totals.run_time += run_time
-                    totals.queue_wait += started - posted
-                    if run_time > totals.longest:
-                        totals.longest = run_time
-                    if run_time < totals.shortest:
-                        totals.shortest = run_time
-                if run.keeps_notes:
-                    attempt = run.attempts.get(number, 1) if run.attempts else 1
-                    note = (number, cause, inlet.number, attempt, outcome, thread, posted, started, started + run_time)
-                    run.notes.append(note)
-                if outcome:
-                    run.settle(item, outcome, self.delay)
+                    if ended:
+                        if posted > started:  # it came while this worker waited for the lock
+                            started = posted
+                        fresh.append((number, cause, inlet.number, 1, 0, thread, posted, started, ended - self.borrowed))
+                    else:
+                        fresh.append(inlet.number)
+                    run.over += 1
                     self.item = None
-                else:
-                    run.open -= 1
-                    self.item = None
-                    if run.attempts:
-                        run.attempts.pop(number, None)
                     if node.waiting:
                         queue.release(node)
                     else:
                         node.free += 1
-                if not run.open and run.quiet():
+                if len(fresh) >= FRESH:
+                    run.history.fold()
+                if run.over == run.last and run.quiet():
                     finished = run
                 if not limit or self.interrupt is not None or (finished is not None and in_caller):
                     item = None
@@ -217,13 +207,23 @@ class Worker:
             finally:
                 release()
             started = ended
-            if finished is not None or outcome or self.borrowed:
+            if finished is not None or outcome or self.borrowed or not ended:
                 self.borrowed = 0.0
                 if finished is not None:
                     finished.finish()
                 started = clock()
         if self.interrupt is not None:
             raise self.interrupt
+
+    def _settle(self, item: Item, outcome: int, started: float, ended: float) -> None:
+        """Note and count an attempt that was not simply the first and completed. Lock."""
+        inlet, _, run, number, cause, posted = item
+        if outcome != DISCARDED:
+            started = max(started, posted)
+            attempt, ended = run.attempts.get(number, 1), max(started, ended - self.borrowed)
+            run.history.note((number, cause, inlet.number, attempt, outcome, self.thread, posted, started, ended))
+        run.settle(item, outcome, self.delay)
+        self.item = None
 
     def _leave(self) -> None:
         """Count this worker out, unless it works inside an emit. Lock."""
@@ -240,7 +240,7 @@ class Worker:
             item, self.item = self.item, None
             if item is not None:
                 run: Run = item[2]
-                run.open -= 1
+                run.over += 1
                 run.discarded += 1
                 self.queue.release(item[0].node)
                 run.stop("cancelled")
@@ -251,8 +251,11 @@ class Worker:
 
     # -- calling with care: everything that is not plain
 
-    def _call(self, inlet: Inlet, payload: Payload, run: Run, number: int) -> None:
+    def _call(self, inlet: Inlet, payload: Payload, run: Run, number: int) -> int:
+        """Call a handler with everything that goes with it, and return the outcome."""
         node = inlet.node
+        if run.stopped:
+            return DISCARDED
         if inlet.gathers:
             payload = inlet.collect(payload[GATHERED])
         elif inlet.merge is not None:
@@ -274,6 +277,7 @@ class Worker:
             held, self.held = self.held, None
             for outlet, data in held or ():
                 self._emit_with_care(outlet, data)
+            return COMPLETED
         finally:
             self.held = None
 
@@ -323,30 +327,29 @@ class Worker:
         except KeyError:
             raise UnknownNameError("event", event_name, self.outlets, f"routine {self.node.routine_id!r}") from None
         inlet = outlet.lone
-        if inlet is None or self.held is not None:
+        if inlet is None:
             self._emit_with_care(outlet, data)
             return
         run = self.run
+        now = perf_counter() if run.timed else 0.0
         outbox = self.outbox
         if outbox is not None:
             run.last = number = run.last + 1
-            outbox.append((inlet, data, run, number, self.number, perf_counter()))
+            outbox.append((inlet, data, run, number, self.number, now))
             if len(outbox) >= OUTBOX:
-                self._flush()
+                self._flush(outbox)
             return
         # The hot path again: `Run.send` and `Run.post` for a single plain target, without their calls.
-        hub, node, now = self.hub, inlet.node, perf_counter()
+        hub, node = self.hub, inlet.node
         queue = node.queue
         ready = queue.ready
         hub.acquire()
         try:
-            run.emitted += 1
-            run.posted += 1
             run.last = number = run.last + 1
             if run.stopped:
+                run.over += 1
                 run.discarded += 1
             else:
-                run.open += 1
                 ready.append((inlet, data, run, number, self.number, now))
                 if queue.active < queue.workers and not queue.recruiting:
                     queue.call()
@@ -358,26 +361,20 @@ class Worker:
         if len(ready) > hub.max_pending or node.waiting:
             self._relieve(node)
 
-    def _flush(self) -> None:
+    def _flush(self, outbox: list[Item]) -> None:
         """Queue what is in the outbox, and work off some of what waits."""
-        outbox = self.outbox
-        if outbox:
-            nodes = {item[0].node for item in outbox}
-            with self.hub.lock:
-                self._post(outbox)
-            for node in nodes:
-                self._relieve(node)
+        nodes = {item[0].node for item in outbox}
+        with self.hub.lock:
+            self._post(outbox)
+        for node in nodes:
+            self._relieve(node)
 
     def _post(self, outbox: list[Item]) -> None:
         """Queue what the only worker has emitted to lone plain targets, and empty the outbox. Lock."""
-        run, count = self.run, len(outbox)
-        self.emitted += count
-        run.emitted += count
-        run.posted += count
-        if run.stopped:
-            run.discarded += count
+        self.emitted += len(outbox)
+        if self.run.stopped:
+            self.run.discard(outbox)
         else:
-            run.open += count
             self.queue.ready.extend(outbox)
         outbox.clear()
 

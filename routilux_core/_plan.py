@@ -69,27 +69,29 @@ class Inlet:
 class Outlet:
     """An event, wired: where a payload goes, and under which names a job collects it."""
 
-    __slots__ = ("lone", "name", "outputs", "targets")
+    __slots__ = ("holds", "lone", "name", "outputs", "targets")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.targets: tuple[tuple[Inlet, dict[str, str] | None], ...] = ()
         self.outputs: tuple[str, ...] = ()
+        self.holds = False  # its routine's emissions are held until the call has succeeded
         self.lone: Inlet | None = None  # the one target, where posting to it needs no further thought
 
     def add_target(self, inlet: Inlet, mapping: dict[str, str] | None) -> None:
         """Send to one slot more."""
         self.targets += ((inlet, mapping),)
-        self._look_again()
+        self.look_again()
 
     def add_output(self, name: str) -> None:
         """Let jobs collect what is emitted here under one name more."""
         self.outputs += (name,)
-        self._look_again()
+        self.look_again()
 
-    def _look_again(self) -> None:
+    def look_again(self) -> None:
+        """Work out `lone`."""
         self.lone = None
-        if len(self.targets) == 1 and not self.outputs:
+        if len(self.targets) == 1 and not self.outputs and not self.holds:
             inlet, mapping = self.targets[0]
             if mapping is None and not inlet.gathers and not inlet.node.per_job:
                 self.lone = inlet
@@ -148,6 +150,9 @@ class Node:
         """Take over the routine's own error policy, or the given one of its flow."""
         self.policy = self.routine._routilux.error_handler or default
         self.holds = self.policy.strategy is ErrorStrategy.RETRY
+        for outlet in self.outlets.values():
+            outlet.holds = self.holds
+            outlet.look_again()
         for inlet in self.inlets.values():
             inlet.plain = not (self.holds or inlet.gathers or inlet.merge or self.timeout)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from contextvars import Context
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from routilux_core._binding import Payload
 from routilux_core._context import check_outside
-from routilux_core._history import RETRIED, SKIPPED, Note, Totals, records
+from routilux_core._history import DISCARDED, FAILED, RETRIED, SKIPPED, History, records
 from routilux_core._plan import Inlet, Item, Node, Outlet, rename
 from routilux_core.error_handling import ErrorStrategy, Failure
 from routilux_core.job import ActivationRecord, Ledger
@@ -74,35 +74,35 @@ class Run:
         "decided",
         "discarded",
         "done",
-        "emitted",
         "ended",
         "failed",
         "failures",
         "final",
         "finished",
         "flow_id",
+        "fresh",
         "gathered",
         "halted",
+        "history",
         "hub",
         "job_id",
-        "keeps_notes",
         "last",
         "late",
         "merged",
         "merged_by",
-        "notes",
-        "open",
+        "over",
         "own",
         "parked",
         "parked_retries",
         "paused",
+        "placed",
         "plain",
-        "posted",
         "retried",
         "retrying",
+        "sent",
         "skipped",
         "stopped",
-        "totals",
+        "timed",
         "unconnected",
     )
 
@@ -111,16 +111,18 @@ class Run:
         self.job_id = job_id
         self.context = context
         self.plain = context is None
-        self.last = 0  # the newest activation's number; ahead of `posted` by what lies in outboxes
-        self.posted = self.open = self.emitted = self.unconnected = self.gathered = 0
+        self.last = 0  # the newest activation's number, and so how many were posted
+        self.over = 0  # how many of them are over, however they ended
         self.failed = self.skipped = self.discarded = self.retried = self.late = 0
+        # The hot path counts neither: it sends one emission for each activation that it posts.
+        self.placed = self.sent = 0  # activations posted, and emissions sent, by the methods here
+        self.unconnected = self.gathered = 0
         self.stopped = self.paused = self.halted = self.ended = self.finished = False
         self.final = "completed"
         self.done = Completion()
         self.at_rest: Completion | None = None  # while a caller works on this job: set when it ends or is paused
-        self.totals: dict[Inlet, Totals] = {}
-        self.notes: deque[Note] = deque(maxlen=history_size)
-        self.keeps_notes = history_size > 0
+        self.history = History(history_size)
+        self.fresh, self.timed = self.history.fresh, self.history.timed  # for the hot path
         self.failures: deque[Failure] = deque(maxlen=max(history_size, 100))
         self.decided: dict[str, str] = {}  # routine id -> the gravest decision
         self.collected: dict[str, list[Payload]] = {}
@@ -151,18 +153,23 @@ class Run:
     def _queue(self, inlet: Inlet, payload: Payload, cause: int, now: float) -> None:
         queue = inlet.node.queue
         self.last = number = self.last + 1
-        self.posted += 1
+        self.placed += 1
         if self.stopped:
+            self.over += 1
             self.discarded += 1
             return
-        self.open += 1
         queue.ready.append((inlet, payload, self, number, cause, now))
         if queue.active < queue.workers and not queue.recruiting:
             queue.call()
 
+    def discard(self, items: Sized) -> None:
+        """Count what was posted after the job was stopped. Lock."""
+        self.over += len(items)
+        self.discarded += len(items)
+
     def send(self, outlet: Outlet, data: Payload, cause: int, now: float) -> None:
         """Post one emission to everything that it is connected to. Lock."""
-        self.emitted += 1
+        self.sent += 1
         for inlet, mapping in outlet.targets:
             self.post(inlet, data if mapping is None else rename(data, mapping), cause, now)
         if outlet.outputs and not self.stopped:
@@ -182,7 +189,7 @@ class Run:
 
     def quiet(self) -> bool:
         """Nothing is queued, running or waiting: call the next gather slot, or end. True if the job ended. Lock."""
-        if self.ended or self.open:
+        if self.ended or self.over != self.last:
             return False
         if self.arrivals and not self.stopped:
             self._gather()
@@ -208,10 +215,12 @@ class Run:
             return
         self.attempts.pop(item[3], None)
         self.merged_by.discard(item[3])
-        self.open -= 1
+        self.over += 1
         if outcome == SKIPPED:
             self.skipped += 1
-        else:
+        elif outcome == DISCARDED:
+            self.discarded += 1
+        elif outcome == FAILED:
             self.failed += 1
         node.queue.release(node)
 
@@ -248,10 +257,16 @@ class Run:
 
     # -- stop, pause (lock)
 
+    @property
+    def pending(self) -> int:
+        """How many activations are queued, running or waiting. Lock."""
+        return self.last - self.over
+
     def stop(self, status: str) -> None:
         """Discard everything that has not started, and count it; what runs ends. Lock."""
         if self.stopped or self.ended:
             return
+        self.plain = False  # a worker that is about to call a handler looks twice
         self.stopped, self.halted, self.final = True, False, status
         gone = self.hub.drop(self) + self.parked + self.parked_retries
         for item in self.parked_retries:
@@ -265,7 +280,7 @@ class Run:
         for items in (self.retrying, self.parked, self.parked_retries, self.arrivals):
             items.clear()
         self.discarded += len(gone)
-        self.open -= len(gone)
+        self.over += len(gone)
         for queue in self.hub.queues:
             queue.call()
 
@@ -340,14 +355,14 @@ class Run:
     def ledger(self) -> Ledger:
         with self.hub.lock:
             return Ledger(
-                posted=self.posted,
-                completed=self.posted - self.open - self.failed - self.skipped - self.discarded,
+                posted=self.last,
+                completed=self.over - self.failed - self.skipped - self.discarded,
                 failed=self.failed,
                 skipped=self.skipped,
                 discarded=self.discarded,
-                pending=self.open,
+                pending=self.pending,
                 retried=self.retried,
-                emitted=self.emitted,
+                emitted=self.last - self.placed + self.sent,
                 unconnected=self.unconnected,
                 gathered=self.gathered,
             )
@@ -359,13 +374,14 @@ class Run:
 
     def routine_states(self) -> dict[str, str]:
         with self.hub.lock:
-            states = {inlet.node.routine_id: "completed" for inlet, total in self.totals.items() if total.completed}
+            inlets, totals = self.hub.inlets, self.history.totals()
+            states = {inlets[slot].node.routine_id: "completed" for slot, total in totals.items() if total.completed}
             return {**states, **self.decided}
 
     def history_of(self, routine_id: str | None) -> list[ActivationRecord]:
         inlets = self.hub.inlets
         with self.hub.lock:
-            newest = list(self.notes)
+            newest = self.history.newest()
         found = records(newest, lambda number: (inlets[number].node.routine_id, inlets[number].name))
         return [record for record in found if routine_id in (None, record.routine_id)]
 
