@@ -97,7 +97,8 @@ class WorkQueue:
                 ready.popleft()
                 item[2].set_aside(item, False)
             elif node.free:
-                node.free -= 1
+                if node.limited:
+                    node.free -= 1
                 hand.item = item
                 ready.popleft()
                 return item
@@ -109,7 +110,7 @@ class WorkQueue:
         """Give a permit back: to the activation that has waited longest for it, if any. The lock is held."""
         if node.waiting:
             self.first.append(node.waiting.popleft())
-        else:
+        elif node.limited:
             node.free += 1
 
     def call(self) -> None:

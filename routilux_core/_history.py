@@ -2,107 +2,115 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
+
+from attrs import define
 
 from routilux_core.job import ActivationRecord
 
 # What the worker loop notes of an attempt: id, cause, slot number, attempt, outcome, worker, posted, started, ended.
 # A tuple of plain numbers is dropped by the garbage collector's lists at its first look, and its memory is used again.
 Note = tuple[int, int, int, int, int, int, float, float, float]
-FRESH = 1000  # notes that wait to be added up
+FRESH = 1000  # notes beyond the newest that wait to be added up
 OUTCOMES = ("completed", "failed", "skipped", "retried")
-INFINITE = float("inf")
+COUNTS = 4  # where the counts begin in a list of sums
 COMPLETED, FAILED, SKIPPED, RETRIED = range(4)
 DISCARDED = 4  # the job was stopped between taking an activation and calling its handler: it leaves no record
 
 
+@define(eq=False, kw_only=True)
 class Totals:
     """Counts by outcome, and times in seconds, of everything that one slot ran."""
 
-    __slots__ = ("completed", "failed", "longest", "queue_wait", "retried", "run_time", "shortest", "skipped")
-
-    def __init__(self) -> None:
-        self.completed = self.failed = self.skipped = self.retried = 0
-        self.run_time = self.queue_wait = self.longest = 0.0
-        self.shortest = INFINITE
+    completed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    retried: int = 0
+    run_time: float = 0.0
+    queue_wait: float = 0.0
+    longest: float = 0.0
+    shortest: float = 0.0
 
     @property
     def executions(self) -> int:
         """How many times the handler was called, retries included."""
         return self.completed + self.failed + self.skipped + self.retried
 
-    def add(self, outcome: int, count: int = 1) -> None:
-        """Count attempts by their outcome."""
-        name = OUTCOMES[outcome]
-        setattr(self, name, getattr(self, name) + count)
-
 
 class History:
-    """The totals by slot number, and the newest notes. Everything here needs the dispatcher's lock.
+    """The newest notes, and the sums of those before them, by slot number. All of it needs the dispatcher's lock.
 
-    The worker loop appends to `fresh` and does no more: adding up is put off until somebody asks, or `FRESH` notes
-    lie there. Without records (`size` 0) no times are measured, and `fresh` holds the slot numbers of completed calls.
+    The worker loop appends to `notes` and does no more: the oldest are added up, and dropped, some hundreds at a time.
+    Without records (`size` 0) no times are measured, and `notes` holds the slot numbers of completed calls.
     """
 
-    __slots__ = ("_newest", "_totals", "fresh", "timed")
+    __slots__ = ("_size", "_sums", "full", "notes", "timed")
 
     def __init__(self, size: int) -> None:
         self.timed = size > 0
-        self.fresh: list[Any] = []
-        self._newest: deque[Note] = deque(maxlen=size)
-        self._totals: dict[int, Totals] = {}
+        self.notes: list[Any] = []
+        self.full = size + FRESH  # notes at which it is time to `fold`
+        self._size = size
+        self._sums: dict[int, list[Any]] = {}
 
     def note(self, note: Note) -> None:
         """Note an attempt, however it ended."""
         if self.timed:
-            self.fresh.append(note)
+            self.notes.append(note)
         else:
-            self._of(note[2]).add(note[4])
+            _count(self._sums, note[2], note[4], 1)
 
     def fold(self) -> None:
-        """Add up what is fresh."""
+        """Add up all notes but the newest, and drop them."""
+        keep = len(self.notes) - self._size
+        if keep > 0:
+            self._add_up(self.notes[:keep], self._sums)
+            del self.notes[:keep]
+
+    def _add_up(self, notes: list[Any], sums: dict[int, list[Any]]) -> None:
         if self.timed:
-            self._fold_times()
-            self._newest.extend(self.fresh)
+            _add_times(notes, sums)
         else:
-            for slot, count in Counter(self.fresh).items():
-                self._of(slot).add(COMPLETED, count)
-        self.fresh.clear()
-
-    def _fold_times(self) -> None:
-        last, total = -1, Totals()
-        for _, _, slot, _, outcome, _, posted, started, ended in self.fresh:
-            if slot != last:
-                last, total = slot, self._of(slot)
-            run_time = ended - started
-            total.run_time += run_time
-            total.queue_wait += started - posted
-            if run_time > total.longest:
-                total.longest = run_time
-            if run_time < total.shortest:
-                total.shortest = run_time
-            if outcome:
-                total.add(outcome)
-            else:
-                total.completed += 1
-
-    def _of(self, slot: int) -> Totals:
-        total = self._totals.get(slot)
-        if total is None:
-            total = self._totals[slot] = Totals()
-        return total
+            for slot, count in Counter(notes).items():
+                _count(sums, slot, COMPLETED, count)
 
     def totals(self) -> dict[int, Totals]:
-        """Return the totals by slot number, up to date."""
-        self.fold()
-        return self._totals
+        """Return the totals by slot number, as of now."""
+        sums = {slot: list(numbers) for slot, numbers in self._sums.items()}
+        self._add_up(self.notes, sums)
+        names = ("run_time", "queue_wait", "longest", "shortest", *OUTCOMES)
+        return {slot: Totals(**dict(zip(names, numbers, strict=True))) for slot, numbers in sums.items()}
 
     def newest(self) -> list[Note]:
         """Return the newest notes, oldest first."""
-        self.fold()
-        return list(self._newest)
+        return self.notes[-self._size :] if self.timed else []
+
+
+# Sums of a slot: run time, queue wait, longest, shortest, then the count of each outcome. A list is made, and added to,
+# in a fifth of the time that an object takes.
+
+
+def _add_times(notes: list[Note], by_slot: dict[int, list[Any]]) -> None:
+    get = by_slot.get
+    for _, _, slot, _, outcome, _, posted, started, ended in notes:
+        run_time = ended - started
+        sums = get(slot)
+        if sums is None:
+            by_slot[slot] = sums = [run_time, started - posted, run_time, run_time, 0, 0, 0, 0]
+        else:
+            sums[0] += run_time
+            sums[1] += started - posted
+            if run_time > sums[2]:
+                sums[2] = run_time
+            if run_time < sums[3]:
+                sums[3] = run_time
+        sums[COUNTS + outcome] += 1
+
+
+def _count(by_slot: dict[int, list[Any]], slot: int, outcome: int, count: int) -> None:
+    by_slot.setdefault(slot, [0.0, 0.0, 0.0, 0.0, 0, 0, 0, 0])[COUNTS + outcome] += count
 
 
 def records(notes: Iterable[Note], name: Callable[[int], tuple[str, str]]) -> Iterable[ActivationRecord]:

@@ -12,7 +12,7 @@ from typing import Any
 from routilux_core._binding import Payload
 from routilux_core._context import CURRENT, Frame
 from routilux_core._dispatch import WorkQueue, logger
-from routilux_core._history import COMPLETED, DISCARDED, FAILED, FRESH, RETRIED, SKIPPED
+from routilux_core._history import COMPLETED, DISCARDED, FAILED, RETRIED, SKIPPED
 from routilux_core._plan import Inlet, Item, Node, Outlet, snapshot
 from routilux_core._run import GATHERED, Run
 from routilux_core.error_handling import Decision, ErrorStrategy, Failure
@@ -70,14 +70,11 @@ class Worker:
         "hub",
         "interrupt",
         "item",
-        "node",
-        "number",
         "outbox",
         "outer",
         "outlets",
         "queue",
         "routine",
-        "run",
         "thread",
     )
 
@@ -89,9 +86,6 @@ class Worker:
         self.thread = threading.get_ident()
         self.item: Item | None = None
         self.routine: Routine | None = None
-        self.node: Node
-        self.run: Run
-        self.number = 0
         self.emitted = 0
         self.delay = 0.0  # seconds before the retry that was decided
         self.borrowed = 0.0  # seconds of the current handler's time in which `emit` ran other handlers
@@ -100,6 +94,19 @@ class Worker:
         self.outlets: dict[str, Outlet] = {}
         # Where nobody else could take it, what is emitted is queued in the step that counts the handler's end.
         self.outbox: list[Item] | None = [] if queue.is_solo() else None
+
+    @property
+    def run(self) -> Run:
+        """The run of the activation in hand."""
+        assert self.item is not None
+        run: Run = self.item[2]
+        return run
+
+    @property
+    def node(self) -> Node:
+        """The node of the activation in hand."""
+        assert self.item is not None
+        return self.item[0].node
 
     def start(self) -> None:
         """Work until the queue has nothing left for this worker."""
@@ -140,9 +147,7 @@ class Worker:
             if calls:
                 hub.answer()
             inlet, payload, run, number, cause, posted = item
-            node = self.node = inlet.node
-            self.run = run
-            self.number = number
+            node = inlet.node
             self.routine = node.routine
             self.outlets = node.outlets
             self.emitted = outcome = COMPLETED
@@ -158,7 +163,6 @@ class Worker:
             except BaseException as error:
                 outcome = self._failed(item, error)
             ended = clock() if run.timed else 0.0
-            limit -= 1
             finished = None
             acquire()
             try:
@@ -169,51 +173,56 @@ class Worker:
                     else:
                         ready.extend(outbox)
                     outbox.clear()
-                fresh = run.fresh
+                notes = run.notes
                 if outcome or run.attempts:
                     self._settle(item, outcome, started, ended)
+                    if self.interrupt is not None:
+                        limit = 1
                 else:
                     if ended:
                         if posted > started:  # it came while this worker waited for the lock
                             started = posted
-                        fresh.append((number, cause, inlet.number, 1, 0, thread, posted, started, ended - self.borrowed))
+                        notes.append((number, cause, inlet.number, 1, 0, thread, posted, started, ended - self.borrowed))
                     else:
-                        fresh.append(inlet.number)
+                        notes.append(inlet.number)
                     run.over += 1
                     self.item = None
-                    if node.waiting:
-                        queue.release(node)
-                    else:
-                        node.free += 1
-                if len(fresh) >= FRESH:
+                    if node.limited:
+                        if node.waiting:
+                            queue.release(node)
+                        else:
+                            node.free += 1
+                if len(notes) >= run.full:
                     run.history.fold()
                 if run.over == run.last and run.quiet():
                     finished = run
-                if not limit or self.interrupt is not None or (finished is not None and in_caller):
-                    item = None
-                elif first or not ready:
-                    item = take(self)
+                    if in_caller:
+                        limit = 1
+                limit -= 1
+                if first or not ready or not limit:
+                    item = take(self) if limit else None
                 else:  # `WorkQueue.take`, where the oldest can simply be taken
                     item = ready[0]
                     node = item[0].node
-                    if node.free and not item[2].halted:
-                        node.free -= 1
+                    if item[2].halted or not node.free:
+                        item = take(self)
+                    else:
+                        if node.limited:
+                            node.free -= 1
                         self.item = item
                         popleft()
-                    else:
-                        item = take(self)
                 if item is None:
                     self._leave()
             finally:
                 release()
             started = ended
-            if finished is not None or outcome or self.borrowed or not ended:
+            if outcome or finished is not None or self.borrowed or not ended:
                 self.borrowed = 0.0
                 if finished is not None:
                     finished.finish()
+                if self.interrupt is not None:
+                    raise self.interrupt
                 started = clock()
-        if self.interrupt is not None:
-            raise self.interrupt
 
     def _settle(self, item: Item, outcome: int, started: float, ended: float) -> None:
         """Note and count an attempt that was not simply the first and completed. Lock."""
@@ -330,12 +339,12 @@ class Worker:
         if inlet is None:
             self._emit_with_care(outlet, data)
             return
-        run = self.run
+        _, _, run, cause, _, _ = self.item  # type: ignore[misc]
         now = perf_counter() if run.timed else 0.0
         outbox = self.outbox
         if outbox is not None:
             run.last = number = run.last + 1
-            outbox.append((inlet, data, run, number, self.number, now))
+            outbox.append((inlet, data, run, number, cause, now))
             if len(outbox) >= OUTBOX:
                 self._flush(outbox)
             return
@@ -350,7 +359,7 @@ class Worker:
                 run.over += 1
                 run.discarded += 1
             else:
-                ready.append((inlet, data, run, number, self.number, now))
+                ready.append((inlet, data, run, number, cause, now))
                 if queue.active < queue.workers and not queue.recruiting:
                     queue.call()
         finally:
@@ -386,7 +395,7 @@ class Worker:
         with hub.lock:
             if self.outbox:
                 self._post(self.outbox)
-            run.send(outlet, data, self.number, now)
+            run.send(outlet, data, self.item[3], now)
         self.emitted += 1
         hub.answer()
         for inlet, _ in outlet.targets:

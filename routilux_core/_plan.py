@@ -100,6 +100,8 @@ class Outlet:
 class Node:
     """A routine, wired. `free` permits are left of `limit`; who finds none waits in `waiting`, in order of arrival.
 
+    Where the calls of a stateless routine are not `limited`, nobody counts them.
+
     A permit may be handed from one activation to the next without being given back; the lock of the dispatcher
     guards both fields.
     """
@@ -109,6 +111,7 @@ class Node:
         "holds",
         "inlets",
         "limit",
+        "limited",
         "mark",
         "outlets",
         "per_job",
@@ -126,6 +129,7 @@ class Node:
         self.routine = routine
         self.queue = queue
         self.limit = (settings.concurrency or UNLIMITED) if settings.stateless else 1
+        self.limited = self.limit != UNLIMITED
         self.free = self.limit
         self.waiting: deque[Item] = deque()
         self.per_job = settings.scope == "job"
@@ -161,7 +165,7 @@ class Node:
         twin = object.__new__(Node)
         twin.routine_id, twin.queue, twin.limit = self.routine_id, self.queue, self.limit
         twin.routine = fresh_copy(self.routine)
-        twin.free, twin.waiting = self.limit, deque()
+        twin.free, twin.limited, twin.waiting = self.limit, self.limited, deque()
         twin.per_job, twin.mark, twin.timeout, twin.outlets = False, 0, self.timeout, self.outlets
         slots = twin.routine._routilux.slots
         twin.inlets = {name: Inlet(twin, slots[name], inlet.number) for name, inlet in self.inlets.items()}

@@ -80,7 +80,7 @@ class Run:
         "final",
         "finished",
         "flow_id",
-        "fresh",
+        "full",
         "gathered",
         "halted",
         "history",
@@ -90,6 +90,7 @@ class Run:
         "late",
         "merged",
         "merged_by",
+        "notes",
         "over",
         "own",
         "parked",
@@ -121,8 +122,8 @@ class Run:
         self.final = "completed"
         self.done = Completion()
         self.at_rest: Completion | None = None  # while a caller works on this job: set when it ends or is paused
-        self.history = History(history_size)
-        self.fresh, self.timed = self.history.fresh, self.history.timed  # for the hot path
+        history = self.history = History(history_size)
+        self.notes, self.full, self.timed = history.notes, history.full, history.timed  # for the hot path
         self.failures: deque[Failure] = deque(maxlen=max(history_size, 100))
         self.decided: dict[str, str] = {}  # routine id -> the gravest decision
         self.collected: dict[str, list[Payload]] = {}

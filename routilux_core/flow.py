@@ -338,13 +338,15 @@ class Flow:
 
     def _open(self) -> None:
         with self._opening:
-            used = {id(node.queue) for node in self._hub.nodes.values()} | {id(self._default)}
             for queue in self._hub.queues:
-                if queue.pool is None and id(queue) in used:
+                if queue.pool is None and self._uses(queue):
                     open_pool(queue)
             if self._at_exit is None:
                 self._at_exit = _exit_hook(weakref.ref(self))
                 atexit.register(self._at_exit)
+
+    def _uses(self, queue: WorkQueue) -> bool:
+        return queue is self._default or any(node.queue is queue for node in self._hub.nodes.values())
 
     def _close_when_idle(self) -> None:
         with self._hub.lock:
