@@ -69,18 +69,22 @@ class Inlet:
 class Outlet:
     """An event, wired: where a payload goes, and under which names a job collects it."""
 
-    __slots__ = ("holds", "lone", "name", "outputs", "targets")
+    __slots__ = ("_simple", "holds", "lone", "name", "outputs", "plain", "targets")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.targets: tuple[tuple[Inlet, dict[str, str] | None], ...] = ()
         self.outputs: tuple[str, ...] = ()
         self.holds = False  # its routine's emissions are held until the call has succeeded
-        self.lone: Inlet | None = None  # the one target, where posting to it needs no further thought
+        self._simple = True  # no target has a mapping, gathers, or is made anew for each job
+        self.plain = False  # whether posting to the targets needs no further thought
+        self.lone: Inlet | None = None  # the one target of a plain event
 
     def add_target(self, inlet: Inlet, mapping: dict[str, str] | None) -> None:
         """Send to one slot more."""
         self.targets += ((inlet, mapping),)
+        if mapping is not None or inlet.gathers or inlet.node.per_job:
+            self._simple = False
         self.look_again()
 
     def add_output(self, name: str) -> None:
@@ -89,12 +93,9 @@ class Outlet:
         self.look_again()
 
     def look_again(self) -> None:
-        """Work out `lone`."""
-        self.lone = None
-        if len(self.targets) == 1 and not self.outputs and not self.holds:
-            inlet, mapping = self.targets[0]
-            if mapping is None and not inlet.gathers and not inlet.node.per_job:
-                self.lone = inlet
+        """Work out `lone` and `plain`."""
+        self.plain = self._simple and bool(self.targets) and not self.outputs
+        self.lone = self.targets[0][0] if self.plain and len(self.targets) == 1 and not self.holds else None
 
 
 class Node:
