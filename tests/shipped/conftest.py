@@ -12,7 +12,7 @@ import pytest
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-from shipped_strategies import Mortal, Shared, SharedBatches
+from shipped_strategies import Mortal, Shared, SharedBatches  # noqa: E402
 
 
 @pytest.fixture(scope="session")

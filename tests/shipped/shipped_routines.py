@@ -112,7 +112,9 @@ class Stubborn(Exception):
 
 
 class Unsendable(Exception):
-    """Its class can't be pickled: another one has its name."""
+    """Its class can't be pickled: another one has its name, and it holds what can't be copied."""
+
+    lock = threading.Lock()
 
 
 _Hidden = Unsendable
