@@ -182,7 +182,9 @@ class Worker:
                     if ended:
                         if posted > started:  # it came while this worker waited for the lock
                             started = posted
-                        notes.append((number, cause, inlet.number, 1, 0, thread, posted, started, ended - self.borrowed))
+                        notes.append(
+                            (number, cause, inlet.number, 1, 0, thread, posted, started, ended - self.borrowed)
+                        )
                     else:
                         notes.append(inlet.number)
                     run.over += 1
@@ -226,11 +228,10 @@ class Worker:
 
     def _settle(self, item: Item, outcome: int, started: float, ended: float) -> None:
         """Note and count an attempt that was not simply the first and completed. Lock."""
-        inlet, _, run, number, cause, posted = item
+        run: Run = item[2]
         if outcome != DISCARDED:
-            started = max(started, posted)
-            attempt, ended = run.attempts.get(number, 1), max(started, ended - self.borrowed)
-            run.history.note((number, cause, inlet.number, attempt, outcome, self.thread, posted, started, ended))
+            started = max(started, item[5])
+            run.note(item, outcome, self.thread, started, max(started, ended - self.borrowed))
         run.settle(item, outcome, self.delay)
         self.item = None
 

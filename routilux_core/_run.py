@@ -238,6 +238,14 @@ class Run:
             self.failed += 1
         node.queue.release(node)
 
+    def note(self, item: Item, outcome: int, worker: int, started: float, ended: float) -> None:
+        """Note an attempt, however it ended. Lock."""
+        inlet, _, _, number, cause, posted = item
+        attempt = self.attempts.get(number, 1)
+        self.history.note((number, cause, inlet.number, attempt, outcome, worker, posted, started, ended))
+        if len(self.notes) >= self.full:
+            self.history.fold()
+
     def _retry(self, item: Item, delay: float) -> bool:
         """Try again after a delay in seconds; True if the permit is kept meanwhile. Lock."""
         number, node = item[3], item[0].node

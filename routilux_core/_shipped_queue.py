@@ -171,7 +171,8 @@ class ShippedQueue(WorkQueue):
         elif self.first:
             self.first.popleft()
         else:
-            node.free -= 1
+            if node.limited:
+                node.free -= 1
             self.ready.popleft()
 
     # -- coming back

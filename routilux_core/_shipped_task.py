@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from routilux_core._binding import Payload
 from routilux_core._dispatch import logger
-from routilux_core._history import COMPLETED, FAILED, Totals
+from routilux_core._history import COMPLETED, FAILED
 from routilux_core._loop import OUTCOMES, carry_out, merged
 from routilux_core._pickling import loads
 from routilux_core._plan import Item, Node, Outlet
@@ -289,19 +289,13 @@ class ShippedTask(Task):
     def _count(self, index: int, outcome: int, started: float, ended: float, delay: float) -> None:
         """Count one activation as the very last thing it does: its record is noted and its emissions are posted."""
         item = self.items[index]
-        inlet, _, run, number, cause, posted = item
+        inlet, _, run, number, _, posted = item
         started = max(started, posted)
         ended = max(ended, started)
         if outcome == COMPLETED:
             self.queue.measure(inlet, ended - started)
         with self.hub.lock:
-            totals = run.totals.get(inlet)
-            if totals is None:
-                totals = run.totals[inlet] = Totals()
-            totals.add(outcome, ended - started, started - posted)
-            if run.keeps_notes:
-                attempt = run.attempts.get(number, 1)
-                run.notes.append((number, cause, inlet.number, attempt, outcome, self._worker, posted, started, ended))
+            run.note(item, outcome, self._worker, started, ended)
             self._next, self._emitted = index + 1, 0
             if outcome:
                 if self.has_state:
@@ -311,11 +305,10 @@ class ShippedTask(Task):
                 run.settle(item, outcome, delay)
             else:
                 self._completed(item, run, number)
-            if not run.open:
-                run.quiet()
+            run.quiet()
 
     def _completed(self, item: Item, run: Run, number: int) -> None:
-        run.open -= 1
+        run.over += 1
         run.attempts.pop(number, None)
         run.merged_by.discard(number)
         if not self.has_state:
@@ -335,12 +328,10 @@ class ShippedTask(Task):
         """Put activations back before everything else of their queue; discard them where their job stopped. Lock."""
         run = self.run
         if run.stopped:
-            run.open -= len(rest)
-            run.discarded += len(rest)
+            run.discard(rest)
             for item in rest if not self.has_state else ():
                 self.queue.release(item[0].node)
-            if not run.open:
-                run.quiet()
+            run.quiet()
             return
         where = self.node.waiting if self.has_state else self.queue.first
         where.extendleft(reversed(rest))
