@@ -14,6 +14,7 @@ from routilux_core._context import CURRENT, Frame
 from routilux_core._dispatch import WorkQueue, logger
 from routilux_core._history import COMPLETED, FAILED, RETRIED, SKIPPED, Totals
 from routilux_core._plan import Inlet, Item, Node, Outlet, snapshot
+from routilux_core._plugins import handle_error
 from routilux_core._run import GATHERED, Run
 from routilux_core.error_handling import Decision, ErrorStrategy, Failure
 from routilux_core.errors import ActivationTimeout, UnknownNameError
@@ -185,6 +186,8 @@ class Worker:
                     attempt = run.attempts.get(number, 1) if run.attempts else 1
                     note = (number, cause, inlet.number, attempt, outcome, thread, posted, started, started + run_time)
                     run.notes.append(note)
+                    if run.listeners is not None:
+                        run.listeners.note(note)
                 if outcome:
                     run.settle(item, outcome, self.delay)
                     self.item = None
@@ -258,6 +261,10 @@ class Worker:
         elif inlet.merge is not None:
             payload = self._merge(inlet, payload, run, number)
         self.held = [] if node.holds else None
+        listeners = run.listeners
+        if listeners is not None and listeners.details:
+            self.outlets = listeners.outlets_of(node)
+            listeners.activation_started(inlet, number, run.attempts.get(number, 1), self.item, payload)
         began = perf_counter()
         try:
             if run.context is None:
@@ -287,7 +294,7 @@ class Worker:
         if number not in run.merged_by:  # a retry sees what its first attempt merged
             assert inlet.merge is not None
             run.merged[inlet] = old = inlet.merge(old, payload)
-            if inlet.node.holds:
+            if inlet.node.holds or (run.plugins is not None and run.plugins.decides):  # it may be tried again
                 run.merged_by.add(number)
         return snapshot(inlet, old)
 
@@ -302,7 +309,7 @@ class Worker:
             self.interrupt = error
             decision = Decision(ErrorStrategy.STOP)
         else:
-            decision = _decide(failure)
+            decision = _decide(failure, run)
         with self.hub.lock:
             if run.stopped and decision.strategy is ErrorStrategy.RETRY:
                 decision = Decision(ErrorStrategy.STOP)  # there is no other attempt
@@ -391,6 +398,9 @@ class Worker:
                 self._post(self.outbox)
             run.send(outlet, data, self.number, now)
         self.emitted += 1
+        listeners = run.listeners
+        if listeners is not None:
+            listeners.event_emitted(self.node, outlet, self.number, now, data)
         hub.answer()
         for inlet, _ in outlet.targets:
             node = run.own.get(inlet.node, inlet.node)
@@ -446,10 +456,10 @@ class Worker:
         return found
 
 
-def _decide(failure: Failure) -> Decision:
-    """Ask the policy; one that raises itself is logged, and the job stops."""
+def _decide(failure: Failure, run: Run) -> Decision:
+    """Ask the plugins and the policy; a policy that raises itself is logged, and the job stops."""
     try:
-        return failure.policy.decide(failure)
+        return handle_error(run.plugins, failure)
     except Exception:
         logger().exception("job %s: the error handler of routine %r raised", failure.job_id, failure.routine_id)
         return Decision(ErrorStrategy.STOP)

@@ -87,6 +87,12 @@ class Outlet:
         self.outputs += (name,)
         self._look_again()
 
+    def without_short_way(self) -> Outlet:
+        """Return a twin that posts to its target with further thought, for a job whose emissions are told."""
+        twin = Outlet(self.name)
+        twin.targets, twin.outputs = self.targets, self.outputs
+        return twin
+
     def _look_again(self) -> None:
         self.lone = None
         if len(self.targets) == 1 and not self.outputs:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 from routilux_core._binding import Payload
 from routilux_core._context import check_outside
 from routilux_core._history import RETRIED, SKIPPED, Note, Totals, records
+from routilux_core._listeners import Listeners
 from routilux_core._plan import Inlet, Item, Node, Outlet, rename
+from routilux_core._plugins import PluginSet
 from routilux_core.error_handling import ErrorStrategy, Failure
-from routilux_core.job import ActivationRecord, Ledger
+from routilux_core.job import ActivationRecord, JobState, Ledger
 
 if TYPE_CHECKING:
     from routilux_core._dispatch import Dispatcher, WorkQueue
@@ -88,6 +90,7 @@ class Run:
         "keeps_notes",
         "last",
         "late",
+        "listeners",
         "merged",
         "merged_by",
         "notes",
@@ -97,6 +100,7 @@ class Run:
         "parked_retries",
         "paused",
         "plain",
+        "plugins",
         "posted",
         "retried",
         "retrying",
@@ -134,6 +138,26 @@ class Run:
         self.own: dict[Node, Node] = {}
         self.began = perf_counter()
         self.flow_id = flow_id
+        self.plugins: PluginSet | None = None
+        self.listeners: Listeners | None = None
+
+    def listen(self, plugins: PluginSet, job: JobState) -> None:
+        """Work out who listens to this job; done once, before anything is posted."""
+        self.plugins = plugins
+        if plugins.listening:
+            self.listeners = listeners = Listeners(plugins, job, self.hub)
+            self.keeps_notes = self.keeps_notes or listeners.counts
+            self.plain = self.plain and not listeners.details
+            self.halted = listeners.starts  # nothing runs before they have been told
+
+    def tell_started(self) -> None:
+        """Tell that the job begins, and let its entry run. Not under the lock."""
+        if self.listeners is not None and self.listeners.starts:
+            self.listeners.job_started()
+            with self.hub.lock:
+                if not (self.paused or self.stopped):
+                    self.halted = False
+                    self._unpark()
 
     # -- posting (lock)
 
@@ -318,6 +342,9 @@ class Run:
             self.hub.raised.clear()
             idle = None if self.hub.runs else self.hub.when_idle
         self.merged.clear()
+        if self.listeners is not None:
+            self.listeners.job_finished()
+            self.listeners = None
         self.done.set()
         if idle is not None:
             idle()
@@ -325,7 +352,7 @@ class Run:
     # -- what the JobState shows
 
     def status(self) -> str:
-        if self.done.is_set():
+        if self.finished:
             return self.final
         return "paused" if self.paused else "running"
 
