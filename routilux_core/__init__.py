@@ -26,6 +26,7 @@ from routilux_core.job import ActivationRecord, JobState, Ledger
 from routilux_core.ports import Event, Slot, event, per_worker, slot
 from routilux_core.routine import Routine
 from routilux_core.strategy import Capabilities, Done, ExecutionStrategy, Host, Task, WorkerPool
+from routilux_core.tracking import ExecutionTracker
 
 __all__ = [
     "Activation",
@@ -45,6 +46,7 @@ __all__ = [
     "ErrorStrategy",
     "Event",
     "ExecutionStrategy",
+    "ExecutionTracker",
     "Failure",
     "Flow",
     "FlowStateError",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Protocol
 
+from routilux_core._measures import Measures
 from routilux_core._plan import Inlet, Item, Node
 from routilux_core._resources import Resources
 from routilux_core._timers import Timers
@@ -179,6 +180,7 @@ class Dispatcher:
         "inlets",
         "lock",
         "max_pending",
+        "measures",
         "nodes",
         "queues",
         "raised",
@@ -188,7 +190,7 @@ class Dispatcher:
         "when_idle",
     )
 
-    def __init__(self, max_pending: int) -> None:
+    def __init__(self, max_pending: int, history_size: int) -> None:
         self.lock = threading.Lock()
         # For the hot path: `with lock` costs three times as much as these two calls.
         self.acquire, self.release = self.lock.acquire, self.lock.release
@@ -196,6 +198,7 @@ class Dispatcher:
         self.queues: list[WorkQueue] = []
         self.nodes: dict[str, Node] = {}
         self.inlets: list[Inlet] = []  # by number
+        self.measures = Measures(self.inlets, history_size)
         self.runs: set[Job] = set()
         self.calls: deque[Called] = deque()
         self.timers = Timers(self.lock, self.answer)

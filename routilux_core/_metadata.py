@@ -6,6 +6,7 @@ is enough to know that nobody mentions a group.
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import sys
@@ -14,6 +15,10 @@ from importlib.machinery import PathFinder
 from typing import Any
 
 from attrs import frozen
+
+
+class Refused(Exception):
+    """A plugin or a strategy can't be used; the message says why, in one line."""
 
 
 @frozen(kw_only=True)
@@ -49,6 +54,27 @@ def declared(group: str) -> list[Declared]:
         except Exception:
             continue
     return [each for points in found.values() for each in points]
+
+
+def load_target(target: str) -> Any:
+    """Import what `module:attribute` names; whatever goes wrong is `Refused`."""
+    module, _, attribute = target.partition(":")
+    try:
+        found: Any = importlib.import_module(module.strip())
+        for part in filter(None, attribute.strip().split(".")):
+            found = getattr(found, part)
+    except SyntaxError as error:
+        place = f"{os.path.basename(error.filename or '?')}, line {error.lineno}"
+        raise Refused(f"{target!r} can't be imported: {type(error).__name__}: {error.msg} ({place})") from error
+    except (Exception, SystemExit) as error:
+        raise Refused(f"{target!r} can't be imported: {in_one_line(error)}") from error
+    return found
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return the kind and the message of an exception, on one line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def mentioned(group: str) -> bool:

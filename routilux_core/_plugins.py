@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import logging
 import os
@@ -17,7 +16,7 @@ import pluggy
 from attrs import define
 
 from routilux_core import _strategies, hookspecs
-from routilux_core._metadata import Declared, declared
+from routilux_core._metadata import Declared, Refused, declared, in_one_line, load_target
 from routilux_core.error_handling import Decision, ErrorStrategy, Failure
 from routilux_core.errors import ConfigurationError, RoutiluxError, StrategyError
 from routilux_core.hookspecs import PROJECT, StrategyRequest, hookimpl
@@ -35,10 +34,6 @@ RESULTS: dict[str, tuple[type, tuple[type[Exception], ...]]] = {  # and the exce
 TRACKING = tuple(name for name in HOOKS if name not in RESULTS)
 
 log = logging.getLogger("routilux_core")
-
-
-class Refused(Exception):
-    """A plugin can't be used; the message says why, in one line."""
 
 
 @define
@@ -94,7 +89,7 @@ class PluginSet:
         except Exception as error:
             if self.manager.has_plugin(name):
                 self.manager.unregister(name=name)
-            raise Refused(_one_line(error)) from error
+            raise Refused(in_one_line(error)) from error
         self.plugins[name] = plugin
         hooks = tuple(hook for hook in HOOKS if hook in found)
         for hook in hooks:
@@ -191,17 +186,17 @@ def installed() -> PluginSet:
         return _of_process[0]
 
 
-def scan(plugins: PluginSet) -> None:
-    """Load every installed plugin that is not disabled; one that can't be used is named in a warning."""
+def scan(plugins: PluginSet, *, quiet: bool = False) -> None:
+    """Load every installed plugin that is not disabled; one that can't be used is named in a warning, unless `quiet`."""
     began = perf_counter()
     disabled = {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
-    if "*" not in disabled:
+    if "*" not in disabled or quiet:
         plugins.candidates = [Candidate(each) for each in declared(GROUP)]
     _mark(plugins.candidates, disabled)
     for each in plugins.candidates:
         if each.state == "ok":
             _load(plugins, each)
-        if each.state not in ("ok", "disabled"):
+        if each.state not in ("ok", "disabled") and not quiet:
             log.warning("plugin %r of %s is left out: %s", each.declared.name, each.declared, each.why)
     trace("%d of %d plugins loaded in %.1f ms", len(plugins.plugins), len(plugins.candidates), 1e3 * _since(began))
 
@@ -211,7 +206,7 @@ def _mark(candidates: list[Candidate], disabled: set[str]) -> None:
     for each in candidates:
         name = each.declared.name
         rivals = [other.declared for other in candidates if other.declared.name == name]
-        if name in disabled:
+        if name in disabled or "*" in disabled:
             each.refuse("disabled", f"{DISABLE} names it")
         elif len(rivals) > 1:
             each.refuse("clash", f"the name is claimed by {' and by '.join(map(str, rivals))}; uninstall one of them")
@@ -221,26 +216,12 @@ def _load(plugins: PluginSet, candidate: Candidate) -> None:
     began = perf_counter()
     name, target = candidate.declared.name, candidate.declared.target
     try:
-        plugin = _instance(_imported(target))
+        plugin = _instance(load_target(target))
         candidate.hooks = plugins.add(plugin, name)
         _warn_of_unknown(plugins.manager, plugin, name)
     except Refused as refusal:
         candidate.refuse("broken", str(refusal))
     trace("%r from %s (%s) took %.1f ms", name, target, candidate.declared, 1e3 * _since(began))
-
-
-def _imported(target: str) -> Any:
-    module, _, attribute = target.partition(":")
-    try:
-        found: Any = importlib.import_module(module.strip())
-        for part in filter(None, attribute.strip().split(".")):
-            found = getattr(found, part)
-    except SyntaxError as error:
-        place = f"{os.path.basename(error.filename or '?')}, line {error.lineno}"
-        raise Refused(f"{target!r} can't be imported: SyntaxError: {error.msg} ({place})") from error
-    except (Exception, SystemExit) as error:
-        raise Refused(f"{target!r} can't be imported: {_one_line(error)}") from error
-    return found
 
 
 def _instance(plugin: Any) -> Any:
@@ -250,7 +231,7 @@ def _instance(plugin: Any) -> Any:
     try:
         return plugin()
     except (Exception, SystemExit) as error:
-        raise Refused(f"{plugin.__qualname__}() raised: {_one_line(error)}") from error
+        raise Refused(f"{plugin.__qualname__}() raised: {in_one_line(error)}") from error
 
 
 def _with_own(plugins: PluginSet, own: Iterable[Any]) -> PluginSet:
@@ -334,7 +315,7 @@ def _guarded(
         except passed:
             raise
         except (Exception, SystemExit) as error:
-            log.warning("%s: raised %s; this counts as None", what, _one_line(error), exc_info=True)
+            log.warning("%s: raised %s; this counts as None", what, in_one_line(error), exc_info=True)
             return None
         trace("%s -> %r", what, result)
         if result is None or isinstance(result, kind):
@@ -347,11 +328,6 @@ def _guarded(
 
 def _name(failure: Failure) -> str:
     return f"routine {failure.routine_id!r}, slot {failure.slot!r} of job {failure.job_id}"
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _since(began: float) -> float:

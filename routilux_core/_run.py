@@ -14,10 +14,12 @@ from routilux_core._binding import Payload
 from routilux_core._context import check_outside
 from routilux_core._history import RETRIED, SKIPPED, Note, Totals, records
 from routilux_core._listeners import Listeners
+from routilux_core._measures import JobSource
 from routilux_core._plan import Inlet, Item, Node, Outlet, rename
 from routilux_core._plugins import PluginSet
 from routilux_core.error_handling import ErrorStrategy, Failure
 from routilux_core.job import ActivationRecord, JobState, Ledger
+from routilux_core.tracking import Source
 
 if TYPE_CHECKING:
     from routilux_core._dispatch import Dispatcher, WorkQueue
@@ -95,6 +97,7 @@ class Run:
         "merged_by",
         "notes",
         "open",
+        "over",
         "own",
         "parked",
         "parked_retries",
@@ -137,6 +140,7 @@ class Run:
         self.parked_retries: list[Item] = []  # with their permits
         self.own: dict[Node, Node] = {}
         self.began = perf_counter()
+        self.over = 0.0  # when the job ended
         self.flow_id = flow_id
         self.plugins: PluginSet | None = None
         self.listeners: Listeners | None = None
@@ -212,6 +216,7 @@ class Run:
             self._gather()
             return False
         self.ended = True
+        self.over = perf_counter()
         self.hub.runs.discard(self)
         return True
 
@@ -337,6 +342,7 @@ class Run:
             if not self.ended or self.finished:
                 return
             self.finished = True
+            self.hub.measures.end(self)
             for node in self.hub.raised:
                 node.mark = 0
             self.hub.raised.clear()
@@ -395,6 +401,13 @@ class Run:
             newest = list(self.notes)
         found = records(newest, lambda number: (inlets[number].node.routine_id, inlets[number].name))
         return [record for record in found if routine_id in (None, record.routine_id)]
+
+    def wall(self) -> float:
+        """Return the seconds that the job has taken so far."""
+        return (self.over or perf_counter()) - self.began
+
+    def source(self) -> Source:
+        return JobSource(self)
 
     def late_emissions(self) -> int:
         return self.late

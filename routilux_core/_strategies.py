@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
-from routilux_core._metadata import Declared, declared
+from routilux_core._metadata import Declared, Refused, declared, load_target
 from routilux_core.errors import ConfigurationError, StrategyError, UnknownStrategyError
 from routilux_core.strategy import CONTRACT, ExecutionStrategy
 
@@ -18,6 +17,10 @@ BUNDLED = {
 }
 INSTALLABLE = {"dask": "routilux-dask"}  # what to install for names that are known to exist
 OTHER_WORDS = {"threads": "concurrent", "threaded": "concurrent", "thread": "concurrent", "parallel": "concurrent"}
+
+
+class OtherContractError(StrategyError):
+    """A strategy was made for another version of the contract."""
 
 
 def make_strategy(name: str, max_workers: int | None, options: dict[str, Any]) -> ExecutionStrategy:
@@ -55,17 +58,12 @@ def claims() -> dict[str, list[Declared]]:
 
 def load_class(name: str, target: str, owner: str = "") -> type[ExecutionStrategy]:
     """Import a class from `module:attribute` and check it; `owner` names the distribution in messages."""
-    module_name, _, attribute = target.partition(":")
-    where = f"strategy {name!r}{owner} can't be loaded from {target!r}"
+    what = f"strategy {name!r}{owner}"
     try:
-        cls: Any = importlib.import_module(module_name)
-        for part in filter(None, attribute.strip().split(".")):
-            cls = getattr(cls, part)
-    except SyntaxError as error:
-        raise StrategyError(f"{where}: {error.filename}, line {error.lineno}: {error.msg}") from error
-    except (Exception, SystemExit) as error:
-        raise StrategyError(f"{where}: {type(error).__name__}: {error}") from error
-    return _checked(f"strategy {name!r}{owner}", name, target, cls)
+        cls = load_target(target)
+    except Refused as refusal:
+        raise StrategyError(f"{what}: {refusal}") from refusal.__cause__
+    return _checked(what, name, target, cls)
 
 
 def _checked(what: str, name: str, target: str, cls: Any) -> type[ExecutionStrategy]:
@@ -73,7 +71,7 @@ def _checked(what: str, name: str, target: str, cls: Any) -> type[ExecutionStrat
         raise StrategyError(f"{what}: {target!r} is {cls!r}, not a subclass of ExecutionStrategy")
     if cls.contract != CONTRACT:
         newer = isinstance(cls.contract, int) and cls.contract > CONTRACT
-        raise StrategyError(
+        raise OtherContractError(
             f"{what} was made for version {cls.contract} of the strategy contract, and this routilux-core has version "
             f"{CONTRACT}: install a {'newer routilux-core' if newer else 'newer version of that strategy'}"
         )

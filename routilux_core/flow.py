@@ -16,6 +16,7 @@ from typing import Any, Self
 from routilux_core._context import CURRENT, check_outside, inside
 from routilux_core._dispatch import Dispatcher, WorkQueue, logger
 from routilux_core._loop import WorkTask
+from routilux_core._measures import FlowSource
 from routilux_core._plan import Inlet, Node
 from routilux_core._plugins import Plugins, make_strategy
 from routilux_core._pools import close_pool, open_pool
@@ -27,6 +28,7 @@ from routilux_core.job import JobState
 from routilux_core.ports import ENTRY
 from routilux_core.routine import Routine
 from routilux_core.strategy import ExecutionStrategy
+from routilux_core.tracking import ExecutionTracker
 
 EXIT_GRACE = 3.0  # seconds that running handlers get when the interpreter exits
 
@@ -54,7 +56,7 @@ class Flow:
     ) -> None:
         self.flow_id = flow_id if flow_id is not None else f"flow-{os.urandom(4).hex()}"
         self.history_size = _whole(history_size, "history_size", 0)
-        self._hub = Dispatcher(_whole(max_pending, "max_pending", 1))
+        self._hub = Dispatcher(_whole(max_pending, "max_pending", 1), self.history_size)
         self._graph = Graph(self.flow_id)
         self._numbers = itertools.count(1)
         self._opening = threading.RLock()  # one thread opens or closes pools at a time
@@ -105,6 +107,15 @@ class Flow:
     def job_state(self) -> JobState | None:
         """The job executed last, or None."""
         return self._last
+
+    @property
+    def execution_tracker(self) -> ExecutionTracker:
+        """What all jobs begun since its `reset()` have done, in figures."""
+        return ExecutionTracker(FlowSource(self._hub, self._hub.measures))
+
+    def to_mermaid(self) -> str:
+        """Return the graph as a Mermaid flowchart."""
+        return self._graph.to_mermaid()
 
     # -- building
 
@@ -211,6 +222,7 @@ class Flow:
         run.listen(plugins, job)
         with self._hub.lock:
             self._hub.runs.add(run)
+            self._hub.measures.start(run)
             run.post(inlet, payload, 0, perf_counter())
             run.quiet()
         run.tell_started()

@@ -26,8 +26,8 @@ The rules for all tracking hooks. Every hook fires in the process of the flow, w
 Which hooks anyone listens to is worked out once for each job, when it starts. Listeners are called one by one. One that
 raises is logged and not called again in that job, and nothing else changes. A wrapper (`hookimpl(wrapper=True)`) is
 refused: it could swallow the calls of others. Of one job, the calls of the two job hooks and of the batch hook never
-overlap. They run on a thread that has other work to do, so they should take microseconds and must not block. Waiting for
-a flow or a job inside them is refused.
+overlap. They run on a thread that has other work to do, so they should take microseconds and must not block. Waiting
+for a flow or a job inside them is refused.
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ LAYERS = (
     "_timers",
     "_plan",
     "_explain",
+    "_measures",
     "_listeners",
     "_dispatch",
     "_pools",
