@@ -46,7 +46,7 @@ def _list_strategies() -> list[Entry]:
         _strategy(Declared(name=name, target=target, distribution="routilux-core", version=version))
         for name, target in _strategies.BUNDLED.items()
     ]
-    for name, claimed in sorted(_strategies.claims().items()):
+    for _, claimed in sorted(_strategies.claims().items()):
         if len(claimed) == 1:
             found.append(_strategy(claimed[0]))
         for each in claimed if len(claimed) > 1 else ():

@@ -53,7 +53,6 @@ class Measures:
     """
 
     __slots__ = (
-        "begun",
         "busy",
         "busy_since",
         "emitted",

@@ -187,7 +187,7 @@ def installed() -> PluginSet:
 
 
 def scan(plugins: PluginSet, *, quiet: bool = False) -> None:
-    """Load every installed plugin that is not disabled; one that can't be used is named in a warning, unless `quiet`."""
+    """Load every installed plugin that is not disabled; unless `quiet`, a warning names what is left out."""
     began = perf_counter()
     disabled = {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
     if "*" not in disabled or quiet:
@@ -196,6 +196,8 @@ def scan(plugins: PluginSet, *, quiet: bool = False) -> None:
     for each in plugins.candidates:
         if each.state == "ok":
             _load(plugins, each)
+        if each.state == "ok" and not quiet:
+            _warn_of_unknown(plugins.manager, each.declared.name)
         if each.state not in ("ok", "disabled") and not quiet:
             log.warning("plugin %r of %s is left out: %s", each.declared.name, each.declared, each.why)
     trace("%d of %d plugins loaded in %.1f ms", len(plugins.plugins), len(plugins.candidates), 1e3 * _since(began))
@@ -218,7 +220,6 @@ def _load(plugins: PluginSet, candidate: Candidate) -> None:
     try:
         plugin = _instance(load_target(target))
         candidate.hooks = plugins.add(plugin, name)
-        _warn_of_unknown(plugins.manager, plugin, name)
     except Refused as refusal:
         candidate.refuse("broken", str(refusal))
     trace("%r from %s (%s) took %.1f ms", name, target, candidate.declared, 1e3 * _since(began))
@@ -281,7 +282,8 @@ def _implementations(manager: pluggy.PluginManager, plugin: Any) -> set[str]:
     return found
 
 
-def _warn_of_unknown(manager: pluggy.PluginManager, plugin: Any, name: str) -> None:
+def _warn_of_unknown(manager: pluggy.PluginManager, name: str) -> None:
+    plugin = manager.get_plugin(name)
     for caller in manager.get_hookcallers(plugin) or ():
         mine = [each for each in caller.get_hookimpls() if each.plugin is plugin and not each.optionalhook]
         if mine and not caller.has_spec():

@@ -14,7 +14,7 @@ INFINITE = float("inf")
 
 @define(kw_only=True, eq=False)
 class Counted:
-    """What the engine has counted for one routine; times in seconds. `newest` are run times from the ring of records."""
+    """What was counted for one routine; times in seconds. `newest` are run times from the ring of records."""
 
     completed: int = 0
     failed: int = 0
