@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import get_ident
 from time import perf_counter
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from routilux_core._context import CURRENT, Frame
 from routilux_core._history import Note, records
@@ -49,6 +49,34 @@ class Listener:
         self.plugin, self.function, self.arguments = plugin, function, arguments
 
 
+class Records(Sequence[ActivationRecord]):
+    """A batch of records, each made when it is looked at: most listeners look at few of them, or only count."""
+
+    __slots__ = ("_inlets", "_notes")
+
+    def __init__(self, notes: list[Note], inlets: Sequence[Inlet]) -> None:
+        self._notes, self._inlets = notes, inlets
+
+    def __len__(self) -> int:
+        return len(self._notes)
+
+    def __iter__(self) -> Iterator[ActivationRecord]:
+        return iter(records(self._notes, self._name))
+
+    @overload
+    def __getitem__(self, index: int) -> ActivationRecord: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[ActivationRecord]: ...
+    def __getitem__(self, index: int | slice) -> ActivationRecord | Sequence[ActivationRecord]:
+        if isinstance(index, slice):
+            return Records(self._notes[index], self._inlets)
+        return next(iter(records([self._notes[index]], self._name)))
+
+    def _name(self, number: int) -> tuple[str, str]:
+        inlet = self._inlets[number]
+        return inlet.node.routine_id, inlet.name
+
+
 class Listeners:
     """The listeners to one job, by hook. A hook that nobody listens to is an empty list."""
 
@@ -61,7 +89,7 @@ class Listeners:
         self._telling = threading.RLock()  # the calls for one job never overlap, those of the detail hooks apart
         self._muting = threading.Lock()
         self._muted: set[str] = set()
-        self._waiting: deque[Note] = deque()
+        self._waiting: list[Note] = []
         self._timer: Timer | None = None
         self._observed: dict[Node, dict[str, Outlet]] = {}
         self.starts = self.hears("routilux_job_started")
@@ -92,9 +120,9 @@ class Listeners:
 
     def note(self, note: Note) -> None:
         """Keep what the worker loop noted until a batch is due. The lock of the dispatcher is held."""
-        self._waiting.append(note)
-        count = len(self._waiting)
-        if count % BATCH == 0:
+        waiting = self._waiting
+        waiting.append(note)
+        if len(waiting) == BATCH:
             self._hub.calls.append(self)
         elif self._timer is None:
             self._timer = self._hub.timers.add(PATIENCE, self._due)
@@ -119,11 +147,10 @@ class Listeners:
         while batch := self._next_batch():
             self._tell_outside("routilux_activations_finished", {"job": self._job, "records": batch})
 
-    def _next_batch(self) -> tuple[ActivationRecord, ...]:
-        inlets = self._hub.inlets
+    def _next_batch(self) -> Sequence[ActivationRecord]:
         with self._hub.lock:
-            notes = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
-        return tuple(records(notes, lambda number: (inlets[number].node.routine_id, inlets[number].name)))
+            notes, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+        return Records(notes, self._hub.inlets)
 
     # -- details
 

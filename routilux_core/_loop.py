@@ -186,8 +186,8 @@ class Worker:
                     attempt = run.attempts.get(number, 1) if run.attempts else 1
                     note = (number, cause, inlet.number, attempt, outcome, thread, posted, started, started + run_time)
                     run.notes.append(note)
-                    if run.listeners is not None:
-                        run.listeners.note(note)
+                    if run.note_to is not None:
+                        run.note_to(note)
                 if outcome:
                     run.settle(item, outcome, self.delay)
                     self.item = None

@@ -95,6 +95,7 @@ class Run:
         "listeners",
         "merged",
         "merged_by",
+        "note_to",
         "notes",
         "open",
         "over",
@@ -144,13 +145,15 @@ class Run:
         self.flow_id = flow_id
         self.plugins: PluginSet | None = None
         self.listeners: Listeners | None = None
+        self.note_to: Callable[[Note], None] | None = None
 
     def listen(self, plugins: PluginSet, job: JobState) -> None:
         """Work out who listens to this job; done once, before anything is posted."""
         self.plugins = plugins
         if plugins.listening:
             self.listeners = listeners = Listeners(plugins, job, self.hub)
-            self.keeps_notes = self.keeps_notes or listeners.counts
+            if listeners.counts:
+                self.keeps_notes, self.note_to = True, listeners.note
             self.plain = self.plain and not listeners.details
             self.halted = listeners.starts  # nothing runs before they have been told
 
@@ -350,7 +353,7 @@ class Run:
         self.merged.clear()
         if self.listeners is not None:
             self.listeners.job_finished()
-            self.listeners = None
+            self.listeners = self.note_to = None
         self.done.set()
         if idle is not None:
             idle()
