@@ -24,12 +24,15 @@ from routilux_core.errors import (
 )
 from routilux_core.flow import Flow
 from routilux_core.graph import Connection
+from routilux_core.hookspecs import Activation, Emission, StrategyRequest, hookimpl
 from routilux_core.job import ActivationRecord, JobState, Ledger
 from routilux_core.ports import Event, Slot, event, per_worker, slot
 from routilux_core.routine import Routine
 from routilux_core.strategy import Capabilities, Done, ExecutionStrategy, Host, Task, WorkerPool
+from routilux_core.tracking import ExecutionTracker
 
 __all__ = [
+    "Activation",
     "ActivationRecord",
     "ActivationTimeout",
     "Capabilities",
@@ -40,11 +43,13 @@ __all__ = [
     "DefinitionError",
     "Done",
     "DuplicateNameError",
+    "Emission",
     "EmitError",
     "ErrorHandler",
     "ErrorStrategy",
     "Event",
     "ExecutionStrategy",
+    "ExecutionTracker",
     "ExecutorStrategy",
     "Failure",
     "Flow",
@@ -60,6 +65,7 @@ __all__ = [
     "ShippingError",
     "Slot",
     "StrategyError",
+    "StrategyRequest",
     "Task",
     "UnknownNameError",
     "UnknownStrategyError",
@@ -67,6 +73,7 @@ __all__ = [
     "WorkerPool",
     "event",
     "field",
+    "hookimpl",
     "per_worker",
     "slot",
 ]

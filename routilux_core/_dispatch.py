@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Protocol
 
+from routilux_core._measures import Measures
 from routilux_core._plan import Inlet, Item, Node
 from routilux_core._resources import Resources
 from routilux_core._timers import Timers
 from routilux_core.error_handling import ErrorHandler
+from routilux_core.errors import StrategyError
 from routilux_core.strategy import Done, ExecutionStrategy, Task, WorkerPool
 
 SLICE = 0.005  # seconds for each pool where several work in the caller's thread
@@ -38,6 +40,12 @@ class Hand(Protocol):
     """Who takes an activation: `item` is the one in hand, from its leaving the queue until it is counted."""
 
     item: Item | None
+
+
+class Called(Protocol):
+    """What may be called for under the lock, to be done without it."""
+
+    def recruit(self) -> None: ...
 
 
 class WorkQueue:
@@ -132,7 +140,13 @@ class WorkQueue:
         """Hand the pool one task: come and work."""
         pool = self.pool
         if pool is not None:
-            pool.submit(self.make_task(self))
+            task = self.make_task(self)
+            try:
+                pool.submit(task)
+            except Exception as error:  # it never should
+                refused = StrategyError(f"strategy {self.strategy.name!r} raised in submit: {error!r}")
+                refused.__cause__ = error
+                task.fail(refused)
 
     def drop(self, run: Job) -> list[Item]:
         """Take out everything of a run that is queued here, passing its permits on. The lock is held."""
@@ -170,6 +184,7 @@ class Dispatcher:
         "inlets",
         "lock",
         "max_pending",
+        "measures",
         "nodes",
         "queues",
         "raised",
@@ -179,7 +194,7 @@ class Dispatcher:
         "when_idle",
     )
 
-    def __init__(self, max_pending: int) -> None:
+    def __init__(self, max_pending: int, history_size: int) -> None:
         self.lock = threading.Lock()
         # For the hot path: `with lock` costs three times as much as these two calls.
         self.acquire, self.release = self.lock.acquire, self.lock.release
@@ -187,8 +202,9 @@ class Dispatcher:
         self.queues: list[WorkQueue] = []
         self.nodes: dict[str, Node] = {}
         self.inlets: list[Inlet] = []  # by number
+        self.measures = Measures(history_size)
         self.runs: set[Job] = set()
-        self.calls: deque[WorkQueue] = deque()
+        self.calls: deque[Called] = deque()
         self.timers = Timers(self.lock, self.answer)
         self.error_handler = ErrorHandler()
         self.gather_order: list[Inlet] = []
@@ -196,13 +212,13 @@ class Dispatcher:
         self.when_idle: Callable[[], None] | None = None
 
     def answer(self) -> None:
-        """Submit the tasks that were called for. The lock is not held."""
+        """Submit the tasks that were called for, and tell listeners what they wait for. The lock is not held."""
         while True:
             try:
-                queue = self.calls.popleft()
+                called = self.calls.popleft()
             except IndexError:
                 return
-            queue.recruit()
+            called.recruit()
 
     def recover(self) -> None:
         """Free the lock if a KeyboardInterrupt hit this thread between `acquire` and the `try` behind it.

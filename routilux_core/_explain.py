@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from routilux_core._history import Totals
 
 if TYPE_CHECKING:
-    from routilux_core._plan import Node
+    from routilux_core._plan import Inlet, Node
     from routilux_core._run import Run
 
 ENOUGH = 20  # activations before a hint is worth giving
@@ -18,7 +19,8 @@ def explain(run: Run) -> str:
     """Return a line for the state, one for each thing waited for, and the hints."""
     with run.hub.lock:
         lines = [_headline(run), *_waiting(run)]
-    return "\n".join([*lines, *hints(run)])
+        totals = run.history.totals()
+    return "\n".join([*lines, *hints(totals, run.hub.inlets)])
 
 
 def _headline(run: Run) -> str:
@@ -52,12 +54,11 @@ def _waiting(run: Run) -> list[str]:
     return lines
 
 
-def hints(run: Run) -> list[str]:
-    """Return what would make the job faster: routines whose calls wait for each other."""
-    with run.hub.lock:
-        totals = [(run.hub.inlets[slot].node, total) for slot, total in run.history.totals().items()]
+def hints(totals: Mapping[int, Totals], inlets: Sequence[Inlet]) -> list[str]:
+    """Return what would make jobs faster: routines whose calls wait for each other."""
     found = []
-    for node, total in totals:
+    for slot, total in totals.items():
+        node = inlets[slot].node
         if _serialised(node, total):
             wait = total.queue_wait / total.executions
             found.append(

@@ -52,7 +52,7 @@ class History:
         self.timed = size > 0
         self.notes: list[Any] = []
         self.full = size + FRESH  # notes at which it is time to `fold`
-        self._size = size
+        self._size = size  # a listener lets times be measured also where nothing is kept
         self._sums: dict[int, list[Any]] = {}
 
     def note(self, note: Note) -> None:
@@ -76,16 +76,28 @@ class History:
             for slot, count in Counter(notes).items():
                 _count(sums, slot, COMPLETED, count)
 
-    def totals(self) -> dict[int, Totals]:
-        """Return the totals by slot number, as of now."""
-        sums = {slot: list(numbers) for slot, numbers in self._sums.items()}
-        self._add_up(self.notes, sums)
+    def absorb(self, other: History) -> None:
+        """Take over what another one, which is not added to any more, has."""
+        _add_sums(other._sums, self._sums)
+        if other.timed == self.timed:
+            self.notes.extend(other.notes)
+            if len(self.notes) >= self.full:
+                self.fold()
+        else:
+            other._add_up(other.notes, self._sums)
+
+    def totals(self, *others: History) -> dict[int, Totals]:
+        """Return the totals by slot number, as of now: its own, and those of others."""
+        sums: dict[int, list[Any]] = {}
+        for history in (self, *others):
+            _add_sums(history._sums, sums)
+            history._add_up(history.notes, sums)
         names = ("run_time", "queue_wait", "longest", "shortest", *OUTCOMES)
         return {slot: Totals(**dict(zip(names, numbers, strict=True))) for slot, numbers in sums.items()}
 
     def newest(self) -> list[Note]:
         """Return the newest notes, oldest first."""
-        return self.notes[-self._size :] if self.timed else []
+        return self.notes[-self._size :] if self._size else []
 
 
 # Sums of a slot: run time, queue wait, longest, shortest, then the count of each outcome. A list is made, and added to,
@@ -107,6 +119,17 @@ def _add_times(notes: list[Note], by_slot: dict[int, list[Any]]) -> None:
             if run_time < sums[3]:
                 sums[3] = run_time
         sums[COUNTS + outcome] += 1
+
+
+def _add_sums(more: dict[int, list[Any]], by_slot: dict[int, list[Any]]) -> None:
+    for slot, numbers in more.items():
+        sums = by_slot.get(slot)
+        if sums is None:
+            by_slot[slot] = list(numbers)
+            continue
+        longest, shortest = max(sums[2], numbers[2]), min(sums[3], numbers[3])
+        sums[:] = [mine + other for mine, other in zip(sums, numbers, strict=True)]
+        sums[2], sums[3] = longest, shortest
 
 
 def _count(by_slot: dict[int, list[Any]], slot: int, outcome: int, count: int) -> None:

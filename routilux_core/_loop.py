@@ -14,6 +14,7 @@ from routilux_core._context import CURRENT, Frame
 from routilux_core._dispatch import WorkQueue, logger
 from routilux_core._history import COMPLETED, DISCARDED, FAILED, RETRIED, SKIPPED
 from routilux_core._plan import Inlet, Item, Node, Outlet, snapshot
+from routilux_core._plugins import handle_error
 from routilux_core._run import GATHERED, Run
 from routilux_core.error_handling import Decision, ErrorStrategy, Failure
 from routilux_core.errors import ActivationTimeout, UnknownNameError
@@ -182,9 +183,10 @@ class Worker:
                     if ended:
                         if posted > started:  # it came while this worker waited for the lock
                             started = posted
-                        notes.append(
-                            (number, cause, inlet.number, 1, 0, thread, posted, started, ended - self.borrowed)
-                        )
+                        note = (number, cause, inlet.number, 1, 0, thread, posted, started, ended - self.borrowed)
+                        notes.append(note)
+                        if run.note_to is not None:
+                            run.note_to(note)
                     else:
                         notes.append(inlet.number)
                     run.over += 1
@@ -271,6 +273,10 @@ class Worker:
         elif inlet.merge is not None:
             payload = merged(inlet, payload, run, number, node.holds)
         self.held = [] if node.holds else None
+        listeners = run.listeners
+        if listeners is not None and listeners.details:
+            self.outlets = listeners.outlets_of(node)
+            listeners.activation_started(inlet, number, run.attempts.get(number, 1), self.item, payload)
         began = perf_counter()
         try:
             if run.context is None:
@@ -306,7 +312,7 @@ class Worker:
             self.interrupt = error
             decision = Decision(ErrorStrategy.STOP)
         else:
-            decision = decide(failure)
+            decision = decide(failure, run)
         decision = carry_out(run, failure, decision, "failed" if self.interrupt is None else "cancelled")
         self.delay = decision.delay
         return OUTCOMES.get(decision.strategy, FAILED)
@@ -375,12 +381,17 @@ class Worker:
         if self.held is not None:
             self.held.append((outlet, data))
             return
-        hub, run, now = self.hub, self.run, perf_counter()
+        hub, item, now = self.hub, self.item, perf_counter()
+        assert item is not None
+        run: Run = item[2]
         with hub.lock:
             if self.outbox:
                 self._post(self.outbox)
-            run.send(outlet, data, self.item[3], now)
+            run.send(outlet, data, item[3], now)
         self.emitted += 1
+        listeners = run.listeners
+        if listeners is not None:
+            listeners.event_emitted(self.node, outlet, item[3], now, data)
         hub.answer()
         for inlet, _ in outlet.targets:
             node = run.own.get(inlet.node, inlet.node)
@@ -445,15 +456,15 @@ def merged(inlet: Inlet, payload: Payload, run: Run, number: int, again: bool) -
     if number not in run.merged_by:
         assert inlet.merge is not None
         run.merged[inlet] = old = inlet.merge(old, payload)
-        if again:
+        if again or (run.plugins is not None and run.plugins.decides):
             run.merged_by.add(number)
     return snapshot(inlet, old)
 
 
-def decide(failure: Failure) -> Decision:
-    """Ask the policy; one that raises itself is logged, and the job stops."""
+def decide(failure: Failure, run: Run) -> Decision:
+    """Ask the plugins and the policy; a policy that raises itself is logged, and the job stops."""
     try:
-        return failure.policy.decide(failure)
+        return handle_error(run.plugins, failure)
     except Exception:
         logger().exception("job %s: the error handler of routine %r raised", failure.job_id, failure.routine_id)
         return Decision(ErrorStrategy.STOP)

@@ -97,6 +97,12 @@ class Outlet:
         self.outputs += (name,)
         self.look_again()
 
+    def without_short_way(self) -> Outlet:
+        """Return a twin that posts to its target with further thought, for a job whose emissions are told."""
+        twin = Outlet(self.name)
+        twin.targets, twin.outputs = self.targets, self.outputs
+        return twin
+
     def look_again(self) -> None:
         """Work out `lone` and `plain`."""
         self.plain = self._simple and bool(self.targets) and not self.outputs

@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING
 
 from routilux_core._binding import Payload
 from routilux_core._context import check_outside
-from routilux_core._history import DISCARDED, FAILED, RETRIED, SKIPPED, History, records
+from routilux_core._history import DISCARDED, FAILED, RETRIED, SKIPPED, History, Note, records
+from routilux_core._listeners import Listeners
+from routilux_core._measures import JobSource
 from routilux_core._plan import Inlet, Item, Node, Outlet, rename
+from routilux_core._plugins import PluginSet
 from routilux_core.error_handling import ErrorStrategy, Failure
-from routilux_core.job import ActivationRecord, Ledger
+from routilux_core.job import ActivationRecord, JobState, Ledger
+from routilux_core.tracking import Source
 
 if TYPE_CHECKING:
     from routilux_core._dispatch import Dispatcher, WorkQueue
@@ -75,6 +79,7 @@ class Run:
         "discarded",
         "done",
         "ended",
+        "ended_at",
         "failed",
         "failures",
         "final",
@@ -88,8 +93,10 @@ class Run:
         "job_id",
         "last",
         "late",
+        "listeners",
         "merged",
         "merged_by",
+        "note_to",
         "notes",
         "over",
         "own",
@@ -98,6 +105,7 @@ class Run:
         "paused",
         "placed",
         "plain",
+        "plugins",
         "retried",
         "retrying",
         "sent",
@@ -136,7 +144,31 @@ class Run:
         self.parked_retries: list[Item] = []  # with their permits
         self.own: dict[Node, Node] = {}
         self.began = perf_counter()
+        self.ended_at = 0.0
         self.flow_id = flow_id
+        self.plugins: PluginSet | None = None
+        self.listeners: Listeners | None = None
+        self.note_to: Callable[[Note], None] | None = None
+
+    def listen(self, plugins: PluginSet, job: JobState) -> None:
+        """Work out who listens to this job; done once, before anything is posted."""
+        self.plugins = plugins
+        if plugins.listening:
+            self.listeners = listeners = Listeners(plugins, job, self.hub)
+            if listeners.counts:
+                self.timed = self.history.timed = True
+                self.note_to = listeners.note
+            self.plain = self.plain and not listeners.details
+            self.halted = listeners.starts  # nothing runs before they have been told
+
+    def tell_started(self) -> None:
+        """Tell that the job begins, and let its entry run. Not under the lock."""
+        if self.listeners is not None and self.listeners.starts:
+            self.listeners.job_started()
+            with self.hub.lock:
+                if not (self.paused or self.stopped):
+                    self.halted = False
+                    self._unpark()
 
     # -- posting (lock)
 
@@ -209,6 +241,7 @@ class Run:
             self._gather()
             return False
         self.ended = True
+        self.ended_at = perf_counter()
         self.hub.runs.discard(self)
         return True
 
@@ -242,7 +275,10 @@ class Run:
         """Note an attempt, however it ended. Lock."""
         inlet, _, _, number, cause, posted = item
         attempt = self.attempts.get(number, 1)
-        self.history.note((number, cause, inlet.number, attempt, outcome, worker, posted, started, ended))
+        note = (number, cause, inlet.number, attempt, outcome, worker, posted, started, ended)
+        self.history.note(note)
+        if self.note_to is not None:
+            self.note_to(note)
         if len(self.notes) >= self.full:
             self.history.fold()
 
@@ -278,6 +314,11 @@ class Run:
             self.decided[failure.routine_id] = state
 
     # -- stop, pause (lock)
+
+    @property
+    def emitted(self) -> int:
+        """How many emissions were sent. Lock."""
+        return self.last - self.placed + self.sent
 
     @property
     def pending(self) -> int:
@@ -350,11 +391,15 @@ class Run:
             if not self.ended or self.finished:
                 return
             self.finished = True
+            self.hub.measures.end(self)
             for node in self.hub.raised:
                 node.mark = 0
             self.hub.raised.clear()
             idle = None if self.hub.runs else self.hub.when_idle
         self.merged.clear()
+        if self.listeners is not None:
+            self.listeners.job_finished()
+            self.listeners = self.note_to = None
         self.done.set()
         if idle is not None:
             idle()
@@ -362,7 +407,7 @@ class Run:
     # -- what the JobState shows
 
     def status(self) -> str:
-        if self.done.is_set():
+        if self.finished:
             return self.final
         return "paused" if self.paused else "running"
 
@@ -384,7 +429,7 @@ class Run:
                 discarded=self.discarded,
                 pending=self.pending,
                 retried=self.retried,
-                emitted=self.last - self.placed + self.sent,
+                emitted=self.emitted,
                 unconnected=self.unconnected,
                 gathered=self.gathered,
             )
@@ -406,6 +451,13 @@ class Run:
             newest = self.history.newest()
         found = records(newest, lambda number: (inlets[number].node.routine_id, inlets[number].name))
         return [record for record in found if routine_id in (None, record.routine_id)]
+
+    def wall(self) -> float:
+        """Return the seconds that the job has taken so far."""
+        return (self.ended_at or perf_counter()) - self.began
+
+    def source(self) -> Source:
+        return JobSource(self)
 
     def late_emissions(self) -> int:
         return self.late

@@ -195,12 +195,12 @@ class ShippedQueue(WorkQueue):
     def judge(self, run: Run, number: int, failure: Failure) -> Decision:
         """Decide about a failure; a worker's loss is tried again where the routine says so, but not for ever."""
         if not isinstance(failure.exception, WorkerLost):
-            return decide(failure)
+            return decide(failure, run)
         losses = self._losses[run.job_id, number] = self._losses.get((run.job_id, number), 0) + 1
         enough = losses >= getattr(self.strategy, "max_worker_losses", MAX_LOSSES)
         if not enough and _retries_losses(self.hub.nodes[failure.routine_id]):
             return Decision(ErrorStrategy.RETRY, 0.0)
-        decision = decide(failure)
+        decision = decide(failure, run)
         if enough and decision.strategy is ErrorStrategy.RETRY:
             return Decision(failure.policy.after_retries)
         return decision

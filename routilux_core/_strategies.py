@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
+from routilux_core._metadata import Declared, Refused, declared, load_target
 from routilux_core.errors import ConfigurationError, StrategyError, UnknownStrategyError
 from routilux_core.strategy import CONTRACT, ExecutionStrategy
 
@@ -15,56 +15,82 @@ BUNDLED = {
     "sequential": "routilux_core_plugins.sequential:SequentialStrategy",
     "concurrent": "routilux_core_plugins.threaded:ConcurrentStrategy",
 }
+INSTALLABLE = {"dask": "routilux-dask"}  # what to install for names that are known to exist
+OTHER_WORDS = {"threads": "concurrent", "threaded": "concurrent", "thread": "concurrent", "parallel": "concurrent"}
 
 
-def make_strategy(
-    strategy: str | ExecutionStrategy, max_workers: int | None, options: dict[str, Any] | None
-) -> ExecutionStrategy:
-    """Return a strategy by name or as given, with its numbers; every wrong value is refused here."""
-    if isinstance(strategy, ExecutionStrategy):
-        if max_workers is not None or options:
-            raise ConfigurationError(
-                f"max_workers and strategy_options go with the name of a strategy; set them on {strategy!r} itself"
-            )
-        return strategy
-    if not isinstance(strategy, str):
-        raise ConfigurationError(f"execution_strategy is a name or an ExecutionStrategy, not {strategy!r}")
-    cls = load(strategy)
+class OtherContractError(StrategyError):
+    """A strategy was made for another version of the contract."""
+
+
+def make_strategy(name: str, max_workers: int | None, options: dict[str, Any]) -> ExecutionStrategy:
+    """Return the strategy of an installed name, with its numbers; every wrong value is refused here."""
+    cls = load(name)
     try:
-        return cls(max_workers=max_workers, **(options or {}))
+        return cls(max_workers=max_workers, **options)
     except TypeError as error:
-        raise ConfigurationError(f"strategy {strategy!r} can't take the options {options!r}: {error}") from error
+        raise ConfigurationError(f"strategy {name!r} can't take the options {options!r}: {error}") from error
 
 
 def load(name: str) -> type[ExecutionStrategy]:
     """Import the class of a strategy that is installed."""
-    target = BUNDLED.get(name) or _installed().get(name)
-    if target is None:
-        raise UnknownStrategyError(
-            "execution strategy", name, {*BUNDLED, *_installed()}, "install the package that provides it"
-        )
-    module, _, attribute = target.partition(":")
-    try:
-        cls = getattr(importlib.import_module(module), attribute)
-    except Exception as error:
-        raise StrategyError(f"strategy {name!r} can't be loaded from {target!r}: {error!r}") from error
-    return _checked(name, target, cls)
-
-
-def _installed() -> dict[str, str]:
-    from importlib.metadata import entry_points
-
-    return {point.name: point.value for point in entry_points(group=GROUP)}
-
-
-def _checked(name: str, target: str, cls: Any) -> type[ExecutionStrategy]:
-    if not (isinstance(cls, type) and issubclass(cls, ExecutionStrategy)):
-        raise StrategyError(f"strategy {name!r}: {target!r} is {cls!r}, not a subclass of ExecutionStrategy")
-    if cls.name != name:
-        raise StrategyError(f"strategy {name!r}: {target!r} calls itself {cls.name!r}; the two names have to agree")
-    if cls.contract != CONTRACT:
+    if name in BUNDLED:
+        return load_class(name, BUNDLED[name])
+    found = claims()
+    mine = found.get(name, [])
+    if not mine:
+        raise UnknownStrategyError("execution strategy", name, {*BUNDLED, *found}, _advice(name))
+    if len(mine) > 1:
         raise StrategyError(
-            f"strategy {name!r} was made for version {cls.contract} of the strategy contract, and this "
-            f"routilux-core has version {CONTRACT}: install versions that go together"
+            f"strategy {name!r} is claimed by {_names(mine)}: which one is meant can't be told; uninstall one of them"
         )
+    return load_class(name, mine[0].target, f" of {mine[0]}")
+
+
+def claims() -> dict[str, list[Declared]]:
+    """Return who declares which strategy, apart from the bundled ones: their names are reserved."""
+    found: dict[str, list[Declared]] = {}
+    for each in declared(GROUP):
+        if each.name not in BUNDLED:
+            found.setdefault(each.name, []).append(each)
+    return found
+
+
+def load_class(name: str, target: str, owner: str = "") -> type[ExecutionStrategy]:
+    """Import a class from `module:attribute` and check it; `owner` names the distribution in messages."""
+    what = f"strategy {name!r}{owner}"
+    try:
+        cls = load_target(target)
+    except Refused as refusal:
+        raise StrategyError(f"{what}: {refusal}") from refusal.__cause__
+    return _checked(what, name, target, cls)
+
+
+def _checked(what: str, name: str, target: str, cls: Any) -> type[ExecutionStrategy]:
+    if not (isinstance(cls, type) and issubclass(cls, ExecutionStrategy)):
+        raise StrategyError(f"{what}: {target!r} is {cls!r}, not a subclass of ExecutionStrategy")
+    if cls.contract != CONTRACT:
+        newer = isinstance(cls.contract, int) and cls.contract > CONTRACT
+        raise OtherContractError(
+            f"{what} was made for version {cls.contract} of the strategy contract, and this routilux-core has version "
+            f"{CONTRACT}: install a {'newer routilux-core' if newer else 'newer version of that strategy'}"
+        )
+    own = getattr(cls, "name", None)
+    if own != name:
+        raise StrategyError(f"{what}: {target!r} calls itself {own!r}; the two names have to agree")
+    if cls.__abstractmethods__:
+        missing = ", ".join(sorted(cls.__abstractmethods__))
+        raise StrategyError(f"{what}: {target!r} does not implement {missing}")
     return cls
+
+
+def _advice(name: str) -> str:
+    if name in INSTALLABLE:
+        return f"It is not installed: pip install {INSTALLABLE[name]}"
+    if name in OTHER_WORDS:
+        return f"Threads are called {OTHER_WORDS[name]!r}"
+    return "Install the package that provides it; `routilux strategies` lists what is installed"
+
+
+def _names(claimed: list[Declared]) -> str:
+    return " and by ".join(f"{each} ({each.target})" for each in claimed)

@@ -7,17 +7,18 @@ import itertools
 import os
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import Context, copy_context
 from time import monotonic, perf_counter
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
-from routilux_core import _strategies
 from routilux_core._context import CURRENT, check_outside, inside
 from routilux_core._dispatch import Dispatcher, WorkQueue, logger
 from routilux_core._loop import WorkTask
+from routilux_core._measures import FlowSource
 from routilux_core._plan import Inlet, Node
+from routilux_core._plugins import Plugins, make_strategy
 from routilux_core._pools import close_pool, open_pool
 from routilux_core._run import Run
 from routilux_core._shipped_queue import ShippedQueue
@@ -28,6 +29,7 @@ from routilux_core.job import JobState
 from routilux_core.ports import ENTRY
 from routilux_core.routine import Routine
 from routilux_core.strategy import ExecutionStrategy
+from routilux_core.tracking import ExecutionTracker
 
 EXIT_GRACE = 3.0  # seconds that running handlers get when the interpreter exits
 
@@ -36,6 +38,7 @@ class Flow:
     """A graph of routines, and how it runs: `Flow(execution_strategy="concurrent", max_workers=5)`.
 
     `execution_strategy` is a name or a strategy object; `max_workers=None` is the strategy's own default.
+    `plugins` are modules, objects or classes that implement hooks (`hookspecs`), for this flow alone.
     Beyond `max_pending` queued activations a handler that emits first works some of them off. `history_size` is the
     number of newest records that a job keeps. All methods may be called from any thread.
     """
@@ -48,12 +51,13 @@ class Flow:
         strategy_options: Mapping[str, Any] | None = None,
         *,
         error_handler: ErrorHandler | ErrorStrategy | str | None = None,
+        plugins: Iterable[Any] = (),
         max_pending: int = 1024,
         history_size: int = 1000,
     ) -> None:
         self.flow_id = flow_id if flow_id is not None else f"flow-{os.urandom(4).hex()}"
         self.history_size = _whole(history_size, "history_size", 0)
-        self._hub = Dispatcher(_whole(max_pending, "max_pending", 1))
+        self._hub = Dispatcher(_whole(max_pending, "max_pending", 1), self.history_size)
         self._graph = Graph(self.flow_id)
         self._numbers = itertools.count(1)
         self._opening = threading.RLock()  # one thread opens or closes pools at a time
@@ -64,8 +68,8 @@ class Flow:
         self._last: JobState | None = None
         self._at_exit: Any = None
         self._made_in_handler = CURRENT.get() is not None
-        strategy = _strategies.make_strategy(execution_strategy, max_workers, dict(strategy_options or {}))
-        self._default = self._queue(strategy)
+        self._plugins = Plugins(plugins)
+        self._default = self._queue(make_strategy(self._plugins, execution_strategy, max_workers, strategy_options))
         self.set_error_handler(error_handler)
 
     def __repr__(self) -> str:
@@ -105,6 +109,15 @@ class Flow:
     def job_state(self) -> JobState | None:
         """The job executed last, or None."""
         return self._last
+
+    @property
+    def execution_tracker(self) -> ExecutionTracker:
+        """What all jobs begun since its `reset()` have done, in figures."""
+        return ExecutionTracker(FlowSource(self._hub, self._hub.measures))
+
+    def to_mermaid(self) -> str:
+        """Return the graph as a Mermaid flowchart."""
+        return self._graph.to_mermaid()
 
     # -- building
 
@@ -183,7 +196,7 @@ class Flow:
         old = self._default.strategy
         if isinstance(execution_strategy, str) and max_workers is None:
             max_workers = old.max_workers
-        strategy = _strategies.make_strategy(execution_strategy, max_workers, dict(strategy_options or {}))
+        strategy = make_strategy(self._plugins, execution_strategy, max_workers, strategy_options)
         for routine_id in self._async - self._named.keys():
             _check_capabilities(routine_id, self._graph.routines[routine_id], strategy)
         with self._opening:
@@ -207,12 +220,16 @@ class Flow:
         payload = _checked_params(entry_params)
         _check_here(self._made_in_handler, f"execute({entry_routine_id!r}) of flow {self.flow_id!r}")
         self._prepare(inlet, payload)
+        plugins = self._plugins.all()
         run = Run(self._hub, f"{self.flow_id}-{next(self._numbers)}", self.flow_id, self.history_size, _context())
         self._last = job = JobState(run.job_id, self.flow_id, run)
+        run.listen(plugins, job)
         with self._hub.lock:
             self._hub.runs.add(run)
+            self._hub.measures.start(run)
             run.post(inlet, payload, 0, perf_counter())
             run.quiet()
+        run.tell_started()
         self._hub.settle([run])
         pool = self._default.pool
         if pool is not None and pool.in_caller and not inside(self._hub):
@@ -308,7 +325,7 @@ class Flow:
         for queue in self._hub.queues[1:]:
             if queue.strategy.name == name:
                 return queue
-        return self._queue(_strategies.make_strategy(name, None, None))
+        return self._queue(make_strategy(self._plugins, name, None, None))
 
     def _refresh(self, node: Node) -> None:
         self._check_idle("define_slot or define_event")

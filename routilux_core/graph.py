@@ -122,6 +122,23 @@ class Graph:
             found.setdefault(connection.source, []).append(connection.target)
         return found
 
+    def to_mermaid(self) -> str:
+        """Return the graph as a Mermaid flowchart: stateless routines round, outputs slanted, events on the arrows."""
+        numbers = {routine_id: f"r{number}" for number, routine_id in enumerate(self.routines)}
+        lines = ["flowchart LR"]
+        for routine_id, routine in self.routines.items():
+            stateless = routine.__routilux_settings__.stateless
+            start, end = ("(", ")") if stateless else ("[", "]")
+            lines.append(f"    {numbers[routine_id]}{start}{_quoted(routine_id)}{end}")
+        for each in self.connections:
+            renamed = "".join(f", {old} as {new}" for old, new in each.param_mapping)
+            label = _quoted(f"{each.event} → {each.slot}{renamed}")
+            lines.append(f"    {numbers[each.source]} -->|{label}| {numbers[each.target]}")
+        for number, output in enumerate(self.outputs):
+            lines.append(f"    o{number}[/{_quoted(output.name)}/]")
+            lines.append(f"    {numbers[output.routine_id]} -.->|{_quoted(output.event)}| o{number}")
+        return "\n".join(lines) + "\n"
+
     def _refuse_gather_cycle(self, made: Connection, gathering: list[Connection]) -> None:
         """Refuse a connection that closes a cycle through a gather slot, wherever on the cycle that slot is."""
         if not gathering:
@@ -180,6 +197,11 @@ def reachable(start: str, following: Mapping[str, Iterable[str]]) -> set[str]:
                 found.add(name)
                 paths.append(iter(following.get(name, ())))
     return found
+
+
+def _quoted(text: str) -> str:
+    """Return a Mermaid text: whatever could mean something there is written as the number of its character."""
+    return '"' + "".join(c if c.isalnum() or c in " _-.,→" else f"#{ord(c)};" for c in text) + '"'
 
 
 def _checked_mapping(param_mapping: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from attrs import field, frozen
 
 from routilux_core.error_handling import ErrorStrategy, Failure
+from routilux_core.tracking import ExecutionTracker, Source
 
 if TYPE_CHECKING:
     from routilux_core.routine import Routine
@@ -78,6 +79,7 @@ class Controls(Protocol):
     def routines(self) -> Mapping[str, Routine]: ...
     def routine_states(self) -> dict[str, str]: ...
     def history_of(self, routine_id: str | None) -> list[ActivationRecord]: ...
+    def source(self) -> Source: ...
     def late_emissions(self) -> int: ...
     def explain(self) -> str: ...
     def wait(self, timeout: float | None) -> bool: ...
@@ -129,6 +131,11 @@ class JobState:
     def routine_states(self) -> dict[str, str]:
         """The state of each routine that was reached: failed, error_continued, skipped, completed or running."""
         return self._controls.routine_states()
+
+    @property
+    def tracker(self) -> ExecutionTracker:
+        """What this job has done, in figures."""
+        return ExecutionTracker(self._controls.source())
 
     @property
     def late_emissions(self) -> int:

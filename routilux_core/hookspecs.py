@@ -1,0 +1,169 @@
+"""The hooks of Routilux Core: what a plugin may implement, when it is called, and what it may do there.
+
+There are three families.
+
+*Strategies.* `routilux_make_strategy` turns a name into an execution strategy. Most packages don't need it: they
+declare their class in the entry-point group `routilux_core.strategies`. It is for names that are no class: a pool
+made in the program, a name with a pattern such as `ssh:host`.
+
+*Error handling.* `routilux_handle_error` decides about an exception before the policies of the routine and the flow do.
+
+*Tracking.* The five others tell what happens. They return nothing, and they can't change what a job does.
+
+A plugin is a module, an object, or a class (which is called without arguments). It is found through an entry point in
+the group `routilux_core.plugins`, or given to one flow with `Flow(plugins=[...])`. Its implementations are marked:
+
+    from routilux_core import hookimpl
+
+    @hookimpl
+    def routilux_job_finished(job):
+        print(job.job_id, job.status)
+
+An implementation may leave out arguments that it doesn't use. What comes as an argument is a record: it may get further
+attributes, and old plugins keep working.
+
+The rules for all tracking hooks. Every hook fires in the process of the flow, whatever strategy runs the handlers.
+Which hooks anyone listens to is worked out once for each job, when it starts. Listeners are called one by one. One that
+raises is logged and not called again in that job, and nothing else changes. A wrapper (`hookimpl(wrapper=True)`) is
+refused: it could swallow the calls of others. Of one job, the calls of the two job hooks and of the batch hook never
+overlap. They run on a thread that has other work to do, so they should take microseconds and must not block. Waiting
+for a flow or a job inside them is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+from attrs import define, field, frozen
+
+if TYPE_CHECKING:
+    from routilux_core.error_handling import Decision, Failure
+    from routilux_core.job import ActivationRecord, JobState
+    from routilux_core.strategy import ExecutionStrategy
+
+PROJECT = "routilux_core"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@frozen(kw_only=True)
+class StrategyRequest:
+    """A strategy that was asked for by name, with the numbers and options given beside it."""
+
+    name: str
+    max_workers: int | None = None
+    options: Mapping[str, Any] = field(factory=dict)
+
+
+@define(kw_only=True, eq=False)
+class Activation:
+    """One call of a handler that is about to be made. `cause` is the activation that emitted what started it.
+
+    `data` is what the handler gets, after merging; read it and change nothing. Times are of `time.perf_counter`.
+    """
+
+    job_id: str
+    id: int
+    cause: int | None
+    routine_id: str
+    slot: str
+    attempt: int
+    worker: int
+    posted: float
+    started: float
+    data: Mapping[str, Any] = field(repr=False)
+
+
+@define(kw_only=True, eq=False)
+class Emission:
+    """One emission that has left a handler. `activation` is the id of the call that made it.
+
+    `targets` are pairs of routine id and slot, in the order posted; `data` is what was emitted, to be read only.
+    """
+
+    job_id: str
+    activation: int
+    routine_id: str
+    event: str
+    targets: tuple[tuple[str, str], ...]
+    time: float
+    data: Mapping[str, Any] = field(repr=False)
+
+
+# -- strategies
+
+
+@hookspec(firstresult=True)
+def routilux_make_strategy(request: StrategyRequest) -> ExecutionStrategy | None:
+    """Return the strategy of this name, or None where the name is somebody else's.
+
+    Called on the thread that makes a flow or changes its strategy, for every name but the bundled ones, which are
+    reserved. The look-up of entry points is the last implementation. It may raise a `RoutiluxError`, which reaches the
+    caller: the name is its own and something is wrong. Any other exception is logged, and counts as None.
+    """
+
+
+# -- error handling
+
+
+@hookspec(firstresult=True)
+def routilux_handle_error(failure: Failure) -> Decision | None:
+    """Return what to do about an exception in a handler, or None to leave it to the next plugin, and to the policies.
+
+    Called on the thread on which the handler ran (in the flow's process), several at a time under a parallel strategy,
+    for each attempt that raised. The policy of the routine, else of the flow, is the last implementation. One that
+    raises, or returns anything else, is logged and counts as None. A RETRY is refused, and left to the policy, where
+    `failure.emitted` says that the attempt has emitted already: what it sent would be sent twice. Only under a RETRY
+    policy are emissions held until the call has succeeded.
+    """
+
+
+# -- tracking
+
+
+@hookspec
+def routilux_job_started(job: JobState) -> None:
+    """Tell that a job begins.
+
+    Called on the thread that called `execute`, when the entry is queued and nothing has run. The job may be paused or
+    cancelled here. An exception is logged and mutes the plugin for this job.
+    """
+
+
+@hookspec
+def routilux_job_finished(job: JobState) -> None:
+    """Tell that a job has ended, with its final status, ledger and errors.
+
+    Called on the thread that ended it: a worker's, or the one that cancelled it. Those who wait for the job go on after
+    this, so what a tracker writes here is there when `wait_for_completion` returns. An exception is logged.
+    """
+
+
+@hookspec
+def routilux_activations_finished(job: JobState, records: Sequence[ActivationRecord]) -> None:
+    """Tell what was run: at most 256 records at a time, oldest first, at most some 50 ms after the first of them ended.
+
+    Called on a worker's thread or the engine's timer thread. Every attempt has a record, a retried one too; all of them
+    come before `routilux_job_finished`. An exception is logged and mutes the plugin for this job.
+    """
+
+
+@hookspec
+def routilux_activation_started(activation: Activation) -> None:
+    """Tell that a handler is about to be called. In detail, for debugging: it slows down every call.
+
+    Called on the worker's thread, several at a time under a parallel strategy; where memory is not shared, when the
+    call is sent. An exception is logged and mutes the plugin for this job.
+    """
+
+
+@hookspec
+def routilux_event_emitted(emission: Emission) -> None:
+    """Tell that an emission was posted. In detail, for debugging: it slows down every emission.
+
+    Called on the worker's thread, inside `emit`; what a handler under a RETRY policy emits is told when it leaves,
+    after the call. An exception is logged and mutes the plugin for this job.
+    """

@@ -1,0 +1,194 @@
+"""ExecutionTracker: what happened, how long it took, where the time went, as read from the engine's own counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, TypedDict
+
+from attrs import define, field
+
+from routilux_core.errors import UnknownNameError
+
+INFINITE = float("inf")
+
+
+@define(kw_only=True, eq=False)
+class Counted:
+    """What was counted for one routine; times in seconds. `newest` are run times from the ring of records."""
+
+    completed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    retried: int = 0
+    run_time: float = 0.0
+    queue_wait: float = 0.0
+    shortest: float = INFINITE
+    longest: float = 0.0
+    newest: list[float] = field(factory=list)
+
+    @property
+    def executions(self) -> int:
+        """How many times a handler was called, retries included."""
+        return self.completed + self.failed + self.skipped + self.retried
+
+
+@define(kw_only=True, eq=False)
+class Counts:
+    """What the engine has counted over one job or several: `wall` is the time in which at least one of them ran."""
+
+    routines: Mapping[str, Counted]
+    jobs: int = 0
+    wall: float = 0.0
+    emitted: int = 0
+
+
+class Source(Protocol):
+    """What an `ExecutionTracker` reads."""
+
+    def counts(self) -> Counts: ...
+    def hints(self) -> list[str]: ...
+    def reset(self) -> None: ...
+
+
+class RoutinePerformance(TypedDict):
+    """One routine in figures; times in seconds, None where there is nothing to take them from.
+
+    `total_executions` counts calls, retried attempts included. `success_rate` is the part of the activations that
+    completed, of those that ended: an activation that was retried counts once, by its last attempt. The averages, the
+    minimum and the maximum are over all calls. `p50_execution_time` and `p95_execution_time` are taken from the newest
+    `percentile_records` calls: those that are still in the flow's ring of records (`history_size`).
+    """
+
+    routine_id: str
+    total_executions: int
+    completed: int
+    failed: int
+    skipped: int
+    retried: int
+    success_rate: float | None
+    total_execution_time: float
+    avg_execution_time: float | None
+    min_execution_time: float | None
+    max_execution_time: float | None
+    p50_execution_time: float | None
+    p95_execution_time: float | None
+    percentile_records: int
+    avg_queue_wait: float | None
+    total_queue_wait: float
+
+
+class FlowPerformance(TypedDict):
+    """A flow, or one job of it, in figures; times in seconds.
+
+    `wall_time` is the time in which at least one job ran, `work_time` the sum of the time in all handlers, and
+    `parallelism` their quotient: how many handlers ran at once on average. `events` counts emissions. `throughput` is
+    calls of handlers for each second of wall time.
+    """
+
+    jobs: int
+    wall_time: float
+    work_time: float
+    parallelism: float | None
+    events: int
+    total_executions: int
+    completed: int
+    failed: int
+    skipped: int
+    retried: int
+    success_rate: float | None
+    throughput: float | None
+
+
+class ExecutionTracker:
+    """A read-only view of the counts that the engine keeps anyway; it may be read at any time, from any thread.
+
+    `flow.execution_tracker` covers all jobs begun since its `reset()`, `job_state.tracker` one job.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def get_routine_performance(self, routine_id: str) -> RoutinePerformance:
+        """Return the figures of one routine; zeros where it has not run."""
+        routines = self._source.counts().routines
+        if routine_id not in routines:
+            raise UnknownNameError("routine", routine_id, routines, "The tracker knows the routines of its flow")
+        return _of_routine(routine_id, routines[routine_id])
+
+    def get_all_performances(self) -> dict[str, RoutinePerformance]:
+        """Return the figures of every routine, by id, in the order in which they were added."""
+        return {name: _of_routine(name, counted) for name, counted in self._source.counts().routines.items()}
+
+    def get_flow_performance(self) -> FlowPerformance:
+        """Return the figures over all routines together."""
+        counts = self._source.counts()
+        total = _sum(counts.routines.values())
+        return FlowPerformance(
+            jobs=counts.jobs,
+            wall_time=counts.wall,
+            work_time=total.run_time,
+            parallelism=_divided(total.run_time, counts.wall),
+            events=counts.emitted,
+            total_executions=total.executions,
+            completed=total.completed,
+            failed=total.failed,
+            skipped=total.skipped,
+            retried=total.retried,
+            success_rate=_success_rate(total),
+            throughput=_divided(total.executions, counts.wall),
+        )
+
+    def hints(self) -> list[str]:
+        """Return what costs time without need, each with what to do about it."""
+        return self._source.hints()
+
+    def reset(self) -> None:
+        """Begin anew: jobs begun before are not counted any more. A job's own tracker can't be reset."""
+        self._source.reset()
+
+
+def _of_routine(routine_id: str, counted: Counted) -> RoutinePerformance:
+    calls = counted.executions
+    newest = sorted(counted.newest)
+    return RoutinePerformance(
+        routine_id=routine_id,
+        total_executions=calls,
+        completed=counted.completed,
+        failed=counted.failed,
+        skipped=counted.skipped,
+        retried=counted.retried,
+        success_rate=_success_rate(counted),
+        total_execution_time=counted.run_time,
+        avg_execution_time=_divided(counted.run_time, calls),
+        min_execution_time=counted.shortest if calls else None,
+        max_execution_time=counted.longest if calls else None,
+        p50_execution_time=_percentile(newest, 0.50),
+        p95_execution_time=_percentile(newest, 0.95),
+        percentile_records=len(newest),
+        avg_queue_wait=_divided(counted.queue_wait, calls),
+        total_queue_wait=counted.queue_wait,
+    )
+
+
+def _sum(parts: Iterable[Counted]) -> Counted:
+    total = Counted()
+    for part in parts:
+        for name in ("completed", "failed", "skipped", "retried", "run_time", "queue_wait"):
+            setattr(total, name, getattr(total, name) + getattr(part, name))
+    return total
+
+
+def _success_rate(counted: Counted) -> float | None:
+    return _divided(counted.completed, counted.completed + counted.failed + counted.skipped)
+
+
+def _divided(dividend: float, divisor: float) -> float | None:
+    return dividend / divisor if divisor else None
+
+
+def _percentile(ordered: Sequence[float], part: float) -> float | None:
+    """Return the smallest value that at least this part of the values does not exceed (nearest rank)."""
+    if not ordered:
+        return None
+    rank = -int(-part * len(ordered) // 1)  # rounded up
+    return ordered[max(rank, 1) - 1]

@@ -1,0 +1,591 @@
+"""Every hook: when it is called, with what, and that no plugin can change what a job does by failing."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import logging
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+from attrs import frozen
+
+from routilux_core import (
+    Capabilities,
+    ConfigurationError,
+    Decision,
+    ErrorHandler,
+    ErrorStrategy,
+    ExecutionStrategy,
+    Failure,
+    Flow,
+    FlowStateError,
+    Host,
+    JobState,
+    Routine,
+    StrategyError,
+    Task,
+    UnknownStrategyError,
+    WorkerPool,
+    event,
+    hookimpl,
+    hookspecs,
+    slot,
+)
+
+MakeFlow = Callable[..., Flow]
+SECONDS = 20.0
+HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("routilux_")}
+TRACKING = sorted(HOOKS.keys() - {"routilux_make_strategy", "routilux_handle_error"})
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "plugins.md"
+
+
+class Source(Routine):
+    item = event("n")
+
+    def __call__(self, count: int) -> None:
+        for n in range(count):
+            self.emit("item", n=n)
+
+
+class Keeps(Routine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.got: list[int] = []
+
+    @slot
+    def n(self, n: int) -> None:
+        self.got.append(n)
+
+
+class Fails(Routine):
+    """Raises for odd numbers."""
+
+    out = event("n")
+
+    @slot
+    def n(self, n: int) -> None:
+        if n % 2:
+            raise ValueError(n)
+        self.emit("out", n=n)
+
+
+class Recorder:
+    """Listens to everything, and keeps it."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, Any]] = []
+
+    @hookimpl
+    def routilux_job_started(self, job: JobState) -> None:
+        self.told.append(("started", (job.job_id, job.status, job.ledger.pending)))
+
+    @hookimpl
+    def routilux_job_finished(self, job: JobState) -> None:
+        self.told.append(("finished", (job.job_id, job.status, job.ledger.pending)))
+
+    @hookimpl
+    def routilux_activations_finished(self, job: JobState, records: Any) -> None:
+        self.told.append(("records", records))
+
+    @hookimpl
+    def routilux_activation_started(self, activation: Any) -> None:
+        self.told.append(("activation", activation))
+
+    @hookimpl
+    def routilux_event_emitted(self, emission: Any) -> None:
+        self.told.append(("emission", emission))
+
+    def of(self, kind: str) -> list[Any]:
+        return [what for name, what in self.told if name == kind]
+
+
+def tracker(**hooks: Callable[..., Any]) -> SimpleNamespace:
+    """A plugin made of functions."""
+    return SimpleNamespace(**{f"routilux_{name}": hookimpl(function) for name, function in hooks.items()})
+
+
+def build(flow: Flow, *targets: Routine) -> None:
+    flow.add_routine(Source(), "source")
+    for number, target in enumerate(targets):
+        flow.add_routine(target, f"target{number}")
+        flow.connect("source", "item", f"target{number}", "n")
+
+
+def run(flow: Flow, entry: str = "source", **params: Any) -> JobState:
+    job = flow.execute(entry, params)
+    assert job.wait(SECONDS), job.explain()
+    return job
+
+
+# -- every hook is documented, and has a test
+
+
+def test_every_hook_says_when_it_is_called_and_whether_it_may_raise() -> None:
+    assert len(HOOKS) == 7
+    for name, hook in HOOKS.items():
+        text = inspect.getdoc(hook) or ""
+        assert "Called on" in text, name
+        assert re.search("raise|exception", text), name
+
+
+def test_every_hook_has_a_test_of_its_name() -> None:
+    tests = {
+        node.name
+        for path in Path(__file__).parent.rglob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    }
+    untested = [hook for hook in HOOKS if not any(name.startswith(f"test_{hook}_") for name in tests)]
+    assert not untested
+
+
+def signatures_in_docs() -> Iterator[tuple[str, str]]:
+    text = DOCS.read_text("utf-8")
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.FunctionDef):
+                arguments = [each.arg for each in node.args.args if each.arg != "self"]
+                yield node.name, ", ".join(arguments)
+
+
+@pytest.mark.skipif(not DOCS.exists(), reason="the documentation is not beside the tests")
+def test_the_documentation_names_every_hook_with_its_signature() -> None:
+    text = DOCS.read_text("utf-8")
+    for name, hook in HOOKS.items():
+        assert f"`{name}({', '.join(inspect.signature(hook).parameters)})`" in text, name
+    mentioned = set(re.findall(r"\broutilux_\w+(?=\()", text))
+    assert mentioned <= HOOKS.keys()
+    for name, arguments in signatures_in_docs():
+        if name in HOOKS:
+            assert set(filter(None, arguments.split(", "))) <= inspect.signature(HOOKS[name]).parameters.keys(), name
+
+
+@pytest.mark.skipif(not DOCS.exists(), reason="the documentation is not beside the tests")
+def test_the_python_in_the_documentation_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
+    assert len(blocks) >= 3
+    for block in blocks:
+        exec(compile(block, str(DOCS), "exec"), {"__name__": "documentation"})
+
+
+# -- strategies
+
+
+class ThreadForEach(WorkerPool):
+    workers = 2
+
+    def submit(self, task: Task) -> None:
+        threading.Thread(target=task).start()
+
+    def close(self, *, cancel: bool = False, timeout: float | None = None) -> None: ...
+
+
+@frozen(kw_only=True)
+class Own(ExecutionStrategy):
+    name: ClassVar[str] = "own"
+    capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=True)
+    colour: str = "red"
+
+    def open(self, host: Host) -> WorkerPool:
+        return ThreadForEach()
+
+
+def test_routilux_make_strategy_answers_for_its_own_names(make_flow: MakeFlow) -> None:
+    asked: list[Any] = []
+
+    def make_strategy(request: Any) -> Any:
+        asked.append(request)
+        return Own(max_workers=request.max_workers, **request.options) if request.name == "mine" else None
+
+    plugin, keeps = tracker(make_strategy=make_strategy), Keeps()
+    flow = make_flow(execution_strategy="mine", max_workers=3, strategy_options={"colour": "blue"}, plugins=[plugin])
+    assert (flow.execution_strategy, flow.max_workers) == ("own", 3)
+    build(flow, keeps)
+    assert run(flow, count=4).status == "completed"
+    assert keeps.got == [0, 1, 2, 3]
+    assert [(each.name, each.max_workers, each.options) for each in asked] == [("mine", 3, {"colour": "blue"})]
+    with pytest.raises(UnknownStrategyError, match="'theirs'"):
+        flow.set_execution_strategy("theirs")
+    flow.set_execution_strategy("concurrent")  # a bundled name is reserved: nobody is asked
+    assert [each.name for each in asked] == ["mine", "theirs"]
+    with pytest.raises(UnknownStrategyError, match="'mine'"):
+        Flow(execution_strategy="mine")  # the plugin belongs to the other flow
+
+
+def test_routilux_make_strategy_that_fails_counts_as_none_unless_the_name_is_its_own(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(request: Any) -> Any:
+        raise ZeroDivisionError
+
+    def wrong(request: Any) -> Any:
+        return "sequential"
+
+    def knows(request: Any) -> Any:
+        raise StrategyError("the cluster has no such queue")
+
+    with pytest.raises(StrategyError, match="no such queue"):
+        Flow(execution_strategy="mine", plugins=[tracker(make_strategy=each) for each in (knows, wrong, broken)])
+    assert [record.getMessage().partition(", routilux_")[2] for record in caplog.records] == [
+        "make_strategy: raised ZeroDivisionError; this counts as None",
+        "make_strategy: returned 'sequential', no ExecutionStrategy; this counts as None",
+    ]
+
+
+# -- error handling
+
+
+def failing(make_flow: MakeFlow, strategy: dict[str, Any], *plugins: Any, **settings: Any) -> tuple[Flow, Fails]:
+    flow, fails = make_flow(**strategy, plugins=plugins, **settings), Fails()
+    build(flow, fails)
+    return flow, fails
+
+
+def test_routilux_handle_error_decides_before_the_policies(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
+    seen: list[Failure] = []
+
+    def handle_error(failure: Failure) -> Decision | None:
+        seen.append(failure)
+        number = int(str(failure.exception))
+        return {1: Decision("skip"), 3: Decision("continue")}.get(number)
+
+    flow, fails = failing(make_flow, strategy, tracker(handle_error=handle_error))
+    fails.set_error_handler(ErrorHandler("stop"))
+    job = run(flow, count=6)
+    assert [failure.decision for failure in job.errors] == [
+        ErrorStrategy.SKIP,
+        ErrorStrategy.CONTINUE,
+        ErrorStrategy.STOP,
+    ]
+    assert (job.status, job.ledger.skipped, job.ledger.failed) == ("failed", 1, 2)
+    assert [(failure.routine_id, failure.slot, failure.attempt) for failure in seen] == [("target0", "n", 1)] * 3
+
+
+def test_routilux_handle_error_that_raises_counts_as_none(
+    make_flow: MakeFlow, strategy: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    def raises(failure: Failure) -> Decision | None:
+        raise SystemExit(7)
+
+    def wrong() -> Any:
+        return "skip"
+
+    plain, _ = failing(make_flow, strategy, error_handler="continue")
+    flow, _ = failing(
+        make_flow, strategy, tracker(handle_error=wrong), tracker(handle_error=raises), error_handler="continue"
+    )
+    expected, job = run(plain, count=8), run(flow, count=8)
+    assert (job.status, job.ledger, job.routine_states) == (expected.status, expected.ledger, expected.routine_states)
+    said = Counter(record.getMessage() for record in caplog.records if "counts as None" in record.getMessage())
+    assert sorted(said.values()) == [4, 4]
+    assert "raised SystemExit: 7" in "".join(said)
+    assert "returned 'skip', no Decision" in "".join(said)
+
+
+def test_routilux_handle_error_may_be_wrapped(make_flow: MakeFlow, caplog: pytest.LogCaptureFixture) -> None:
+    class Wrapper:
+        @hookimpl(wrapper=True)
+        def routilux_handle_error(self, failure: Failure) -> Any:
+            decision = yield
+            if failure.exception.args == (3,):
+                raise KeyError("broken wrapper")
+            return decision if failure.exception.args == (1,) else Decision("skip")
+
+    flow, _ = failing(make_flow, {}, Wrapper(), error_handler="continue")
+    job = run(flow, count=6)
+    assert [failure.decision for failure in job.errors] == ["continue", "continue", "skip"]
+    assert "routilux_handle_error failed; the policy decides" in caplog.text
+
+
+def test_routilux_handle_error_may_retry_what_has_not_emitted(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
+    class Appends(Routine):
+        out = event("n")
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[list[int]] = []
+
+        @slot(merge_strategy="append")
+        def n(self, n: list[int]) -> None:
+            self.seen.append(n)
+            if len(self.seen) in (2, 3):
+                raise ValueError(len(self.seen))
+            self.emit("out", n=n[-1])
+
+    def handle_error(failure: Failure) -> Decision | None:
+        return Decision("retry", 0.001)
+
+    flow, appends, keeps = make_flow(**strategy, plugins=[tracker(handle_error=handle_error)]), Appends(), Keeps()
+    build(flow, appends)
+    flow.add_routine(keeps, "keeps")
+    flow.connect("target0", "out", "keeps", "n")
+    job = run(flow, count=3)
+    assert appends.seen == [[0], [0, 1], [0, 1], [0, 1], [0, 1, 2]]  # what arrived is merged once
+    assert keeps.got == [0, 1, 2]
+    assert (job.status, job.ledger.retried, job.ledger.completed) == ("completed", 2, 7)
+
+
+def test_routilux_handle_error_cannot_retry_what_has_emitted(
+    make_flow: MakeFlow, strategy: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    class EmitsAndFails(Routine):
+        out = event("n")
+
+        @slot
+        def n(self, n: int) -> None:
+            self.emit("out", n=n)
+            raise ValueError(n)
+
+    def handle_error(failure: Failure) -> Decision | None:
+        return Decision("retry")
+
+    flow, keeps = make_flow(**strategy, plugins=[tracker(handle_error=handle_error)], error_handler="skip"), Keeps()
+    build(flow, EmitsAndFails())
+    flow.add_routine(keeps, "keeps")
+    flow.connect("target0", "out", "keeps", "n")
+    job = run(flow, count=2)
+    assert keeps.got == [0, 1]
+    assert [failure.decision for failure in job.errors] == ["skip", "skip"]
+    assert caplog.text.count("RETRY is refused, because routine 'target0', slot 'n'") == 2
+
+
+# -- tracking
+
+
+def test_routilux_job_started_comes_before_anything_runs(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
+    keeps, seen = Keeps(), []
+
+    def job_started(job: JobState) -> None:
+        seen.append((job.status, list(keeps.got), job.ledger.posted, job.ledger.completed, threading.get_ident()))
+
+    flow = make_flow(**strategy, plugins=[tracker(job_started=job_started)])
+    build(flow, keeps)
+    run(flow, count=3)
+    assert seen == [("running", [], 1, 0, threading.get_ident())]
+    assert keeps.got == [0, 1, 2]
+
+
+@pytest.mark.parametrize("action", ["cancel", "pause"])
+def test_routilux_job_started_may_cancel_or_pause(make_flow: MakeFlow, strategy: dict[str, Any], action: str) -> None:
+    keeps, recorder = Keeps(), Recorder()
+    act = tracker(job_started=lambda job: getattr(job, action)())
+    flow = make_flow(**strategy, plugins=[recorder, act])
+    build(flow, keeps)
+    job = flow.execute("source", {"count": 3})
+    if action == "pause":
+        assert (job.status, keeps.got) == ("paused", [])
+        job.resume()
+    assert job.wait(SECONDS)
+    assert (job.status, keeps.got) == (("cancelled", []) if action == "cancel" else ("completed", [0, 1, 2]))
+    assert job.ledger.balanced
+    assert job.ledger.pending == 0
+    assert recorder.of("finished") == [(job.job_id, job.status, 0)]
+    assert run(flow, count=0).status == job.status if action == "cancel" else True
+    flow.set_execution_strategy("sequential")  # refused while a job runs: none is left behind
+
+
+def test_routilux_job_finished_comes_before_those_who_wait_go_on(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
+    recorder = Recorder()
+    flow = make_flow(**strategy, plugins=[recorder])
+    build(flow, Fails())
+    for number in range(30):
+        job = run(flow, count=1 + number % 2)
+        assert recorder.told[-1] == ("finished", (job.job_id, "failed" if number % 2 else "completed", 0))
+    assert len(recorder.of("started")) == len(recorder.of("finished")) == 30
+
+
+def test_routilux_activations_finished_has_every_attempt_once(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
+    recorder = Recorder()
+    retrying = ErrorHandler("retry", max_retries=1, retry_delay=0.0, after_retries="skip")
+    flow = make_flow(**strategy, plugins=[recorder], history_size=0, error_handler="continue")
+    fails = Fails()
+    build(flow, fails, Keeps())
+    fails.set_error_handler(retrying)
+    job = run(flow, count=700)
+    batches = recorder.of("records")
+    assert max(map(len, batches)) <= 256
+    records = [record for batch in batches for record in batch]
+    assert len({(record.id, record.attempt) for record in records}) == len(records) == 1 + 700 + 700 + 350
+    outcomes = Counter((record.routine_id, record.outcome) for record in records)
+    assert outcomes == {
+        ("source", "completed"): 1,
+        ("target0", "completed"): 350,
+        ("target0", "retried"): 350,
+        ("target0", "skipped"): 350,
+        ("target1", "completed"): 700,
+    }
+    assert {record.cause for record in records if record.routine_id != "source"} == {1}
+    assert all(record.posted <= record.started <= record.ended for record in records)
+    kinds = [kind for kind, _ in recorder.told if kind in ("started", "records", "finished")]
+    assert (kinds[0], kinds[-1]) == ("started", "finished")
+    assert job.get_execution_history() == []
+
+
+def test_routilux_activations_finished_comes_while_a_long_call_runs(make_flow: MakeFlow) -> None:
+    told = threading.Event()
+
+    class Waits(Routine):
+        @slot
+        def n(self, n: int) -> None:
+            assert told.wait(SECONDS)
+
+    def activations_finished(records: Any) -> None:
+        if any(record.routine_id == "source" for record in records):
+            told.set()
+
+    flow = make_flow(execution_strategy="concurrent", plugins=[tracker(activations_finished=activations_finished)])
+    build(flow, Waits())
+    assert run(flow, count=1).status == "completed"
+
+
+def test_routilux_activation_started_comes_before_each_call(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
+    keeps, seen = Keeps(), []
+
+    def activation_started(activation: Any) -> None:
+        if activation.slot == "n":
+            assert activation.data["n"] not in keeps.got
+            with pytest.raises(TypeError):
+                activation.data["n"] = 7
+        seen.append(
+            (activation.routine_id, activation.slot, activation.attempt, activation.cause, dict(activation.data))
+        )
+
+    flow = make_flow(**strategy, plugins=[tracker(activation_started=activation_started)])
+    build(flow, keeps)
+    run(flow, count=3)
+    assert seen[0] == ("source", "__call__", 1, None, {"count": 3})
+    assert seen[1:] == [("target0", "n", 1, 1, {"n": n}) for n in range(3)]
+    assert keeps.got == [0, 1, 2]
+
+
+def test_routilux_event_emitted_comes_for_each_emission(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
+    seen: list[Any] = []
+    flow = make_flow(**strategy, plugins=[tracker(event_emitted=lambda emission: seen.append(emission))])
+    build(flow, Fails(), Keeps())
+    flow.get_error_handler()
+    flow.set_error_handler(ErrorHandler("retry", max_retries=0, after_retries="skip"))
+    job = run(flow, count=4)
+    counts = Counter((each.routine_id, each.event, each.targets) for each in seen)
+    assert counts == {
+        ("source", "item", (("target0", "n"), ("target1", "n"))): 4,
+        ("target0", "out", ()): 2,
+    }
+    assert len(seen) == job.ledger.emitted
+    assert [each.data["n"] for each in seen if each.routine_id == "source"] == [0, 1, 2, 3]
+
+
+class RaisesAlways:
+    """A tracker whose every method raises."""
+
+    calls = 0
+
+
+def _raises(name: str) -> Any:
+    arguments = ", ".join(inspect.signature(HOOKS[name]).parameters)
+    scope: dict[str, Any] = {}
+    exec(f"def {name}(self, {arguments}):\n    type(self).calls += 1\n    raise RuntimeError('no')", scope)
+    return hookimpl(scope[name])
+
+
+for _name in TRACKING:
+    setattr(RaisesAlways, _name, _raises(_name))
+
+
+def test_a_tracker_that_raises_at_every_call_changes_nothing_but_one_log_line(
+    make_flow: MakeFlow, strategy: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    answers, recorder = [], Recorder()
+    RaisesAlways.calls = 0
+    for plugins in ([], [recorder, RaisesAlways]):
+        flow, keeps = make_flow(**strategy, plugins=plugins, error_handler="continue"), Keeps()
+        build(flow, Fails(), keeps)
+        flow.add_output("target0", "out")
+        with caplog.at_level(logging.WARNING):
+            caplog.clear()
+            job = run(flow, count=300)
+        answers.append((job.status, job.ledger, job.outputs, job.routine_states, keeps.got))
+    assert answers[0] == answers[1]
+    (line,) = [
+        record.getMessage() for record in caplog.records if record.levelname == "WARNING" and "plugin" in record.msg
+    ]
+    assert line == (
+        f"plugin 'RaisesAlways' raised RuntimeError in routilux_job_started, and is not told about job {job.job_id} "
+        "any more"
+    )
+    assert RaisesAlways.calls == 1
+    assert len([record for batch in recorder.of("records") for record in batch]) == 601
+    assert len(recorder.of("emission")) == 450
+    assert run(flow, count=1).status == "completed"
+    assert RaisesAlways.calls == 2  # the next job tells it again
+
+
+@pytest.mark.parametrize("hook", TRACKING)
+def test_waiting_for_the_flow_in_a_tracking_hook_is_refused(
+    make_flow: MakeFlow, strategy: dict[str, Any], hook: str
+) -> None:
+    refused: list[Exception] = []
+
+    def wait(*_: Any) -> None:
+        for call in (flow.wait_for_completion, flow.job_state.wait):
+            try:
+                call()
+            except FlowStateError as error:
+                refused.append(error)
+
+    scope: dict[str, Any] = {"wait": wait}
+    arguments = ", ".join(inspect.signature(HOOKS[hook]).parameters)
+    exec(f"def {hook}({arguments}): wait()", scope)
+    flow = make_flow(**strategy, plugins=[SimpleNamespace(**{hook: hookimpl(scope[hook])})])
+    build(flow, Keeps())
+    assert run(flow, count=1).status == "completed"
+    assert len(refused) >= 2
+    assert len(refused) % 2 == 0
+
+
+def test_a_job_may_be_started_in_the_hook_that_tells_of_the_end_of_another(
+    make_flow: MakeFlow, strategy: dict[str, Any]
+) -> None:
+    started: list[JobState] = []
+
+    def job_finished(job: JobState) -> None:
+        if len(started) < 3:
+            started.append(flow.execute("source", {"count": 1}))
+
+    keeps = Keeps()
+    flow = make_flow(**strategy, plugins=[tracker(job_finished=job_finished)])
+    build(flow, keeps)
+    run(flow, count=1)
+    assert flow.wait_for_completion(SECONDS)
+    assert [job.wait(SECONDS) for job in started] == [True] * 3
+    assert keeps.got == [0] * 4
+
+
+@pytest.mark.parametrize(
+    ("plugin", "why"),
+    [
+        (object(), "an object of type 'object' implements none of the hooks"),
+        (3, "implements none of the hooks"),
+        (tracker(job_started=lambda flow: None), "flow"),
+        (tracker(job_started=lambda job, flow: None), "flow"),
+        (SimpleNamespace(routilux_job_started=print), "not marked with @hookimpl"),
+    ],
+)
+def test_a_plugin_object_that_cannot_work_is_refused_at_once(plugin: Any, why: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(why)):
+        Flow(plugins=[plugin])
+
+
+def test_one_listener_does_not_hear_of_the_jobs_of_another_flow(make_flow: MakeFlow) -> None:
+    mine, theirs = Recorder(), Recorder()
+    for recorder in (mine, theirs):
+        flow = make_flow(flow_id=f"flow{len(theirs.told)}", plugins=[recorder])
+        build(flow, Keeps())
+        run(flow, count=1)
+    assert len(mine.of("finished")) == len(theirs.of("finished")) == 1

@@ -1,0 +1,382 @@
+"""Plugins as they are really installed: distributions on the path of a fresh process. One bad one hurts nobody else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+
+class Site:
+    """A folder of installed distributions."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def install(self, distribution: str, version: str = "1.0", code: str | None = None, **groups: str) -> None:
+        """Install one module, named like the distribution, and its entry points: `strategies="name = module:Class"`."""
+        info = self.folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+        text = "".join(f"[routilux_core.{group}]\n{points}\n" for group, points in groups.items())
+        (info / "entry_points.txt").write_text(text)
+        if code is not None:
+            (self.folder / f"{distribution.replace('-', '_')}.py").write_text(dedent(code))
+
+    def run(self, code: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a program in a fresh process that has these distributions; any Python warning is an error."""
+        command = [sys.executable, "-W", "error", "-c", dedent(code)]
+        done = subprocess.run(
+            command, env=self.environment(**variables), capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        kept = {name: text for name, text in os.environ.items() if not name.startswith("ROUTILUX_")}
+        return kept | {"PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"} | variables
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+STRATEGY = """
+    import threading
+    from attrs import frozen
+    from routilux_core import Capabilities, ExecutionStrategy, WorkerPool
+
+    class Pool(WorkerPool):
+        workers = 2
+
+        def submit(self, task):
+            {submit}
+            threading.Thread(target=task, daemon=True).start()
+
+        def close(self, *, cancel=False, timeout=None):
+            {close}
+
+    @frozen(kw_only=True)
+    class Strategy(ExecutionStrategy):
+        name = {name!r}
+        contract = {contract}
+        capabilities = Capabilities(shares_memory=True)
+
+        def open(self, host):
+            {open}
+            return Pool()
+"""
+
+
+def strategy(name: str, *, contract: int = 1, submit: str = "", close: str = "pass", open: str = "") -> str:
+    return STRATEGY.format(name=name, contract=contract, submit=submit, close=close, open=open)
+
+
+TRACKER = """
+    from routilux_core import hookimpl
+
+    @hookimpl
+    def routilux_job_finished(job):
+        print("heard of", job.job_id, job.status)
+"""
+
+# A flow, and what the core says of each strategy that it is asked for.
+PROGRAM = """
+    import json, logging, sys
+    from routilux_core import Flow, Routine, RoutiluxError, event, slot
+
+    logging.basicConfig(format="LOG %(message)s", stream=sys.stderr)
+
+    class Source(Routine):
+        out = event("n")
+
+        @slot
+        def trigger(self):
+            for n in range(5):
+                self.emit("out", n=n)
+
+    class Sink(Routine):
+        def __init__(self):
+            super().__init__()
+            self.got = []
+
+        @slot
+        def input(self, n):
+            self.got.append(n)
+
+    def attempt(name):
+        try:
+            flow = Flow("flow-" + name, name)
+            sink = Sink()
+            flow.add_routine(Source(), "source")
+            flow.add_routine(sink, "sink")
+            flow.connect("source", "out", "sink", "input")
+            job = flow.execute("source")
+            assert flow.wait_for_completion(20), "it hangs"
+            flow.shutdown(timeout=0.0)
+        except RoutiluxError as error:
+            return type(error).__name__ + ": " + str(error)
+        if job.errors:
+            return job.status + ": " + str(job.errors[0].exception)
+        return job.status + " " + str(sink.got)
+"""
+ANSWER = "completed [0, 1, 2, 3, 4]"
+
+BAD_STRATEGIES = {
+    "import-error": ("import no_such_module", "strategy 'import-error' of bad-import-error 1.0: ", "No module named"),
+    "syntax-error": ("def f(:\n    pass", "strategy 'syntax-error' of bad-syntax-error 1.0: ", "SyntaxError"),
+    "exits": ("raise SystemExit('bye')", "strategy 'exits' of bad-exits 1.0: ", "SystemExit: bye"),
+    "wrong-class": ("class Strategy: pass", "strategy 'wrong-class' of bad-wrong-class 1.0", "not a subclass of Exec"),
+    "mismatched": (strategy("other-name"), "strategy 'mismatched' of bad-mismatched 1.0", "calls itself 'other-name'"),
+    "nothing": ("x = 1", "strategy 'nothing' of bad-nothing 1.0", "has no attribute 'Strategy'"),
+    "newer": (strategy("newer", contract=2), "strategy 'newer' of bad-newer 1.0", "install a newer routilux-core"),
+    "older": (strategy("older", contract=0), "strategy 'older' of bad-older 1.0", "install a newer version of that"),
+    "abstract": (
+        strategy("abstract").replace("def open", "def opens"),
+        "strategy 'abstract' of bad-abstract 1.0",
+        "does not implement open",
+    ),
+    "raises-in-open": (
+        strategy("raises-in-open", open="raise OSError('no cluster')"),
+        "strategy 'raises-in-open' could not be opened",
+        "no cluster",
+    ),
+    "raises-in-submit": (
+        strategy("raises-in-submit", submit="raise OSError('queue is full')"),
+        "failed: strategy 'raises-in-submit' raised in submit",
+        "queue is full",
+    ),
+}
+
+
+@pytest.fixture
+def bad_site(site: Site) -> Site:
+    """Everything that can be wrong with a strategy, side by side, and a good strategy and a good tracker."""
+    for name, (code, _, _) in BAD_STRATEGIES.items():
+        module = f"bad_{name.replace('-', '_')}"
+        site.install(f"bad-{name}", code=code, strategies=f"{name} = {module}:Strategy")
+    for name, close in (("raises-in-close", "raise OSError('gone')"), ("hangs-in-close", "threading.Event().wait()")):
+        module = f"bad_{name.replace('-', '_')}"
+        site.install(f"bad-{name}", code=strategy(name, close=close), strategies=f"{name} = {module}:Strategy")
+    for owner in ("clash-one", "clash-two"):
+        module = owner.replace("-", "_")
+        site.install(owner, version="2.0", code=strategy("clash"), strategies=f"clash = {module}:Strategy")
+    site.install("usurper", code=strategy("sequential"), strategies="sequential = usurper:Strategy")
+    site.install("good-strategy", code=strategy("good"), strategies="good = good_strategy:Strategy")
+    site.install("good-tracker", code=TRACKER, plugins="good-tracker = good_tracker")
+    return site
+
+
+def test_each_bad_strategy_is_named_in_one_line_and_the_others_work(bad_site: Site) -> None:
+    asked = [*BAD_STRATEGIES, "clash", "raises-in-close", "hangs-in-close", "good", "concurrent", "sequential"]
+    done = bad_site.run(PROGRAM + f"\n    print('ANSWERS', json.dumps({{n: attempt(n) for n in {asked}}}))")
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("ANSWERS")]
+    answers = json.loads(line.removeprefix("ANSWERS"))
+    for name, (_, named, why) in BAD_STRATEGIES.items():
+        assert named in answers[name], answers[name]
+        assert why in answers[name]
+        assert "\n" not in answers[name]
+    assert "claimed by clash-one 2.0 (clash_one:Strategy) and by clash-two 2.0 (clash_two:Strategy)" in answers["clash"]
+    for name in ("raises-in-close", "hangs-in-close", "good", "concurrent", "sequential"):
+        assert answers[name] == ANSWER
+        assert f"heard of flow-{name}-1 completed" in done.stdout
+    assert "heard of flow-raises-in-submit-1 failed" in done.stdout
+    logged = [line for line in done.stderr.splitlines() if line.startswith("LOG ")]
+    assert [line for line in logged if "raises-in-close" in line] == [
+        "LOG strategy 'raises-in-close' raised while its pool was closed"
+    ]
+    assert [line for line in logged if "hangs-in-close" in line] == [
+        "LOG strategy 'hangs-in-close' did not close its pool within 1 s; its workers are left behind"
+    ]
+
+
+def test_the_list_of_strategies_names_each_with_its_state(bad_site: Site) -> None:
+    listed = subprocess.run(
+        [sys.executable, "-m", "routilux_core.cli", "strategies", "--json"],
+        env=bad_site.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    entries = json.loads(listed.stdout)
+    states = {(each["name"], each["distribution"]): each["state"] for each in entries}
+    broken = ("import-error", "syntax-error", "exits", "wrong-class", "mismatched", "nothing", "abstract")
+    assert {name for (name, _), state in states.items() if state == "broken"} == set(broken)
+    assert {name for (name, _), state in states.items() if state == "other contract"} == {"newer", "older"}
+    assert {owner for (_, owner), state in states.items() if state == "clash"} == {"clash-one", "clash-two", "usurper"}
+    assert states["sequential", "routilux-core"] == states["good", "good-strategy"] == "ok"
+    for each in entries:
+        assert (each["state"] == "ok") is not bool(each["why"])
+        assert "\n" not in each["why"]
+    (good,) = [each for each in entries if each["name"] == "good"]
+    assert good["version"] == "1.0"
+    assert good["capabilities"]["shares_memory"] is True
+    table = subprocess.run(
+        [sys.executable, "-m", "routilux_core.cli", "strategies"],
+        env=bad_site.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout.splitlines()
+    assert len(table) == len(entries) + 1
+    assert any(line.split()[:4] == ["good", "good-strategy", "1.0", "ok"] for line in table)
+
+
+BAD_PLUGINS = {
+    "import-error": ("import no_such_module", "No module named 'no_such_module'"),
+    "syntax-error": ("def f(:\n    pass", "SyntaxError"),
+    "exits": ("raise SystemExit('bye')", "SystemExit: bye"),
+    "no-hook": ("x = 1", "implements none of the hooks"),
+    "raising-class": ("class Plugin:\n    def __init__(self): raise OSError('no disk')", "no disk"),
+    "signature": (TRACKER.replace("(job)", "(job, colour)"), "colour"),
+    "wrapper": (
+        "from routilux_core import hookimpl\n@hookimpl(wrapper=True)\ndef routilux_job_started(job):\n    yield",
+        "routilux_job_started is a wrapper",
+    ),
+    "coroutine": (TRACKER.replace("def ", "async def "), "is an `async def`"),
+    "unmarked": (TRACKER.replace("@hookimpl", ""), "routilux_job_finished is not marked with @hookimpl"),
+}
+
+
+@pytest.fixture
+def bad_plugins(site: Site) -> Site:
+    for name, (code, _) in BAD_PLUGINS.items():
+        module = f"bad_{name.replace('-', '_')}"
+        attribute = ":Plugin" if name == "raising-class" else ""
+        site.install(f"bad-{name}", code=code, plugins=f"{name} = {module}{attribute}")
+    site.install("bad-nothing", code="x = 1", plugins="nothing = bad_nothing:absent.plugin")
+    for owner in ("clash-one", "clash-two"):
+        site.install(owner, version="2.0", code=TRACKER, plugins=f"clash = {owner.replace('-', '_')}")
+    future = TRACKER + "\n    @hookimpl\n    def routilux_job_paused(job):\n        print('never')\n"
+    site.install("good-future", code=future, plugins="future = good_future")
+    site.install("good-tracker", code=TRACKER.replace("heard of", "tracked"), plugins="tracker = good_tracker")
+    return site
+
+
+def test_each_bad_plugin_is_named_in_one_warning_and_the_others_work(bad_plugins: Site) -> None:
+    done = bad_plugins.run(PROGRAM + "\n    print(attempt('sequential'), attempt('concurrent'))")
+    assert f"{ANSWER} {ANSWER}" in done.stdout
+    for name in ("sequential", "concurrent"):
+        for word in ("heard of", "tracked"):
+            assert done.stdout.count(f"{word} flow-{name}-1 completed") == 1
+    assert done.stderr.splitlines() == [line for line in done.stderr.splitlines() if line.startswith("LOG plugin ")]
+    reasons = {name: why for name, (_, why) in BAD_PLUGINS.items()} | {"nothing": "has no attribute 'absent'"}
+    for name, why in reasons.items():
+        (line,) = [
+            line for line in done.stderr.splitlines() if f"plugin {name!r} of bad-{name} 1.0 is left out" in line
+        ]
+        assert why in line
+    clashes = [line for line in done.stderr.splitlines() if "plugin 'clash'" in line]
+    assert len(clashes) == 2
+    assert all("clash-one 2.0 and by clash-two 2.0" in line for line in clashes)
+    (unknown,) = [line for line in done.stderr.splitlines() if "'future'" in line]
+    assert "no hook routilux_job_paused" in unknown
+    assert len(done.stderr.splitlines()) == len(reasons) + 3
+
+
+def test_the_list_of_plugins_names_each_with_its_state(bad_plugins: Site) -> None:
+    command = [sys.executable, "-m", "routilux_core.cli", "plugins", "--json"]
+    environment = bad_plugins.environment(ROUTILUX_DISABLE_PLUGINS="tracker,exits")
+    listed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert listed.stderr == ""
+    entries = json.loads(listed.stdout)
+    states = {each["name"]: each["state"] for each in entries}
+    assert states.pop("tracker") == states.pop("exits") == "disabled"
+    assert states.pop("clash") == "clash"
+    assert states.pop("future") == "ok"
+    assert set(states.values()) == {"broken"}
+    assert all((each["state"] == "ok") is not bool(each["why"]) and "\n" not in each["why"] for each in entries)
+    (future,) = [each for each in entries if each["name"] == "future"]
+    assert (future["hooks"], future["distribution"]) == (["routilux_job_finished"], "good-future")
+
+
+@pytest.mark.parametrize(("disabled", "heard"), [("", 2), ("one", 1), (" one , two", 0), ("*", 0), ("other", 2)])
+def test_plugins_can_be_disabled_by_name(site: Site, disabled: str, heard: int) -> None:
+    for name in ("one", "two"):
+        site.install(f"tracker-{name}", code=TRACKER, plugins=f"{name} = tracker_{name}")
+    done = site.run(PROGRAM + "\n    attempt('sequential')", ROUTILUX_DISABLE_PLUGINS=disabled)
+    assert done.stdout.count("heard of") == heard
+    assert done.stderr == ""
+
+
+def test_tracing_tells_what_was_loaded_and_called(site: Site) -> None:
+    site.install("tracker-one", version="3.1", code=TRACKER, plugins="one = tracker_one")
+    done = site.run(PROGRAM + "\n    attempt('sequential')", ROUTILUX_TRACE_PLUGINS="1")
+    lines = done.stderr.splitlines()
+    assert all(line.startswith("routilux plugins: ") for line in lines)
+    assert any("'one' from tracker_one (tracker-one 3.1) took" in line for line in lines)
+    assert any("1 of 1 plugins loaded" in line for line in lines)
+    assert any("plugin 'one', routilux_job_finished: told about job flow-sequential-1" in line for line in lines)
+
+
+METADATA = "\n    print('READER', 'importlib.metadata' in sys.modules)"
+
+
+def test_package_metadata_is_read_only_where_a_plugin_could_be(site: Site) -> None:
+    site.install("strategies-only", code=strategy("good"), strategies="good = strategies_only:Strategy")
+    program = PROGRAM + "\n    attempt('sequential'); attempt('concurrent')" + METADATA
+    assert "READER False" in site.run(program).stdout
+    site.install("tracker-one", code=TRACKER, plugins="one = tracker_one")
+    assert "READER True" in site.run(program).stdout
+
+
+def test_a_strategy_is_imported_when_it_is_selected_and_not_before(site: Site) -> None:
+    site.install("loud", code="print('imported')\n" + dedent(strategy("loud")), strategies="loud = loud:Strategy")
+    done = site.run(PROGRAM + "\n    attempt('concurrent'); print('now'); attempt('loud'); attempt('loud')")
+    assert done.stdout.splitlines() == ["now", "imported"]
+
+
+def test_an_installed_plugin_that_makes_strategies_is_asked_before_the_first_job(site: Site) -> None:
+    code = strategy("pattern") + (
+        "\n    from routilux_core import hookimpl\n"
+        "    @hookimpl\n    def routilux_make_strategy(request):\n"
+        "        return Strategy(max_workers=request.max_workers) if request.name.startswith('pattern:') else None\n"
+    )
+    site.install("makes", code=code, plugins="makes = makes")
+    done = site.run(PROGRAM + "\n    print(attempt('pattern:x')); print(attempt('patern'))")
+    first, second = done.stdout.splitlines()
+    assert first == ANSWER
+    assert second.startswith("UnknownStrategyError: unknown execution strategy 'patern'")
+
+
+def test_unknown_names_say_what_is_close_what_there_is_and_what_to_install(site: Site) -> None:
+    site.install("good-strategy", code=strategy("good"), strategies="good = good_strategy:Strategy")
+    done = site.run(PROGRAM + "\n    for name in ('gopd', 'dask', 'threads', 'xyz'): print(attempt(name))")
+    close, dask, threads, other = done.stdout.splitlines()
+    assert "did you mean 'good'?" in close
+    assert "'concurrent', 'good', 'sequential'" in close
+    assert "pip install routilux-dask" in dask
+    assert "Threads are called 'concurrent'" in threads
+    assert "`routilux strategies` lists" in other
+
+
+def test_distributions_whose_metadata_cannot_be_read_hide_nothing(site: Site) -> None:
+    broken = site.folder / "broken-1.0.dist-info"
+    broken.mkdir()
+    (broken / "entry_points.txt").write_bytes(b"[routilux_core.plugins\n\xff\xfe = = x\n")
+    nameless = site.folder / "nameless-1.0.dist-info"
+    nameless.mkdir()
+    (nameless / "entry_points.txt").write_text("[routilux_core.plugins]\nnameless = tracker_one\n")
+    site.install("tracker-one", code=TRACKER, plugins="one = tracker_one")
+    done = site.run(PROGRAM + "\n    attempt('sequential')")
+    assert "heard of flow-sequential-1 completed" in done.stdout
+
+
+def test_a_plugin_in_a_zip_archive_is_found(site: Site, tmp_path: Path) -> None:
+    import zipfile
+
+    archive = tmp_path / "plugins.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("zipped.py", dedent(TRACKER))
+        file.writestr("zipped-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: zipped\nVersion: 1.0\n")
+        file.writestr("zipped-1.0.dist-info/entry_points.txt", "[routilux_core.plugins]\nzipped = zipped\n")
+    done = site.run(PROGRAM + "\n    attempt('sequential')", PYTHONPATH=str(archive))
+    assert "heard of flow-sequential-1 completed" in done.stdout
