@@ -234,7 +234,7 @@ def test_what_many_jobs_leave_behind_does_not_grow(make_flow: MakeFlow) -> None:
         run(flow, count=7)
     measures = flow._hub.measures
     assert len(measures.history.notes) < measures.history.full
-    assert len(measures.totals) == 2
+    assert len(measures.totals()) == 2
     assert flow.execution_tracker.get_flow_performance()["total_executions"] == 200 * 8
 
 
