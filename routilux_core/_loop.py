@@ -10,7 +10,7 @@ from time import perf_counter, sleep
 from typing import Any
 
 from routilux_core._binding import Payload
-from routilux_core._context import CURRENT, Frame
+from routilux_core._context import CURRENT, Frame, in_greenlet
 from routilux_core._dispatch import WorkQueue, logger
 from routilux_core._history import COMPLETED, FAILED, RETRIED, SKIPPED, Totals
 from routilux_core._plan import Inlet, Item, Node, Outlet, snapshot
@@ -44,7 +44,9 @@ class WorkTask(Task):
 
     def __call__(self) -> None:
         if self._first():
-            Worker(self.queue).start()
+            pool = self.queue.pool
+            shares = in_greenlet() and not (pool is not None and pool.in_caller)
+            (Interleaved if shares else Worker)(self.queue).start()
 
     def fail(self, error: BaseException) -> None:
         if self._first():
@@ -444,6 +446,37 @@ class Worker:
             found.add(frame.node)
             frame = frame.outer
         return found
+
+
+class Interleaved(Worker):
+    """A worker that shares its thread with others that take turns: a greenlet, or a coroutine.
+
+    It runs one activation, so that what a handler started in this thread, and left behind, can't emit as the next.
+    Its back-pressure never naps, which would stop all the others.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, queue: WorkQueue, outer: Worker | None = None) -> None:
+        super().__init__(queue, outer)
+        self.outer = outer  # the context may be a copy of an emitter's, on whose stack this is not
+
+    def start(self) -> None:
+        with self.hub.lock:
+            self.queue.begin()
+        self.work(1)
+
+    def _work_off(self, enough: int, until: float) -> None:
+        ready = self.queue.ready
+        while len(ready) > enough and perf_counter() < until:
+            before = len(ready)
+            type(self)(self.queue, self).work(1)
+            if len(ready) >= before:
+                return
+
+    def _nap(self, node: Node, mark: int) -> None:
+        node.mark = 2 * mark
+        self.hub.raised.append(node)
 
 
 def _decide(failure: Failure) -> Decision:

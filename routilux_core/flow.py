@@ -26,7 +26,7 @@ from routilux_core.graph import Connection, Graph
 from routilux_core.job import JobState
 from routilux_core.ports import ENTRY
 from routilux_core.routine import Routine
-from routilux_core.strategy import ExecutionStrategy
+from routilux_core.strategy import ExecutionStrategy, Task
 
 EXIT_GRACE = 3.0  # seconds that running handlers get when the interpreter exits
 
@@ -288,7 +288,7 @@ class Flow:
             )
 
     def _queue(self, strategy: ExecutionStrategy) -> WorkQueue:
-        queue = WorkQueue(self._hub, strategy, WorkTask)
+        queue = WorkQueue(self._hub, strategy, _task)
         self._hub.queues.append(queue)
         return queue
 
@@ -392,6 +392,14 @@ def _check_capabilities(routine_id: str, routine: Routine, strategy: ExecutionSt
             f"routine {routine_id!r} ({type(routine).__name__}) has an `async def` handler, which strategy "
             f"{strategy.name!r} can't await: make it a plain `def`, or choose a strategy that declares coroutines"
         )
+
+
+def _task(queue: WorkQueue) -> Task:
+    if not queue.strategy.capabilities.coroutines:
+        return WorkTask(queue)
+    from routilux_core._coroutines import CoroutineTask  # imports asyncio
+
+    return CoroutineTask(queue)
 
 
 def _exit_hook(flow: weakref.ref[Flow]) -> Any:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 from attrs import field, frozen
 
-from routilux_core.errors import ConfigurationError
+from routilux_core.errors import CapabilityError, ConfigurationError
 
 CONTRACT = 1
 
@@ -45,6 +45,13 @@ class Task(ABC):
     @abstractmethod
     def __call__(self) -> None:
         """Do the work here, in shared memory; returns when there is no more of it, and never raises."""
+
+    async def arun(self) -> None:
+        """Do the work in the running asyncio event loop: what a strategy that declares `coroutines` awaits instead.
+
+        It shares the loop with other tasks of the pool, and may be cancelled: then the activation in hand is, too.
+        """
+        self.fail(CapabilityError(f"task {self.id} can't be awaited: its strategy does not declare coroutines"))
 
     @abstractmethod
     def fail(self, error: BaseException) -> None:

@@ -46,6 +46,7 @@ LAYERS = (
     "_pools",
     "_run",
     "_loop",
+    "_coroutines",
     "serialization",
     "flow",
     "testing",
