@@ -484,6 +484,32 @@ def test_a_task_that_outlives_its_handler_cant_emit_for_the_next_call(make_flow:
     assert not keep.seen
 
 
+def test_a_task_cant_emit_from_the_moment_in_which_its_handler_has_ended(make_flow: MakeFlow) -> None:
+    """The handler wakes the task as its last act: the task comes before the worker does."""
+    refused: list[EmitError] = []
+    left: list[asyncio.Task[None]] = []
+
+    async def child(self: Does, over: asyncio.Event) -> None:
+        await over.wait()
+        try:
+            self.emit("sent", n="late")
+        except EmitError as error:
+            refused.append(error)
+
+    async def act(self: Does, n: int) -> None:
+        over = asyncio.Event()
+        left.append(asyncio.create_task(child(self, over)))
+        await asyncio.sleep(0)
+        over.set()
+
+    flow = loop_flow(make_flow)
+    keep = build(flow, Does(action=act))
+    assert not run(flow, count=1).errors
+    flow.shutdown()
+    assert not keep.seen
+    assert "after its handler had ended" in str(refused[0])
+
+
 def test_waiting_for_the_own_flow_in_a_coroutine_is_refused(make_flow: MakeFlow) -> None:
     async def act(self: Does, n: int) -> None:
         flow.wait_for_completion()
@@ -749,8 +775,9 @@ def test_a_time_out_is_retried_like_any_error(make_flow: MakeFlow) -> None:
 
 
 def test_a_worker_that_is_cancelled_costs_one_activation(make_flow: MakeFlow) -> None:
-    """The pool cancels all its workers while handlers wait: these fail, by their policy, and the rest is run."""
+    """The pool cancels all its workers while handlers wait: these end, fail by their policy, and the rest is run."""
     running = threading.Event()
+    cleaned: list[int] = []
     inside: list[int] = []
 
     async def act(self: Does, n: int) -> None:
@@ -758,15 +785,22 @@ def test_a_worker_that_is_cancelled_costs_one_activation(make_flow: MakeFlow) ->
         if n < 4:
             if len(inside) == 4:
                 running.set()
-            await asyncio.Event().wait()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0)
+                cleaned.append(n)
         self.emit("sent", n=n)
 
     flow = loop_flow(make_flow, 4, error_handler="continue")
     keep = build(flow, Does(action=act))
     job = flow.execute("source", {"count": 12})
     assert running.wait(SECONDS)
-    cancel_workers(flow)
+    workers = cancel_workers(flow)
     assert job.wait(SECONDS), job.explain()
+    assert sorted(cleaned) == [0, 1, 2, 3]
+    flow.shutdown()
+    assert [worker.cancelled() for worker in workers] == [True] * 4
     assert (job.status, job.ledger.failed, job.ledger.completed) == ("completed", 4, 17)
     assert errors_of(job) == ["CancelledError: "] * 4
     assert sorted(keep.seen) == list(range(4, 12))
@@ -826,19 +860,44 @@ def test_a_loop_that_is_closed_under_its_handlers_fails_them(make_flow: MakeFlow
 
 
 def test_nothing_is_kept_of_coroutines_that_have_ended(make_flow: MakeFlow) -> None:
-    """Workers are called by emitters whose contexts they inherit: no chain of frames may grow from that."""
+    """Each call is taken by a worker that the one before called, whose context it inherits: no chain may grow of it."""
     from routilux_core._coroutines import Call
 
+    alive: list[int] = []
+    begun = [asyncio.Event() for _ in range(301)]
+
     async def act(self: Does, n: int) -> None:
-        await asyncio.sleep(0)
-        self.emit("sent", n=n - 1) if n else None
+        begun[n].set()
+        if n:
+            for _ in range(5):  # the worker before finds nothing more to do, and leaves
+                await asyncio.sleep(0)
+            self.emit("sent", n=n - 1)
+            await begun[n - 1].wait()
+        else:
+            gc.collect()
+            alive.append(sum(isinstance(each, Call) and each.hub is flow._hub for each in gc.get_objects()))
 
     flow = loop_flow(make_flow, 2)
     flow.add_routine(Does(action=act), "does")
     flow.connect("does", "sent", "does", "n")
     assert run(flow, "does", n=300).ledger.completed == 301
-    gc.collect()
-    assert sum(isinstance(each, Call) and each.hub is flow._hub for each in gc.get_objects()) <= 2
+    assert alive[0] <= 5
+
+
+def test_totals_and_records_agree_and_have_the_time_that_handlers_wait(make_flow: MakeFlow) -> None:
+    async def act(self: Does, n: int) -> None:
+        await asyncio.sleep(0.005)
+
+    flow = loop_flow(make_flow, 2, error_handler="continue")
+    build(flow, Does(action=act))
+    job = run(flow, count=6)
+    records = job.get_execution_history("does")
+    (total,) = (each for inlet, each in job._controls.totals.items() if inlet.node.routine_id == "does")
+    assert total.executions == total.completed == len(records) == 6
+    assert total.run_time == pytest.approx(sum(r.run_time for r in records))
+    assert total.queue_wait == pytest.approx(sum(r.queue_wait for r in records))
+    assert total.shortest >= 0.0049
+    assert total.queue_wait > 0.01  # the last two waited for two rounds
 
 
 async def idle(*args: Any, n: int = 0) -> None:
@@ -850,7 +909,10 @@ async def send(routine: Routine, n: int) -> None:
     routine.emit("sent", n=n)
 
 
-def cancel_workers(flow: Flow) -> None:
+def cancel_workers(flow: Flow) -> list[asyncio.Task[None]]:
+    """Cancel the workers that are under way, and return them."""
     pool = flow._default.pool
     assert isinstance(pool, EventLoop)
-    pool._loop.call_soon_threadsafe(lambda: [task.cancel() for task in pool.tasks])
+    workers = list(pool.tasks)
+    pool._loop.call_soon_threadsafe(lambda: [worker.cancel() for worker in workers])
+    return workers

@@ -173,8 +173,15 @@ def test_a_thread_of_the_hubs_pool_cant_emit_for_the_handler(make_flow: MakeFlow
 
 
 @pytest.mark.parametrize("kind", [Does, DoesInOrder])
-def test_emitting_beyond_the_mark_stops_no_other_greenlet(make_flow: MakeFlow, kind: type[Does]) -> None:
+def test_emitting_beyond_the_mark_stops_no_other_greenlet(
+    make_flow: MakeFlow, kind: type[Does], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A source far beyond its mark of 4, and handlers that wait for each other: nobody may nap in the hub's thread."""
+
+    def nap(seconds: float) -> None:
+        raise AssertionError("a nap in the thread of all greenlets")
+
+    monkeypatch.setattr("routilux_core._loop.sleep", nap)
 
     def act(self: Does, n: int) -> None:
         gevent.sleep(0)
