@@ -22,20 +22,12 @@ class EventLoopStrategy(ExecutionStrategy):
         return EventLoop(self.max_workers or 100, host)
 
 
-@frozen(kw_only=True)
-class PatientLoopStrategy(EventLoopStrategy):
-    """The same, but it does not end a handler whose time is over: the engine judges it when it returns."""
-
-    name: ClassVar[str] = "patient-loop"
-    capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=True, coroutines=True)
-
-
 class EventLoop(WorkerPool):
     """Makes an asyncio task of each task. `tasks` are those under way."""
 
     def __init__(self, workers: int, host: Host) -> None:
         self.workers = workers
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps no reference
         self._host = host
         self._loop = asyncio.new_event_loop()
         self._closed = False

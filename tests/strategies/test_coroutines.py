@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from routilux_core import (
     CapabilityError,
     EmitError,
     ErrorHandler,
+    ExecutionStrategy,
     Flow,
     Host,
     JobState,
@@ -32,7 +35,8 @@ from routilux_core import (
     slot,
 )
 
-from .event_loop import EventLoop, EventLoopStrategy, PatientLoopStrategy
+from .event_loop import EventLoop, EventLoopStrategy
+from .patient_loop import PatientLoopStrategy
 from .thread_pool import StockThreadsStrategy
 
 MakeFlow = Callable[..., Flow]
@@ -859,6 +863,63 @@ def test_a_loop_that_is_closed_under_its_handlers_fails_them(make_flow: MakeFlow
     assert (job.status, errors_of(job)) == ("failed", ["WorkerLost: the event loop was closed while 'does.n' ran"])
 
 
+class LoopWithFactory(EventLoop):
+    """Makes its asyncio tasks in a way of its own."""
+
+    factory: Any
+
+    def _begin(self, task: Any) -> None:
+        self._loop.set_task_factory(type(self).factory)
+        super()._begin(task)
+
+
+def with_factory(made_by: Callable[..., Any]) -> ExecutionStrategy:
+    class Loop(LoopWithFactory):
+        factory = staticmethod(made_by)
+
+    @frozen(kw_only=True)
+    class FactoryStrategy(EventLoopStrategy):
+        name = "with-factory"
+
+        def open(self, host: Host) -> WorkerPool:
+            return Loop(self.max_workers or 10, host)
+
+    return FactoryStrategy()
+
+
+def test_a_handler_whose_task_is_cancelled_before_it_begins_is_closed_unawaited(make_flow: MakeFlow) -> None:
+    called: list[int] = []
+
+    async def act(self: Does, n: int) -> None:
+        called.append(n)
+
+    def cancel_first(loop: Any, made: Any, **settings: Any) -> asyncio.Task[Any]:
+        task = asyncio.Task(made, loop=loop, **settings)
+        if "guarded" in repr(made):  # a handler's, not a worker's
+            task.cancel()
+        return task
+
+    flow = make_flow(execution_strategy=with_factory(cancel_first), error_handler="continue")
+    build(flow, Does(action=act))
+    job = run(flow, count=3)
+    assert (errors_of(job), called) == (["CancelledError: "] * 3, [])
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
+def test_tasks_that_begin_eagerly_give_the_same_answer(make_flow: MakeFlow) -> None:
+    async def act(self: Does, n: int) -> None:
+        self.emit("sent", n=n)
+        if n % 2:
+            await asyncio.sleep(0)
+        if n % 5 == 0:
+            raise SystemExit(n)
+
+    flow = make_flow(execution_strategy=with_factory(asyncio.eager_task_factory), error_handler="continue")
+    keep = build(flow, Does(action=act))
+    job = run(flow, count=20)
+    assert (sorted(keep.seen), job.ledger.failed) == (list(range(20)), 4)
+
+
 def test_nothing_is_kept_of_coroutines_that_have_ended(make_flow: MakeFlow) -> None:
     """Each call is taken by a worker that the one before called, whose context it inherits: no chain may grow of it."""
     from routilux_core._coroutines import Call
@@ -898,6 +959,15 @@ def test_totals_and_records_agree_and_have_the_time_that_handlers_wait(make_flow
     assert total.queue_wait == pytest.approx(sum(r.queue_wait for r in records))
     assert total.shortest >= 0.0049
     assert total.queue_wait > 0.01  # the last two waited for two rounds
+
+
+def test_the_strategy_in_the_documentation_is_the_one_tested_here() -> None:
+    tests = Path(__file__).parents[1]
+    text = (tests.parent / "docs" / "coroutines.md").read_text("utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert blocks[-1] in (tests / "strategies" / "event_loop.py").read_text("utf-8")
+    for block in blocks:
+        compile(block, "coroutines.md", "exec")
 
 
 async def idle(*args: Any, n: int = 0) -> None:

@@ -14,9 +14,10 @@ from attrs import evolve
 
 from routilux_core import ExecutionStrategy, Flow
 
-from .event_loop import EventLoopStrategy, PatientLoopStrategy
+from .event_loop import EventLoopStrategy
 from .flows import TABLE, Answer, Row, routines
 from .greenlets import GreenletStrategy
+from .patient_loop import PatientLoopStrategy
 from .styles import Handler, awaiting, plain, switching
 from .thread_pool import StockThreadsStrategy
 
