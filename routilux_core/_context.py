@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from threading import get_ident
@@ -63,3 +64,9 @@ def check_outside(hub: object, what: str) -> None:
             f"{what} was called in a handler of the same flow, which would wait for itself: "
             "return from the handler, and wait outside"
         )
+
+
+def in_greenlet() -> bool:
+    """Return whether the caller runs in a greenlet, which may share its thread with others."""
+    greenlet = sys.modules.get("greenlet")
+    return greenlet is not None and greenlet.getcurrent().parent is not None

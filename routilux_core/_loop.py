@@ -10,7 +10,7 @@ from time import perf_counter, sleep
 from typing import Any
 
 from routilux_core._binding import Payload
-from routilux_core._context import CURRENT, Frame
+from routilux_core._context import CURRENT, Frame, in_greenlet
 from routilux_core._dispatch import WorkQueue, logger
 from routilux_core._history import COMPLETED, DISCARDED, FAILED, RETRIED, SKIPPED
 from routilux_core._plan import Inlet, Item, Node, Outlet, snapshot
@@ -45,7 +45,9 @@ class WorkTask(Task):
 
     def __call__(self) -> None:
         if self._first():
-            Worker(self.queue).start()
+            pool = self.queue.pool
+            shares = in_greenlet() and not (pool is not None and pool.in_caller)
+            (Interleaved if shares else Worker)(self.queue).start()
 
     def fail(self, error: BaseException, at: int | None = None) -> None:
         if self._first():
@@ -265,18 +267,10 @@ class Worker:
 
     def _call(self, inlet: Inlet, payload: Payload, run: Run, number: int) -> int:
         """Call a handler with everything that goes with it, and return the outcome."""
-        node = inlet.node
         if run.stopped:
             return DISCARDED
-        if inlet.gathers:
-            payload = inlet.collect(payload[GATHERED])
-        elif inlet.merge is not None:
-            payload = merged(inlet, payload, run, number, node.holds)
-        self.held = [] if node.holds else None
-        listeners = run.listeners
-        if listeners is not None and listeners.details:
-            self.outlets = listeners.outlets_of(node)
-            listeners.activation_started(inlet, number, run.attempts.get(number, 1), self.item, payload)
+        node = inlet.node
+        payload = self._prepare(inlet, payload, run, number)
         began = perf_counter()
         try:
             if run.context is None:
@@ -296,6 +290,20 @@ class Worker:
             return COMPLETED
         finally:
             self.held = None
+
+    def _prepare(self, inlet: Inlet, payload: Payload, run: Run, number: int) -> Payload:
+        """Return what the handler sees, and tell that it begins."""
+        node = inlet.node
+        if inlet.gathers:
+            payload = inlet.collect(payload[GATHERED])
+        elif inlet.merge is not None:
+            payload = merged(inlet, payload, run, number, node.holds)
+        self.held = [] if node.holds else None
+        listeners = run.listeners
+        if listeners is not None and listeners.details:
+            self.outlets = listeners.outlets_of(node)
+            listeners.activation_started(inlet, number, run.attempts.get(number, 1), self.item, payload)
+        return payload
 
     def _enter(self, call: Callable[[Payload], Any], payload: Payload) -> None:
         CURRENT.set(self)
@@ -445,6 +453,37 @@ class Worker:
             found.add(frame.node)
             frame = frame.outer
         return found
+
+
+class Interleaved(Worker):
+    """A worker that shares its thread with others that take turns: a greenlet, or a coroutine.
+
+    It runs one activation, so that what a handler started in this thread, and left behind, can't emit as the next.
+    Its back-pressure never naps, which would stop all the others.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, queue: WorkQueue, outer: Worker | None = None) -> None:
+        super().__init__(queue, outer)
+        self.outer = outer  # the context may be a copy of an emitter's, on whose stack this is not
+
+    def start(self) -> None:
+        with self.hub.lock:
+            self.queue.begin()
+        self.work(1)
+
+    def _work_off(self, enough: int, until: float) -> None:
+        ready = self.queue.ready
+        while len(ready) > enough and perf_counter() < until:
+            before = len(ready)
+            type(self)(self.queue, self).work(1)
+            if len(ready) >= before:
+                return
+
+    def _nap(self, node: Node, mark: int) -> None:
+        node.mark = 2 * mark
+        self.hub.raised.append(node)
 
 
 def merged(inlet: Inlet, payload: Payload, run: Run, number: int, again: bool) -> Payload:

@@ -28,7 +28,7 @@ from routilux_core.graph import Connection, Graph
 from routilux_core.job import JobState
 from routilux_core.ports import ENTRY
 from routilux_core.routine import Routine
-from routilux_core.strategy import ExecutionStrategy
+from routilux_core.strategy import ExecutionStrategy, Task
 from routilux_core.tracking import ExecutionTracker
 
 EXIT_GRACE = 3.0  # seconds that running handlers get when the interpreter exits
@@ -315,7 +315,7 @@ class Flow:
 
     def _new_queue(self, strategy: ExecutionStrategy) -> WorkQueue:
         if strategy.capabilities.shares_memory:
-            return WorkQueue(self._hub, strategy, WorkTask)
+            return WorkQueue(self._hub, strategy, _task)
         return ShippedQueue(self._hub, strategy)
 
     def _queue_named(self, name: str) -> WorkQueue:
@@ -433,6 +433,14 @@ def _check_here(made_in_handler: bool, what: str) -> None:
             f"{what} was called in a worker process, where that flow is only a copy: emit, and let a routine of this "
             "process execute it (add_routine(..., execution_strategy='concurrent')); a flow made in the handler may run"
         )
+
+
+def _task(queue: WorkQueue) -> Task:
+    if not queue.strategy.capabilities.coroutines:
+        return WorkTask(queue)
+    from routilux_core._coroutines import CoroutineTask  # imports asyncio
+
+    return CoroutineTask(queue)
 
 
 def _exit_hook(flow: weakref.ref[Flow]) -> Any:

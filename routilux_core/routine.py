@@ -241,6 +241,8 @@ def _emit_refused(routine: Routine, event_name: str) -> EmitError:
         return EmitError(f"{what} was called outside a handler of it: start a job with flow.execute({name!r}) instead")
     if frame.thread != get_ident():
         return EmitError(f"{what} was called from another thread than its handler's: return the data to the handler")
+    if frame.routine is None:
+        return EmitError(f"{what} was called after its handler had ended: let the handler wait for what it starts")
     return EmitError(f"{what} was called inside a handler of another routine: connect the two and emit there")
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol
 
 from attrs import field, frozen
 
-from routilux_core.errors import ConfigurationError
+from routilux_core.errors import CapabilityError, ConfigurationError
 
 CONTRACT = 1
 
@@ -53,10 +53,6 @@ class Task(ABC):
         """Do the work here, in shared memory; returns when there is no more of it, and never raises."""
         raise NotImplementedError(f"task {self.id} travels as bytes: send payload() to routilux_core.worker.run")
 
-    async def arun(self) -> None:
-        """Do the work here, where the strategy declares `coroutines`."""
-        raise NotImplementedError(f"task {self.id} has no coroutines: call it, or send payload()")
-
     def payload(self, known: frozenset[str] = frozenset()) -> bytes:
         """Return what `routilux_core.worker.run` takes, without the parts in `known`, which that worker has."""
         raise NotImplementedError(f"task {self.id} shares memory with its pool: call it")
@@ -68,6 +64,13 @@ class Task(ABC):
     def finish(self, reply: bytes) -> None:
         """Take what `worker.run` returned."""
         raise NotImplementedError(f"task {self.id} shares memory with its pool: call it")
+
+    async def arun(self) -> None:
+        """Do the work in the running asyncio event loop: what a strategy that declares `coroutines` awaits instead.
+
+        It shares the loop with other tasks of the pool, and may be cancelled: then the activation in hand is, too.
+        """
+        self.fail(CapabilityError(f"task {self.id} can't be awaited: its strategy does not declare coroutines"))
 
     @abstractmethod
     def fail(self, error: BaseException, at: int | None = None) -> None:

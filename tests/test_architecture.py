@@ -57,6 +57,7 @@ LAYERS = (
     "_shipping",
     "_shipped_task",
     "_shipped_queue",
+    "_coroutines",
     "serialization",
     "flow",
     "testing",

@@ -249,7 +249,7 @@ def test_a_routine_with_a_copy_for_each_job_is_counted_as_one(make_flow: MakeFlo
     for _ in range(4):
         run(flow, count=3)
     assert flow.execution_tracker.get_routine_performance("target0")["completed"] == 12
-    assert len(flow._hub.measures.totals) == 2
+    assert len(flow._hub.measures.totals()) == 2
 
 
 def test_an_unknown_routine_is_named_and_a_jobs_tracker_is_not_reset(make_flow: MakeFlow) -> None:
