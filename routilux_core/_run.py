@@ -7,7 +7,8 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextvars import Context
-from time import perf_counter
+from math import inf
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING
 
 from routilux_core._binding import Payload
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from routilux_core.routine import Routine
 
 GATHERED = "gathered payloads"  # the key under which a gather slot's arrivals travel to its one call
+STRETCH = 0.25  # seconds that the main thread waits at a time
 GRAVITY = {"skipped": 1, "error_continued": 2, "failed": 3}
 
 
@@ -38,7 +40,17 @@ class Completion:
         return self._event.is_set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        return self._event.wait(timeout)
+        """Wait until set, and return whether it is. In the main thread also a Ctrl-C ends it, always.
+
+        A signal that comes just before the thread begins to sleep does not wake it: so it sleeps in stretches.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return self._event.wait(timeout)
+        deadline = inf if timeout is None else monotonic() + timeout
+        while not self._event.wait(max(0.0, min(STRETCH, deadline - monotonic()))):
+            if monotonic() >= deadline:
+                return self._event.is_set()
+        return True
 
     def set(self) -> None:
         with self._lock:
