@@ -21,6 +21,7 @@ from routilux_core.error_handling import ErrorHandler
 from routilux_core.errors import StrategyError
 from routilux_core.strategy import Done, ExecutionStrategy, Task, WorkerPool
 
+LEFT_BEHIND = 0.5  # seconds: a Ctrl-C is raised within one, and this is a part of that
 SLICE = 0.005  # seconds for each pool where several work in the caller's thread
 
 
@@ -223,9 +224,9 @@ class Dispatcher:
     def recover(self) -> None:
         """Free the lock if a KeyboardInterrupt hit this thread between `acquire` and the `try` behind it.
 
-        Nobody holds the lock for more than microseconds: if it can't be had in a second, it was left behind here.
+        Nobody holds the lock for more than microseconds: if it can't be had for so long, it was left behind here.
         """
-        self.lock.acquire(timeout=1.0)
+        self.lock.acquire(timeout=LEFT_BEHIND)
         self.lock.release()
 
     def all_nodes(self) -> list[Node]:

@@ -7,7 +7,8 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sized
 from contextvars import Context
-from time import perf_counter
+from math import inf
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING
 
 from routilux_core._binding import Payload
@@ -27,34 +28,66 @@ if TYPE_CHECKING:
     from routilux_core.routine import Routine
 
 GATHERED = "gathered payloads"  # the key under which a gather slot's arrivals travel to its one call
+STRETCH = 0.25  # seconds that the main thread waits at a time
 GRAVITY = {"skipped": 1, "error_continued": 2, "failed": 3}
 
 
 class Completion:
-    """Set once, when a job has ended; wakes whoever waits, at once."""
+    """Set once, when a job has ended; wakes whoever waits, at once.
+
+    Made of plain locks: a Ctrl-C between two statements of a `threading.Event` keeps the event's own lock for ever.
+    """
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._set = False
+        self._waiters: list[threading.Lock] = []  # one for each, held until this is set
         self._callbacks: list[Callable[[], None]] = []
         self._lock = threading.Lock()
 
     def is_set(self) -> bool:
-        return self._event.is_set()
+        return self._set
 
     def wait(self, timeout: float | None = None) -> bool:
-        return self._event.wait(timeout)
+        """Wait until set, and return whether it is. In the main thread a Ctrl-C ends it, too.
+
+        A signal that comes just before that thread begins to sleep does not wake it: so it sleeps in stretches.
+        """
+        waiter = threading.Lock()
+        waiter.acquire()
+        with self._lock:
+            if self._set:
+                return True
+            self._waiters.append(waiter)
+        try:
+            return self._sleep(waiter, timeout) or self._set
+        finally:
+            with self._lock:
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
+
+    def _sleep(self, waiter: threading.Lock, timeout: float | None) -> bool:
+        if threading.current_thread() is not threading.main_thread():
+            return waiter.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX))
+        deadline = inf if timeout is None else monotonic() + timeout
+        while not waiter.acquire(timeout=max(0.0, min(STRETCH, deadline - monotonic()))):
+            if monotonic() >= deadline:
+                return False
+        return True
 
     def set(self) -> None:
         with self._lock:
-            self._event.set()
+            self._set = True
+            waiters, self._waiters = self._waiters, []
             callbacks, self._callbacks = self._callbacks, []
+        for waiter in waiters:
+            waiter.release()
         for callback in callbacks:
             callback()
 
     def add_callback(self, callback: Callable[[], None], /) -> None:
         """Call back when set: at once if that was before. The callback must not block."""
         with self._lock:
-            if not self._event.is_set():
+            if not self._set:
                 self._callbacks.append(callback)
                 return
         callback()

@@ -248,7 +248,11 @@ class Flow:
     def wait_for_completion(self, timeout: float | None = None) -> bool:
         """Wait until all jobs have ended, however they ended; False when `timeout` seconds were over first."""
         check_outside(self._hub, "Flow.wait_for_completion")
-        return self._hub.wait(self._running(), timeout)
+        try:
+            return self._hub.wait(self._running(), timeout)
+        except KeyboardInterrupt:  # perhaps before there was anything to wait for
+            self.cancel()
+            raise
 
     def pause(self) -> None:
         """Start nothing new in any running job; what runs ends."""

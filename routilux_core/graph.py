@@ -156,8 +156,8 @@ class Graph:
 
     def _warn_if_unsupplied(self, made: Connection, receiver: Slot) -> None:
         declared = self.routines[made.source]._routilux.events[made.event].output_params
-        if not declared or receiver.signature.whole is not None:
-            return
+        if not declared or receiver.signature.whole is not None or callable(receiver.merge_strategy):
+            return  # what a merge function returns, nobody knows
         renamed = dict(made.param_mapping)
         arriving = {renamed.get(name, name) for name in declared}
         absent = [name for name in receiver.signature.required if name not in arriving]

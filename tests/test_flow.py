@@ -149,6 +149,17 @@ def test_a_connection_that_cannot_supply_what_is_required_warns(make_flow: MakeF
     flow.connect("first", "grown", "second", "n", {"total": "n"})
 
 
+def test_what_a_merge_function_may_supply_is_not_warned_of(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
+    flow, got = make_flow(**strategy), []
+    merges = Routine()
+    merges.define_slot("n", lambda total: got.append(total), lambda old, new: {"total": old.get("total", 0) + new["n"]})
+    flow.add_routine(Source(), "source")
+    flow.add_routine(merges, "merges")
+    flow.connect("source", "item", "merges", "n")  # a warning is an error here
+    assert flow.run("source", {"count": 3}).status == "completed"
+    assert got == [0, 1, 3]
+
+
 def test_two_connections_with_different_mappings_deliver_twice(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
     flow, total = make_flow(**strategy), Total()
     flow.add_routine(Source(), "source")

@@ -11,6 +11,8 @@ from attrs import frozen
 
 from routilux_core import Capabilities, Done, ExecutionStrategy, Host, Task, WorkerPool
 
+STRETCH = 0.25  # seconds of one sleep: a Ctrl-C that comes just before a sleep begins does not end it
+
 
 @frozen(kw_only=True)
 class SequentialStrategy(ExecutionStrategy):
@@ -66,5 +68,5 @@ class CallerPool(WorkerPool):
                 left = None if deadline is None else deadline - monotonic()
                 if done.is_set() or (left is not None and left <= 0):
                     return None
-                self._changed.wait(left)
+                self._changed.wait(STRETCH if left is None else min(left, STRETCH))
             return self._tasks.popleft()

@@ -285,7 +285,9 @@ def leftovers(stage: Stage) -> Iterator[str]:
                 yield f"{node.routine_id}: {node.free} permits of {node.limit} are free"
         for state in stage.jobs.values():
             run = state._controls
-            kept = {name: len(getattr(run, name)) for name in ("retrying", "attempts", "parked", "parked_retries")}
+            kept = {name: len(getattr(run, name)) for name in ("retrying", "parked", "parked_retries")}
+            if state.status != "cancelled":  # else retries were discarded, and their attempts are records
+                kept["attempts"] = len(run.attempts)
             if any(kept.values()):
                 yield f"{state.job_id} keeps {kept}"
     if stage.world.running:

@@ -1,0 +1,185 @@
+"""The check of random flows looks at everything: its plans have all there is, and each wrong answer is noticed."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+SEEDS = 60
+MODULES = ("draw", "harness", "model", "plan")
+
+
+@pytest.fixture(scope="module")
+def stress() -> Iterator[SimpleNamespace]:
+    """Give the modules of the check; they are found beside the tests, which are on nobody's path."""
+    tests = str(Path(__file__).parents[1])
+    sys.path.insert(0, tests)
+    yield SimpleNamespace(**{name: importlib.import_module(f"stress.{name}") for name in MODULES})
+    sys.path.remove(tests)
+
+
+def test_the_plans_have_all_that_flows_are_made_of(stress: SimpleNamespace) -> None:
+    plans = [stress.draw.draw(seed) for seed in range(SEEDS)]
+    nodes = [node for plan in plans for node in plan.nodes]
+    policies = [plan.policy_of(node).decision for plan in plans for node in plan.nodes]
+    assert {plan.strategy for plan in plans} == {"sequential", "concurrent"}
+    assert {plan.workers for plan in plans} >= {1, 2, 4, 8, 16}
+    assert {plan.max_pending for plan in plans} >= {2, 8, 64, 1024}
+    assert {node.kind for node in nodes} == {"state", "stateless", "bounded", "per_job"}
+    assert {slot for node in nodes for slot in node.slots} == {"override", "append", "sum", "gather"}
+    assert any(node.strategy for node in nodes), "no routine names its own strategy"
+    assert max(fan for node in nodes for fan in node.fans) >= 16
+    assert {"continue", "skip", "retry"} <= set(policies)
+    assert any(wire.target <= wire.source for plan in plans for wire in plan.wires), "no cycle"
+    assert any(job.ttl for plan in plans for wave in plan.waves for job in wave), "no cycle has a budget"
+    assert any(wire.renames for plan in plans for wire in plan.wires)
+    assert max(len(wave) for plan in plans for wave in plan.waves) >= 3, "no jobs at once"
+    assert any(len(plan.waves) > 1 for plan in plans), "no jobs one after the other"
+    assert {plan.between for plan in plans if len(plan.waves) > 1} == {"nothing", "shutdown", "strategy"}
+    assert any(node.spawns for node in nodes)
+    assert any(plan.from_threads for plan in plans)
+    assert any(plan.with_context for plan in plans)
+    ledgers = [job.ledger for plan in plans for job in stress.model.answer_of(plan).jobs.values()]
+    for count in ("completed", "failed", "skipped", "retried", "unconnected", "gathered"):
+        assert any(ledger[count] for ledger in ledgers), f"no flow has anything {count}"
+
+
+def job_of(answer: Any) -> Any:
+    return max(answer.jobs.values(), key=lambda job: job.ledger["posted"])
+
+
+def one_more_output(answer: Any) -> None:
+    payloads = next(some for job in answer.jobs.values() for some in job.outputs.values())
+    payloads.append({**payloads[0], "value": -1})
+
+
+def one_more_call(answer: Any) -> None:
+    job_of(answer).calls[0] += 1
+
+
+def another_record(answer: Any) -> None:
+    job = job_of(answer)
+    job.records[0] = ("r0", "s0", 7, "completed")
+
+
+def one_more_error(answer: Any) -> None:
+    job_of(answer).errors["r0", "s0", 1, "continue"] += 1
+
+
+def another_state(answer: Any) -> None:
+    states = job_of(answer).states
+    states[next(iter(states))] = "failed"
+
+
+def another_total(answer: Any) -> None:
+    for attributes in answer.attributes.values():  # those of stateless routines are nobody's
+        attributes.total += 1
+
+
+def another_appended(answer: Any) -> None:
+    next(job.merged for job in answer.jobs.values() if job.merged).update({(0, 0): [1]})
+
+
+def another_copy(answer: Any) -> None:
+    own = next(job.own for job in answer.jobs.values() if job.own)
+    next(iter(own.values())).seen.append(1)
+
+
+def one_job_more(answer: Any) -> None:
+    answer.jobs[-1] = job_of(answer)
+
+
+def in_ledger(count: str) -> Callable[[Any], None]:
+    def change(answer: Any) -> None:
+        job_of(answer).ledger[count] += 1
+
+    change.__name__ = f"one_more_{count}"
+    return change
+
+
+LEDGER = ("posted", "completed", "failed", "skipped", "retried", "emitted", "unconnected", "gathered")
+CHANGES = [
+    one_more_output,
+    one_more_call,
+    another_record,
+    one_more_error,
+    another_state,
+    another_total,
+    another_appended,
+    another_copy,
+    one_job_more,
+    *map(in_ledger, LEDGER),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_wrong_answer_is_noticed(stress: SimpleNamespace, change: Callable[[Any], None]) -> None:
+    """The first plan that has what is changed: it agrees with its answer, and not with the changed one."""
+    for seed in range(SEEDS):
+        plan = stress.draw.draw(seed)
+        answer = stress.model.answer_of(plan)
+        try:
+            change(answer)
+        except StopIteration:
+            continue
+        break
+    else:
+        pytest.fail("no plan has that")
+    stage = stress.harness.Stage(plan)
+    with stress.harness.quiet_log():
+        stage.run()
+        stage.flow.shutdown()
+    assert list(stress.harness.differences(stage, stress.model.answer_of(plan))) == []
+    assert list(stress.harness.differences(stage, answer)) != []
+
+
+def hold_a_permit(stage: Any) -> None:
+    next(iter(stage.flow._hub.nodes.values())).free -= 1
+
+
+def leave_one_waiting(stage: Any) -> None:
+    next(iter(stage.flow._hub.nodes.values())).waiting.append(None)
+
+
+def leave_one_ready(stage: Any) -> None:
+    stage.flow._hub.queues[0].ready.append(None)
+
+
+def leave_a_handler(stage: Any) -> None:
+    stage.world.running += 1
+
+
+def leave_a_job(stage: Any) -> None:
+    stage.flow._hub.runs.add(object())
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [hold_a_permit, leave_one_waiting, leave_one_ready, leave_a_handler, leave_a_job],
+    ids=lambda leave: leave.__name__,
+)
+def test_what_is_left_behind_is_noticed(stress: SimpleNamespace, leave: Callable[[Any], None]) -> None:
+    stage = stress.harness.Stage(stress.draw.draw(0))
+    with stress.harness.quiet_log():
+        stage.run()
+        stage.flow.shutdown()
+    assert list(stress.harness.leftovers(stage)) == []
+    leave(stage)
+    assert list(stress.harness.leftovers(stage)) != []
+
+
+def test_a_timer_left_behind_is_noticed(stress: SimpleNamespace) -> None:
+    stage = stress.harness.Stage(stress.draw.draw(0))
+    with stage.flow._hub.lock:
+        timer = stage.flow._hub.timers.add(3600.0, lambda: None)
+    assert list(stress.harness.leftovers(stage)) == ["1 timers left"]
+    with stage.flow._hub.lock:
+        timer.cancel()
+        stage.flow._hub.timers.wake()
+    assert list(stress.harness.leftovers(stage)) == []
