@@ -92,12 +92,12 @@ def counts_before_its_emissions() -> None:
                 run, lock = worker.run, worker.hub.lock
                 with lock:
                     hits["counted"] += 1
-                    run.open -= 1
+                    run.over += 1
                     ended = run.quiet()
                 if ended:
                     run.finish()
                 with lock:
-                    run.open += 1  # the loop counts it for good
+                    run.over -= 1  # the loop counts it for good
 
             return call_and_count
 
@@ -110,7 +110,7 @@ def counts_before_its_record() -> None:
     """The newest record is noted only when the next one is, or behind the end of the job: a few bytecodes too late."""
     expect("noted late")
 
-    class Late(deque[Any]):
+    class Late(list[Any]):
         newest: Any = None
 
         def append(self, record: Any) -> None:
@@ -122,7 +122,7 @@ def counts_before_its_record() -> None:
         @functools.wraps(right)
         def init(self: Any, *args: Any) -> None:
             right(self, *args)
-            self.notes = Late(maxlen=self.notes.maxlen)
+            self.notes = self.history.notes = Late()
 
         return init
 
@@ -132,7 +132,7 @@ def counts_before_its_record() -> None:
             with self.hub.lock:
                 if self.ended and self.notes.newest is not None:
                     hits["noted late"] += 1
-                    deque.append(self.notes, self.notes.newest)
+                    list.append(self.notes, self.notes.newest)
                     self.notes.newest = None
 
         return finish
