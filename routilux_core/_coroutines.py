@@ -9,12 +9,13 @@ from time import perf_counter
 from typing import Any
 
 from routilux_core._context import CURRENT
+from routilux_core._deadlines import too_long
 from routilux_core._dispatch import WorkQueue
 from routilux_core._history import COMPLETED, DISCARDED
 from routilux_core._loop import Interleaved, WorkTask
 from routilux_core._plan import Inlet, Item, Node
 from routilux_core._run import Run
-from routilux_core.errors import ActivationTimeout, StrategyError, WorkerLost
+from routilux_core.errors import StrategyError, WorkerLost
 
 
 class CoroutineTask(WorkTask):
@@ -130,7 +131,7 @@ class Call(Interleaved):
             await self._await(made, context, inlet)
         spent = perf_counter() - began
         if node.timeout is not None and spent > node.timeout:
-            raise _too_long(inlet, spent)
+            raise too_long(node, inlet.name, spent)
         run.merged_by.discard(number)
         held, self.held = self.held, None
         for outlet, data in held or ():
@@ -147,7 +148,7 @@ class Call(Interleaved):
         late = await self._end_of(task, inlet.node)
         raised = _raised_in(task, made)
         if late:
-            raise _too_long(inlet, perf_counter() - began) from raised
+            raise too_long(inlet.node, inlet.name, perf_counter() - began) from raised
         if raised is not None:
             raise raised
 
@@ -189,11 +190,3 @@ def _raised_in(task: asyncio.Task[BaseException | None], made: Coroutine[Any, An
         made.close()
         return asyncio.CancelledError()
     return task.result()
-
-
-def _too_long(inlet: Inlet, spent: float) -> ActivationTimeout:
-    node = inlet.node
-    return ActivationTimeout(
-        f"routine {node.routine_id!r}, slot {inlet.name!r}: the call took {spent:.3g} s, its timeout is "
-        f"{node.timeout:g} s"
-    )

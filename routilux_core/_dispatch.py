@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 
 from routilux_core._measures import Measures
 from routilux_core._plan import Inlet, Item, Node
@@ -60,6 +60,7 @@ class WorkQueue:
         "__weakref__",
         "active",
         "first",
+        "hands",
         "hub",
         "make_task",
         "pool",
@@ -79,6 +80,7 @@ class WorkQueue:
         self.pool: WorkerPool | None = None
         self.workers = 0
         self.active = 0  # workers in their loop
+        self.hands: set[Hand] = set()  # of workers in their loop, nested ones included
         self.recruiting = False  # a task is on its way to the pool, and has not begun: one at a time
         self.resources = Resources()
 
@@ -182,6 +184,7 @@ class Dispatcher:
         "calls",
         "error_handler",
         "gather_order",
+        "has_timeouts",
         "inlets",
         "lock",
         "max_pending",
@@ -207,6 +210,7 @@ class Dispatcher:
         self.runs: set[Job] = set()
         self.calls: deque[Called] = deque()
         self.timers = Timers(self.lock, self.answer)
+        self.has_timeouts = False  # of any routine
         self.error_handler = ErrorHandler()
         self.gather_order: list[Inlet] = []
         self.raised: list[Node] = []  # nodes whose mark was raised
@@ -228,6 +232,10 @@ class Dispatcher:
         """
         self.lock.acquire(timeout=LEFT_BEHIND)
         self.lock.release()
+
+    def hands(self) -> list[Any]:
+        """Return the workers that share our memory and are in their loop. Lock."""
+        return [hand for queue in self.queues for hand in queue.hands]
 
     def all_nodes(self) -> list[Node]:
         """Return the nodes, with those that single jobs have of their own. The lock is held."""

@@ -18,6 +18,7 @@ OUTCOMES = ("completed", "failed", "skipped", "retried")
 COUNTS = 4  # where the counts begin in a list of sums
 COMPLETED, FAILED, SKIPPED, RETRIED = range(4)
 DISCARDED = 4  # the job was stopped between taking an activation and calling its handler: it leaves no record
+LATE = 5  # the time of the call was over before it returned, and all was noted then
 
 
 @define(eq=False, kw_only=True)

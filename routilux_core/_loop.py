@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-import traceback
 from collections.abc import Callable
 from time import perf_counter, sleep
 from typing import Any
 
 from routilux_core._binding import Payload
 from routilux_core._context import CURRENT, Frame, in_greenlet
+from routilux_core._deadlines import Deadline, too_long
+from routilux_core._decisions import OUTCOMES, carry_out, decide
 from routilux_core._dispatch import WorkQueue, logger
-from routilux_core._history import COMPLETED, DISCARDED, FAILED, RETRIED, SKIPPED
+from routilux_core._history import COMPLETED, DISCARDED, FAILED, LATE
 from routilux_core._plan import Inlet, Item, Node, Outlet, snapshot
-from routilux_core._plugins import handle_error
 from routilux_core._run import GATHERED, Run
-from routilux_core.error_handling import Decision, ErrorStrategy, Failure
-from routilux_core.errors import ActivationTimeout, UnknownNameError
+from routilux_core.error_handling import Decision, ErrorStrategy
+from routilux_core.errors import UnknownNameError
 from routilux_core.routine import Routine
 from routilux_core.strategy import Task
 
@@ -26,9 +25,6 @@ OUTBOX = 64  # emissions after which the only worker of a flow queues them, and 
 DEPTH = 3  # how many handlers deep `emit` runs waiting work itself
 TURN = 0.005  # seconds that one such turn lasts
 NAPS = (0.0, 0.0001, 0.0005, 0.002)  # seconds that an emitter waits for somebody else to work off what waits
-OUTCOMES = {ErrorStrategy.SKIP: SKIPPED, ErrorStrategy.RETRY: RETRIED}
-LEVELS = {ErrorStrategy.STOP: logging.ERROR, ErrorStrategy.RETRY: logging.INFO}
-STATES = {ErrorStrategy.STOP: "failed", ErrorStrategy.CONTINUE: "error_continued", ErrorStrategy.SKIP: "skipped"}
 
 
 class WorkTask(Task):
@@ -65,6 +61,7 @@ class Worker:
     """One thread in the loop, and the frame that a handler's `emit` finds."""
 
     __slots__ = (
+        "away",
         "borrowed",
         "delay",
         "depth",
@@ -73,6 +70,8 @@ class Worker:
         "hub",
         "interrupt",
         "item",
+        "late",
+        "lending",
         "outbox",
         "outer",
         "outlets",
@@ -92,11 +91,14 @@ class Worker:
         self.emitted = 0
         self.delay = 0.0  # seconds before the retry that was decided
         self.borrowed = 0.0  # seconds of the current handler's time in which `emit` ran other handlers
+        self.lending = 0.0  # when it began to do so just now
+        self.late: Deadline | None = None  # the time of the current call is over
+        self.away = 0  # late calls in this thread, noted in its outermost worker
         self.held: list[tuple[Outlet, Payload]] | None = None
         self.interrupt: BaseException | None = None
         self.outlets: dict[str, Outlet] = {}
         # Where nobody else could take it, what is emitted is queued in the step that counts the handler's end.
-        self.outbox: list[Item] | None = [] if queue.is_solo() else None
+        self.outbox: list[Item] | None = [] if queue.is_solo() and not queue.hub.has_timeouts else None
 
     @property
     def run(self) -> Run:
@@ -140,6 +142,7 @@ class Worker:
         first, ready, popleft = queue.first, queue.ready, queue.ready.popleft
         in_caller = queue.pool is not None and queue.pool.in_caller
         with hub.lock:
+            queue.hands.add(self)
             item = take(self)
             if item is None:
                 self._leave()
@@ -179,7 +182,7 @@ class Worker:
                 notes = run.notes
                 if outcome or run.attempts:
                     self._settle(item, outcome, started, ended)
-                    if self.interrupt is not None:
+                    if self.interrupt is not None or outcome == LATE:
                         limit = 1
                 else:
                     if ended:
@@ -233,6 +236,9 @@ class Worker:
     def _settle(self, item: Item, outcome: int, started: float, ended: float) -> None:
         """Note and count an attempt that was not simply the first and completed. Lock."""
         run: Run = item[2]
+        if outcome == LATE:  # it was noted and counted when its time was over
+            self._come_back()
+            return
         if outcome != DISCARDED:
             started = max(started, item[5])
             run.note(item, outcome, self.thread, started, max(started, ended - self.borrowed))
@@ -241,6 +247,7 @@ class Worker:
 
     def _leave(self) -> None:
         """Count this worker out, unless it works inside an emit. Lock."""
+        self.queue.hands.discard(self)
         if not self.depth:
             self.queue.active -= 1
             self.queue.call()
@@ -271,25 +278,30 @@ class Worker:
             return DISCARDED
         node = inlet.node
         payload = self._prepare(inlet, payload, run, number)
+        if run.stopped:
+            return DISCARDED
+        deadline = self._deadline(node)
         began = perf_counter()
         try:
             if run.context is None:
                 inlet.call(payload)
             else:
                 run.context.copy().run(self._enter, inlet.call, payload)
-            spent = perf_counter() - began - self.borrowed
-            if node.timeout is not None and spent > node.timeout:
-                raise ActivationTimeout(
-                    f"routine {node.routine_id!r}, slot {inlet.name!r}: the call took {spent:.3g} s, "
-                    f"its timeout is {node.timeout:g} s"
-                )
-            run.merged_by.discard(number)
-            held, self.held = self.held, None
-            for outlet, data in held or ():
-                self._emit_with_care(outlet, data)
-            return COMPLETED
-        finally:
-            self.held = None
+        except BaseException as error:
+            if deadline is not None and deadline.close():
+                return self._late_error(node, error)
+            raise
+        spent = perf_counter() - began - self.borrowed
+        if deadline is not None:
+            if deadline.close():
+                return LATE
+        elif node.timeout is not None and spent > node.timeout:
+            raise too_long(node, inlet.name, spent)
+        run.merged_by.discard(number)
+        held, self.held = self.held, None
+        for outlet, data in held or ():
+            self._emit_with_care(outlet, data)
+        return COMPLETED
 
     def _prepare(self, inlet: Inlet, payload: Payload, run: Run, number: int) -> Payload:
         """Return what the handler sees, and tell that it begins."""
@@ -308,6 +320,17 @@ class Worker:
     def _enter(self, call: Callable[[Payload], Any], payload: Payload) -> None:
         CURRENT.set(self)
         call(payload)
+
+    def _deadline(self, node: Node) -> Deadline | None:
+        """Return what lets a call fail on time, where another worker can take this one's place."""
+        pool = self.queue.pool
+        if node.timeout is None or self.item is None or pool is None or pool.in_caller:
+            return None
+        return Deadline(self, self.item)
+
+    def _late_error(self, node: Node, error: BaseException) -> int:
+        logger().warning("routine %r: a call whose time was over has raised %r", node.routine_id, error, exc_info=error)
+        return LATE
 
     def _failed(self, item: Item, error: BaseException) -> int:
         """Decide about an exception, and return the outcome."""
@@ -332,6 +355,9 @@ class Worker:
         try:
             outlet = self.outlets[event_name]
         except KeyError:
+            if self.late is not None:
+                self._drop_late()
+                return
             raise UnknownNameError("event", event_name, self.outlets, f"routine {self.node.routine_id!r}") from None
         inlet = outlet.lone
         if inlet is None:
@@ -352,11 +378,10 @@ class Worker:
         ready = queue.ready
         hub.acquire()
         try:
-            run.last = number = run.last + 1
-            if run.stopped:
-                run.over += 1
-                run.discarded += 1
+            if run.stopped or self.late is not None:
+                run.refuse(self.late is not None)
             else:
+                run.last = number = run.last + 1
                 ready.append((inlet, data, run, number, cause, now))
                 if queue.active < queue.workers and not queue.recruiting:
                     queue.call()
@@ -395,6 +420,9 @@ class Worker:
         with hub.lock:
             if self.outbox:
                 self._post(self.outbox)
+            if self.late is not None:
+                run.late += 1
+                return
             run.send(outlet, data, item[3], now)
         self.emitted += 1
         listeners = run.listeners
@@ -408,11 +436,63 @@ class Worker:
 
     def is_cancelled(self) -> bool:
         """Return whether the job of the running handler was stopped or cancelled."""
-        return self.run.stopped
+        return self.run.stopped or self.late is not None
 
     def resource(self, key: tuple[object, str], factory: Callable[[], Any], /) -> Any:
         """Return what this worker made for a routine with `per_worker`, making it when first asked for."""
         return self.queue.resources.get(self.thread, key, factory)
+
+    # -- calls whose time is over
+
+    def lent(self) -> float:
+        """Return the seconds of the current call in which it ran other handlers. Any thread."""
+        return self.borrowed + (perf_counter() - self.lending if self.lending else 0.0)
+
+    def give_up(self, deadline: Deadline) -> None:
+        """Drop what the current call emits from now on. Lock, in the thread of the timers."""
+        self.late = deadline
+        self.outlets = {}
+
+    def step_out(self) -> None:
+        """Be counted out while a late call goes on: another worker takes this one's place. Lock, any thread."""
+        root = self._root()
+        root.away += 1
+        if root.away == 1:
+            self.queue.active -= 1
+            self.queue.call()
+
+    def step_in(self) -> None:
+        """Be counted again: the late call has returned. Lock."""
+        root = self._root()
+        root.away -= 1
+        if not root.away:
+            self.queue.active += 1
+
+    def _come_back(self) -> None:
+        """Be done with a late call. Lock."""
+        assert self.late is not None
+        self.late.come_back()
+        self.item = self.late = None
+        self.hub.calls.append(Spare(self, -1))
+
+    def _drop_late(self) -> None:
+        with self.hub.lock:
+            self.run.late += 1
+
+    def _root(self) -> Worker:
+        worker = self
+        while worker.depth and isinstance(worker.outer, Worker):
+            worker = worker.outer
+        return worker
+
+    def spare(self, more: int) -> None:
+        """Tell the pool that it needs one worker more, or no longer. Not under the lock."""
+        pool = self.queue.pool
+        try:
+            if pool is not None:
+                pool.spare(more)
+        except Exception:
+            logger().exception("strategy %r: its pool raised in spare", self.queue.strategy.name)
 
     # -- back-pressure
 
@@ -421,12 +501,12 @@ class Worker:
         mark = node.mark or self.hub.max_pending
         if len(node.queue.ready) <= mark and len(node.waiting) <= mark:
             return
-        began = perf_counter()
+        began = self.lending = perf_counter()
         if node.queue is self.queue and self.depth < DEPTH:
             self._work_off(mark // 2, began + TURN)
         if len(node.queue.ready) > mark or len(node.waiting) > mark:
             self._nap(node, mark)
-        self.borrowed += perf_counter() - began
+        self.borrowed, self.lending = self.borrowed + perf_counter() - began, 0.0
 
     def _work_off(self, enough: int, until: float) -> None:
         ready = self.queue.ready
@@ -453,6 +533,18 @@ class Worker:
             found.add(frame.node)
             frame = frame.outer
         return found
+
+
+class Spare:
+    """Something to tell the pool when the lock is free again."""
+
+    __slots__ = ("_more", "_worker")
+
+    def __init__(self, worker: Worker, more: int) -> None:
+        self._worker, self._more = worker, more
+
+    def recruit(self) -> None:
+        self._worker.spare(self._more)
 
 
 class Interleaved(Worker):
@@ -498,41 +590,3 @@ def merged(inlet: Inlet, payload: Payload, run: Run, number: int, again: bool) -
         if again or (run.plugins is not None and run.plugins.decides):
             run.merged_by.add(number)
     return snapshot(inlet, old)
-
-
-def decide(failure: Failure, run: Run) -> Decision:
-    """Ask the plugins and the policy; a policy that raises itself is logged, and the job stops."""
-    try:
-        return handle_error(run.plugins, failure)
-    except Exception:
-        logger().exception("job %s: the error handler of routine %r raised", failure.job_id, failure.routine_id)
-        return Decision(ErrorStrategy.STOP)
-
-
-def carry_out(run: Run, failure: Failure, decision: Decision, status: str = "failed") -> Decision:
-    """Note a failure with the decision, and stop the job as `status` on STOP; return what is done in the end."""
-    with run.hub.lock:
-        if run.stopped and decision.strategy is ErrorStrategy.RETRY:
-            decision = Decision(ErrorStrategy.STOP)  # there is no other attempt
-        failure.decision = decision.strategy
-        run.note_failure(failure, STATES.get(decision.strategy))
-        if decision.strategy is ErrorStrategy.STOP:
-            run.stop(status)
-    _log(failure, decision.strategy)
-    return decision
-
-
-def _log(failure: Failure, decision: ErrorStrategy) -> None:
-    """Log an error once, when it is decided for good; a retry is only news. A broken log handler costs the line."""
-    error = failure.exception
-    level = LEVELS.get(decision, logging.WARNING)
-    try:
-        logger().log(
-            level,
-            "job %s: routine %r, slot %r, attempt %d: %s: %s -> %s",
-            *(failure.job_id, failure.routine_id, failure.slot, failure.attempt),
-            *(type(error).__name__, error, decision.value),
-            exc_info=error if level > logging.INFO else None,
-        )
-    except Exception:
-        traceback.print_exc()

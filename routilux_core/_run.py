@@ -11,6 +11,7 @@ from math import inf
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING
 
+from routilux_core._begun import wait_until_begun
 from routilux_core._binding import Payload
 from routilux_core._context import check_outside
 from routilux_core._history import DISCARDED, FAILED, RETRIED, SKIPPED, History, Note, records
@@ -233,6 +234,15 @@ class Run:
         self.over += len(items)
         self.discarded += len(items)
 
+    def refuse(self, late: bool) -> None:
+        """Count an emission, of a call that is late or of a stopped job, that is not delivered. Lock."""
+        if late:
+            self.late += 1
+        else:
+            self.last += 1
+            self.over += 1
+            self.discarded += 1
+
     def send(self, outlet: Outlet, data: Payload, cause: int, now: float) -> None:
         """Post one emission to everything that it is connected to. Lock."""
         self.sent += 1
@@ -286,11 +296,14 @@ class Run:
                 self._queue(mine, {GATHERED: self.arrivals.pop(mine)}, 0, perf_counter())
                 return
 
-    def settle(self, item: Item, outcome: int, delay: float) -> None:
-        """Count an activation that did not simply complete, and give its permit back if it is over. Lock."""
+    def settle(self, item: Item, outcome: int, delay: float, permit: bool = True) -> None:
+        """Count an activation that did not simply complete, and give its permit back if it is over. Lock.
+
+        Without `permit` a call that is late still has it.
+        """
         node = item[0].node
         if outcome == RETRIED and not self.stopped:
-            if not self._retry(item, delay):
+            if not self._retry(item, delay, permit) and permit:
                 node.queue.release(node)
             return
         self.attempts.pop(item[3], None)
@@ -302,7 +315,8 @@ class Run:
             self.discarded += 1
         elif outcome == FAILED:
             self.failed += 1
-        node.queue.release(node)
+        if permit:
+            node.queue.release(node)
 
     def note(self, item: Item, outcome: int, worker: int, started: float, ended: float) -> None:
         """Note an attempt, however it ended. Lock."""
@@ -315,21 +329,38 @@ class Run:
         if len(self.notes) >= self.full:
             self.history.fold()
 
-    def _retry(self, item: Item, delay: float) -> bool:
+    def _retry(self, item: Item, delay: float, permit: bool) -> bool:
         """Try again after a delay in seconds; True if the permit is kept meanwhile. Lock."""
         number, node = item[3], item[0].node
         self.retried += 1
         self.attempts[number] = self.attempts.get(number, 1) + 1
-        keeps = node.limit == 1  # order holds behind a routine with state
+        keeps = node.limit == 1 and permit  # order holds behind a routine with state
         timer = self.hub.timers.add(delay, lambda: self._try_again(number))
         self.retrying[number] = (timer, item, keeps)
         return keeps
 
     def _try_again(self, number: int) -> None:
         _, item, keeps = self.retrying.pop(number)
-        queue = item[0].node.queue
-        (queue.first if keeps else queue.ready).append(item)
+        node = item[0].node
+        queue = node.queue
+        if keeps:
+            queue.first.append(item)
+        elif node.limit != 1:
+            queue.ready.append(item)
+        elif node.free:
+            node.free -= 1
+            queue.first.append(item)
+        else:  # the call that was late goes on: next after it
+            node.waiting.appendleft(item)
         queue.call()
+
+    def keep_for_retry(self, item: Item) -> bool:
+        """Leave the permit of a late call to its own retry, if that waits and order has to hold. Lock."""
+        timer, _, keeps = self.retrying.get(item[3], (None, item, False))
+        if timer is None or keeps or item[0].node.limit != 1:
+            return False
+        self.retrying[item[3]] = (timer, item, True)
+        return True
 
     def set_aside(self, item: Item, permit: bool) -> None:
         """Keep an activation of a paused job that a worker came upon. Lock."""
@@ -538,5 +569,8 @@ class Run:
             self.paused = False
             self.stop("cancelled")
             self.quiet()
+            hands = self.hub.hands()
         self.finish()
         self.hub.answer()
+        if hands:
+            wait_until_begun(hands, self)

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+from routilux_core._decisions import decide
 from routilux_core._dispatch import Dispatcher, Job, WorkQueue, logger
-from routilux_core._loop import decide
 from routilux_core._plan import Inlet, Item, Node
 from routilux_core._run import Run
 from routilux_core._shipped_task import ShippedTask

@@ -8,9 +8,10 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from routilux_core._binding import Payload
+from routilux_core._decisions import OUTCOMES, carry_out
 from routilux_core._dispatch import logger
 from routilux_core._history import COMPLETED, FAILED
-from routilux_core._loop import OUTCOMES, carry_out, merged
+from routilux_core._loop import merged
 from routilux_core._pickling import loads
 from routilux_core._plan import Item, Node, Outlet
 from routilux_core._relay import replay

@@ -8,21 +8,25 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
+FEW = 64  # cancelled timers that are not worth a look
 LONGEST = 86_400.0  # seconds; a thread's wait has a platform limit, so longer delays are waited for in stretches
 
 
 class Timer:
     """One call to be made; `cancel` it under the lock that the timers share."""
 
-    __slots__ = ("call", "when")
+    __slots__ = ("_timers", "call", "when")
 
-    def __init__(self, when: float, call: Callable[[], None]) -> None:
+    def __init__(self, timers: Timers, when: float, call: Callable[[], None]) -> None:
+        self._timers = timers
         self.when = when
         self.call: Callable[[], None] | None = call
 
     def cancel(self) -> None:
         """Never make the call."""
-        self.call = None
+        if self.call is not None:
+            self.call = None
+            self._timers.dead += 1
 
 
 class Timers:
@@ -31,6 +35,7 @@ class Timers:
     def __init__(self, lock: threading.Lock, after: Callable[[], None]) -> None:
         self._changed = threading.Condition(lock)
         self._after = after  # called after each round, without the lock
+        self.dead = 0  # how many of the heap were cancelled
         self._heap: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._thread: threading.Thread | None = None
@@ -40,14 +45,22 @@ class Timers:
 
     def add(self, delay: float, call: Callable[[], None]) -> Timer:
         """Make the call after `delay` seconds. The lock is held."""
-        timer = Timer(monotonic() + delay, call)
+        timer = Timer(self, monotonic() + delay, call)
+        if self.dead > FEW and 2 * self.dead > len(self._heap):
+            self._bury()
         heapq.heappush(self._heap, (timer.when, next(self._order), timer))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="routilux-timers", daemon=True)
             self._thread.start()
-        else:
+        elif self._heap[0][2] is timer:
             self._changed.notify()
         return timer
+
+    def _bury(self) -> None:
+        """Forget what was cancelled: the time limits of calls are, mostly, long before they are due."""
+        self._heap[:] = [entry for entry in self._heap if entry[2].call is not None]
+        heapq.heapify(self._heap)
+        self.dead = 0
 
     def wake(self) -> None:
         """Let the thread see that timers were cancelled, and end if none is left. The lock is held."""
@@ -69,6 +82,7 @@ class Timers:
             when, _, timer = heap[0]
             if timer.call is None:
                 heapq.heappop(heap)
+                self.dead -= 1
                 continue
             left = when - monotonic()
             if left <= 0:
@@ -80,5 +94,8 @@ class Timers:
         now = monotonic()
         while self._heap and self._heap[0][0] <= now:
             timer = heapq.heappop(self._heap)[2]
-            if timer.call is not None:
-                timer.call()
+            call, timer.call = timer.call, None
+            if call is None:
+                self.dead -= 1
+            else:
+                call()

@@ -136,6 +136,7 @@ class Flow:
         if execution_strategy is not None:
             self._named[name] = execution_strategy
         node = self._hub.nodes[name] = Node(name, routine, queue)
+        self._hub.has_timeouts = self._hub.has_timeouts or node.timeout is not None
         internals = routine._routilux
         internals.owner, internals.sealed = (self.flow_id, name), routine.__routilux_settings__.stateless
         internals.changed = lambda: self._refresh(node)

@@ -126,6 +126,12 @@ class WorkerPool(ABC):
         """End the worker that runs this task, at once; return whether it will: `task.fail` follows."""
         return False
 
+    def spare(self, more: int) -> None:  # noqa: B027
+        """Have room for one task more (1), or no longer (-1): a call whose time is over goes on in a worker of yours.
+
+        Only tasks that share memory need it. By default nothing: then that worker is missing until the call returns.
+        """
+
     def wait(self, done: Done, timeout: float | None) -> bool:
         """Wait until `done` is set or `timeout` seconds are over; return whether it is set."""
         return done.wait(timeout)

@@ -553,7 +553,7 @@ def test_a_stateless_routine_lets_others_pass_while_a_retry_waits(
 # -- time-outs
 
 
-def test_a_call_over_its_timeout_is_a_failure_when_it_returns(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
+def test_a_call_over_its_timeout_is_a_failure(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
     class Slow(Routine, timeout=0.2):
         @slot
         def n(self, n: int) -> None:
@@ -571,3 +571,170 @@ def test_a_call_over_its_timeout_is_a_failure_when_it_returns(make_flow: MakeFlo
     assert "'slow', slot 'n'" in str(failure.exception)
     assert "0.2 s" in str(failure.exception)
     assert (job.ledger.failed, job.get_routine_state("slow")) == (1, "error_continued")
+
+
+class Stuck(Routine, timeout=0.2):
+    """Calls number 0 and below wait for the test; what it emits then is late."""
+
+    done = event("n")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free = threading.Event()
+        self.calls: list[int] = []
+        self.returned = threading.Event()
+        self.saw_it = False
+
+    @slot
+    def n(self, n: int) -> None:
+        self.calls.append(n)
+        self.emit("done", n=n)
+        if n <= 0:
+            assert self.free.wait(SECONDS)
+            self.saw_it = self.saw_it or self.cancelled
+            self.emit("done", n=-1)
+            self.returned.set()
+
+
+def stuck_flow(make_flow: MakeFlow, routine: Routine, workers: int, **settings: Any) -> Flow:
+    flow = make_flow(execution_strategy="concurrent", max_workers=workers, **settings)
+    flow.add_routine(Source(), "source")
+    flow.add_routine(routine, "stuck")
+    flow.add_output("stuck", "done")
+    flow.connect("source", "item", "stuck", "n")
+    return flow
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_on_threads_a_call_fails_on_time_and_its_late_emissions_are_counted(make_flow: MakeFlow, workers: int) -> None:
+    routine = Stuck()
+    flow = stuck_flow(make_flow, routine, workers, error_handler="continue")
+    job = flow.execute("source", {"count": 1})
+    assert job.wait(SECONDS)  # though the call has not returned
+    assert not routine.returned.is_set()
+    (failure,) = job.errors
+    assert isinstance(failure.exception, ActivationTimeout)
+    assert "free.wait" in failure.traceback  # where the call was
+    assert (job.status, job.ledger.failed, job.late_emissions) == ("completed", 1, 0)
+    assert job.outputs["stuck.done"] == [{"n": 0}]
+    routine.free.set()
+    assert routine.returned.wait(SECONDS)
+    assert routine.saw_it
+    assert job.late_emissions == 1
+    assert job.outputs["stuck.done"] == [{"n": 0}]
+    assert job.ledger.balanced
+    assert job.ledger.pending == 0
+
+
+def test_other_work_goes_on_in_the_place_of_a_late_calls_worker(make_flow: MakeFlow) -> None:
+    routine, together = Stuck(), threading.Barrier(2)
+
+    class Meets(Routine, stateless=True):
+        @slot
+        def n(self, n: int) -> None:
+            together.wait(SECONDS)
+
+    flow = stuck_flow(make_flow, routine, 2, error_handler="continue")
+    flow.add_routine(Meets(), "meets")
+    stuck = flow.execute("source", {"count": 1})
+    assert stuck.wait(SECONDS)
+    jobs = [flow.execute("meets", {"n": n}) for n in range(2)]  # two workers are needed, besides the late one
+    assert all(job.wait(SECONDS) for job in jobs)
+    assert [job.status for job in jobs] == ["completed"] * 2
+    routine.free.set()
+    assert routine.returned.wait(SECONDS)
+    flow.shutdown()
+    assert not [each for each in threading.enumerate() if each.name.startswith("routilux-concurrent")]
+
+
+def test_a_routine_with_state_keeps_its_place_until_the_late_call_returns(make_flow: MakeFlow) -> None:
+    routine = Stuck()
+    flow = stuck_flow(make_flow, routine, 3, error_handler="continue")
+    job = flow.execute("source", {"count": 3})
+    while not job.errors:
+        assert not job.wait(0.01)
+    assert routine.calls == [0]
+    routine.free.set()
+    assert job.wait(SECONDS)
+    assert routine.calls == [0, 1, 2]
+    assert job.outputs["stuck.done"] == [{"n": n} for n in range(3)]
+
+
+def test_calls_of_a_stateless_routine_go_on_beside_a_late_one(make_flow: MakeFlow) -> None:
+    free, returned = threading.Event(), threading.Event()
+
+    class Loose(Routine, stateless=True, timeout=0.2):
+        done = event("n")
+
+        @slot
+        def n(self, n: int) -> None:
+            self.emit("done", n=n)
+            if n == 0:
+                free.wait(SECONDS)
+                returned.set()
+
+    flow = stuck_flow(make_flow, Loose(), 2, error_handler="continue")
+    job = flow.execute("source", {"count": 3})
+    assert job.wait(SECONDS)
+    assert not returned.is_set()
+    assert sorted(payload["n"] for payload in job.outputs["stuck.done"]) == [0, 1, 2]
+    free.set()
+    assert returned.wait(SECONDS)
+
+
+@pytest.mark.parametrize("returns_first", [True, False])
+def test_a_retry_after_a_timeout_comes_before_what_waited_behind_it(make_flow: MakeFlow, returns_first: bool) -> None:
+    routine = Stuck()
+    handler = ErrorHandler("retry", max_retries=1, retry_delay=0.3 if returns_first else 0.0, after_retries="continue")
+    routine.set_error_handler(handler)
+    flow = stuck_flow(make_flow, routine, 3)
+    job = flow.execute("source", {"count": 3})
+    while not job.errors:
+        assert not job.wait(0.001)
+    if not returns_first:
+        time.sleep(0.1)  # the retry is due, and has to wait for the late call
+        assert routine.calls == [0]
+    routine.free.set()  # from now on, number 0 does not wait
+    assert job.wait(SECONDS)
+    assert routine.calls == [0, 0, 1, 2]
+    assert job.status == "completed"
+    assert [failure.decision for failure in job.errors] == ["retry"]
+    # What the late attempt had emitted was held, and is gone; what it emitted later was late.
+    assert [payload["n"] for payload in job.outputs["stuck.done"]] == [0, -1, 1, 2]
+    assert job.late_emissions == 1
+
+
+def test_a_late_call_that_raises_is_logged(make_flow: MakeFlow, caplog: pytest.LogCaptureFixture) -> None:
+    free = threading.Event()
+
+    class Breaks(Routine, timeout=0.1):
+        done = event()
+
+        @slot
+        def n(self, n: int) -> None:
+            free.wait(SECONDS)
+            raise ValueError("much later")
+
+    flow = stuck_flow(make_flow, Breaks(), 2, error_handler="continue")
+    job = flow.execute("source", {"count": 1})
+    assert job.wait(SECONDS)
+    free.set()
+    flow.shutdown()
+    assert [type(each.exception) for each in job.errors] == [ActivationTimeout]
+    assert "much later" in caplog.text
+
+
+def test_many_calls_in_time_leave_no_timers(make_flow: MakeFlow) -> None:
+    class Quick(Routine, timeout=30.0, stateless=True):
+        @slot
+        def n(self, n: int) -> None:
+            pass
+
+    flow = make_flow(execution_strategy="concurrent", max_workers=4)
+    flow.add_routine(Source(), "source")
+    flow.add_routine(Quick(), "quick")
+    flow.connect("source", "item", "quick", "n")
+    job = run(flow, count=1000)
+    assert job.ledger.completed == 1001
+    assert len(flow._hub.timers) == 0
+    assert len(flow._hub.timers._heap) < 300

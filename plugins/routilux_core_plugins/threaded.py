@@ -34,8 +34,10 @@ class ThreadPool(WorkerPool):
         self._host = host
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._lock = threading.Lock()
-        self._idle = _Count()
+        self._idle = _Count()  # threads that wait, less the tasks that wait
+        self._leaving = _Count()  # threads that end when they have done their task
         self._threads: list[threading.Thread] = []
+        self._size, self._room = 0, workers  # threads that stay, and how many there may be
         self._numbers = itertools.count(1)
         self._closed = False
         self._forget = weakref.finalize(self, _end, self._tasks, workers)
@@ -51,16 +53,34 @@ class ThreadPool(WorkerPool):
 
     def _make_room(self) -> BaseException | None:
         """Reserve an idle thread for a task, or start one; an error only if there is no thread at all."""
-        if self._idle.take() or len(self._threads) >= self.workers:
+        if self._size >= self._room or self._idle.value > 0:
+            self._idle.add(-1)
             return None
         name = f"routilux-concurrent-{next(self._numbers)}"
-        thread = threading.Thread(target=_work, args=(self._tasks, self._idle, self._host), name=name, daemon=True)
+        arguments = (self._tasks, self._idle, self._leaving, self._host)
+        thread = threading.Thread(target=_work, args=arguments, name=name, daemon=True)
         try:
             thread.start()
         except RuntimeError as error:  # the system gives no more threads: those there are go on
-            return None if self._threads else error
-        self._threads.append(thread)
+            if not self._size:
+                return error
+            self._idle.add(-1)
+            return None
+        self._threads = [each for each in self._threads if each.is_alive()] + [thread]
+        self._size += 1
         return None
+
+    def spare(self, more: int) -> None:
+        with self._lock:
+            self._room += more
+            if more > 0 or self._size <= self._room:
+                return
+            self._size -= 1
+            if self._idle.value > 0:
+                self._idle.add(-1)
+                self._tasks.put(None)
+            else:
+                self._leaving.add(1)
 
     def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
         with self._lock:
@@ -74,31 +94,34 @@ class ThreadPool(WorkerPool):
 
 
 class _Count:
-    """How many threads wait for a task that nobody has reserved them for."""
+    """A number that several threads change."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._value = 0
+        self.value = 0
 
-    def add(self) -> None:
+    def add(self, more: int) -> None:
         with self._lock:
-            self._value += 1
+            self.value += more
 
     def take(self) -> bool:
+        """Take one off, if there is one."""
         with self._lock:
-            if not self._value:
+            if self.value <= 0:
                 return False
-            self._value -= 1
+            self.value -= 1
             return True
 
 
-def _work(tasks: SimpleQueue[Task | None], idle: _Count, host: Host) -> None:
+def _work(tasks: SimpleQueue[Task | None], idle: _Count, leaving: _Count, host: Host) -> None:
     # A function, not a method: a thread that held its pool would keep a forgotten one alive.
     try:
         while (task := tasks.get()) is not None:
             task()
             del task
-            idle.add()
+            if leaving.take():
+                break
+            idle.add(1)
     finally:
         host.worker_ended()
 
