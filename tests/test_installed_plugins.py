@@ -137,6 +137,11 @@ BAD_STRATEGIES = {
     "nothing": ("x = 1", "strategy 'nothing' of bad-nothing 1.0", "has no attribute 'Strategy'"),
     "newer": (strategy("newer", contract=2), "strategy 'newer' of bad-newer 1.0", "install a newer routilux-core"),
     "older": (strategy("older", contract=0), "strategy 'older' of bad-older 1.0", "install a newer version of that"),
+    "incapable": (
+        strategy("incapable").replace("capabilities =", "capability ="),
+        "strategy 'incapable' of bad-incapable 1.0",
+        "declares no capabilities",
+    ),
     "abstract": (
         strategy("abstract").replace("def open", "def opens"),
         "strategy 'abstract' of bad-abstract 1.0",
@@ -207,7 +212,7 @@ def test_the_list_of_strategies_names_each_with_its_state(bad_site: Site) -> Non
     )
     entries = json.loads(listed.stdout)
     states = {(each["name"], each["distribution"]): each["state"] for each in entries}
-    broken = ("import-error", "syntax-error", "exits", "wrong-class", "mismatched", "nothing", "abstract")
+    broken = ("import-error", "syntax-error", "exits", "wrong-class", "mismatched", "nothing", "abstract", "incapable")
     assert {name for (name, _), state in states.items() if state == "broken"} == set(broken)
     assert {name for (name, _), state in states.items() if state == "other contract"} == {"newer", "older"}
     assert {owner for (_, owner), state in states.items() if state == "clash"} == {"clash-one", "clash-two", "usurper"}
@@ -345,6 +350,55 @@ def test_an_installed_plugin_that_makes_strategies_is_asked_before_the_first_job
     first, second = done.stdout.splitlines()
     assert first == ANSWER
     assert second.startswith("UnknownStrategyError: unknown execution strategy 'patern'")
+
+
+def test_the_plugins_of_a_flow_are_asked_before_the_installed_ones(site: Site) -> None:
+    decides = """
+        from routilux_core import Decision, hookimpl
+
+        class Decides:
+            def __init__(self, answers):
+                self.answers = answers
+
+            @hookimpl
+            def routilux_handle_error(self, failure):
+                return self.answers.get(str(failure.exception))
+
+        installed = Decides({"1": Decision("continue"), "2": Decision("continue")})
+    """
+    site.install("decides", code=decides, plugins="decides = decides:installed")
+    program = """
+    from decides import Decides, Decision, installed
+
+    class Fails(Routine):
+        @slot
+        def input(self, n):
+            raise ValueError(n)
+
+    for plugins in ([], [Decides({"1": Decision("skip"), "0": Decision("skip")})], [installed]):
+        flow = Flow(plugins=plugins)
+        flow.add_routine(Source(), "source")
+        flow.add_routine(Fails(), "fails")
+        flow.connect("source", "out", "fails", "input")
+        job = flow.run("source")
+        print(*[f"{failure.exception}={failure.decision}" for failure in job.errors])
+    """
+    done = site.run(PROGRAM + program)
+    assert done.stdout.splitlines() == ["0=stop", "0=skip 1=skip 2=continue 3=stop", "0=stop"]
+
+
+def test_a_finder_of_distributions_that_is_broken_leaves_the_core_working(site: Site) -> None:
+    program = """
+    class Finder:
+        def find_spec(self, *_): return None
+        def find_distributions(self, *_): raise OSError("no index")
+
+    sys.meta_path.append(Finder())
+    print(attempt("sequential"))
+    """
+    done = site.run(PROGRAM + program)
+    assert done.stdout.strip() == ANSWER
+    assert done.stderr.strip() == "LOG the installed plugins can't be listed, and none is used: OSError: no index"
 
 
 def test_unknown_names_say_what_is_close_what_there_is_and_what_to_install(site: Site) -> None:
