@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from attrs import define
-
 from routilux_core._explain import hints
 from routilux_core._history import Note, Totals
 from routilux_core._plan import Inlet
@@ -22,11 +20,11 @@ if TYPE_CHECKING:
 Ring = Iterable[Note]
 
 
-@define(eq=False)
 class JobSource:
     """One job."""
 
-    run: Run
+    def __init__(self, run: Run) -> None:
+        self.run = run
 
     def counts(self) -> Counts:
         """Return what this job has counted so far."""
@@ -124,12 +122,11 @@ class Measures:
         return totals
 
 
-@define(eq=False)
 class FlowSource:
     """All jobs of a flow."""
 
-    hub: Dispatcher
-    measures: Measures
+    def __init__(self, hub: Dispatcher) -> None:
+        self.hub, self.measures = hub, hub.measures
 
     def counts(self) -> Counts:
         """Return what the jobs since the last reset have counted so far."""
