@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from textwrap import dedent
 
@@ -39,7 +40,8 @@ class Site:
 
     def environment(self, **variables: str) -> dict[str, str]:
         kept = {name: text for name, text in os.environ.items() if not name.startswith("ROUTILUX_")}
-        return kept | {"PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"} | variables
+        first = [str(self.folder), *filter(None, [kept.get("PYTHONPATH")])]
+        return kept | {"PYTHONPATH": os.pathsep.join(first), "PYTHONDONTWRITEBYTECODE": "1"} | variables
 
 
 @pytest.fixture
@@ -424,13 +426,11 @@ def test_distributions_whose_metadata_cannot_be_read_hide_nothing(site: Site) ->
     assert "heard of flow-sequential-1 completed" in done.stdout
 
 
-def test_a_plugin_in_a_zip_archive_is_found(site: Site, tmp_path: Path) -> None:
-    import zipfile
-
+def test_a_plugin_in_a_zip_archive_is_found(tmp_path: Path) -> None:
     archive = tmp_path / "plugins.zip"
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("zipped.py", dedent(TRACKER))
         file.writestr("zipped-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: zipped\nVersion: 1.0\n")
         file.writestr("zipped-1.0.dist-info/entry_points.txt", "[routilux_core.plugins]\nzipped = zipped\n")
-    done = site.run(PROGRAM + "\n    attempt('sequential')", PYTHONPATH=str(archive))
+    done = Site(archive).run(PROGRAM + "\n    attempt('sequential')")
     assert "heard of flow-sequential-1 completed" in done.stdout
