@@ -125,7 +125,7 @@ from urllib.error import HTTPError
 
 from attrs import asdict, frozen
 
-from routilux_core import ErrorHandler, ErrorStrategy, Ledger, StrategyError, UnknownStrategyError
+from routilux_core import ErrorHandler, ErrorStrategy, ExecutionTracker, Ledger, StrategyError, UnknownStrategyError
 
 DATA = Path(__file__).resolve().parent / "data"
 APIS, DATABASE = ("seattle-temps", "sf-temps"), "seattle-weather"
@@ -142,6 +142,8 @@ lowest and highest temperature; a month is taken over all the years.
 """
 # What "faster" means to the exit code. A quiet machine shows some 2.6; a busy one is no reason to fail.
 LEAST_SPEEDUP = 1.5
+# How far the tracker may be from a clock around the handler. Some microseconds on a quiet machine.
+TRACKER_SECONDS = 0.05
 
 Results = dict[str, dict[str, Any]]
 
@@ -435,11 +437,39 @@ def switching_strategies(sources: dict[str, str], results: Results) -> Section:
     return Section("Switching strategies", "\n".join(text), jobs, problems)
 
 
+def check_tracker(tracker: ExecutionTracker, calls: dict[str, tuple[float, float]]) -> list[str]:
+    """Compare the tracker's figures with what clocks around the handlers measured."""
+    figures = tracker.get_all_performances()
+    problems = [f"the tracker has no call of {each}" for each in calls if figures[each]["total_executions"] != 1]
+    for routine_id, (started, ended) in calls.items():
+        seconds = figures[routine_id]["total_execution_time"]
+        if abs(seconds - (ended - started)) > TRACKER_SECONDS:
+            problems.append(f"{routine_id} took {ended - started:.4f} s, the tracker says {seconds:.4f} s")
+    return problems
+
+
+def monitoring(sources: dict[str, str], results: Results) -> Section:
+    _, job, flow = timed_run(sources, "concurrent")
+    text = [f"{'routine':<26}{'calls':>5}{'success':>9}{'seconds':>9}{'slowest':>9}{'p95':>8}{'waited':>8}"]
+    for routine_id, each in flow.execution_tracker.get_all_performances().items():
+        counts = f"{routine_id:<26}{each['total_executions']:>5}{each['success_rate'] or 0:>9.0%}"
+        times = (each["total_execution_time"], each["max_execution_time"], each["p95_execution_time"])
+        seconds, slowest, p95 = (time or 0.0 for time in times)
+        text.append(f"{counts}{seconds:>9.4f}{slowest:>9.4f}{p95:>8.4f}{each['avg_queue_wait'] or 0:>8.4f}")
+    total = flow.execution_tracker.get_flow_performance()
+    together = f"{total['parallelism'] or 0:.2f} handlers at a time"
+    rates = f"{total['events']} events, {total['throughput'] or 0:.0f} calls a second"
+    text.append(f"\n{total['work_time']:.4f} s of work in {total['wall_time']:.4f} s: {together}, {rates}.")
+    problems = check_job("monitored", job) + check_results("monitored", results_of(job), results)
+    problems += check_tracker(flow.execution_tracker, flow.calls)
+    return Section("Monitoring", "\n".join(text), {"monitored": job}, problems)
+
+
 def sections(sources: dict[str, str], strategy: str) -> Iterator[Section]:
     first = concurrent_execution(sources, strategy)
     yield first
     results = results_of(first.jobs["main"])
-    for section in (sequential_against_concurrent, error_handling, switching_strategies):
+    for section in (sequential_against_concurrent, error_handling, switching_strategies, monitoring):
         yield section(sources, results)
 
 

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from attrs import define
-
 from routilux_core._explain import hints
 from routilux_core._history import History, Note, Totals
 from routilux_core._plan import Inlet
@@ -19,11 +17,11 @@ if TYPE_CHECKING:
     from routilux_core._run import Run
 
 
-@define(eq=False)
 class JobSource:
     """One job."""
 
-    run: Run
+    def __init__(self, run: Run) -> None:
+        self.run = run
 
     def counts(self) -> Counts:
         """Return what this job has counted so far."""
@@ -94,12 +92,11 @@ class Measures:
         )
 
 
-@define(eq=False)
 class FlowSource:
     """All jobs of a flow."""
 
-    hub: Dispatcher
-    measures: Measures
+    def __init__(self, hub: Dispatcher) -> None:
+        self.hub, self.measures = hub, hub.measures
 
     def counts(self) -> Counts:
         """Return what the jobs since the last reset have counted so far."""

@@ -191,7 +191,7 @@ def scan(plugins: PluginSet, *, quiet: bool = False) -> None:
     began = perf_counter()
     disabled = {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
     if "*" not in disabled or quiet:
-        plugins.candidates = [Candidate(each) for each in declared(GROUP)]
+        plugins.candidates = _declared()
     _mark(plugins.candidates, disabled)
     for each in plugins.candidates:
         if each.state == "ok":
@@ -201,6 +201,14 @@ def scan(plugins: PluginSet, *, quiet: bool = False) -> None:
         if each.state not in ("ok", "disabled") and not quiet:
             log.warning("plugin %r of %s is left out: %s", each.declared.name, each.declared, each.why)
     trace("%d of %d plugins loaded in %.1f ms", len(plugins.plugins), len(plugins.candidates), 1e3 * _since(began))
+
+
+def _declared() -> list[Candidate]:
+    try:
+        return [Candidate(each) for each in declared(GROUP)]
+    except Exception as error:  # a finder of distributions that is itself broken
+        log.warning("the installed plugins can't be listed, and none is used: %s", in_one_line(error))
+        return []
 
 
 def _mark(candidates: list[Candidate], disabled: set[str]) -> None:

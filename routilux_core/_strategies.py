@@ -6,7 +6,7 @@ from typing import Any
 
 from routilux_core._metadata import Declared, Refused, declared, load_target
 from routilux_core.errors import ConfigurationError, StrategyError, UnknownStrategyError
-from routilux_core.strategy import CONTRACT, ExecutionStrategy
+from routilux_core.strategy import CONTRACT, Capabilities, ExecutionStrategy
 
 GROUP = "routilux_core.strategies"
 
@@ -78,6 +78,8 @@ def _checked(what: str, name: str, target: str, cls: Any) -> type[ExecutionStrat
     own = getattr(cls, "name", None)
     if own != name:
         raise StrategyError(f"{what}: {target!r} calls itself {own!r}; the two names have to agree")
+    if not isinstance(getattr(cls, "capabilities", None), Capabilities):
+        raise StrategyError(f"{what}: {target!r} declares no capabilities = Capabilities(...)")
     if cls.__abstractmethods__:
         missing = ", ".join(sorted(cls.__abstractmethods__))
         raise StrategyError(f"{what}: {target!r} does not implement {missing}")

@@ -113,7 +113,7 @@ class Flow:
     @property
     def execution_tracker(self) -> ExecutionTracker:
         """What all jobs begun since its `reset()` have done, in figures."""
-        return ExecutionTracker(FlowSource(self._hub, self._hub.measures))
+        return ExecutionTracker(FlowSource(self._hub))
 
     def to_mermaid(self) -> str:
         """Return the graph as a Mermaid flowchart."""

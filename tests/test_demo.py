@@ -115,7 +115,7 @@ def test_its_timings_cover_the_work_and_concurrent_is_faster(facts):
 
 def test_every_job_has_ended_and_its_ledger_balances(facts):
     jobs = facts["jobs"]
-    whole = {"main", "sequential", "concurrent", "first", "second", "third"}
+    whole = {"main", "sequential", "concurrent", "first", "second", "third", "monitored"}
     assert set(jobs) == whole | {"CONTINUE", "STOP"}
     for name, job in jobs.items():
         ledger = job["ledger"]
@@ -255,6 +255,31 @@ def test_the_checks_find_rows_that_did_not_arrive(demo):
         "sf-temps: 0 rows, not 8759",
         "seattle-weather: 0 rows, not 1461",
     ]
+
+
+def test_it_prints_a_table_with_what_the_tracker_says_of_every_routine(tmp_path):
+    printed = run_demo(tmp_path).stdout
+    table = printed.partition("Monitoring")[2]
+    figures = {}
+    for line in table.splitlines()[3:12]:
+        name, *rest = line.rsplit(maxsplit=6)
+        figures[name.strip()] = rest
+    assert set(figures) == {"trigger", "aggregate", "format"} | {
+        f"{kind} {source}" for kind in ("fetch", "process") for source in SOURCES
+    }
+    assert all(each[:2] == ["1", "100%"] for each in figures.values())
+    assert all(float(figures[f"fetch {source}"][2]) >= 0.2 for source in SOURCES)
+    assert ", 9 events, " in table
+
+
+def test_the_checks_find_a_tracker_that_is_wrong(demo):
+    with Flow() as flow:
+        flow.add_routine(Fails(), "fails")
+        assert demo.check_tracker(flow.execution_tracker, {"fails": (0.0, 0.0)}) == ["the tracker has no call of fails"]
+        flow.execute("fails")
+    assert demo.check_tracker(flow.execution_tracker, {"fails": (0.0, 0.0)}) == []
+    [problem] = demo.check_tracker(flow.execution_tracker, {"fails": (0.0, 2.0)})
+    assert problem.startswith("fails took 2.0000 s, the tracker says 0.0")
 
 
 def test_the_checks_find_an_aggregator_that_forgot(demo):

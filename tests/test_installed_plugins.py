@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from textwrap import dedent
 
@@ -39,7 +40,8 @@ class Site:
 
     def environment(self, **variables: str) -> dict[str, str]:
         kept = {name: text for name, text in os.environ.items() if not name.startswith("ROUTILUX_")}
-        return kept | {"PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"} | variables
+        first = [str(self.folder), *filter(None, [kept.get("PYTHONPATH")])]
+        return kept | {"PYTHONPATH": os.pathsep.join(first), "PYTHONDONTWRITEBYTECODE": "1"} | variables
 
 
 @pytest.fixture
@@ -137,6 +139,11 @@ BAD_STRATEGIES = {
     "nothing": ("x = 1", "strategy 'nothing' of bad-nothing 1.0", "has no attribute 'Strategy'"),
     "newer": (strategy("newer", contract=2), "strategy 'newer' of bad-newer 1.0", "install a newer routilux-core"),
     "older": (strategy("older", contract=0), "strategy 'older' of bad-older 1.0", "install a newer version of that"),
+    "incapable": (
+        strategy("incapable").replace("capabilities =", "capability ="),
+        "strategy 'incapable' of bad-incapable 1.0",
+        "declares no capabilities",
+    ),
     "abstract": (
         strategy("abstract").replace("def open", "def opens"),
         "strategy 'abstract' of bad-abstract 1.0",
@@ -207,7 +214,7 @@ def test_the_list_of_strategies_names_each_with_its_state(bad_site: Site) -> Non
     )
     entries = json.loads(listed.stdout)
     states = {(each["name"], each["distribution"]): each["state"] for each in entries}
-    broken = ("import-error", "syntax-error", "exits", "wrong-class", "mismatched", "nothing", "abstract")
+    broken = ("import-error", "syntax-error", "exits", "wrong-class", "mismatched", "nothing", "abstract", "incapable")
     assert {name for (name, _), state in states.items() if state == "broken"} == set(broken)
     assert {name for (name, _), state in states.items() if state == "other contract"} == {"newer", "older"}
     assert {owner for (_, owner), state in states.items() if state == "clash"} == {"clash-one", "clash-two", "usurper"}
@@ -347,6 +354,55 @@ def test_an_installed_plugin_that_makes_strategies_is_asked_before_the_first_job
     assert second.startswith("UnknownStrategyError: unknown execution strategy 'patern'")
 
 
+def test_the_plugins_of_a_flow_are_asked_before_the_installed_ones(site: Site) -> None:
+    decides = """
+        from routilux_core import Decision, hookimpl
+
+        class Decides:
+            def __init__(self, answers):
+                self.answers = answers
+
+            @hookimpl
+            def routilux_handle_error(self, failure):
+                return self.answers.get(str(failure.exception))
+
+        installed = Decides({"1": Decision("continue"), "2": Decision("continue")})
+    """
+    site.install("decides", code=decides, plugins="decides = decides:installed")
+    program = """
+    from decides import Decides, Decision, installed
+
+    class Fails(Routine):
+        @slot
+        def input(self, n):
+            raise ValueError(n)
+
+    for plugins in ([], [Decides({"1": Decision("skip"), "0": Decision("skip")})], [installed]):
+        flow = Flow(plugins=plugins)
+        flow.add_routine(Source(), "source")
+        flow.add_routine(Fails(), "fails")
+        flow.connect("source", "out", "fails", "input")
+        job = flow.run("source")
+        print(*[f"{failure.exception}={failure.decision}" for failure in job.errors])
+    """
+    done = site.run(PROGRAM + program)
+    assert done.stdout.splitlines() == ["0=stop", "0=skip 1=skip 2=continue 3=stop", "0=stop"]
+
+
+def test_a_finder_of_distributions_that_is_broken_leaves_the_core_working(site: Site) -> None:
+    program = """
+    class Finder:
+        def find_spec(self, *_): return None
+        def find_distributions(self, *_): raise OSError("no index")
+
+    sys.meta_path.append(Finder())
+    print(attempt("sequential"))
+    """
+    done = site.run(PROGRAM + program)
+    assert done.stdout.strip() == ANSWER
+    assert done.stderr.strip() == "LOG the installed plugins can't be listed, and none is used: OSError: no index"
+
+
 def test_unknown_names_say_what_is_close_what_there_is_and_what_to_install(site: Site) -> None:
     site.install("good-strategy", code=strategy("good"), strategies="good = good_strategy:Strategy")
     done = site.run(PROGRAM + "\n    for name in ('gopd', 'dask', 'threads', 'xyz'): print(attempt(name))")
@@ -370,13 +426,11 @@ def test_distributions_whose_metadata_cannot_be_read_hide_nothing(site: Site) ->
     assert "heard of flow-sequential-1 completed" in done.stdout
 
 
-def test_a_plugin_in_a_zip_archive_is_found(site: Site, tmp_path: Path) -> None:
-    import zipfile
-
+def test_a_plugin_in_a_zip_archive_is_found(tmp_path: Path) -> None:
     archive = tmp_path / "plugins.zip"
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("zipped.py", dedent(TRACKER))
         file.writestr("zipped-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: zipped\nVersion: 1.0\n")
         file.writestr("zipped-1.0.dist-info/entry_points.txt", "[routilux_core.plugins]\nzipped = zipped\n")
-    done = site.run(PROGRAM + "\n    attempt('sequential')", PYTHONPATH=str(archive))
+    done = Site(archive).run(PROGRAM + "\n    attempt('sequential')")
     assert "heard of flow-sequential-1 completed" in done.stdout

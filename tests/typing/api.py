@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, assert_type
 
 from attrs import frozen
 
 from routilux_core import (
+    Activation,
+    ActivationRecord,
     ActivationTimeout,
     Capabilities,
     CapabilityError,
     ConfigurationError,
+    Decision,
     DefinitionError,
     DuplicateNameError,
+    Emission,
     EmitError,
     ErrorHandler,
     ErrorStrategy,
     ExecutionStrategy,
+    ExecutionTracker,
     Failure,
     Flow,
     FlowStateError,
@@ -27,6 +32,7 @@ from routilux_core import (
     Routine,
     SealedRoutineError,
     StrategyError,
+    StrategyRequest,
     Task,
     UnknownNameError,
     UnknownStrategyError,
@@ -34,6 +40,7 @@ from routilux_core import (
     WorkerPool,
     event,
     field,
+    hookimpl,
     per_worker,
     slot,
 )
@@ -200,6 +207,52 @@ class Inline(ExecutionStrategy):
 
 def strategies_are_configuration() -> Flow:
     return Flow(execution_strategy=Inline(max_workers=2, greeting="hello"))
+
+
+class Plugin:
+    """Everything that a plugin may implement."""
+
+    @hookimpl
+    def routilux_make_strategy(self, request: StrategyRequest) -> ExecutionStrategy | None:
+        return Inline(max_workers=request.max_workers) if request.name == "inline" else None
+
+    @hookimpl
+    def routilux_handle_error(self, failure: Failure) -> Decision | None:
+        return Decision("retry", delay=0.1) if failure.attempt < 3 and not failure.emitted else None
+
+    @hookimpl
+    def routilux_job_started(self, job: JobState) -> None:
+        job.pause()
+
+    @hookimpl
+    def routilux_activations_finished(self, job: JobState, records: Sequence[ActivationRecord]) -> None:
+        for record in records:
+            assert_type(record.queue_wait, float)
+
+    @hookimpl
+    def routilux_activation_started(self, activation: Activation) -> None:
+        assert_type(activation.cause, int | None)
+
+    @hookimpl
+    def routilux_event_emitted(self, emission: Emission) -> None:
+        assert_type(emission.targets, tuple[tuple[str, str], ...])
+
+
+def plugins_and_figures() -> None:
+    flow = Flow(plugins=[Plugin(), Plugin])
+    assert_type(flow.to_mermaid(), str)
+    assert_type(flow.execution_tracker, ExecutionTracker)
+    figures = flow.execution_tracker.get_routine_performance("fetch")
+    assert_type(figures["total_executions"], int)
+    assert_type(figures["p95_execution_time"], float | None)
+    assert_type(flow.execution_tracker.get_flow_performance()["parallelism"], float | None)
+    flow.execution_tracker.reset()
+
+
+def a_jobs_figures(job_state: JobState) -> None:
+    for name, figures in job_state.tracker.get_all_performances().items():
+        assert_type(name, str)
+        assert_type(figures["success_rate"], float | None)
 
 
 def errors_are_the_builtins_that_one_expects(
