@@ -16,8 +16,6 @@ from routilux_core.error_handling import Decision, ErrorStrategy, Failure
 from routilux_core.errors import StrategyError, WorkerLost
 from routilux_core.strategy import ExecutionStrategy
 
-BATCH = 0.004  # seconds of measured run time that a batch should hold at most
-QUICK = 0.002  # mean seconds below which a worker may have a second batch waiting
 LIMITLESS = 1 << 29
 WEIGHT = 0.25  # of the newest measurement in the mean
 MAX_LOSSES = 3  # workers that an activation may kill, where the strategy has no `max_worker_losses`
@@ -106,29 +104,31 @@ class ShippedQueue(WorkQueue):
     def _limit(self, workers: int) -> int:
         """Return how many batches may be away: two for each worker only where nobody waits long. Lock."""
         head = self.first[0] if self.first else self.ready[0]
-        quick = self._pace.get(head[0].number, QUICK) < QUICK and all(task.quick for task in self.away)
+        bound = self.strategy.capabilities.ahead_below
+        quick = self._pace.get(head[0].number, bound) < bound and all(task.quick for task in self.away)
         return 2 * workers if quick else workers
 
     def _batch(self, item: Item, workers: int) -> tuple[list[Item], bool]:
         """Add to an activation what may travel with it; also return whether that will be quick. Lock."""
         items, spent = [item], self._pace.get(item[0].number)
+        able = self.strategy.capabilities
         if spent is None or self._goes_alone(item):
-            return items, spent is not None and spent < QUICK
+            return items, spent is not None and spent < able.ahead_below
         node = item[0].node
         waiting = len(self.first) + len(self.ready) + 1
         limit = LIMITLESS if travels(node) else waiting // (2 * workers)
-        limit = min(limit, self.strategy.capabilities.max_batch)
+        limit = min(limit, able.max_batch)
         while len(items) < limit:
             following = self._next_of(node, item[2]) if travels(node) else self._next_stateless(item[2])
             if following is None:
                 break
             taken, pace = following
-            spent += pace
-            if spent > BATCH:
+            if spent + pace > able.batch_seconds:
                 break
+            spent += pace
             items.append(taken)
             self._leave_queue(taken)
-        return items, min(spent, BATCH) / len(items) < QUICK
+        return items, spent / len(items) < able.ahead_below
 
     def _goes_alone(self, item: Item) -> bool:
         """Whether an activation is merged when it is taken, or may be ended, or comes after what was lost."""

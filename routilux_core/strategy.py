@@ -25,7 +25,9 @@ class Capabilities:
 
     `shares_memory`: handlers run in this process; else tasks travel as bytes. `parallel`: several at a time.
     `coroutines`: awaits `async def` handlers. `enforces_timeout`: can end a running task. `streams`: emissions come
-    back while a shipped task runs. `max_batch`: the most activations that one shipped task may hold.
+    back while a shipped task runs. `max_batch`: the most activations that one shipped task may hold, and
+    `batch_seconds` the most measured run time. `ahead_below`: mean seconds of a call below which a worker may have a
+    second shipped task waiting. A slow channel wants more of both.
     """
 
     shares_memory: bool
@@ -34,6 +36,8 @@ class Capabilities:
     enforces_timeout: bool = False
     streams: bool = False
     max_batch: int = 1
+    batch_seconds: float = 0.004
+    ahead_below: float = 0.002
 
 
 class Task(ABC):

@@ -1,0 +1,142 @@
+"""What a worker process notes of its tasks in files, so that its death leaves no doubt about what it had begun.
+
+One file for each task. A record is a kind (1 byte), a length (4 bytes) and data; what the process has written is in the
+system's hands, so it outlives a SIGKILL. Whoever creates the file owns the task: the worker that begins it, or the one
+that reads after the worker's death, which then knows that it was not begun and will not be.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+MARK, CHUNK, REPLY = b"m", b"c", b"r"
+MOST = 1 << 20  # bytes of a chunk or reply that are worth noting
+_HEAD = struct.Struct("!cI")
+_INDEX = struct.Struct("!I")
+
+
+class Story(NamedTuple):
+    """What is known of a task: whether it was begun, where it was, what it had told, and how it ended."""
+
+    begun: bool
+    at: int | None = 0  # None: nobody knows
+    chunks: tuple[bytes, ...] = ()
+    reply: bytes | None = None
+
+
+NOT_BEGUN = Story(begun=False)
+UNKNOWN = Story(begun=True, at=None)
+
+
+class Journal:
+    """The files of one worker process for one pool. The newest are kept: the pool knows the end of older ones."""
+
+    def __init__(self, directory: str, keep: int) -> None:
+        self.directory = directory
+        self._keep = keep
+        self._written: deque[int] = deque()
+
+    def begin(self, number: int) -> Entry | None:
+        """Open the file of a task; None if the task was taken from this worker."""
+        try:
+            entry = Entry(os.open(_path(self.directory, number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600))
+        except FileExistsError:
+            return None
+        self._written.append(number)
+        while len(self._written) > self._keep:
+            _remove(_path(self.directory, self._written.popleft()))
+        return entry
+
+    def remove(self) -> None:
+        """Remove everything."""
+        remove(self.directory)
+
+
+class Entry:
+    """The open file of one task."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self._whole = True
+
+    def mark(self, index: int) -> None:
+        self.write(MARK, _INDEX.pack(index))
+
+    def write(self, kind: bytes, data: bytes) -> None:
+        if not self._whole:
+            return
+        record = _HEAD.pack(kind, len(data)) + data
+        try:
+            self._whole = len(data) <= MOST and os.write(self._file, record) == len(record)
+        except OSError:  # the disk is full: the work goes on
+            self._whole = False
+        if not self._whole:
+            os.ftruncate(self._file, 0)  # an empty file: begun, and nobody knows where it is
+            os.write(self._file, b"?")
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def stories(directory: str, numbers: Iterable[int]) -> list[Story] | None:
+    """Take the tasks of a dead worker from it, and tell what it had done; None where its files can't be seen."""
+    if not os.path.isdir(directory):
+        return None
+    return [_story(_path(directory, number)) for number in numbers]
+
+
+def remove(directory: str) -> None:
+    """Remove a journal; what can't be removed stays."""
+    try:
+        for name in os.listdir(directory):
+            _remove(os.path.join(directory, name))
+        os.rmdir(directory)
+    except OSError:
+        pass
+
+
+def _story(path: str) -> Story:
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        return NOT_BEGUN
+    except FileExistsError:
+        pass
+    except OSError:
+        return UNKNOWN
+    with open(path, "rb") as file:
+        return _read(file.read())
+
+
+def _read(data: bytes) -> Story:
+    if data.startswith(b"?"):
+        return UNKNOWN
+    story, place = Story(begun=True), 0
+    while place + _HEAD.size <= len(data):
+        kind, length = _HEAD.unpack_from(data, place)
+        place += _HEAD.size
+        part = data[place : place + length]
+        if len(part) < length:
+            break
+        place += length
+        if kind == MARK:
+            story = story._replace(at=_INDEX.unpack(part)[0])
+        elif kind == CHUNK:
+            story = story._replace(chunks=(*story.chunks, part))
+        else:
+            story = story._replace(reply=part)
+    return story
+
+
+def _path(directory: str, number: int) -> str:
+    return os.path.join(directory, str(number))
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
