@@ -243,6 +243,8 @@ class Link:
 
     async def _close_client(self) -> None:
         if self._client is not None:
+            if self._client.status == "running":
+                self._client.unsubscribe_topic("all")  # else the scheduler would tell the client of its own leaving
             await self._client.close()
 
     async def _close_cluster(self) -> None:

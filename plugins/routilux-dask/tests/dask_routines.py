@@ -1,0 +1,96 @@
+"""Routines that the workers import."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Any
+
+from routilux_core import Routine, event, field, slot
+
+
+class Work(Routine, stateless=True):
+    """Kills its worker process with the number `fatal`: each time, or as long as the file `once` is not there."""
+
+    fatal: int = -1
+    once: str = ""
+    seconds: float = 0.05
+    done = event("n")
+
+    @slot
+    def n(self, n: int) -> None:
+        if n == self.fatal and not (self.once and os.path.exists(self.once)):
+            if self.once:
+                open(self.once, "x").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        threading.Event().wait(self.seconds)
+        self.emit("done", n=n)
+
+
+class WorkAgain(Work, stateless=True, on_worker_lost="retry"):
+    """Is run again when its worker dies."""
+
+
+class Tally(Routine):
+    """Has state; kills its worker with the number `fatal`, and keeps what it sees."""
+
+    fatal: int = -1
+    seen: list = field(factory=list)
+
+    @slot
+    def n(self, n: int) -> None:
+        self.seen.append(n)
+        if n == self.fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Waits(Routine, stateless=True):
+    """Says that it runs by making a file, and goes on when another is there, or when it is cancelled."""
+
+    began: str
+    go: str
+    done = event("pid", "cancelled")
+
+    @slot
+    def n(self, n: int = 0) -> None:
+        with open(f"{self.began}-{n}", "w") as file:
+            file.write(str(os.getpid()))
+        os.rename(f"{self.began}-{n}", f"{self.began}{n}")
+        while not os.path.exists(self.go) and not self.cancelled:
+            threading.Event().wait(0.005)
+        self.emit("done", pid=os.getpid(), cancelled=self.cancelled)
+
+
+class Loose(Routine, stateless=True):
+    """Emits what can't be sent home."""
+
+    out = event("value")
+
+    @slot
+    def n(self, n: int) -> None:
+        value: Any = threading.Lock() if n == 1 else n
+        self.emit("out", value=value)
+
+
+class Keeps(Routine):
+    values: list = field(factory=list)
+
+    @slot
+    def value(self, value: Any) -> None:
+        self.values.append(value)
+
+
+class WhoAmI(Routine, stateless=True):
+    """Meets the others: `together` calls have to run at the same time."""
+
+    folder: str
+    together: int
+    done = event("pid")
+
+    @slot
+    def n(self, n: int) -> None:
+        open(os.path.join(self.folder, str(n)), "x").close()
+        while len(os.listdir(self.folder)) < self.together:
+            threading.Event().wait(0.005)
+        self.emit("done", pid=os.getpid())
