@@ -26,6 +26,17 @@ class QueueHost:
         if queue is not None:
             queue.lost(error)
 
+    def workers_changed(self) -> None:
+        queue = self._queue()
+        if queue is None:
+            return
+        with queue.hub.lock:
+            if queue.pool is None:
+                return
+            queue.workers = queue.pool.workers
+            queue.call()
+        queue.hub.answer()
+
     def worker_ended(self) -> None:
         self._resources.close(threading.get_ident())
 

@@ -105,6 +105,9 @@ class Host(Protocol):
     def lost(self, error: BaseException, /) -> None:
         """Say that the executor broke: what is in flight fails, and the next job opens a new pool."""
 
+    def workers_changed(self) -> None:
+        """Say that `workers` of the pool is another number now: more work may be wanted."""
+
     def worker_ended(self) -> None:
         """Say, in the thread of a worker that ends, that what it made with `per_worker` can be closed."""
 

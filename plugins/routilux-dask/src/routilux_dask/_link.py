@@ -300,14 +300,18 @@ class Link:
                 found[address].append(f"worker {address} can't import routilux_dask: {hello!r}; install it there")
             elif address not in self._fleet.workers and there.get(address):
                 self._fleet.add(Worker(address, there[address], _remote.Hello(*hello)))
-        self.size = self._fleet.size
+        self._count()
         return [problem for each in found.values() for problem in each]
+
+    def _count(self) -> None:
+        self.size = self._fleet.size
+        self._home.put(self._host.workers_changed)
 
     def _gone(self, address: str, reason: str) -> None:
         worker = self._fleet.workers.pop(address, None)
         if worker is None:
             return
-        self.size = self._fleet.size
+        self._count()
         for future in worker.futures.values():
             future.release()
         self._begin(self._bury(worker, reason))
