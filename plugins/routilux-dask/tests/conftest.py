@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ class Cluster:
         program = program or ("-m", f"distributed.cli.{module}")
         command = [sys.executable, *program, *arguments, "--host", "127.0.0.1"]
         process = subprocess.Popen(
-            command, env=environment, cwd=self._file.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command, env=environment, cwd=self._file.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         self._stack.callback(self._end, process)
         return process
@@ -67,13 +68,14 @@ class Cluster:
 
     @staticmethod
     def _end(process: subprocess.Popen[bytes]) -> None:
-        process.send_signal(signal.SIGCONT)
         process.terminate()
         try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            process.wait(2)
+        except subprocess.TimeoutExpired:  # a nanny without a scheduler takes its time
+            pass
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 @pytest.fixture(scope="session")

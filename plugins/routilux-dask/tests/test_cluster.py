@@ -162,6 +162,8 @@ def test_a_private_cluster_ends_with_its_flow(make_flow: MakeFlow, tmp_path: Pat
     job = finished(flow.execute("uses"))
     (made,) = job.outputs["uses.used"]
     assert made["made_by"][0] != os.getpid()
+    listening = [each for each in psutil.net_connections() if each.status == "LISTEN" and each.pid == made["made_by"][0]]
+    assert {each.laddr.ip for each in listening} == {"127.0.0.1"}
     flow.shutdown()
     assert (tmp_path / "closed").read_text().split()[0] == str(made["made_by"][0])
     workers = [each for each in psutil.Process().children(recursive=True) if each.pid not in before]

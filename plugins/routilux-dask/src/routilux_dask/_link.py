@@ -140,17 +140,7 @@ class Link:
     async def _connect(self) -> None:
         seconds, address = self._strategy.connect_timeout, self._strategy.address
         if address is None:
-            self._cluster = await LocalCluster(
-                n_workers=self._strategy.max_workers or os.cpu_count() or 1,
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",  # nobody else may send it code
-                dashboard_address=None,
-                worker_dashboard_address=None,
-                asynchronous=True,
-                scheduler_kwargs={"allowed_failures": 0},
-                memory_limit=0,  # several workers of one machine: its own limits are enough
-            )
+            self._cluster = await self._private_cluster()
         where = address if self._cluster is None else self._cluster
         try:
             self._client = await asyncio.wait_for(
@@ -163,6 +153,25 @@ class Link:
             ) from error
         self._client.subscribe_topic("all", self._heard)
         await self._first_workers(seconds)
+
+    async def _private_cluster(self) -> Any:
+        try:
+            return await LocalCluster(
+                n_workers=self._strategy.max_workers or os.cpu_count() or 1,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",  # nobody elsewhere may send it code
+                dashboard_address="127.0.0.1:0",
+                worker_dashboard_address="127.0.0.1:0",
+                asynchronous=True,
+                scheduler_kwargs={"allowed_failures": 0},
+                memory_limit=0,  # the machine's own limits are enough
+            )
+        except Exception as error:
+            raise StrategyError(
+                f"a private Dask cluster could not be started: {error!r}; its processes import the main program, which "
+                'has to start its work under `if __name__ == "__main__":`'
+            ) from error
 
     async def _first_workers(self, seconds: float) -> None:
         least = 1 if self._cluster is None else len(self._cluster.workers)
