@@ -14,6 +14,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))  # under PYTHONSAFEPATH a script's own folder is not on the path
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.measure:
         return _measure_here(*options.measure, quick=options.quick)
     machine = environment()
-    workloads = [WORKLOADS[name] for name in options.only]
+    workloads = [WORKLOADS[name] for name in options.only if _is_possible(WORKLOADS[name])]
     rounds: dict[str, list[dict[str, float]]] = {workload.name: [] for workload in workloads}
     failures: list[str] = []
     for number in range(options.rounds):
@@ -78,6 +79,13 @@ def _names(text: str) -> list[str]:
             f"no workload {', '.join(unknown) or text!r}; there are {', '.join(WORKLOADS)}"
         )
     return names
+
+
+def _is_possible(workload: Workload) -> bool:
+    if not workload.needs or find_spec(workload.needs) is not None:
+        return True
+    _say(f"{workload.name} is skipped: {workload.needs} is not installed; pip install {workload.needs.replace('_', '-')}")
+    return False
 
 
 def _positive(text: str) -> int:

@@ -1,6 +1,17 @@
 """The workloads, in the order of the report. A new one is a module with a `WORKLOAD` and a line here."""
 
-from suite import w1_demo, w2_chain, w3_stream, w4_fan, w5_sleep, w8_cold, w9_memory, w10_growth, w12_hooks
+from suite import (
+    w1_demo,
+    w2_chain,
+    w3_stream,
+    w4_fan,
+    w5_sleep,
+    w8_cold,
+    w9_memory,
+    w10_growth,
+    w12_hooks,
+    w14_dask,
+)
 from suite.model import Workload
 
 WORKLOADS: dict[str, Workload] = {
@@ -15,5 +26,6 @@ WORKLOADS: dict[str, Workload] = {
         w9_memory.WORKLOAD,
         w10_growth.WORKLOAD,
         w12_hooks.WORKLOAD,
+        w14_dask.WORKLOAD,
     )
 }

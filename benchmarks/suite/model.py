@@ -47,12 +47,16 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """A group of rows that belong together and are measured close to each other in time."""
+    """A group of rows that belong together and are measured close to each other in time.
+
+    ``needs`` is a module that is not the engine's: where it is not installed, the workload is skipped.
+    """
 
     name: str
     title: str
     rows: tuple[Row, ...]
     comparisons: tuple[Comparison, ...]
+    needs: str = ""
 
     def row(self, name: str) -> Row:
         """The row of that name."""
