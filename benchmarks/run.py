@@ -84,7 +84,8 @@ def _names(text: str) -> list[str]:
 def _is_possible(workload: Workload) -> bool:
     if not workload.needs or find_spec(workload.needs) is not None:
         return True
-    _say(f"{workload.name} is skipped: {workload.needs} is not installed; pip install {workload.needs.replace('_', '-')}")
+    package = workload.needs.replace("_", "-")
+    _say(f"{workload.name} is skipped: {package} is not installed; pip install {package}")
     return False
 
 

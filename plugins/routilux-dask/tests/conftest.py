@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -53,7 +52,11 @@ class Cluster:
         program = program or ("-m", f"distributed.cli.{module}")
         command = [sys.executable, *program, *arguments, "--host", "127.0.0.1"]
         process = subprocess.Popen(
-            command, env=environment, cwd=self._file.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            command,
+            env=environment,
+            cwd=self._file.parent,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
         self._stack.callback(self._end, process)
@@ -69,10 +72,8 @@ class Cluster:
     @staticmethod
     def _end(process: subprocess.Popen[bytes]) -> None:
         process.terminate()
-        try:
+        with suppress(subprocess.TimeoutExpired):  # a nanny without a scheduler takes its time
             process.wait(2)
-        except subprocess.TimeoutExpired:  # a nanny without a scheduler takes its time
-            pass
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

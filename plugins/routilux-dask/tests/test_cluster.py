@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import psutil
 import pytest
 from dask.distributed import Client
 from dask_routines import Keeps, Loose, Waits, WhoAmI, Work
-from shipped_routines import Source, Sum, UsesClient
+from shipped_routines import Sum, UsesClient
 from test_lost import appeared, build, finished
 
 from routilux_core import ConfigurationError, Flow, ShippingError, StrategyError
@@ -46,7 +47,7 @@ def test_an_address_where_nobody_listens_is_said(make_flow: MakeFlow) -> None:
 
 def test_a_scheduler_without_workers_is_said(make_flow: MakeFlow, make_cluster: Any) -> None:
     flow = build(make_flow("f", **make_cluster(0).settings(connect_timeout=1.0)), Work())
-    with pytest.raises(StrategyError, match="has no workers.*dask worker tcp://127"):
+    with pytest.raises(StrategyError, match=r"has no workers.*dask worker tcp://127"):
         flow.execute("source", {"count": 1})
 
 
@@ -162,7 +163,9 @@ def test_a_private_cluster_ends_with_its_flow(make_flow: MakeFlow, tmp_path: Pat
     job = finished(flow.execute("uses"))
     (made,) = job.outputs["uses.used"]
     assert made["made_by"][0] != os.getpid()
-    listening = [each for each in psutil.net_connections() if each.status == "LISTEN" and each.pid == made["made_by"][0]]
+    listening = [
+        each for each in psutil.net_connections() if each.status == "LISTEN" and each.pid == made["made_by"][0]
+    ]
     assert {each.laddr.ip for each in listening} == {"127.0.0.1"}
     flow.shutdown()
     assert (tmp_path / "closed").read_text().split()[0] == str(made["made_by"][0])
@@ -173,7 +176,7 @@ def test_a_private_cluster_ends_with_its_flow(make_flow: MakeFlow, tmp_path: Pat
 
 
 def test_the_loader_does_not_import_dask() -> None:
-    import subprocess
-
-    program = "import sys, routilux_core as r; r.Flow(execution_strategy='dask'); assert 'distributed' not in sys.modules"
+    program = (
+        "import sys, routilux_core as r; r.Flow(execution_strategy='dask'); assert 'distributed' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", program], check=True)

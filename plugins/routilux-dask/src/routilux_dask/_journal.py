@@ -11,6 +11,7 @@ import os
 import struct
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import NamedTuple
 
 MARK, CHUNK, REPLY = b"m", b"c", b"r"
@@ -43,7 +44,9 @@ class Journal:
     def begin(self, number: int) -> Entry | None:
         """Open the file of a task; None if the task was taken from this worker."""
         try:
-            entry = Entry(os.open(_path(self.directory, number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600))
+            entry = Entry(
+                os.open(_path(self.directory, number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+            )
         except FileExistsError:
             return None
         self._written.append(number)
@@ -91,12 +94,10 @@ def stories(directory: str, numbers: Iterable[int]) -> list[Story] | None:
 
 def remove(directory: str) -> None:
     """Remove a journal; what can't be removed stays."""
-    try:
+    with suppress(OSError):
         for name in os.listdir(directory):
             _remove(os.path.join(directory, name))
         os.rmdir(directory)
-    except OSError:
-        pass
 
 
 def _story(path: str) -> Story:
@@ -136,7 +137,5 @@ def _path(directory: str, number: int) -> str:
 
 
 def _remove(path: str) -> None:
-    try:
+    with suppress(OSError):
         os.unlink(path)
-    except OSError:
-        pass

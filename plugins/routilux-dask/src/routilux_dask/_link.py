@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import os
 import threading
 from collections import deque
@@ -14,7 +15,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
-from distributed import Client, LocalCluster
+import distributed
 from distributed.scheduler import KilledWorker
 
 from routilux_core import Host, StrategyError, Task, WorkerLost
@@ -23,6 +24,9 @@ from routilux_dask._checks import PACKAGES, problems
 from routilux_dask._fleet import AHEAD, Fleet, Worker
 from routilux_dask._journal import UNKNOWN, Story
 from routilux_dask._strategy import DaskStrategy
+
+_Client: Any = distributed.Client  # they are not typed
+_LocalCluster: Any = distributed.LocalCluster
 
 FAREWELL = 5.0  # seconds for saying goodbye to workers and scheduler
 REVIVAL = 5.0  # seconds in which a neighbour of a dead worker may come up, to tell what that one had done
@@ -144,7 +148,7 @@ class Link:
         where = address if self._cluster is None else self._cluster
         try:
             self._client = await asyncio.wait_for(
-                Client(where, asynchronous=True, set_as_default=False, timeout=seconds), seconds + FAREWELL
+                _Client(where, asynchronous=True, set_as_default=False, timeout=seconds), seconds + FAREWELL
             )
         except (OSError, ValueError, TimeoutError) as error:
             raise StrategyError(
@@ -156,7 +160,7 @@ class Link:
 
     async def _private_cluster(self) -> Any:
         try:
-            return await LocalCluster(
+            return await _LocalCluster(
                 n_workers=self._strategy.max_workers or os.cpu_count() or 1,
                 threads_per_worker=1,
                 processes=True,
@@ -164,6 +168,7 @@ class Link:
                 dashboard_address="127.0.0.1:0",
                 worker_dashboard_address="127.0.0.1:0",
                 asynchronous=True,
+                silence_logs=logging.CRITICAL,  # what goes wrong there, the flow says
                 scheduler_kwargs={"allowed_failures": 0},
                 memory_limit=0,  # the machine's own limits are enough
             )
@@ -303,7 +308,9 @@ class Link:
         found = {address: problems(address, each) for address, each in said.items()}
         fine = [address for address, each in found.items() if not each]
         keep = 2 * AHEAD * max(there.values(), default=1)
-        hellos = await self._client.run(_remote.hello, self._name, keep, workers=fine, on_error="return") if fine else {}
+        hellos = (
+            await self._client.run(_remote.hello, self._name, keep, workers=fine, on_error="return") if fine else {}
+        )
         for address, hello in hellos.items():
             if isinstance(hello, BaseException):
                 found[address].append(f"worker {address} can't import routilux_dask: {hello!r}; install it there")

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from routilux_core import worker
-from routilux_dask._journal import CHUNK, REPLY, Journal, Story, remove, stories
+from routilux_dask._journal import CHUNK, REPLY, Entry, Journal, Story, remove, stories
 
 MOST_CANCELLED = 10_000  # numbers remembered of tasks that were cancelled and have not come here (yet)
 
@@ -52,10 +52,9 @@ def run(pool: str, token: str, number: int, payload: bytes) -> list[bytes]:
     if desk is None or entry is None:
         raise NotMineError(f"task {number} of pool {pool} was not sent to process {os.getpid()}")
     told: list[bytes] = []
-    entry_ = entry
 
-    def send(chunk: bytes) -> None:
-        entry_.write(CHUNK, chunk)
+    def send(chunk: bytes, entry: Entry = entry) -> None:
+        entry.write(CHUNK, chunk)
         told.append(chunk)
 
     try:
