@@ -47,7 +47,8 @@ class Cluster:
     def _start(
         self, module: str, *arguments: str, program: tuple[str, ...] = (), **variables: str
     ) -> subprocess.Popen[bytes]:
-        paths = os.pathsep.join(each for each in (variables.pop("first", ""), str(HERE), str(SHIPPED)) if each)
+        first = variables.pop("first", "")
+        paths = os.pathsep.join(each for each in (first, os.environ.get("PYTHONPATH"), str(HERE), str(SHIPPED)) if each)
         environment = {**os.environ, "PYTHONPATH": paths, **variables}
         program = program or ("-m", f"distributed.cli.{module}")
         command = [sys.executable, *program, *arguments, "--host", "127.0.0.1"]
