@@ -180,3 +180,31 @@ def test_the_loader_does_not_import_dask() -> None:
         "import sys, routilux_core as r; r.Flow(execution_strategy='dask'); assert 'distributed' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_flow_is_not_stuck_behind_another_one_s_calls(make_flow: MakeFlow, cluster: Any, tmp_path: Path) -> None:
+    waits = Waits(began=str(tmp_path / "began"), go=str(tmp_path / "go"))
+    busy = build(make_flow("f", **cluster.settings(), max_workers=1), waits)
+    job = busy.execute("source", {"count": 1})
+    appeared(tmp_path / "began0")
+    for name in ("g", "h"):
+        other = build(make_flow(name, **cluster.settings(), max_workers=1), Work(seconds=0.0))
+        assert finished(other.execute("source", {"count": 3})).status == "completed"
+    (tmp_path / "go").touch()
+    finished(job)
+
+
+def test_what_a_shared_worker_made_is_closed_with_the_last_flow(
+    make_flow: MakeFlow, make_cluster: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    closed = tmp_path / "closed"
+    monkeypatch.setenv("SHIPPED_CLOSED", str(closed))
+    cluster = make_cluster(1)
+    flows = [make_flow(name, **cluster.settings()) for name in ("f", "g")]
+    for flow in flows:
+        flow.add_routine(UsesClient(), "uses")
+        finished(flow.execute("uses"))
+    flows[0].shutdown()
+    assert not closed.exists()
+    flows[1].shutdown()
+    assert closed.exists()

@@ -23,6 +23,8 @@ class Worker:
         self.known: frozenset[str] = frozenset()  # parts that it has for sure
         self.away: dict[int, Task] = {}  # by number, oldest first
         self.futures: dict[int, Any] = {}
+        self.newest = 0  # number of the task that it was sent last
+        self.sent: dict[int, float] = {}  # when, by the loop's clock, of those that may not have begun
 
     def __str__(self) -> str:
         return f"{self.address} (process {self.pid})"
@@ -55,11 +57,18 @@ class Fleet:
         self.arrived = asyncio.Event()
 
     def idlest(self) -> Worker | None:
-        """Return the worker that has the least to do; None if nobody may have more."""
+        """Return the worker that has the least to do, or had nothing for longest; None if nobody may have more."""
         if self._most is not None and self.threads > self._most and self.away >= self._most:
             return None  # a task that waits over there would be run by a thread too many
         free = [worker for worker in self.workers.values() if len(worker.away) < AHEAD * worker.threads]
-        return min(free, key=lambda worker: len(worker.away) / worker.threads, default=None)
+        return min(free, key=lambda worker: (len(worker.away) / worker.threads, worker.newest), default=None)
+
+    def overdue(self, since: float) -> tuple[Worker, int] | None:
+        """Return what was sent before a time and may wait for nothing, since another worker has nothing of ours."""
+        if all(worker.away for worker in self.workers.values()):
+            return None
+        old = ((worker, number) for worker in self.workers.values() for number, at in worker.sent.items() if at < since)
+        return next(old, None)
 
     def find(self, task: Task) -> tuple[Worker, int] | None:
         """Return where a task is away, and its number."""

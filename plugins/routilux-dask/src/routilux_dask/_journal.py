@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 MARK, CHUNK, REPLY = b"m", b"c", b"r"
 MOST = 1 << 20  # bytes of a chunk or reply that are worth noting
+MOST_TAKEN = 1000  # tasks that were taken from a worker and might still come to it
 _HEAD = struct.Struct("!cI")
 _INDEX = struct.Struct("!I")
 
@@ -40,6 +41,7 @@ class Journal:
         self.directory = directory
         self._keep = keep
         self._written: deque[int] = deque()
+        self._taken: deque[int] = deque()
 
     def begin(self, number: int) -> Entry | None:
         """Open the file of a task; None if the task was taken from this worker."""
@@ -53,6 +55,15 @@ class Journal:
         while len(self._written) > self._keep:
             _remove(_path(self.directory, self._written.popleft()))
         return entry
+
+    def take(self, number: int) -> bool:
+        """Take a task from this process, if it has not begun it; then it never will."""
+        if _story(_path(self.directory, number)).begun:
+            return False
+        self._taken.append(number)
+        while len(self._taken) > MOST_TAKEN:
+            _remove(_path(self.directory, self._taken.popleft()))
+        return True
 
     def remove(self) -> None:
         """Remove everything."""
@@ -102,7 +113,9 @@ def remove(directory: str) -> None:
 
 def _story(path: str) -> Story:
     try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        os.write(file, b"-")
+        os.close(file)
         return NOT_BEGUN
     except FileExistsError:
         pass
@@ -113,6 +126,8 @@ def _story(path: str) -> Story:
 
 
 def _read(data: bytes) -> Story:
+    if data.startswith(b"-"):
+        return NOT_BEGUN
     if data.startswith(b"?"):
         return UNKNOWN
     story, place = Story(begun=True), 0

@@ -29,6 +29,7 @@ _Client: Any = distributed.Client  # they are not typed
 _LocalCluster: Any = distributed.LocalCluster
 
 FAREWELL = 5.0  # seconds for saying goodbye to workers and scheduler
+OVERDUE = 0.25  # seconds that a task may wait at one worker while another is idle
 REVIVAL = 5.0  # seconds in which a neighbour of a dead worker may come up, to tell what that one had done
 
 
@@ -55,6 +56,7 @@ class Link:
             for name, target in (("loop", self._run), ("home", self._take_home))
         ]
         self._lost: BaseException | None = None
+        self._balancing = False
         self._chores: set[asyncio.Task[None]] = set()
         self._cluster: Any = None
         self._client: Any = None
@@ -251,9 +253,7 @@ class Link:
     async def _leave(self) -> None:
         if self._client is not None and self._lost is None and self._fleet.workers:
             where = list(self._fleet.workers)
-            await self._client.run(
-                _remote.leave, self._name, self._cluster is not None, workers=where, on_error="ignore"
-            )
+            await self._client.run(_remote.leave, self._name, workers=where, on_error="ignore")
 
     async def _close_client(self) -> None:
         if self._client is not None:
@@ -332,19 +332,18 @@ class Link:
         self._count()
         for future in worker.futures.values():
             future.release()
-        self._begin(self._bury(worker, reason))
+        away, worker.away = worker.away, {}
+        self._begin(self._bury(worker, away, reason))
 
-    async def _bury(self, worker: Worker, reason: str) -> None:
+    async def _bury(self, worker: Worker, away: dict[int, Task], reason: str) -> None:
         """Settle what was away on a dead worker: what it had not begun goes to another."""
-        numbers = list(worker.away)
-        told = await self._inherit(worker, numbers)
+        told = await self._inherit(worker, list(away))
         unbegun = []
-        for (_, task), story in zip(worker.away.items(), told, strict=True):
+        for task, story in zip(away.values(), told, strict=True):
             if story.begun:
                 self._home.put(partial(_settle, task, story, WorkerLost(worker=str(worker), reason=reason)))
             else:
                 unbegun.append(task)
-        worker.away.clear()
         with self._lock:
             self._waiting.extendleft(reversed(unbegun))
         self._changed.set()
@@ -378,7 +377,7 @@ class Link:
 
     def _send(self, task: Task, worker: Worker) -> None:
         number = next(self._numbers)
-        worker.away[number] = task
+        worker.away[number], worker.newest = task, number
         try:
             future = self._client.submit(
                 _remote.run,
@@ -396,8 +395,34 @@ class Link:
             del worker.away[number]
             self._home.put(partial(task.fail, StrategyError(f"Dask did not take task {task.id}: {error!r}")))
             return
-        worker.futures[number] = future
+        worker.futures[number], worker.sent[number] = future, self._loop.time()
         self._begin(self._follow(task, worker, number, future))
+        if not self._balancing:
+            self._balancing = True
+            self._begin(self._balance())
+
+    async def _balance(self) -> None:
+        """While something is away: move what waits behind a long call, or behind other people's tasks."""
+        try:
+            while self._fleet.away:
+                await asyncio.sleep(OVERDUE)
+                while (found := self._fleet.overdue(self._loop.time() - OVERDUE)) is not None:
+                    await self._move(*found)
+        finally:
+            self._balancing = False
+
+    async def _move(self, worker: Worker, number: int) -> None:
+        worker.sent.pop(number, None)  # ask once: what has begun stays
+        said = await self._client.run(
+            _remote.give_back, self._name, number, workers=[worker.address], on_error="ignore"
+        )
+        task = worker.away.pop(number, None) if True in said.values() else None
+        if task is None:
+            return
+        worker.futures.pop(number).release()
+        with self._lock:
+            self._waiting.appendleft(task)
+        self._assign()
 
     async def _follow(self, task: Task, worker: Worker, number: int, future: Any) -> None:
         try:
@@ -409,6 +434,7 @@ class Link:
         finally:
             future.release()
             worker.futures.pop(number, None)
+            worker.sent.pop(number, None)
         if worker.away.pop(number, None) is None:
             return
         worker.known |= task.parts

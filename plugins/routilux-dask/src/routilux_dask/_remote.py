@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections import OrderedDict
 from typing import NamedTuple
 
@@ -35,13 +36,16 @@ class Desk:
 
 
 _desks: dict[str, Desk] = {}
+_lock = threading.Lock()
+_running = 0  # tasks of all pools
 
 
 def hello(pool: str, keep: int) -> Hello:
     """Get ready for the tasks of a pool, which has at most `keep` of them here whose end it does not know."""
-    desk = _desks.get(pool)
-    if desk is None:
-        desk = _desks.setdefault(pool, Desk(keep))
+    with _lock:
+        desk = _desks.get(pool)
+        if desk is None:
+            desk = _desks[pool] = Desk(keep)
     return Hello(desk.token, os.getpid(), desk.journal.directory)
 
 
@@ -57,12 +61,14 @@ def run(pool: str, token: str, number: int, payload: bytes) -> list[bytes]:
         entry.write(CHUNK, chunk)
         told.append(chunk)
 
+    _count(1)
     try:
         reply = worker.run(payload, send, mark=entry.mark, cancelled=lambda: number in desk.cancelled)
         entry.write(REPLY, reply)
     finally:
         entry.close()
         desk.cancelled.pop(number, None)
+        _count(-1)
     return [*told, reply]
 
 
@@ -75,12 +81,27 @@ def cancel(pool: str, number: int) -> None:
             desk.cancelled.popitem(last=False)
 
 
-def leave(pool: str, for_good: bool) -> None:
-    """Forget a pool; where the process ends with it, close what `per_worker` made."""
-    desk = _desks.pop(pool, None)
+def give_back(pool: str, number: int) -> bool:
+    """Return whether a task has not begun here; then it never will."""
+    desk = _desks.get(pool)
+    return desk is not None and desk.journal.take(number)
+
+
+def leave(pool: str) -> None:
+    """Forget a pool. With the last one, what `per_worker` made is closed."""
+    with _lock:
+        desk = _desks.pop(pool, None)
     if desk is not None:
         desk.journal.remove()
-    if for_good:
+        _count(0)
+
+
+def _count(more: int) -> None:
+    global _running
+    with _lock:
+        _running += more
+        unused = not _running and not _desks
+    if unused:
         worker.close()
 
 
