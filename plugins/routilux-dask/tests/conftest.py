@@ -88,6 +88,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     made.close()
 
 
+@pytest.fixture(scope="session")
+def wide_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One with room for two flows of two workers."""
+    made = Cluster(tmp_path_factory.mktemp("wide"), 4)
+    yield made
+    made.close()
+
+
 @pytest.fixture
 def make_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
     """For tests that do something to a scheduler."""

@@ -23,7 +23,7 @@ class Worker:
         self.known: frozenset[str] = frozenset()  # parts that it has for sure
         self.away: dict[int, Task] = {}  # by number, oldest first
         self.futures: dict[int, Any] = {}
-        self.newest = 0  # number of the task that it was sent last
+        self.moved = 0  # number of the newest task that waited here in vain
         self.sent: dict[int, float] = {}  # when, by the loop's clock, of those that may not have begun
 
     def __str__(self) -> str:
@@ -36,16 +36,16 @@ class Fleet:
     def __init__(self, most: int | None) -> None:
         self.workers: dict[str, Worker] = {}
         self.arrived = asyncio.Event()  # set again at each arrival
+        self.size = 1
         self._most = most
 
     @property
     def threads(self) -> int:
         return sum(worker.threads for worker in self.workers.values())
 
-    @property
-    def size(self) -> int:
-        """How many tasks may run at a time; at least 1."""
-        return max(1, self.threads if self._most is None else min(self._most, self.threads))
+    def count(self) -> None:
+        """Work out `size` again: how many tasks may run at a time, and at least 1. Any thread may read it."""
+        self.size = max(1, self.threads if self._most is None else min(self._most, self.threads))
 
     @property
     def away(self) -> int:
@@ -57,11 +57,11 @@ class Fleet:
         self.arrived = asyncio.Event()
 
     def idlest(self) -> Worker | None:
-        """Return the worker that has the least to do, or had nothing for longest; None if nobody may have more."""
+        """Return the worker that has the least to do; None if nobody may have more."""
         if self._most is not None and self.threads > self._most and self.away >= self._most:
             return None  # a task that waits over there would be run by a thread too many
         free = [worker for worker in self.workers.values() if len(worker.away) < AHEAD * worker.threads]
-        return min(free, key=lambda worker: (len(worker.away) / worker.threads, worker.newest), default=None)
+        return min(free, key=lambda worker: (len(worker.away) / worker.threads, worker.moved), default=None)
 
     def overdue(self, since: float) -> tuple[Worker, int] | None:
         """Return what was sent before a time and may wait for nothing, since another worker has nothing of ours."""

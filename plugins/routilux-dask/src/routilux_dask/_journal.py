@@ -113,9 +113,8 @@ def remove(directory: str) -> None:
 
 def _story(path: str) -> Story:
     try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        os.write(file, b"-")
-        os.close(file)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as taken:
+            taken.write(b"-")
         return NOT_BEGUN
     except FileExistsError:
         pass

@@ -1,0 +1,27 @@
+"""The conformance kit of the core, against this strategy: on a cluster of its own, and on one that is there."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+
+from routilux_dask import DaskStrategy
+
+StrategySuite = pytest.importorskip("routilux_core.testing").StrategySuite
+
+
+@pytest.mark.soak  # each case starts processes
+class TestPrivateCluster(StrategySuite):
+    @pytest.fixture
+    def strategy(self) -> Any:
+        return "dask"
+
+
+class TestSharedCluster(StrategySuite):
+    owns_workers = False
+
+    @pytest.fixture
+    def strategy(self, wide_cluster: Any) -> Any:
+        return partial(DaskStrategy, address=wide_cluster.address)
