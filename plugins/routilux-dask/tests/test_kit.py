@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import pytest
-
 from routilux_dask import DaskStrategy
 
 StrategySuite = pytest.importorskip("routilux_core.testing").StrategySuite
