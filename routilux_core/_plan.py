@@ -79,12 +79,16 @@ class Outlet:
 
     def add_target(self, inlet: Inlet, mapping: dict[str, str] | None) -> None:
         """Send to one slot more."""
-        self.targets += ((inlet, mapping),)
+        self.add_targets([(inlet, mapping)])
+
+    def add_targets(self, targets: list[tuple[Inlet, dict[str, str] | None]]) -> None:
+        """Send to several slots more, at once: a saved flow may have very many."""
+        self.targets += tuple(targets)
         self._look_again()
 
-    def add_output(self, name: str) -> None:
-        """Let jobs collect what is emitted here under one name more."""
-        self.outputs += (name,)
+    def add_output(self, *names: str) -> None:
+        """Let jobs collect what is emitted here under these names, too."""
+        self.outputs += names
         self._look_again()
 
     def _look_again(self) -> None:

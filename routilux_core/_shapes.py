@@ -13,7 +13,7 @@ from attrs import frozen
 
 from routilux_core import _annotations
 from routilux_core._annotations import Check
-from routilux_core._type_names import is_value_class, type_name
+from routilux_core._type_names import is_named_tuple, is_value_class, type_name
 from routilux_core.routine import Routine
 
 _shapes: weakref.WeakKeyDictionary[type, Shape] = weakref.WeakKeyDictionary()
@@ -91,11 +91,6 @@ def unsaveable(cls: type) -> str | None:
     return f"takes {given[0].name!r} as an InitVar, which it does not keep" if given else None
 
 
-def is_named_tuple(cls: type) -> bool:
-    """Whether a class was made by `typing.NamedTuple` or `collections.namedtuple`."""
-    return issubclass(cls, tuple) and cls.__base__ is tuple and isinstance(vars(cls).get("_fields"), tuple)
-
-
 def _is_init_var(each: dataclasses.Field[Any]) -> bool:
     return each._field_type is dataclasses._FIELD_INITVAR  # type: ignore[attr-defined]
 
@@ -131,7 +126,7 @@ def _is_constructed(cls: type) -> bool:
 
 def _hidden(cls: type) -> Iterable[tuple[str, Any]]:
     for base in cls.__mro__:
-        if not is_value_class(base) and not is_named_tuple(base):
+        if not is_value_class(base):
             slots = vars(base).get("__slots__", ())
             for name in (slots,) if isinstance(slots, str) else slots:
                 if name not in ("__dict__", "__weakref__") and name in vars(base):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import Any, ClassVar
+
+import attrs
+from attrs import field, frozen
 
 from routilux_core.errors import ConfigurationError, StrategyError, UnknownStrategyError
-from routilux_core.strategy import CONTRACT, ExecutionStrategy
+from routilux_core.strategy import CONTRACT, Capabilities, ExecutionStrategy, Host, WorkerPool
 
 GROUP = "routilux_core.strategies"
 
@@ -15,6 +18,34 @@ BUNDLED = {
     "sequential": "routilux_core_plugins.sequential:SequentialStrategy",
     "concurrent": "routilux_core_plugins.threaded:ConcurrentStrategy",
 }
+
+
+@frozen(kw_only=True)
+class SavedStrategy(ExecutionStrategy):
+    """A strategy as a file names it: loaded when a job needs it, because reading a file imports nothing."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=True, coroutines=True)
+    name: str  # type: ignore[misc] # of a class everywhere else
+    options: dict[str, Any] = field(factory=dict)
+
+    def load(self) -> ExecutionStrategy:
+        """Return the strategy itself; where it is not installed, the error says what to install."""
+        return make_strategy(self.name, self.max_workers, self.options)
+
+    def open(self, host: Host) -> WorkerPool:
+        return self.load().open(host)
+
+
+def options_of(strategy: ExecutionStrategy) -> dict[str, Any]:
+    """Return the options of a strategy object that are not its defaults."""
+    found = {}
+    for each in attrs.fields(type(strategy)):
+        value, default = getattr(strategy, each.name), each.default
+        if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+            default = default.factory(strategy) if default.takes_self else default.factory()
+        if each.init and each.name != "max_workers" and value != default:
+            found[each.alias] = value
+    return found
 
 
 def make_strategy(

@@ -126,13 +126,24 @@ def is_value_class(found: Any) -> Any:
     if not isinstance(found, type):
         return False
     own = vars(found)
-    return issubclass(found, enum.Enum) or "__attrs_attrs__" in own or "__dataclass_fields__" in own
+    made_of_fields = "__attrs_attrs__" in own or "__dataclass_fields__" in own or is_named_tuple(found)
+    return made_of_fields or issubclass(found, enum.Enum)
 
 
-def shown(name: object) -> str:
-    """Return a name for a message, shortened where it is huge."""
-    text = repr(name) if not isinstance(name, str) or len(name) <= LONGEST_NAME else repr(name[:LONGEST_NAME]) + "..."
-    return text if len(text) <= 2 * LONGEST_NAME else text[:LONGEST_NAME] + "..."
+def is_named_tuple(cls: type) -> bool:
+    """Whether a class was made by `typing.NamedTuple` or `collections.namedtuple`."""
+    return issubclass(cls, tuple) and cls.__base__ is tuple and isinstance(vars(cls).get("_fields"), tuple)
+
+
+def shown(value: object) -> str:
+    """Return a value for a message, shortened where it is huge."""
+    if isinstance(value, str) and len(value) > LONGEST_NAME:
+        return repr(value[:LONGEST_NAME]) + "..."
+    try:
+        text = repr(value)
+    except Exception:
+        return f"a {type(value).__name__} that has no repr"
+    return text if len(text) <= LONGEST_NAME else text[:LONGEST_NAME] + "..."
 
 
 def _classes(given: type | ModuleType) -> list[type]:

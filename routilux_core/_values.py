@@ -10,15 +10,17 @@ import json
 import math
 import pathlib
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from routilux_core._problems import Name, Path, Problems
+from routilux_core._problems import Enough, Name, Path, Problems
 from routilux_core._shapes import Field, shape_of, unsaveable
 from routilux_core._type_names import KnownTypes, UnknownType, shown, type_name
 
 DEEPEST = 100  # levels of a value inside each other
 LARGEST = 1 << 12_000  # what JSON readers take of an integer: Python's own stops at 4,300 digits
+SAME_HASH = 1000  # elements of a set or keys of a dict
 BROKEN = object()  # what stands for a value with a problem, while the others are looked for
 
 Encoder = Callable[["Writer", Any, Path, int], Any]
@@ -133,7 +135,7 @@ class Reader:
             return decoder(self, data, (path, tag), depth)
         except UnknownType as error:
             return self.refuse(path, str(error))
-        except RecursionError:
+        except (Enough, RecursionError):
             raise
         except Exception as error:
             return self.refuse(path, f"{type(error).__name__}: {shown(str(error))}")
@@ -204,17 +206,16 @@ def _read_float(reader: Reader, data: dict[str, Any], path: Path, depth: int) ->
 
 
 def _write_list(writer: Writer, value: Any, path: Path, depth: int) -> list[Any]:
-    return [writer.encode(each, (path, index), depth + 1) for index, each in enumerate(value)]
+    return [writer.encode(each, (path, index), depth + 1) for index, each in enumerate(list(value))]
 
 
 def _write_dict(writer: Writer, value: dict[Any, Any], path: Path, depth: int) -> dict[str, Any]:
-    if all(type(key) is str and not key.startswith("$") for key in value):
-        return {
-            writer.text(key, path): writer.encode(each, (path, key), depth + 1) for key, each in value.items()
-        }
+    items = list(value.items())  # a copy: a handler may be at work on it
+    if all(type(key) is str and not key.startswith("$") for key, _ in items):
+        return {writer.text(key, path): writer.encode(each, (path, key), depth + 1) for key, each in items}
     pairs = [
         [writer.encode(key, (path, key), depth + 2), writer.encode(each, (path, key), depth + 2)]
-        for key, each in value.items()
+        for key, each in items
     ]
     return {"$dict": pairs}
 
@@ -223,6 +224,7 @@ def _read_dict(reader: Reader, data: dict[str, Any], path: Path, depth: int) -> 
     pairs = reader.content(data["$dict"], path, depth)
     if pairs is None:
         return BROKEN
+    _check_hashes([key for key, _ in pairs])
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("two keys are equal")
@@ -231,13 +233,21 @@ def _read_dict(reader: Reader, data: dict[str, Any], path: Path, depth: int) -> 
 
 def _write_set(writer: Writer, value: Any, path: Path, depth: int) -> dict[str, Any]:
     # Sets have no order of their own: sorted, the same set is always the same text.
-    found = [writer.encode(each, (path, each), depth + 1) for each in value]
+    found = [writer.encode(each, (path, each), depth + 1) for each in list(value)]
     return {f"${type(value).__name__}": sorted(found, key=json.dumps)}
+
+
+def _check_hashes(elements: list[Any]) -> None:
+    """Refuse elements chosen to have one hash, with which sets and dicts take the square of the time."""
+    if len(elements) > SAME_HASH and max(Counter(map(hash, elements)).values()) > SAME_HASH:
+        raise ValueError(f"more than {SAME_HASH} elements have the same hash")
 
 
 def _read_collection(make: Callable[[list[Any]], Any], tag: str) -> Decoder:
     def read(reader: Reader, data: dict[str, Any], path: Path, depth: int) -> Any:
         found = reader.content(data[tag], path, depth)
+        if found is not None and make is not tuple:
+            _check_hashes(found)
         made = None if found is None else make(found)
         if made is not None and found is not None and len(made) != len(found):
             raise ValueError("two elements are equal")
