@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -18,28 +18,20 @@ def write_file(path: str | os.PathLike[str], document: Mapping[str, Any]) -> Non
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     target = os.path.realpath(path)  # through a link, to what it leads to
     folder, name = os.path.split(target)
-    beside, temporary = tempfile.mkstemp(prefix=f".{name[:100]}.", suffix=".tmp", dir=folder)
+    temporary = os.path.join(folder, f".{name[:100]}.{os.urandom(6).hex()}.tmp")
     try:
-        with open(beside, "w", encoding="utf-8", newline="\n") as file:
+        with open(temporary, "x", encoding="utf-8", newline="\n") as file:
+            if os.path.exists(target):
+                os.chmod(temporary, os.stat(target).st_mode & 0o777)
             file.write(text)
             file.flush()
-            os.chmod(temporary, _mode_of(target))
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except BaseException:
-        os.unlink(temporary)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
     _sync_folder(folder)
-
-
-def _mode_of(target: str) -> int:
-    """Return the permissions that the file has, or that a new one gets."""
-    try:
-        return os.stat(target).st_mode & 0o777
-    except FileNotFoundError:
-        mask = os.umask(0)
-        os.umask(mask)
-        return 0o666 & ~mask
 
 
 def _sync_folder(folder: str) -> None:

@@ -18,7 +18,8 @@ _names = tuple(each.name for each in attrs.fields(ErrorHandler))
 def write_policy(policy: ErrorHandler, path: Path, problems: Problems) -> dict[str, Any] | None:
     """Return an error handler as plain JSON."""
     if type(policy) is not ErrorHandler:
-        return problems.add(path, f"a {type_name(type(policy))} can't be saved: only an ErrorHandler itself can")
+        problems.add(path, f"a {type_name(type(policy))} can't be saved: only an ErrorHandler itself can")
+        return None
     found = {name: getattr(policy, name) for name in _names}
     for name in ("strategy", "after_retries"):
         found[name] = found[name].value
@@ -47,4 +48,5 @@ def read_policy(record: PolicyRecord, path: Path, problems: Problems, types: Kno
     try:
         return ErrorHandler(**{**found, **{name: tuple(found[name]) for name in EXCEPTIONS}})
     except ValueError as error:
-        return problems.add(path, str(error))
+        problems.add(path, str(error))
+        return None

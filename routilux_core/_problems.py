@@ -26,7 +26,7 @@ class Problems:
         self.found: list[Problem] = []
 
     def add(self, path: Path, message: str) -> None:
-        """Note a problem; raises `Enough` when there are so many that the rest would tell nobody anything."""
+        """Note a problem; raises `Enough` when the rest would tell nobody anything more."""
         self.found.append(Problem(text_of(path), message))
         if len(self.found) >= MOST:
             raise Enough

@@ -1,4 +1,4 @@
-"""The saved form as records, and the one converter that reads them: strict in types, and with unknown keys forbidden."""
+"""The saved form as records, and the one converter that reads them: strict in types, with unknown keys forbidden."""
 
 from __future__ import annotations
 
@@ -172,18 +172,22 @@ def structure(data: Any, record: type[R], problems: Problems) -> R | None:
 
 @functools.cache
 def converter() -> cattrs.Converter:
-    """Return the converter. Every function of it is made here, since later ones would be compiled while a file loads."""
+    """Return the converter. All its functions are made here: later ones would be compiled while a file loads."""
     made = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
     for kind in (str, int, bool):
         made.register_structure_hook(kind, _exactly(kind))
     made.register_structure_hook(Number, _number)
     made.register_structure_hook(Value, lambda data, _: data)
-    made.register_structure_hook_factory(lambda kind: get_origin(kind) is list, lambda kind: _list(made, kind))
-    made.register_structure_hook_factory(lambda kind: get_origin(kind) is dict, lambda kind: _dict(made, kind))
+    made.register_structure_hook_factory(lambda kind: _origin(kind) is list, lambda kind: _list(made, kind))
+    made.register_structure_hook_factory(lambda kind: _origin(kind) is dict, lambda kind: _dict(made, kind))
     made.register_structure_hook_factory(has, lambda kind: _record(made, kind))
     for record in (FlowRecord, JobRecord):
         made.get_structure_hook(record)
     return made
+
+
+def _origin(kind: Any) -> Any:
+    return get_origin(kind)
 
 
 Hook = Callable[[Any, Any], Any]

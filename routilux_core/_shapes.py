@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import functools
 import weakref
 from collections.abc import Iterable
@@ -61,7 +62,7 @@ class Shape:
         Afterwards each value is set as it was saved: a converter that had changed it already must not do so again.
         """
         if not self.constructed:
-            made = self.cls.__new__(self.cls)
+            made: Any = self.cls.__new__(self.cls)  # type: ignore[call-overload]
         else:
             made = self.cls(**{each.parameter: values[name] for name, each in self.fields.items() if each.parameter})
         if not issubclass(self.cls, tuple):
@@ -82,6 +83,8 @@ def unsaveable(cls: type) -> str | None:
     """Say why objects of a class can't be saved field by field; None if they can."""
     if is_named_tuple(cls):
         return None
+    if issubclass(cls, enum.Enum):
+        return "is an enum, which is saved by name"
     if not is_value_class(cls):
         return "is neither a plain value nor an object of an attrs class or a dataclass of its own"
     inherited = next((base for base in cls.__mro__[:-1] if base.__module__ == "builtins"), None)

@@ -38,6 +38,8 @@ class SavedStrategy(ExecutionStrategy):
 
 def options_of(strategy: ExecutionStrategy) -> dict[str, Any]:
     """Return the options of a strategy object that are not its defaults."""
+    if isinstance(strategy, SavedStrategy):
+        return strategy.options
     found = {}
     for each in attrs.fields(type(strategy)):
         value, default = getattr(strategy, each.name), each.default

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 from routilux_core.errors import ConfigurationError
 from routilux_core.routine import Routine
@@ -58,13 +58,15 @@ class KnownTypes:
                 return cls
         return None
 
-    def allow(self, cls: type) -> None:
-        """Let a class be used because an annotation names it."""
+    def allow(self, cls: type) -> bool:
+        """Let a class be used because an annotation names it; return whether that is new."""
+        new = type_name(cls) not in self._annotated
         self._annotated.setdefault(type_name(cls), cls)
+        return new
 
     def routine(self, name: str) -> type[Routine]:
         """Return a routine class by its saved name."""
-        found = self._given.get(name) or _defined(name)
+        found: Any = self._given.get(name) or _defined(name)
         if _is_routine(found) and type_name(found) == name:
             return found
         candidates = self._all_routines().get(name, [])
@@ -95,7 +97,7 @@ class KnownTypes:
 
     def value(self, name: str) -> type:
         """Return an attrs class, a dataclass or an enum by its saved name."""
-        found = self._given.get(name) or self._annotated.get(name)
+        found: Any = self._given.get(name) or self._annotated.get(name)
         defined = None if found else _defined(name)
         own = name.partition(":")[0].partition(".")[0] in self._own_packages()
         if own or (isinstance(defined, type) and issubclass(defined, enum.Enum)):
@@ -121,9 +123,9 @@ class KnownTypes:
         return self._packages
 
 
-def is_value_class(found: Any) -> Any:
+def is_value_class(found: Any) -> TypeGuard[type]:
     """Whether values of this class can be saved field by field, or by name."""
-    if not isinstance(found, type):
+    if not isinstance(found, type) or issubclass(found, Routine):
         return False
     own = vars(found)
     made_of_fields = "__attrs_attrs__" in own or "__dataclass_fields__" in own or is_named_tuple(found)
@@ -157,11 +159,11 @@ def _classes(given: type | ModuleType) -> list[type]:
     raise ConfigurationError(f"types takes classes, and modules that define them, not {given!r}")
 
 
-def _is_routine(found: Any) -> Any:
+def _is_routine(found: Any) -> TypeGuard[type[Routine]]:
     return isinstance(found, type) and issubclass(found, Routine)
 
 
-def _defined(name: str) -> object:
+def _defined(name: str) -> Any:
     """Return what a loaded module has under `module:QualName`, without running any `__getattr__`; None if nothing."""
     module_name, colon, path = name.partition(":")
     module = sys.modules.get(module_name) if colon else None

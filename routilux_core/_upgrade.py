@@ -19,18 +19,22 @@ STEPS: dict[str, dict[int, Step]] = {FLOW: {}, JOB: {}}
 def upgraded(data: Any, form: str, problems: Problems) -> dict[str, Any] | None:
     """Return a document in the newest version; None after problems, which are noted."""
     if not isinstance(data, Mapping):
-        return problems.add(ROOT, f'expected an object with "format": "{form}", not {shown(data)}')
+        problems.add(ROOT, f'expected an object with "format": "{form}", not {shown(data)}')
+        return None
     found, version = data.get("format"), data.get("version")
     if found != form or type(found) is not str:
-        return problems.add((ROOT, Name("format")), f"expected {form!r}, not {shown(found)}")
+        problems.add((ROOT, Name("format")), f"expected {form!r}, not {shown(found)}")
+        return None
     if type(version) is not int or version < 1:
-        return problems.add((ROOT, Name("version")), f"expected a whole number from 1, not {shown(version)}")
+        problems.add((ROOT, Name("version")), f"expected a whole number from 1, not {shown(version)}")
+        return None
     if version > VERSION:
-        return problems.add(
+        problems.add(
             (ROOT, Name("version")),
             f"the file has version {shown(version)} of the format, and this routilux-core reads up to version "
             f"{VERSION}: install a newer one",
         )
+        return None
     document = dict(data)
     for number in range(version, VERSION):
         document = STEPS[form][number](document)

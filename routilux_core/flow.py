@@ -20,9 +20,9 @@ from routilux_core._loop import WorkTask
 from routilux_core._plan import Inlet, Node, Outlet
 from routilux_core._pools import close_pool, open_pool
 from routilux_core._run import Run
+from routilux_core._saved import SavedFlow
 from routilux_core.error_handling import ErrorHandler, ErrorStrategy
 from routilux_core.errors import CapabilityError, ConfigurationError, FlowStateError
-from routilux_core._saved import SavedFlow
 from routilux_core.graph import Connection, Graph
 from routilux_core.job import JobState
 from routilux_core.ports import ENTRY
