@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 Check = Callable[[Any], bool]
-SIMPLE = (int, str, bool, type(None))  # values of exactly these types are saved as they are
+SIMPLE = (int, float, str, bool, type(None))  # values of exactly these types are saved as they are
 
 
 def anything(value: Any) -> bool:
@@ -69,7 +69,9 @@ def simple_types(annotation: Any) -> frozenset[type]:
     if annotation is None:
         return frozenset((type(None),))
     if isinstance(annotation, type) and origin is None:
-        return frozenset(each for each in SIMPLE if issubclass(each, annotation))
+        return frozenset(
+            each for each in SIMPLE if issubclass(each, (annotation, int) if annotation is float else annotation)
+        )
     return frozenset(SIMPLE) if annotation is Any else frozenset()
 
 

@@ -20,11 +20,13 @@ class Form:
     """What the saved form of every routine of a class has in common."""
 
     shape: Shape
+    name: str
     settings: dict[str, Any]
     quick: tuple[tuple[str, frozenset[type]], ...]
     count: int  # of the attributes of an instance that has its fields, and nothing else
     slots: tuple[tuple[str, Any, Merge, str], ...]  # name, function, merge strategy, its saved name
     events: dict[str, tuple[str, ...]]
+    names_are_plain: bool  # ASCII, so that they need no second look
 
 
 def form_of(cls: type[Routine]) -> Form:
@@ -41,11 +43,13 @@ def _look_at(cls: type[Routine]) -> Form:
     del settings["type_name"]
     return Form(
         shape,
+        shape.name,
         settings,
         tuple((each.name, each.simple) for each in shape.fields.values()),
         1 + len(shape.fields),
         tuple((name, method_of(cls, name), merge, _declared(merge)) for name, (merge, _) in declared.slots.items()),
         {name: each.output_params for name, each in declared.events.items()},
+        all(name.isascii() for name in (*declared.slots, *declared.events)),
     )
 
 

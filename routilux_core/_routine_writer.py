@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any
 
 from routilux_core._policies import write_policy
@@ -12,7 +13,8 @@ from routilux_core._values import Writer
 from routilux_core.ports import Slot
 from routilux_core.routine import Routine
 
-SMALL = 1 << 63  # integers below it need no second look
+SMALL = 1 << 63  # numbers below it need no second look
+MISSING = object()
 
 
 class RoutineWriter:
@@ -21,38 +23,57 @@ class RoutineWriter:
     def __init__(self, writer: Writer, problems: Problems) -> None:
         self.writer = writer
         self.problems = problems
+        self._forms: dict[type, Form] = {}
 
-    def write(self, routine: Routine, path: Path, strategy: str | None) -> dict[str, Any]:
+    def write(self, routine_id: str, routine: Routine, path: Path, strategy: str | None) -> dict[str, Any]:
         """Return a routine as plain JSON."""
-        cls = type(routine)
-        form, internals = form_of(cls), routine._routilux
-        state = vars(routine)
-        fields = self._fields(form, state, path)
-        policy, stats = internals.error_handler, internals.stats
+        # What saving a large flow costs is spent here, so nothing is called for what is simple, or as it was declared.
+        form = self._forms.get(routine.__class__) or self._form(routine)
+        state, internals = routine.__dict__, routine._routilux
+        slots, events, policy = internals.slots, internals.events, internals.error_handler
+        fields: dict[str, Any] = {}
+        for name, simple in form.quick:
+            value = state.get(name, MISSING)
+            kind = value.__class__
+            if kind in simple and (
+                value.isascii() if kind is str else value is None or -SMALL < value < SMALL  # which no NaN is
+            ):
+                fields[name] = value
+            elif value is not MISSING:
+                self._field(form, fields, name, value, (path, routine_id))
+        saved_slots = {}
+        for name, function, merge, merge_name in form.slots:
+            made = slots[name]
+            handler: Any = made.handler
+            if made.merge_strategy is merge and handler.__class__ is MethodType and handler.__func__ is function:
+                if handler.__self__ is routine:
+                    saved_slots[name] = {"handler": name, "merge": merge_name}
+        saved_events = {}
+        for name, each in events.items():
+            saved_events[name] = [*each.output_params]
+        if not form.names_are_plain or len(events) != len(form.events) or len(slots) != len(saved_slots):
+            saved_slots = self._slots(form, routine, (path, routine_id))
         return {
-            "type": form.shape.name,
+            "type": form.name,
             "strategy": strategy,
             "settings": form.settings.copy(),
             "fields": fields,
-            "attributes": {} if len(state) == form.count == len(fields) + 1 else self._attributes(form, routine, path),
-            "stats": self._stats(dict(stats), (path, Name("stats"))) if stats else {},
-            "slots": self._slots(form, routine, path),
-            "events": {name: list(each.output_params) for name, each in internals.events.items()},
-            "error_handler": policy and write_policy(policy, (path, Name("error_handler")), self.problems),
+            "attributes": {}
+            if len(state) == form.count == len(fields) + 1
+            else self._attributes(form, routine, (path, routine_id)),
+            "stats": self._stats(internals.stats.copy(), (path, routine_id)) if internals.stats else {},
+            "slots": saved_slots,
+            "events": saved_events,
+            "error_handler": policy
+            and write_policy(policy, ((path, routine_id), Name("error_handler")), self.problems),
         }
 
-    def _fields(self, form: Form, state: dict[str, Any], path: Path) -> dict[str, Any]:
-        found = {}
-        for name, simple in form.quick:
-            if name not in state:
-                continue
-            value = state[name]
-            kind = type(value)
-            if kind in simple and (value.isascii() if kind is str else kind is not int or -SMALL < value < SMALL):
-                found[name] = value
-            else:
-                found.update(self.writer.fields(form.shape.fields, {name: value}, (path, Name("fields"))))
-        return found
+    def _form(self, routine: Routine) -> Form:
+        form = self._forms[type(routine)] = form_of(type(routine))
+        return form
+
+    def _field(self, form: Form, fields: dict[str, Any], name: str, value: Any, path: Path) -> None:
+        fields.update(self.writer.fields(form.shape.fields, {name: value}, (path, Name("fields"))))
 
     def _attributes(self, form: Form, routine: Routine, path: Path) -> dict[str, Any]:
         state = vars(routine)
@@ -68,25 +89,18 @@ class RoutineWriter:
         return found
 
     def _stats(self, stats: dict[str, float], path: Path) -> dict[str, Any]:
+        path = (path, Name("stats"))
         for name, value in stats.items():
+            self.writer.text(name, path)
             if type(value) not in (int, float) or not -SMALL < value < SMALL:
                 self.problems.add((path, name), f"{shown(value)} is no finite number")
         return stats
 
     def _slots(self, form: Form, routine: Routine, path: Path) -> dict[str, Any]:
-        found, slots = {}, routine._routilux.slots
-        for name, function, merge, merge_name in form.slots:
-            made = slots[name]
-            handler = made.handler
-            try:
-                same = handler.__func__ is function and handler.__self__ is routine  # type: ignore[attr-defined]
-            except AttributeError:
-                same = False
-            if not same or made.merge_strategy is not merge:
-                break
-            found[name] = {"handler": name, "merge": merge_name}
-        if len(found) == len(slots):
-            return found
+        """Return the slots of a routine one by one: some are not as its class declares them."""
+        slots = routine._routilux.slots
+        for name in (*slots, *routine._routilux.events):
+            self.writer.text(name, (path, name))
         return {name: self._slot(form, routine, made, path) for name, made in slots.items()}
 
     def _slot(self, form: Form, routine: Routine, made: Slot, path: Path) -> dict[str, Any]:

@@ -146,7 +146,7 @@ class Reader:
             field = fields.get(name)
             if field is None:
                 self.refuse((path, name), "there is no such field")
-            elif each is not None and type(each) in field.simple:
+            elif type(each) in field.simple and (type(each) is not float or math.isfinite(each)):
                 found[name] = each
             else:
                 found[name] = self._field(field, each, (path, Name(name)), depth)

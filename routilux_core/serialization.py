@@ -35,9 +35,11 @@ def flow_to_dict(flow: SavedFlow) -> dict[str, Any]:
     graph = flow.graph
     with reported(f"flow {graph.flow_id!r} can't be saved") as problems:
         writer = Writer(problems)
-        routines = RoutineWriter(writer, problems)
+        write = RoutineWriter(writer, problems).write
         names, options = flow.named, flow.options
-        made = {
+        for name in graph.routines:
+            writer.text(name, ROUTINES)
+        return {
             "format": FLOW,
             "version": VERSION,
             "flow_id": writer.text(graph.flow_id, (ROOT, Name("flow_id"))),
@@ -49,8 +51,7 @@ def flow_to_dict(flow: SavedFlow) -> dict[str, Any]:
             **flow.settings,
             "error_handler": write_policy(flow.error_handler, (ROOT, Name("error_handler")), problems),
             "routines": {
-                name: routines.write(routine, (ROUTINES, name), names.get(name))
-                for name, routine in graph.routines.items()
+                name: write(name, routine, ROUTINES, names.get(name)) for name, routine in graph.routines.items()
             },
             "connections": [
                 {
@@ -64,19 +65,6 @@ def flow_to_dict(flow: SavedFlow) -> dict[str, Any]:
             ],
             "outputs": [{"routine": each.routine_id, "event": each.event, "name": each.name} for each in graph.outputs],
         }
-        _check_texts(made, writer)
-    return made
-
-
-def _check_texts(made: dict[str, Any], writer: Writer) -> None:
-    """Refuse names that no file can hold."""
-    for name, routine in made["routines"].items():
-        for part in ("slots", "events", "stats"):
-            for each in routine[part]:
-                if not each.isascii():
-                    writer.text(each, (((ROUTINES, name), Name(part)), each))
-        if not name.isascii():
-            writer.text(name, (ROUTINES, name))
 
 
 def flow_from_dict(data: Any, types: Iterable[type | ModuleType] = ()) -> SavedFlow:
