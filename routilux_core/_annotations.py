@@ -96,7 +96,9 @@ def _instance(cls: type) -> Check:
         return lambda value: isinstance(value, (int, float))
     if cls is complex:
         return lambda value: isinstance(value, (int, float, complex))
-    if getattr(cls, "_is_protocol", False) or typing.is_typeddict(cls):
+    try:
+        isinstance(None, cls)
+    except TypeError:  # `Any`, a typed dict or a protocol: the annotation says nothing that could be looked at
         return anything
     return lambda value: isinstance(value, cls)
 

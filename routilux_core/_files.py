@@ -15,12 +15,13 @@ from routilux_core._type_names import shown
 
 def write_file(path: str | os.PathLike[str], document: Mapping[str, Any]) -> None:
     """Write a document; whoever reads the file finds the old or the new one, whole, also after a power failure."""
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with reported(f"{os.fspath(path)!r} can't be written as JSON") as problems:
+        text = _text_of(document, problems)
     target = os.path.realpath(path)  # through a link, to what it leads to
     folder, name = os.path.split(target)
     temporary = os.path.join(folder, f".{name[:100]}.{os.urandom(6).hex()}.tmp")
     try:
-        with open(temporary, "x", encoding="utf-8", newline="\n") as file:
+        with open(temporary, "xb") as file:
             if os.path.exists(target):
                 os.chmod(temporary, os.stat(target).st_mode & 0o777)
             file.write(text)
@@ -32,6 +33,14 @@ def write_file(path: str | os.PathLike[str], document: Mapping[str, Any]) -> Non
             os.unlink(temporary)
         raise
     _sync_folder(folder)
+
+
+def _text_of(document: Mapping[str, Any], problems: Problems) -> bytes:
+    try:
+        return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    except ValueError as error:
+        problems.add(ROOT, str(error))
+    return b""
 
 
 def _sync_folder(folder: str) -> None:

@@ -45,9 +45,9 @@ class RoutineWriter:
         for name, function, merge, merge_name in form.slots:
             made = slots[name]
             handler: Any = made.handler
-            if made.merge_strategy is merge and handler.__class__ is MethodType and handler.__func__ is function:
-                if handler.__self__ is routine:
-                    saved_slots[name] = {"handler": name, "merge": merge_name}
+            its_own = handler.__class__ is MethodType and handler.__self__ is routine and handler.__func__ is function
+            if its_own and made.merge_strategy is merge:
+                saved_slots[name] = {"handler": name, "merge": merge_name}
         saved_events = {}
         for name, each in events.items():
             saved_events[name] = [*each.output_params]
