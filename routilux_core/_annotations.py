@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
+import inspect
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -17,23 +18,23 @@ def anything(value: Any) -> bool:
     return True
 
 
-def hints_of(cls: type) -> dict[str, Any]:
-    """Return the annotations of a class, its bases' included; `Any` for one that names what is not there at run time.
+def hints_of(cls: type, names: Iterable[str]) -> dict[str, Any]:
+    """Return the annotations of these attributes of a class; `Any` for one that names what is not there at run time.
 
     They are evaluated as the author of the class wrote them: nothing in a file leads here.
     """
-    try:
-        return typing.get_type_hints(cls)
-    except Exception:
-        found: dict[str, Any] = {}
-        for base in reversed(cls.__mro__):
-            for name, annotation in vars(base).get("__annotations__", {}).items():
-                found[name] = _alone(annotation, base)
-        return found
+    found: dict[str, Any] = {}
+    for name in names:
+        for base in cls.__mro__:
+            annotation = inspect.get_annotations(base).get(name, found)
+            if annotation is not found:
+                found[name] = _evaluated(annotation, base)
+                break
+    return found
 
 
-def _alone(annotation: Any, owner: type) -> Any:
-    """Evaluate one annotation by itself; one that fails must not take the others with it."""
+def _evaluated(annotation: Any, owner: type) -> Any:
+    # One by one: an annotation that fails must not take the others with it.
     holder = type("Holder", (), {"__annotations__": {"only": annotation}, "__module__": owner.__module__})
     try:
         return typing.get_type_hints(holder)["only"]

@@ -58,6 +58,8 @@ def _write_dict(writer: Writer, value: dict[Any, Any], path: Path, depth: int) -
 
 
 def _read_dict(reader: Reader, data: dict[str, Any], path: Path, depth: int) -> Any:
+    if type(data["$dict"]) is list and any(type(each) is not list or len(each) != 2 for each in data["$dict"]):
+        raise ValueError("a $dict is a list of pairs, each a list of a key and a value")
     pairs = reader.content(data["$dict"], path, depth)
     if pairs is None:
         return BROKEN

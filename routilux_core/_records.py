@@ -19,7 +19,7 @@ from cattrs.errors import (
 from cattrs.gen import make_dict_structure_fn
 
 from routilux_core._problems import MOST, ROOT, Name, Path, Problems
-from routilux_core._type_names import shown
+from routilux_core._type_names import is_writable, shown
 from routilux_core.job import Ledger
 
 R = TypeVar("R")
@@ -174,7 +174,8 @@ def structure(data: Any, record: type[R], problems: Problems) -> R | None:
 def converter() -> cattrs.Converter:
     """Return the converter. All its functions are made here: later ones would be compiled while a file loads."""
     made = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
-    for kind in (str, int, bool):
+    made.register_structure_hook(str, _text)
+    for kind in (int, bool):
         made.register_structure_hook(kind, _exactly(kind))
     made.register_structure_hook(Number, _number)
     made.register_structure_hook(Value, lambda data, _: data)
@@ -200,6 +201,12 @@ def _exactly(kind: type) -> Hook:
         return data
 
     return structure
+
+
+def _text(data: Any, _: Any) -> Any:
+    if type(data) is not str or not is_writable(data):
+        raise TypeError(f"expected a string of UTF-8, not {_what(data)}")
+    return data
 
 
 def _number(data: Any, _: Any) -> Any:
@@ -246,8 +253,8 @@ def _dict(made: cattrs.Converter, kind: Any) -> Hook:
     def structure(data: Any, _: Any) -> Any:
         if type(data) is not dict:
             raise TypeError(f"expected an object, not {_what(data)}")
-        if not all(type(key) is str for key in data):
-            raise TypeError("every key has to be a string")
+        if not all(type(key) is str and is_writable(key) for key in data):
+            raise TypeError("every key has to be a string of UTF-8")
         if element is Value:
             return data
         try:

@@ -66,6 +66,9 @@ class Shape:
         else:
             made = self.cls(**{each.parameter: values[name] for name, each in self.fields.items() if each.parameter})
         if not issubclass(self.cls, tuple):
+            for name in self.fields.keys() - values.keys():
+                if hasattr(made, name):
+                    object.__delattr__(made, name)
             for name, value in values.items():
                 object.__setattr__(made, name, value)
         return made
@@ -99,8 +102,9 @@ def _is_init_var(each: dataclasses.Field[Any]) -> bool:
 
 
 def _look_at(cls: type) -> Shape:
-    hints = _annotations.hints_of(cls)
-    fields = {name: _field(name, parameter, hints.get(name, Any)) for name, parameter in _parameters(cls)}
+    parameters = dict(_parameters(cls))
+    hints = _annotations.hints_of(cls, parameters)
+    fields = {name: _field(name, parameter, hints.get(name, Any)) for name, parameter in parameters.items()}
     vars_of_bases = [(name, value) for base in cls.__mro__ for name, value in vars(base).items()]
     derived = frozenset(name for name, value in vars_of_bases if isinstance(value, functools.cached_property))
     return Shape(cls, type_name(cls), fields, _is_constructed(cls), derived, tuple(_hidden(cls)))
@@ -116,7 +120,8 @@ def _parameters(cls: type) -> Iterable[tuple[str, str | None]]:
         return [(name, name) for name in cls._fields]  # type: ignore[attr-defined]
     if "__attrs_attrs__" in vars(cls):
         return [(each.name, each.alias if each.init else None) for each in attrs.fields(cls)]
-    return [(each.name, each.name if each.init else None) for each in dataclasses.fields(cls)]
+    own = dataclasses.fields(cls) if "__dataclass_fields__" in vars(cls) else ()
+    return [(each.name, each.name if each.init else None) for each in own]
 
 
 def _is_constructed(cls: type) -> bool:

@@ -148,6 +148,17 @@ def shown(value: object) -> str:
     return text if len(text) <= LONGEST_NAME else text[:LONGEST_NAME] + "..."
 
 
+def is_writable(text: str) -> bool:
+    """Whether a file can hold a text: half of a surrogate pair has no UTF-8."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _classes(given: type | ModuleType) -> list[type]:
     """Return what one element of `types` stands for: a class itself, or the classes that a module defines."""
     if isinstance(given, type):

@@ -6,13 +6,14 @@ import enum
 import math
 from typing import Any
 
-from routilux_core._kinds import BROKEN, DECODERS, ENCODERS, EXTRA_KEYS, flag_of
+from routilux_core._kinds import BROKEN, DECODERS, ENCODERS, EXTRA_KEYS, LARGEST, flag_of
 from routilux_core._problems import Enough, Name, Path, Problems
 from routilux_core._shapes import Field, shape_of, unsaveable
-from routilux_core._type_names import KnownTypes, UnknownType, shown, type_name
+from routilux_core._type_names import KnownTypes, UnknownType, is_writable, shown, type_name
 
 __all__ = ["BROKEN", "Reader", "Writer", "misfit"]
 
+HALF = "has half of a surrogate pair, which no file can hold"
 DEEPEST = 100  # levels of a value inside each other
 
 
@@ -38,11 +39,8 @@ class Writer:
 
     def text(self, value: str, path: Path) -> str:
         """Return a string that can be written as UTF-8."""
-        if not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                self.refuse(path, f"{shown(value)} has half of a surrogate pair, which no file can hold; save bytes")
+        if not is_writable(value):
+            self.refuse(path, f"{shown(value)} {HALF}; save bytes")
         return value
 
     def _enum(self, value: enum.Enum, path: Path) -> Any:
@@ -84,7 +82,11 @@ class Reader:
     def decode(self, data: Any, path: Path, depth: int = 0) -> Any:
         """Return the value of plain JSON; BROKEN after a problem, which is noted."""
         kind = type(data)
-        if data is None or kind is str or kind is bool or kind is int:
+        if kind is str:
+            return data if is_writable(data) else self.refuse(path, f"{shown(data)} {HALF}")
+        if kind is int:
+            return data if -LARGEST < data < LARGEST else self.refuse(path, "is an integer too large for JSON")
+        if data is None or kind is bool:
             return data
         if kind is float:
             return data if math.isfinite(data) else self.refuse(path, 'write {"$float": "nan"}, "inf" or "-inf"')
@@ -108,8 +110,8 @@ class Reader:
     def _plain(self, data: dict[str, Any], path: Path, depth: int) -> Any:
         found = {}
         for key, each in data.items():
-            if type(key) is not str:
-                return self.refuse(path, f"{shown(key)} is no string, as a key of JSON has to be")
+            if type(key) is not str or not is_writable(key):
+                return self.refuse(path, f"{shown(key)} is no string of UTF-8, as a key of JSON has to be")
             found[key] = self.decode(each, (path, key), depth + 1)
         return BROKEN if any(each is BROKEN for each in found.values()) else found
 
@@ -146,7 +148,7 @@ class Reader:
             field = fields.get(name)
             if field is None:
                 self.refuse((path, name), "there is no such field")
-            elif type(each) in field.simple and (type(each) is not float or math.isfinite(each)):
+            elif type(each) in field.simple and (each.isascii() if type(each) is str else type(each) is not float):
                 found[name] = each
             else:
                 found[name] = self._field(field, each, (path, Name(name)), depth)

@@ -28,9 +28,18 @@ boxes = st.recursive(
     max_leaves=3,
 )
 flags = st.sampled_from(Rights)  # combined ones, too
-zoned = st.datetimes(timezones=st.just(datetime.UTC)) | st.datetimes().filter(lambda each: not each.fold)
+zoned = st.datetimes(timezones=st.just(datetime.UTC)).filter(lambda each: not each.fold) | st.datetimes().filter(
+    lambda each: not each.fold
+)
 values = st.recursive(
-    scalars | zoned | st.timedeltas() | st.times() | points | boxes | flags | st.sampled_from(Colour),
+    scalars
+    | zoned
+    | st.timedeltas()
+    | st.times().filter(lambda each: not each.fold)
+    | points
+    | boxes
+    | flags
+    | st.sampled_from(Colour),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(words | st.just("$x"), inner, max_size=3)
