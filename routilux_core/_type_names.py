@@ -51,6 +51,15 @@ class KnownTypes:
         if before is not cls:
             raise ConfigurationError(f"types has two classes that are both called {type_name(cls)!r}")
 
+    def _from_given(self, name: str) -> type | None:
+        """Return a class that was given; the script that saved a file called its own classes `__main__:...`."""
+        found = self._given.get(name)
+        module, _, path = name.partition(":")
+        if found is None and module == "__main__":
+            same = [cls for cls in self._given.values() if cls.__qualname__ == path]
+            found = same[0] if len(same) == 1 else None
+        return found
+
     def strategy(self, name: str) -> type[ExecutionStrategy] | None:
         """Return the strategy class of this name that was given, if any."""
         for cls in self._given.values():
@@ -66,7 +75,10 @@ class KnownTypes:
 
     def routine(self, name: str) -> type[Routine]:
         """Return a routine class by its saved name."""
-        found: Any = self._given.get(name) or _defined(name)
+        found: Any = self._from_given(name)
+        if _is_routine(found):
+            return found
+        found = _defined(name)
         if _is_routine(found) and type_name(found) == name:
             return found
         candidates = self._all_routines().get(name, [])
@@ -87,8 +99,9 @@ class KnownTypes:
 
     def exception(self, name: str) -> type[BaseException]:
         """Return an exception type by its saved name."""
-        found = self._given.get(name) or _defined(name)
-        if isinstance(found, type) and issubclass(found, BaseException) and type_name(found) == name:
+        given = self._from_given(name)
+        found = given or _defined(name)
+        if isinstance(found, type) and issubclass(found, BaseException) and (given or type_name(found) == name):
             return found
         raise UnknownType(
             f"no exception type is called {shown(name)} in the loaded modules; files never import: import the module "
@@ -97,12 +110,12 @@ class KnownTypes:
 
     def value(self, name: str) -> type:
         """Return an attrs class, a dataclass or an enum by its saved name."""
-        found: Any = self._given.get(name) or self._annotated.get(name)
+        found: Any = self._from_given(name) or self._annotated.get(name)
         defined = None if found else _defined(name)
         own = name.partition(":")[0].partition(".")[0] in self._own_packages()
         if own or (isinstance(defined, type) and issubclass(defined, enum.Enum)):
             found = found or defined
-        if is_value_class(found) and type_name(found) == name:
+        if is_value_class(found) and (type_name(found) == name or found in self._given.values()):
             return found
         raise UnknownType(
             f"no attrs class, dataclass or enum called {shown(name)} may be made here: files never import, and make "

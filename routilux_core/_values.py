@@ -152,7 +152,7 @@ class Reader:
                 found[name] = each
             else:
                 found[name] = self._field(field, each, (path, Name(name)), depth)
-        for name, field in fields.items() if len(data) != len(fields) else ():
+        for name, field in fields.items() if data.keys() != fields.keys() else ():
             if name not in data and field.parameter is not None:
                 self.refuse((path, Name(name)), "is missing")
         return found if len(self.problems.found) == before else None

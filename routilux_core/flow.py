@@ -23,7 +23,7 @@ from routilux_core._run import Run
 from routilux_core._saved import SavedFlow
 from routilux_core.error_handling import ErrorHandler, ErrorStrategy
 from routilux_core.errors import CapabilityError, ConfigurationError, FlowStateError
-from routilux_core.graph import Connection, Graph
+from routilux_core.graph import Connection, Graph, _mermaid
 from routilux_core.job import JobState
 from routilux_core.ports import ENTRY
 from routilux_core.routine import Routine, let_go
@@ -189,6 +189,10 @@ class Flow:
             self._options = options
             for routine_id, name in self._named.items():
                 self._hub.nodes[routine_id].queue = self._queue_named(name)
+
+    def to_mermaid(self) -> str:
+        """Return the graph as the text of a Mermaid flowchart."""
+        return _mermaid(self._graph)
 
     # -- saving
 

@@ -230,3 +230,19 @@ def _checked_mapping(param_mapping: Mapping[str, str] | None) -> tuple[tuple[str
     if len({new for _, new in pairs}) < len(pairs):
         raise ConfigurationError(f"param_mapping {dict(pairs)!r} gives two parameters the same new name")
     return pairs
+
+
+def _mermaid(graph: Graph) -> str:
+    """Return the graph as Mermaid text; ids are numbers, so that any name may stand in a label."""
+    numbers = {name: f"r{number}" for number, name in enumerate(graph.routines)}
+    lines = ["flowchart LR"]
+    lines += [f'    {numbers[name]}["{_label(name)}"]' for name in graph.routines]
+    for each in graph.connections:
+        label = _label(f"{each.event} > {each.slot}")
+        lines.append(f'    {numbers[each.source]} -->|"{label}"| {numbers[each.target]}')
+    return "\n".join(lines)
+
+
+def _label(text: str) -> str:
+    """Return text with what Mermaid would read as its own written as a code."""
+    return "".join(each if each.isalnum() or each in " ._-" else f"#{ord(each)};" for each in text)

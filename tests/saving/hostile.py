@@ -21,11 +21,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from saving.mutate import documents
-from saving.routines import Appends, Box, Collects, Colour, Counts, Free, Old, Pair, Point, Rights
-
 from routilux_core import ErrorHandler, Flow, SerializationError
 from routilux_core import _type_names as type_names
+from saving.mutate import documents
+from saving.routines import Appends, Box, Collects, Colour, Counts, Free, Old, Pair, Point, Rights
 
 # "exec" and "compile" are told for `eval`, too; a file that is looked at tells "os.listdir", "os.scandir" or "open".
 FORBIDDEN = ("import", "open", "compile", "exec", "marshal.", "pickle.", "subprocess.", "os.", "socket.", "ctypes.")

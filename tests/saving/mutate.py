@@ -68,7 +68,7 @@ def _values(dice: random.Random) -> Any:
             lambda: name,
             lambda: f"method:{dice.choice(HOSTILE_KEYS)}",
             lambda: f"function:{name}",
-            lambda: [],
+            list,
             dict,
             lambda: [name] * dice.choice((1, 3, 500)),
             lambda: _nested(dice.choice((3, 90, 150, 5_000))),

@@ -10,9 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from saving.routines import Counts
-
 from routilux_core import Flow
+from saving.routines import Counts
 
 
 def flow(name: str, routines: int) -> Flow:
