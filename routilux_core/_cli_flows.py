@@ -107,7 +107,7 @@ def _table(flow: Flow) -> str:
 def _run(options: argparse.Namespace) -> int:
     params = dict(map(_param, options.param))
     with _find(options.flow, options.types) as flow:
-        if options.strategy or options.max_workers:
+        if options.strategy or options.max_workers is not None:
             flow.set_execution_strategy(options.strategy or flow.execution_strategy, options.max_workers)
         entry, slot = _entry(flow, options.entry)
         job = flow.execute(entry, params, slot=slot)
