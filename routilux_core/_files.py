@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from routilux_core._problems import ROOT, Problems, reported
+from routilux_core._problems import ROOT, Problems, collector_paused, reported
 from routilux_core._type_names import shown
 
 
@@ -56,7 +56,7 @@ def read_file(path: str | os.PathLike[str]) -> Any:
     """Return what a JSON file holds."""
     with open(path, "rb") as file:
         raw = file.read()
-    with reported(f"{os.fspath(path)!r} can't be read as JSON") as problems:
+    with reported(f"{os.fspath(path)!r} can't be read as JSON") as problems, collector_paused():
         return _parse(raw, problems)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -44,6 +45,18 @@ def reported(what: str) -> Iterator[Problems]:
         problems.found.append(Problem("", "it is nested too deeply"))
     if problems.found:
         raise SerializationError(what, problems.found)
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Keep the garbage collector from looking through what is just being made, which is most of what that costs."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def text_of(path: Path) -> str:

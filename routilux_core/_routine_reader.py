@@ -111,16 +111,25 @@ class RoutineReader:
             return  # as the class declares them
         declared = {name: (merge, own) for name, _, own, merge in form.slots}
         made: dict[str, Slot] = {}
+        signatures: dict[str, Signature] = {}  # of the handlers: one may serve any number of slots
         for name, record in slots.items():
             try:
-                made[name] = self._slot(routine, name, record, declared, (path, name))
+                made[name] = self._slot(routine, name, record, declared, signatures, (path, name))
             except RoutiluxError as error:
                 self.problems.add((path, name), str(error))
         for name in declared.keys() - slots.keys():
             self.problems.add((path, name), f"is missing: {form.shape.name} declares it")
         routine._routilux.slots = made
 
-    def _slot(self, routine: Routine, name: str, record: SlotRecord, declared: dict[str, Any], path: Path) -> Any:
+    def _slot(
+        self,
+        routine: Routine,
+        name: str,
+        record: SlotRecord,
+        declared: dict[str, Any],
+        signatures: dict[str, Signature],
+        path: Path,
+    ) -> Any:
         cls = type(routine)
         if method_of(cls, record.handler) is None:
             self.problems.add(
@@ -135,7 +144,10 @@ class RoutineReader:
             self.problems.add((path, Name("merge")), "a slot of a stateless routine is 'override' or 'gather'")
             return None
         handler: Handler = getattr(routine, record.handler)
-        return Slot(name, handler, merge, Signature.of(handler, f"slot {name!r}"))
+        signature = signatures.get(record.handler)
+        if signature is None:
+            signature = signatures[record.handler] = Signature.of(handler, f"slot {name!r}")
+        return Slot(name, handler, merge, signature)
 
     def _merge(self, routine: Routine, merge: str, path: Path) -> Merge | None:
         if merge in ("override", "append", "gather"):

@@ -214,7 +214,8 @@ class Flow:
         from routilux_core import serialization
 
         self._check_idle("deserialize")
-        self._become(serialization.flow_from_dict(data, types))
+        with serialization.collector_paused():
+            self._become(serialization.flow_from_dict(data, types))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `serialize()` to a JSON file: written beside and renamed over, so the file is always whole."""

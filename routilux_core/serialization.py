@@ -11,7 +11,7 @@ from typing import Any
 
 from routilux_core._files import read_file, write_file
 from routilux_core._policies import read_policy, write_policy
-from routilux_core._problems import ROOT, Name, Path, Problems, reported
+from routilux_core._problems import ROOT, Name, Path, Problems, collector_paused, reported
 from routilux_core._records import ConnectionRecord, FlowRecord, OutputRecord, StrategyRecord, structure
 from routilux_core._routine_reader import RoutineReader
 from routilux_core._routine_writer import RoutineWriter
@@ -25,7 +25,15 @@ from routilux_core.graph import Connection, Graph, Output, circles
 from routilux_core.routine import Routine
 from routilux_core.strategy import ExecutionStrategy, check_max_workers
 
-__all__ = ["flow_from_dict", "flow_to_dict", "job_from_dict", "job_to_dict", "read_file", "write_file"]
+__all__ = [
+    "collector_paused",
+    "flow_from_dict",
+    "flow_to_dict",
+    "job_from_dict",
+    "job_to_dict",
+    "read_file",
+    "write_file",
+]
 
 ROUTINES, CONNECTIONS, OUTPUTS, STRATEGY = ((ROOT, Name(n)) for n in ("routines", "connections", "outputs", "strategy"))
 
