@@ -41,7 +41,7 @@ ROUTINES, CONNECTIONS, OUTPUTS, STRATEGY = ((ROOT, Name(n)) for n in ("routines"
 def flow_to_dict(flow: SavedFlow) -> dict[str, Any]:
     """Return a flow as plain JSON types."""
     graph = flow.graph
-    with reported(f"flow {graph.flow_id!r} can't be saved") as problems:
+    with reported(f"flow {graph.flow_id!r} can't be saved") as problems, collector_paused():
         writer = Writer(problems)
         write = RoutineWriter(writer, problems).write
         names, options = flow.named, flow.options
