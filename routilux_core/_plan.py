@@ -87,14 +87,19 @@ class Outlet:
 
     def add_target(self, inlet: Inlet, mapping: dict[str, str] | None) -> None:
         """Send to one slot more."""
-        self.targets += ((inlet, mapping),)
-        if mapping is not None or inlet.gathers or inlet.node.per_job:
-            self._simple = False
+        self.add_targets([(inlet, mapping)])
+
+    def add_targets(self, targets: list[tuple[Inlet, dict[str, str] | None]]) -> None:
+        """Send to several slots more, at once: a saved flow may have very many."""
+        self.targets += tuple(targets)
+        for inlet, mapping in targets:
+            if mapping is not None or inlet.gathers or inlet.node.per_job:
+                self._simple = False
         self.look_again()
 
-    def add_output(self, name: str) -> None:
-        """Let jobs collect what is emitted here under one name more."""
-        self.outputs += (name,)
+    def add_output(self, *names: str) -> None:
+        """Let jobs collect what is emitted here under these names, too."""
+        self.outputs += names
         self.look_again()
 
     def without_short_way(self) -> Outlet:

@@ -1,6 +1,6 @@
 """The workloads, in the order of the report. A new one is a module with a `WORKLOAD` and a line here."""
 
-from suite import w1_demo, w2_chain, w3_stream, w4_fan, w5_sleep, w8_cold, w9_memory, w10_growth, w12_hooks
+from suite import w1_demo, w2_chain, w3_stream, w4_fan, w5_sleep, w8_cold, w9_memory, w10_growth, w11_saving, w12_hooks
 from suite.model import Workload
 
 WORKLOADS: dict[str, Workload] = {
@@ -14,6 +14,7 @@ WORKLOADS: dict[str, Workload] = {
         w8_cold.WORKLOAD,
         w9_memory.WORKLOAD,
         w10_growth.WORKLOAD,
+        w11_saving.WORKLOAD,
         w12_hooks.WORKLOAD,
     )
 }
