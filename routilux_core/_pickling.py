@@ -100,8 +100,12 @@ def _check_main(value: Any) -> None:
         raise pickle.PicklingError(f"{value.__qualname__} is defined in __main__, which a worker process can't import")
 
 
+@functools.cache
 def has_cloudpickle() -> bool:
-    return "cloudpickle" in sys.modules or importlib.util.find_spec("cloudpickle") is not None
+    """Return whether the extra is installed, without importing it."""
+    if "cloudpickle" in sys.modules:
+        return sys.modules["cloudpickle"] is not None
+    return importlib.util.find_spec("cloudpickle") is not None
 
 
 _set_up: WeakSet[type] = WeakSet()  # classes of this process that no pickle may define again
