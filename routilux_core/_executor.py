@@ -45,13 +45,19 @@ class ExecutorPool(WorkerPool):
         self._broken = False
 
     def submit(self, task: Task) -> None:
+        if self._broken:  # asking it again could block: it may hold its own lock while it tells of its end
+            task.fail(WorkerLost(reason="the executor broke before"))
+            return
         try:
             if self._shares_memory:
                 future: Future[Any] = self._executor.submit(task)
             else:
                 future = self._executor.submit(worker.run, task.payload())
         except Exception as error:
+            broke_before = self._broken
             self._failed(task, error, True)
+            if broke_before:
+                task.fail(error)
             return
         with self._lock:
             self._futures[task] = future
@@ -73,7 +79,7 @@ class ExecutorPool(WorkerPool):
         if broken:
             with self._lock:
                 first, self._broken = not self._broken, True
-            if not first:
+            if not first:  # the engine has failed it, or does so now
                 return
             lost = WorkerLost(reason=f"the executor broke: {error}")
             lost.__cause__ = error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Mapping
 from threading import get_ident
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from routilux_core._shipped_task import ShippedTask
 from routilux_core._shipping import Luggage, check_payload, travels
 from routilux_core.error_handling import Decision, ErrorStrategy, Failure
 from routilux_core.errors import StrategyError, WorkerLost
-from routilux_core.strategy import ExecutionStrategy
+from routilux_core.strategy import ExecutionStrategy, WorkerPool
 
 BATCH = 0.004  # seconds of measured run time that a batch should hold at most
 QUICK = 0.002  # mean seconds below which a worker may have a second batch waiting
@@ -278,12 +279,20 @@ class ShippedQueue(WorkQueue):
     def lost(self, error: BaseException) -> None:
         """Fail what is away, and every job that has work here: the executor broke. The next job opens a new pool."""
         with self.hub.lock:
-            self._broken, self.pool, away = error, None, list(self.away)
+            pool, self.pool, self._broken, away = self.pool, None, error, list(self.away)
         for task in away:
             task.fail(error)
+        if pool is not None:  # not here: it may be the pool's own thread that tells of its end
+            threading.Thread(target=self._close_broken, args=(pool,), name="routilux-close", daemon=True).start()
         super().lost(error)
         with self.hub.lock:
             self.workers = LIMITLESS if self.pool is None else self.workers  # whoever comes is told so
+
+    def _close_broken(self, pool: WorkerPool) -> None:
+        try:
+            pool.close(cancel=True, timeout=0.0)
+        except Exception:
+            logger().warning("strategy %r raised while its broken pool was closed", self.strategy.name, exc_info=True)
 
     def abandon(self) -> None:
         """Fail what is away: the pool was closed, and nothing will come of it."""
