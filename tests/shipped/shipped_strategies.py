@@ -103,6 +103,11 @@ class MortalPool(WorkerPool):
         self._cancelled.add(task)
         return False
 
+    def kill(self, task: Task) -> bool:
+        self._cancelled.add(task)  # a thread can't be killed: its ghost goes on until it asks
+        task.fail(WorkerLost(reason="killed"))
+        return True
+
     def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
         for _ in self._threads:
             self._tasks.put(None)

@@ -318,6 +318,47 @@ def test_cancel_reaches_a_handler_that_asks(make_flow: MakeFlow, tmp_path: Path)
     assert (job.status, job.ledger.completed) == ("cancelled", 1 if job.ledger.emitted else 0)
 
 
+def test_cancel_can_end_the_workers(make_flow: MakeFlow, tmp_path: Path) -> None:
+    began = threading.Event()
+
+    class Hears(Routine):
+        @slot
+        def n(self, n: int) -> None:
+            began.set()
+
+    class WaitsWithout(Waits, stateless=True):
+        """Keeps nothing, so what it emits is heard at once."""
+
+    flow = make_flow(execution_strategy=Mortal(max_workers=1))
+    flow.add_routine(WaitsWithout(), "waits")
+    flow.add_routine(Hears(), "hears", execution_strategy="concurrent")
+    flow.connect("waits", "passed", "hears", "n")
+    job = flow.execute("waits", {"n": 1, "path": str(tmp_path / "never")})
+    assert began.wait(SECONDS)
+    job.cancel(kill=True)
+    finished(job)
+    assert (job.status, job.ledger.failed, str(job.errors[0].exception)) == (
+        "cancelled",
+        1,
+        "the worker was lost while it ran this activation: killed",
+    )
+
+
+def test_what_a_worker_made_is_closed_at_its_end(
+    make_flow: MakeFlow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shipped_strategies import Spawned
+
+    monkeypatch.setenv("SHIPPED_CLOSED", str(tmp_path / "closed"))
+    flow = make_flow(execution_strategy=Spawned(max_workers=1))
+    flow.add_routine(UsesClient(), "uses")
+    flow.add_output("uses", "used")
+    made = [finished(flow.execute("uses")).outputs["uses.used"][0]["made_by"] for _ in range(3)]
+    flow.shutdown()
+    assert len(set(made)) == 1
+    assert (tmp_path / "closed").read_text() == "{} {}\n".format(*made[0])
+
+
 def test_what_is_streamed_arrives_while_its_handler_runs(make_flow: MakeFlow, tmp_path: Path) -> None:
     class Opens(Routine):
         seen: list
