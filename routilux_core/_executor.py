@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import threading
 from abc import abstractmethod
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, wait
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from routilux_core import worker
 from routilux_core.errors import WorkerLost
 from routilux_core.strategy import ExecutionStrategy, Host, Task, WorkerPool
+
+if TYPE_CHECKING:  # what nobody needs who runs on threads is imported when an executor is opened
+    from concurrent.futures import Executor, Future
 
 
 @frozen(kw_only=True)
@@ -48,6 +49,8 @@ class ExecutorPool(WorkerPool):
         if self._broken:  # asking it again could block: it may hold its own lock while it tells of its end
             task.fail(WorkerLost(reason="the executor broke before"))
             return
+        from routilux_core import worker
+
         try:
             if self._shares_memory:
                 future: Future[Any] = self._executor.submit(task)
@@ -64,6 +67,8 @@ class ExecutorPool(WorkerPool):
         future.add_done_callback(lambda done: self._done(task, done))
 
     def _done(self, task: Task, future: Future[Any]) -> None:
+        from concurrent.futures import BrokenExecutor, CancelledError
+
         with self._lock:
             wanted = self._futures.pop(task, None) is not None
         if not wanted:
@@ -102,6 +107,8 @@ class ExecutorPool(WorkerPool):
         return False
 
     def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
+        from concurrent.futures import wait
+
         with self._lock:
             futures = list(self._futures.values())
         if cancel:

@@ -64,8 +64,9 @@ class ShippedQueue(WorkQueue):
 
     # -- before a job
 
-    def prepare(self, entry: Inlet, payload: Mapping[str, Any], nodes: list[Node], running: bool) -> None:
+    def prepare(self, entry: Inlet, payload: Mapping[str, Any], running: bool) -> None:
         """Pickle what a job needs; what can't be sent is refused here, by name."""
+        nodes = [node for node in self.hub.nodes.values() if node.queue is self]
         self.luggage.pack_all(nodes, running)
         self._joins = {}
         if entry.node.queue is self:
