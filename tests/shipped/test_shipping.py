@@ -21,6 +21,7 @@ from shipped_routines import (
     Heavy,
     Holder,
     KeepsLock,
+    Pause,
     Says,
     Source,
     Square,
@@ -33,6 +34,7 @@ from shipped_routines import (
 from shipped_strategies import Mortal
 
 from routilux_core import (
+    ActivationTimeout,
     EmitError,
     Flow,
     FlowStateError,
@@ -260,6 +262,17 @@ def test_each_worker_makes_its_own_resource_once(make_flow: MakeFlow, shipped: d
     assert 1 <= len(makers) <= 3
     with pytest.raises(EmitError):
         _ = flow.routines["uses"].client
+
+
+def test_a_call_that_took_too_long_has_failed(make_flow: MakeFlow, shipped: dict[str, Any]) -> None:
+    class Timed(Pause, stateless=True, timeout=0.005):
+        """Is late."""
+
+    flow = make_flow(**shipped)
+    flow.add_routine(Timed(seconds=0.02), "timed")
+    (failure,) = finished(flow.execute("timed", {"n": 1})).errors
+    assert isinstance(failure.exception, ActivationTimeout)
+    assert "routine 'timed', slot 'n': the call took" in str(failure.exception)
 
 
 def test_a_stateless_routine_changed_between_jobs_is_sent_anew(make_flow: MakeFlow, shipped: dict[str, Any]) -> None:
