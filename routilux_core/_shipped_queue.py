@@ -17,6 +17,7 @@ from routilux_core._shipping import Luggage, check_payload, travels
 from routilux_core.error_handling import Decision, ErrorStrategy, Failure
 from routilux_core.errors import StrategyError, WorkerLost
 from routilux_core.strategy import ExecutionStrategy, WorkerPool
+from routilux_core.worker import NOT, UNTIL_END, UNTIL_SUCCESS
 
 BATCH = 0.004  # seconds of measured run time that a batch should hold at most
 QUICK = 0.002  # mean seconds below which a worker may have a second batch waiting
@@ -219,9 +220,11 @@ class ShippedQueue(WorkQueue):
         old = self._pace.get(number)
         self._pace[number] = seconds if old is None else old + WEIGHT * (seconds - old)
 
-    def holds(self, node: Node) -> bool:
-        """Whether what an activation emits is held back until it has succeeded, since it may run again."""
-        return node.holds or _retries_losses(node)
+    def holds(self, node: Node) -> int:
+        """Return for how long what an activation emits is held back, since it may run again."""
+        if node.holds:
+            return UNTIL_SUCCESS
+        return UNTIL_END if _retries_losses(node) else NOT
 
     def judge(self, run: Run, number: int, failure: Failure) -> Decision:
         """Decide about a failure; a worker's loss is tried again where the routine says so, but not for ever."""
