@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
 from typing import Any, Protocol
 
@@ -33,6 +33,7 @@ class Job(Protocol):
     @property
     def done(self) -> Done: ...
     def cancel(self) -> None: ...
+    def write_off(self) -> None: ...
     def finish(self) -> None: ...
     def lost(self, queue: WorkQueue, error: BaseException) -> None: ...
 
@@ -163,6 +164,12 @@ class WorkQueue:
             self.release(item[0].node)
         return gone + permits
 
+    def prepare(self, entry: Inlet, payload: Mapping[str, Any], running: bool) -> None:
+        """Check what a job needs before it begins: in shared memory, nothing."""
+
+    def kill(self, run: Job) -> None:
+        """End the workers that run something of a run, where that can be done: in shared memory, it can't."""
+
     def abandon(self) -> None:
         """Give up what the pool, now closed, has not brought back: in shared memory, nothing."""
 
@@ -267,6 +274,9 @@ class Dispatcher:
         except KeyboardInterrupt:
             for run in waited:
                 run.cancel()
+            if not self.hands() and all(queue.pool is None or queue.pool.in_caller for queue in self.queues):
+                for run in waited:
+                    run.write_off()
             raise
 
     def _wait_for(self, done: Done, deadline: float | None) -> bool:

@@ -193,7 +193,7 @@ class SavedRun:
     def resume(self) -> None:
         raise self._refused("resume")
 
-    def cancel(self) -> None:
+    def cancel(self, kill: bool) -> None:
         raise self._refused("cancel")
 
     def _refused(self, what: str) -> FlowStateError:

@@ -22,7 +22,6 @@ from routilux_core._plugins import Plugins, make_strategy
 from routilux_core._pools import close_pool, open_pool
 from routilux_core._run import Run
 from routilux_core._saved import SavedFlow
-from routilux_core._shipped_queue import ShippedQueue
 from routilux_core._strategies import SavedStrategy, options_of
 from routilux_core.error_handling import ErrorHandler, ErrorStrategy
 from routilux_core.errors import CapabilityError, ConfigurationError, FlowStateError
@@ -303,10 +302,13 @@ class Flow:
         for run in self._running():
             run.resume()
 
-    def cancel(self) -> None:
-        """Cancel every running job: what is queued is discarded and counted, what runs ends."""
+    def cancel(self, kill: bool = False) -> None:
+        """Cancel every running job: what is queued is discarded and counted, what runs ends.
+
+        With `kill` it is ended at once, where the strategy can end its workers.
+        """
         for run in self._running():
-            run.cancel()
+            run.cancel(kill)
 
     def shutdown(self, wait: bool = True, timeout: float | None = None) -> None:
         """Let running jobs end, cancel paused ones, and close the pools. A later `execute` opens new ones.
@@ -359,6 +361,8 @@ class Flow:
     def _new_queue(self, strategy: ExecutionStrategy) -> WorkQueue:
         if strategy.capabilities.shares_memory:
             return WorkQueue(self._hub, strategy, _task)
+        from routilux_core._shipped_queue import ShippedQueue  # with it comes all that travelling needs
+
         return ShippedQueue(self._hub, strategy)
 
     def _queue_named(self, name: str) -> WorkQueue:
@@ -478,12 +482,10 @@ class Flow:
             nodes = self._hub.nodes
             self._hub.gather_order = [nodes[name].inlets[slot] for name, slot in self._graph.gather_order()]
             self._gathers_of = self._graph.version
+        for queue in self._hub.queues:
+            queue.prepare(entry, payload, bool(self._hub.runs))
         if any(queue.pool is None for queue in self._hub.queues):
             self._open()
-        for queue in self._hub.queues:
-            if isinstance(queue, ShippedQueue):
-                mine = [node for node in self._hub.nodes.values() if node.queue is queue]
-                queue.prepare(entry, payload, mine, bool(self._hub.runs))
 
     def _open(self) -> None:
         with self._opening:

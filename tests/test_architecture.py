@@ -58,6 +58,7 @@ LAYERS = (
     "_deadlines",
     "_loop",
     "_shipping",
+    "_home_coming",
     "_shipped_task",
     "_shipped_queue",
     "_coroutines",
