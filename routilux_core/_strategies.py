@@ -14,6 +14,7 @@ GROUP = "routilux_core.strategies"
 BUNDLED = {
     "sequential": "routilux_core_plugins.sequential:SequentialStrategy",
     "concurrent": "routilux_core_plugins.threaded:ConcurrentStrategy",
+    "process": "routilux_core_plugins.process:ProcessStrategy",
 }
 
 
