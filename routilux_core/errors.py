@@ -66,14 +66,6 @@ class ActivationTimeout(RoutiluxError, TimeoutError):
 class WorkerLost(RoutiluxError, RuntimeError):
     """The worker that ran an activation died."""
 
-    def __init__(self, worker: object, reason: str) -> None:
-        self.worker = worker
-        self.reason = reason
-        super().__init__(worker, reason)
-
-    def __str__(self) -> str:
-        return f"worker {self.worker} was lost: {self.reason}"
-
 
 def _close_to(asked: object, known: list[str]) -> str:
     import difflib

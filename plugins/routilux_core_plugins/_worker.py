@@ -144,7 +144,7 @@ class Worker:
                 f"the call ran longer than its time-out of {batch.task.timeout:g} s; "
                 f"worker process {self.pid} was ended with it"
             )
-        return WorkerLost(self.pid, self.fate())
+        return WorkerLost(worker=self.pid, reason=self.fate())
 
     def release(self) -> None:
         """Give back what the system holds for it."""

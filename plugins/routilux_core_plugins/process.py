@@ -13,17 +13,20 @@ from routilux_core_plugins._supervisor import Settings, Supervisor
 from routilux_core_plugins._worker_process import check_start_method
 
 
-def _whole(value: Any) -> int | None:
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
-        return value
-    raise ConfigurationError(f"expected a whole number from 1, or None, not {value!r}")
+def _check_tasks(value: Any) -> int | None:
+    if value is None or _is_count(value):
+        return value  # type: ignore[no-any-return]
+    raise ConfigurationError(f"max_tasks_per_worker has to be a whole number from 1, or None, not {value!r}")
 
 
-def _at_least_one(value: Any) -> int:
-    number = _whole(value)
-    if number is None:
-        raise ConfigurationError("max_worker_losses has to be a whole number from 1, not None")
-    return number
+def _check_losses(value: Any) -> int:
+    if _is_count(value):
+        return value  # type: ignore[no-any-return]
+    raise ConfigurationError(f"max_worker_losses has to be a whole number from 1, not {value!r}")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _seconds(value: Any) -> float:
@@ -45,8 +48,8 @@ class ProcessStrategy(ExecutionStrategy):
     capabilities: ClassVar[Capabilities] = Capabilities(
         shares_memory=False, enforces_timeout=True, streams=True, max_batch=4096
     )
-    max_tasks_per_worker: int | None = field(default=None, converter=_whole)
-    max_worker_losses: int = field(default=3, converter=_at_least_one)
+    max_tasks_per_worker: int | None = field(default=None, converter=_check_tasks)
+    max_worker_losses: int = field(default=3, converter=_check_losses)
     start_method: str = field(default="spawn", converter=check_start_method)
     start_timeout: float = field(default=60.0, converter=_seconds)
 

@@ -1,4 +1,4 @@
-"""Stands in a worker where `routilux_core.worker` does: a payload is a pickled list of steps, for tests of the pool alone.
+"""Stands in a worker where `routilux_core.worker` does, for tests of the pool alone: a payload is a list of steps.
 
 A step is the name of a function below, and its arguments.
 """
@@ -6,6 +6,7 @@ A step is the name of a function below, and its arguments.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import pickle
 import signal
@@ -109,20 +110,36 @@ def until_cancelled() -> bool:
 
 
 def c_loop() -> None:
-    """Hold the GIL for minutes inside one call of C code."""
-    _now["send"](b"in")
-    pow(3, 10**9)
+    """Hold the GIL for hours inside one call of C code."""
+    sum(itertools.repeat(0, 10**13))
 
 
-def grandchild(seconds: float) -> int:
-    """Leave a child behind that holds every descriptor of this process open."""
+def grandchild_told(seconds: float) -> None:
+    """Leave a child behind that holds every descriptor of this process open, and tell its number."""
     child = os.fork()
     if child == 0:
         try:
             time.sleep(seconds)
         finally:
             os._exit(0)
-    return child
+    _now["send"](str(child).encode())
+
+
+def scribble() -> None:
+    """Write what is no frame into every socket."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                os.write(int(name), b"\xff" * 64)
+        except OSError:
+            continue
+
+
+def stop_self_later(seconds: float) -> None:
+    """Have this process killed while it does something else."""
+    pid = os.getpid()
+    command = f"import os, time; time.sleep({seconds}); os.kill({pid}, 9)"
+    subprocess.Popen([sys.executable, "-S", "-c", command], start_new_session=True)
 
 
 def say(out: str, err: str) -> None:
@@ -134,7 +151,7 @@ def shell(command: str) -> int:
     return subprocess.run(command, shell=True, check=False).returncode
 
 
-def interrupted() -> Any:
+def interrupts() -> Any:
     return signal.getsignal(signal.SIGINT), signal.pthread_sigmask(signal.SIG_BLOCK, set())
 
 
