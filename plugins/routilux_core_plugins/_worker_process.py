@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from routilux_core import ConfigurationError
@@ -26,7 +27,7 @@ UNPACKING = 0xFFFF_FFFF  # the index while a batch has come, and none of its act
 PR_SET_PDEATHSIG = 1
 
 
-class _Joinable:
+class WorkerProcess(BaseProcess):
     """A process that a forked copy of the parent does not try to join at its own exit: that would be an error."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
@@ -35,19 +36,19 @@ class _Joinable:
 
     def join(self, timeout: float | None = None) -> None:
         if self.owner == os.getpid():
-            super().join(timeout)  # type: ignore[misc]
+            super().join(timeout)
 
 
-class SpawnedWorker(_Joinable, SpawnProcess):
+class SpawnedWorker(WorkerProcess, SpawnProcess):
     """A fresh interpreter."""
 
 
 if sys.platform == "win32":
-    KINDS: dict[str, type[Any]] = {"spawn": SpawnedWorker}
+    KINDS: dict[str, type[WorkerProcess]] = {"spawn": SpawnedWorker}
 else:
     from multiprocessing.context import ForkServerProcess
 
-    class ForkServerWorker(_Joinable, ForkServerProcess):
+    class ForkServerWorker(WorkerProcess, ForkServerProcess):
         """A fork of a process that has one thread only."""
 
     KINDS = {"spawn": SpawnedWorker, "forkserver": ForkServerWorker}
@@ -65,14 +66,14 @@ def check_start_method(value: Any) -> str:
     return str(value)
 
 
-def start(method: str, sock: socket.socket, words: Any, slot: int, runner: str) -> SpawnedWorker:
+def start(method: str, sock: socket.socket, words: Any, slot: int, runner: str) -> WorkerProcess:
     """Start a worker process. It lives no longer than the thread that calls this."""
     resource_tracker.ensure_running()  # else the start does it, and unblocks the signal that is blocked here
     parent = 0 if method == "forkserver" else os.getpid()
     process = KINDS[method](target=main, args=(sock, words, slot, runner, parent), name=f"routilux-worker-{slot}")
     with _interrupts_blocked(), _without_a_missing_main():
         process.start()
-    return process  # type: ignore[no-any-return]
+    return process
 
 
 @contextlib.contextmanager
@@ -170,7 +171,7 @@ def _set_death_signal() -> bool:
     try:
         import ctypes
 
-        return ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) == 0
+        return bool(ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) == 0)
     except Exception:
         traceback.print_exc()
         return False

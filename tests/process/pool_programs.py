@@ -36,7 +36,7 @@ def run(
 def close() -> None:
     path = os.environ.get("PROGRAMS_CLOSED")
     if path:
-        append(path, "closed")
+        append(path, str(os.getpid()))
 
 
 def append(path: str, text: str) -> None:
