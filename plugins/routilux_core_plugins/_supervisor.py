@@ -7,7 +7,6 @@ selector, so that no worker waits for another one. It runs no handler.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import selectors
 import socket
@@ -19,30 +18,13 @@ from multiprocessing.util import Finalize
 from time import monotonic
 from typing import Any
 
-from attrs import frozen
-
 from routilux_core import Host, StrategyError, Task
 from routilux_core_plugins._channel import CHUNK, READY, BrokenChannelError, Frame
 from routilux_core_plugins._roster import Failure, Roster, closed_error, fail_all
+from routilux_core_plugins._starts import NEVER, Settings, Starts, was_killed, why_not_ready
 from routilux_core_plugins._worker import GRACE, Batch, Worker
-from routilux_core_plugins._worker_process import WORDS
 
-FAILED_STARTS = 3  # in a row; then no more are tried
-KILLED_STARTS = 30  # the same, for starts that somebody ended with a signal
 EXIT_PATIENCE = 3.0  # seconds for the pool to end at interpreter exit
-FOR_EVER = threading.TIMEOUT_MAX
-
-
-@frozen(kw_only=True)
-class Settings:
-    """What a supervisor has to know of its strategy."""
-
-    workers: int
-    max_tasks_per_worker: int | None = None
-    max_worker_losses: int = 3
-    start_method: str = "spawn"
-    start_timeout: float = 60.0
-    runner: str = "routilux_core.worker"  # the module whose `run` and `close` the workers call
 
 
 class Supervisor:
@@ -53,15 +35,10 @@ class Supervisor:
         self.roster = Roster(settings.workers)
         self.owner = os.getpid()
         self._host = host
-        context = multiprocessing.get_context(settings.start_method)
-        # Twice as many places as workers: one that ends still has its place when its successor starts.
-        self._slots = list(range(2 * settings.workers))
-        self._words = context.RawArray("Q", WORDS * len(self._slots))
+        self._starts = Starts(settings)
         self._opened = threading.Event()
         self._ended = threading.Event()
         self._error: StrategyError | None = None  # why no worker could be started
-        self._failed_starts = 0
-        self._retry_at = 0.0
         self._close_at: float | None = None  # set: the pool is being closed; what runs is ended then
         self._drop = False  # what waits is dropped
         self._selector = selectors.DefaultSelector()
@@ -102,7 +79,7 @@ class Supervisor:
         """End the pool, and wait for its end, at most `timeout` seconds."""
         if os.getpid() != self.owner:
             return
-        deadline = FOR_EVER if timeout is None else monotonic() + timeout
+        deadline = NEVER if timeout is None else monotonic() + timeout
         with self.roster.lock:
             self._drop = self._drop or cancel
             self._close_at = deadline if self._close_at is None else min(deadline, self._close_at)
@@ -149,9 +126,9 @@ class Supervisor:
 
     def _patience(self, now: float) -> float | None:
         """Enforce what is over; return the seconds until the next deadline."""
-        deadlines: list[float | None] = [self._close_at if self._close_at != FOR_EVER else None]
-        if self._retry_at > now:
-            deadlines.append(self._retry_at)
+        deadlines: list[float | None] = [self._close_at if self._close_at != NEVER else None]
+        if now < self._starts.next_at < NEVER:
+            deadlines.append(self._starts.next_at)
         with self.roster.lock:
             fail_later = self.roster.spread()
             for worker in self.roster.workers:
@@ -177,38 +154,30 @@ class Supervisor:
     # -- starting
 
     def _refill(self, now: float) -> None:
-        roster = self.roster
-        while now >= self._retry_at and self._slots and self._is_wanted():
+        """Start the workers that are missing."""
+        while self._is_wanted() and self._starts.may_start(now):
             try:
-                worker = self._start(self._slots[-1])
+                worker = self._starts.start()
             except Exception as error:
                 self._start_failed(StrategyError(f"a worker process could not be started: {error!r}"))
                 return
-            self._slots.pop()
-            with roster.lock:
-                roster.workers.append(worker)
+            self._selector.register(worker.channel.sock, selectors.EVENT_READ, partial(self._on_channel, worker))
+            if sys.platform != "win32":
+                self._selector.register(worker.end, selectors.EVENT_READ, partial(self._on_end, worker))
+            with self.roster.lock:
+                self.roster.workers.append(worker)
 
     def _is_wanted(self) -> bool:
         closing = self._close_at is not None and (self._drop or not self.roster.waiting)
-        return not closing and self._retry_at != FOR_EVER and self.roster.present() < self.roster.size
-
-    def _start(self, slot: int) -> Worker:
-        settings = self.settings
-        worker = Worker(settings.start_method, settings.runner, self._words, slot, settings.start_timeout)
-        self._selector.register(worker.channel.sock, selectors.EVENT_READ, partial(self._on_channel, worker))
-        if sys.platform != "win32":
-            self._selector.register(worker.end, selectors.EVENT_READ, partial(self._on_end, worker))
-        return worker
+        return not closing and self.roster.present() < self.roster.size
 
     def _start_failed(self, error: StrategyError, killed: bool = False) -> None:
         """Try again a little later; after some times in a row, go on with the workers there are, if any."""
-        self._failed_starts += 1
-        limit = FAILED_STARTS if self._opened.is_set() else 1
-        hopeless = self._failed_starts >= (KILLED_STARTS if killed else limit)
-        self._retry_at = FOR_EVER if hopeless else monotonic() + min(1.0, 0.01 * 2**self._failed_starts)
-        self._host.log.warning("%s", error)
+        hopeless = self._starts.failed(killed)
         if hopeless and not any(worker.reason is None for worker in self.roster.workers):
             self._break(error)
+        else:
+            self._host.log.warning("%s", error)
 
     def _break(self, error: StrategyError) -> None:
         """Give up: no worker can be started."""
@@ -260,7 +229,7 @@ class Supervisor:
             worker.ready, worker.deadline = True, None
             failed = self.roster.spread()
         fail_all(failed)
-        self._failed_starts = 0
+        self._starts.succeeded()
         self._opened.set()
 
     def _reply(self, worker: Worker, body: bytes) -> None:
@@ -306,15 +275,15 @@ class Supervisor:
             running = self._blamed(worker, unbegun)
             self.roster.waiting.extendleft(reversed(unbegun))
             failed = self.roster.spread()
-        self._slots.append(worker.slot)
+        self._starts.take_back(worker)
         if running is not None:
             self._tell(running[0].task.fail, worker.error_for(running[0]), at=running[1])
-        if not was_ready:
-            self._died_at_start(worker)
-        else:
-            self._failed_starts, self._retry_at = 0, 0.0
+        if was_ready:
+            self._starts.begin_again()
             if surprising and running is None:
                 self._host.log.warning("worker process %s was lost: %s", worker.pid, worker.fate())
+        elif self._close_at is None:
+            self._start_failed(why_not_ready(worker), was_killed(worker))
         worker.release()
         fail_all(failed)
 
@@ -329,21 +298,6 @@ class Supervisor:
             return None
         return batches.pop(0), index or 0
 
-    def _died_at_start(self, worker: Worker) -> None:
-        if self._close_at is not None:
-            return
-        code = worker.exit_code()
-        killed = code is not None and code < 0 and worker.reason is None
-        main = getattr(sys.modules.get("__main__"), "__file__", None)
-        self._start_failed(
-            StrategyError(
-                f"worker process {worker.pid} never became ready: {worker.fate()}. A worker first imports the main "
-                f"module of the program ({main or 'it has no file here'}): put what starts the program behind "
-                "`if __name__ == '__main__':`, and see what the worker wrote to stderr"
-            ),
-            killed,
-        )
-
     def _wind_up(self, now: float) -> bool:
         """Go on closing; return whether it is done."""
         over = self._close_at is not None and now >= self._close_at
@@ -357,7 +311,7 @@ class Supervisor:
                 elif worker.is_open and not worker.batches and not self.roster.waiting:
                     worker.retire()
             if over:
-                self._close_at, self._drop = FOR_EVER, True  # what is left has deadlines of its own
+                self._close_at, self._drop = NEVER, True  # what is left has deadlines of its own
             return not self.roster.workers and not self.roster.waiting
 
     def _abandon(self) -> None:

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 from attrs import field, frozen
 
 from routilux_core import Capabilities, ConfigurationError, ExecutionStrategy, Host, Task, WorkerPool
-from routilux_core_plugins._supervisor import Settings, Supervisor
+from routilux_core_plugins._starts import Settings
+from routilux_core_plugins._supervisor import Supervisor
 from routilux_core_plugins._worker_process import check_start_method
 
 

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from pool_support import PROGRAMS, RecordingHost, descriptors
 
-from routilux_core_plugins._supervisor import Settings
+from routilux_core_plugins._starts import Settings
 from routilux_core_plugins.process import ProcessPool
 
 

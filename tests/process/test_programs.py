@@ -25,7 +25,7 @@ PRELUDE = """
 import itertools, multiprocessing, os, signal, sys, threading, time
 from routilux_core import Flow, Routine, event, slot
 
-IN_WORKER = multiprocessing.parent_process() is not None
+IN_WORKER = __name__ == "__mp_main__"
 
 class Work(Routine, stateless=True):
     done = event("n")
@@ -239,7 +239,7 @@ def test_a_program_that_ends_while_its_handlers_run_ends_after_the_grace(script:
     job = flow.execute("work", {"n": 1, "seconds": 60})
 """
     script.write_text(guarded(body))
-    code, out, err = ended(start(script), within=GRACE + 3.0)
+    code, _out, err = ended(start(script), within=GRACE + 3.0)
     assert code == 0
     assert "the interpreter exits while 1 jobs run" in err
     assert "Traceback" not in err
