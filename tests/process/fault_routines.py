@@ -50,7 +50,7 @@ def _killed_soon(seconds: float) -> None:
 
 
 class Source(Routine, stateless=True):
-    item = event("n", "fault")
+    item = event("n", "fault", "seconds")
 
     @slot
     def trigger(self, fault: str, seconds: float) -> None:
@@ -62,7 +62,7 @@ class Work(Routine, stateless=True):
     """Notes its call, then does what it is told."""
 
     calls: str
-    done = event("n")
+    done = event("n", "result")
 
     @slot
     def input(self, n: int, fault: str, seconds: float) -> None:
