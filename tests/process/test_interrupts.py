@@ -48,6 +48,19 @@ def test_an_interrupt_ends_the_program_within_the_grace(script: Path, times: int
     assert "routilux-worker" not in err
 
 
+def test_an_interrupt_inside_a_with_block_ends_the_program_within_the_grace(script: Path) -> None:
+    body = """
+    with make() as flow:
+        flow.run("work", {"n": 1, "loop": True})
+"""
+    script.write_text(guarded(body))
+    with running(script) as program:
+        assert program.stdout.readline() == "running\n"
+        os.killpg(program.pid, signal.SIGINT)
+        code, _out, _err = ended(program, within=GRACE + 1.0)
+    assert code == -signal.SIGINT
+
+
 def test_an_interrupt_while_the_pool_starts_ends_the_program(script: Path) -> None:
     body = """
     print("starting", flush=True)
