@@ -24,7 +24,7 @@ def definition_of(routine: Routine, routine_id: str) -> bytes:
     try:
         return dumps(definition)
     except Exception as error:
-        raise explain(error, f"routine {routine_id!r}", "its class", type(routine)) from error
+        raise explain(error, f"routine {routine_id!r}", "its class", "", type(routine)) from error
 
 
 def _merge_name(slot: Slot) -> str:
@@ -71,12 +71,12 @@ def _explained(error: BaseException, whole: str, state: State, routine: Routine)
         try:
             dumps(value, routine)
         except Exception as reason:
-            return explain(reason, whole, f"attribute '{name}", value, routine)
+            return explain(reason, whole, "attribute", name, value, routine)
     for name, value in handlers.items():
         try:
             dumps(value, routine)
         except Exception as reason:
-            return explain(reason, whole, f"the handler of slot {name!r}", value, routine)
+            return explain(reason, whole, "the handler of slot", name, value, routine)
     return ShippingError(f"{whole} can't be sent to a worker process: {error!r}", "", routine)
 
 

@@ -15,7 +15,7 @@ from routilux_core._relay import Relay
 from routilux_core._remote_errors import Encoded
 
 DELAY = 0.001  # seconds that an emission waits for company
-IDLE = 1.0  # seconds after which the flusher's thread ends
+IDLE = 0.1  # seconds after which the flusher's thread ends
 
 Data = dict[str, Any] | bytes  # a payload as it is where that is plain, else pickled
 Done = tuple[float, float, Encoded | None, tuple[bool, dict[str, float]] | None]  # started, ended, failure, stats

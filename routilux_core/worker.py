@@ -273,8 +273,8 @@ def pack(payload: Payload, whole: str) -> bytes:
             try:
                 dumps(value)
             except Exception as reason:
-                raise explain(reason, whole, f"key '{key}", value) from error
-        raise explain(error, whole, "", payload) from error
+                raise explain(reason, whole, "key", key, value) from error
+        raise explain(error, whole, "what is sent", "", payload) from error
 
 
 def _load_payload(data: bytes, routine_id: str, slot: str) -> Payload:
