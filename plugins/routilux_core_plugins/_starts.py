@@ -82,10 +82,12 @@ def was_killed(worker: Worker) -> bool:
 
 
 def why_not_ready(worker: Worker) -> StrategyError:
-    """Say what may be wrong with the main module."""
+    """Say what may be wrong: most often it is the main module."""
+    what = f"worker process {worker.pid} never became ready: {worker.fate()}"
+    if was_killed(worker):
+        return StrategyError(f"{what} while it started")
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     return StrategyError(
-        f"worker process {worker.pid} never became ready: {worker.fate()}. A worker first imports the main module of "
-        f"the program ({main or 'it has no file here'}): put what starts the program behind "
-        "`if __name__ == '__main__':`, and see what the worker wrote to stderr"
+        f"{what}. A worker first imports the main module of the program ({main or 'it has no file here'}): put what "
+        "starts the program behind `if __name__ == '__main__':`, and see what the worker wrote to stderr"
     )

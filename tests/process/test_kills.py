@@ -8,36 +8,31 @@ import random
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from kill_routines import Source, Sum, Work
 
 from routilux_core import ErrorStrategy, Flow, JobState, WorkerLost
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads the age of processes in /proc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kill -9")
 
 SECONDS = 60.0
 SHORT, LONG = 20, 500
 TINY, MANY = 400, 20  # tiny and long activations of one job
-OLD_ENOUGH = 0.3  # seconds; most younger ones are still starting, and a kill of those is no loss of work
+STARTING = 0.1  # the part of the kills that may hit a worker that has not worked yet
 
 MakeFlow = Callable[..., Flow]
 
 
-def age(pid: int) -> float:
-    """Return the seconds that a process has lived."""
-    with open(f"/proc/{pid}/stat") as file:
-        ticks = int(file.read().rpartition(")")[2].split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-
-
 class Killer:
-    """A thread that kills so many workers, at random moments, whoever is there."""
+    """A thread that kills so many workers, at random moments: those that have signed a list, and a few others."""
 
-    def __init__(self, kills: int, seed: int) -> None:
+    def __init__(self, kills: int, seed: int, signed: Path) -> None:
         self.left = kills
+        self._signed = signed
         self._random = random.Random(seed)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._work, name="killer")
@@ -52,16 +47,13 @@ class Killer:
 
     def _work(self) -> None:
         while self.left and not self._over.wait(self._random.uniform(0.0, 0.1)):
-            victims = [pid for child in multiprocessing.active_children() if (pid := child.pid) and self._is_old(pid)]
-            if victims:
-                os.kill(self._random.choice(victims), signal.SIGKILL)
-                self.left -= 1
-
-    def _is_old(self, pid: int) -> bool:
-        try:
-            return age(pid) > OLD_ENOUGH
-        except FileNotFoundError:
-            return False
+            present = {str(child.pid) for child in multiprocessing.active_children()}
+            if self._random.random() >= STARTING:
+                present &= set(os.listdir(self._signed))
+            if present:
+                with suppress(ProcessLookupError):
+                    os.kill(int(self._random.choice(sorted(present))), signal.SIGKILL)
+                    self.left -= 1
 
 
 def check(job: JobState, flow: Flow) -> int:
@@ -85,7 +77,13 @@ def check(job: JobState, flow: Flow) -> int:
     return ledger.failed
 
 
-def run_under_kills(make_flow: MakeFlow, kills: int, seed: int) -> int:
+@pytest.fixture
+def signed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("KILLER", str(tmp_path))
+    return tmp_path
+
+
+def run_under_kills(make_flow: MakeFlow, kills: int, seed: int, signed: Path) -> int:
     flow = make_flow(execution_strategy="process", max_workers=3, error_handler=ErrorStrategy.CONTINUE)
     total = Sum()
     flow.add_routine(Source(), "source")
@@ -96,7 +94,7 @@ def run_under_kills(make_flow: MakeFlow, kills: int, seed: int) -> int:
     for routine_id, name in (("work", "begun"), ("work", "done"), ("sum", "summed")):
         flow.add_output(routine_id, name)
     failed, summed = 0, 0
-    with Killer(kills, seed) as killer:
+    with Killer(kills, seed, signed) as killer:
         while killer.left:
             job = flow.execute("source", {"tiny": TINY, "long": MANY})
             assert job.wait(SECONDS), f"hangs; {job.ledger}; {job.explain()}"
@@ -107,11 +105,11 @@ def run_under_kills(make_flow: MakeFlow, kills: int, seed: int) -> int:
 
 
 @pytest.mark.stress
-def test_20_kills_cost_an_activation_each_at_most(make_flow: MakeFlow) -> None:
-    assert run_under_kills(make_flow, SHORT, seed=1) <= SHORT
+def test_20_kills_cost_an_activation_each_at_most(make_flow: MakeFlow, signed: Path) -> None:
+    assert run_under_kills(make_flow, SHORT, 1, signed) <= SHORT
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_500_kills_cost_an_activation_each_at_most(make_flow: MakeFlow) -> None:
-    assert run_under_kills(make_flow, LONG, seed=2) <= LONG
+def test_500_kills_cost_an_activation_each_at_most(make_flow: MakeFlow, signed: Path) -> None:
+    assert run_under_kills(make_flow, LONG, 2, signed) <= LONG
