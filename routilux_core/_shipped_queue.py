@@ -182,10 +182,10 @@ class ShippedQueue(WorkQueue):
             self.away.discard(task)
             self.active -= 1
 
-    def measure(self, inlet: Inlet, seconds: float) -> None:
-        """Take the run time of a call into the mean of its slot."""
-        old = self._pace.get(inlet.number)
-        self._pace[inlet.number] = seconds if old is None else old + WEIGHT * (seconds - old)
+    def measure(self, number: int, seconds: float) -> None:
+        """Take the run time of a call into the mean of its inlet. Lock."""
+        old = self._pace.get(number)
+        self._pace[number] = seconds if old is None else old + WEIGHT * (seconds - old)
 
     def holds(self, node: Node) -> bool:
         """Whether what an activation emits is held back until it has succeeded, since it may run again."""

@@ -14,7 +14,7 @@ from routilux_core_plugins.process import ProcessStrategy
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-from shipped_strategies import Mortal, Shared, SharedBatches
+from shipped_strategies import Mortal, Shared, SharedBatches  # noqa: E402
 
 QUICKEST = "spawn" if sys.platform == "win32" else "forkserver"  # the pool's own tests use what is the default
 if QUICKEST == "forkserver":

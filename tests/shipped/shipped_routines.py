@@ -112,7 +112,9 @@ class Stubborn(Exception):
 
 
 class Unsendable(Exception):
-    """Its class can't be pickled: another one has its name."""
+    """Its class can't be pickled: another one has its name, and it holds what can't be copied."""
+
+    lock = threading.Lock()
 
 
 _Hidden = Unsendable
@@ -297,3 +299,16 @@ class Waits(Routine):
         while not os.path.exists(path) and not self.cancelled:
             os.stat(".")
         self.emit("passed", n=n + 1)
+
+
+class Spin(Routine, stateless=True):
+    """Some 20 microseconds of work."""
+
+    done = event("n")
+
+    @slot
+    def n(self, n: int) -> None:
+        x = 0
+        for i in range(420):
+            x += i * i
+        self.emit("done", n=n)

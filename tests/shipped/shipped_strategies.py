@@ -19,7 +19,7 @@ from routilux_core import Capabilities, ExecutionStrategy, ExecutorStrategy, Hos
 
 @frozen(kw_only=True)
 class Spawned(ExecutorStrategy):
-    """The standard library's pool of processes; one for all tests, since a new one takes a while."""
+    """The standard library's pool of processes, started anew."""
 
     name: ClassVar[str] = "spawned"
     capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=False)
