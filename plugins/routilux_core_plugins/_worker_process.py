@@ -119,6 +119,7 @@ def main(sock: socket.socket, words: Any, slot: int, runner: str, parent: int) -
         pass  # the parent is gone
     finally:
         module.close()
+        sock.close()
 
 
 def _serve(channel: WorkerEnd, words: memoryview, run: Callable[..., bytes]) -> None:

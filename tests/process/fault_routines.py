@@ -50,12 +50,15 @@ def _killed_soon(seconds: float) -> None:
 
 
 class Source(Routine, stateless=True):
+    """Emits the work; under the fault "argument", what it sends the bad one can't be pickled."""
+
     item = event("n", "fault", "seconds")
 
     @slot
     def trigger(self, fault: str, seconds: float) -> None:
         for n in range(OTHERS):
-            self.emit("item", n=n, fault=fault if n == BAD else "", seconds=seconds)
+            argument: Any = threading.Lock() if fault == "argument" and n == BAD else fault if n == BAD else ""
+            self.emit("item", n=n, fault=argument, seconds=seconds)
 
 
 class Work(Routine, stateless=True):
