@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kill -9")
 SECONDS = 60.0
 SHORT, LONG = 20, 500
 TINY, MANY = 400, 20  # tiny and long activations of one job
-STARTING = 0.1  # the part of the kills that may hit a worker that has not worked yet
+STARTING = 10  # one of so many kills may hit a worker that has not worked yet
 
 MakeFlow = Callable[..., Flow]
 
@@ -48,7 +48,7 @@ class Killer:
     def _work(self) -> None:
         while self.left and not self._over.wait(self._random.uniform(0.0, 0.1)):
             present = {str(child.pid) for child in multiprocessing.active_children()}
-            if self._random.random() >= STARTING:
+            if self.left % STARTING:
                 present &= set(os.listdir(self._signed))
             if present:
                 with suppress(ProcessLookupError):
