@@ -28,10 +28,14 @@ MakeFlow = Callable[..., Flow]
 
 
 class Killer:
-    """A thread that kills so many workers, at random moments: those that have signed a list, and a few others."""
+    """A thread that kills so many workers: those that have signed a list, and a few others.
+
+    It does so at random moments, each after some more activations have ended: a slow machine is not killed to a halt.
+    """
 
     def __init__(self, kills: int, seed: int, signed: Path) -> None:
         self.left = kills
+        self.job: JobState | None = None
         self._signed = signed
         self._random = random.Random(seed)
         self._over = threading.Event()
@@ -46,7 +50,13 @@ class Killer:
         self._thread.join()
 
     def _work(self) -> None:
-        while self.left and not self._over.wait(self._random.uniform(0.0, 0.1)):
+        seen, wanted = None, 0
+        while self.left and not self._over.wait(self._random.uniform(0.0, 0.05)):
+            job = self.job
+            if job is not seen:
+                seen, wanted = job, 0
+            if job is None or job.ledger.completed < wanted:
+                continue
             present = {str(child.pid) for child in multiprocessing.active_children()}
             if self.left % STARTING:
                 present &= set(os.listdir(self._signed))
@@ -54,6 +64,7 @@ class Killer:
                 with suppress(ProcessLookupError):
                     os.kill(int(self._random.choice(sorted(present))), signal.SIGKILL)
                     self.left -= 1
+                    wanted = job.ledger.completed + self._random.randint(1, 60)
 
 
 def check(job: JobState, flow: Flow) -> int:
@@ -96,7 +107,7 @@ def run_under_kills(make_flow: MakeFlow, kills: int, seed: int, signed: Path) ->
     failed, summed = 0, 0
     with Killer(kills, seed, signed) as killer:
         while killer.left:
-            job = flow.execute("source", {"tiny": TINY, "long": MANY})
+            job = killer.job = flow.execute("source", {"tiny": TINY, "long": MANY})
             assert job.wait(SECONDS), f"hangs; {job.ledger}; {job.explain()}"
             failed += check(job, flow)
             summed += len(job.outputs.get("sum.summed", ()))
