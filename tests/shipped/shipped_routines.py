@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import warnings
 from typing import Any
 
@@ -17,6 +18,17 @@ class Source(Routine, stateless=True):
     def __call__(self, count: int) -> None:
         for n in range(count):
             self.emit("item", n=n)
+
+
+class SlowSource(Routine, stateless=True):
+    """Emits over some ten milliseconds."""
+
+    item = event("n")
+
+    def __call__(self, count: int) -> None:
+        for n in range(count):
+            self.emit("item", n=n)
+            time.sleep(0.0005)
 
 
 class Square(Routine, stateless=True):

@@ -68,22 +68,26 @@ class Died(BaseException):
 
 @frozen(kw_only=True)
 class Mortal(ExecutionStrategy):
-    """Threads that take nothing but bytes. Before an activation a worker may die, with the odds given."""
+    """Threads that take nothing but bytes. Before an activation a worker may die, with the odds given.
+
+    One that dies behind its chunks goes on as a ghost: what it still says has to be ignored.
+    """
 
     name: ClassVar[str] = "mortal"
     capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=False, streams=True, max_batch=1024)
     deaths: float = 0.0
+    chunks: int | None = None  # a worker dies when it has sent so many
     seed: int = 0
     max_worker_losses: int = 3
 
     def open(self, host: Host) -> WorkerPool:
-        return MortalPool(self.max_workers or 2, self.deaths, self.seed)
+        return MortalPool(self.max_workers or 2, self.deaths, self.chunks, self.seed)
 
 
 class MortalPool(WorkerPool):
-    def __init__(self, workers: int, deaths: float, seed: int) -> None:
+    def __init__(self, workers: int, deaths: float, chunks: int | None, seed: int) -> None:
         self.workers = workers
-        self.died = 0
+        self._chunks = chunks
         self._deaths = deaths
         self._random = random.Random(seed)
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
@@ -110,23 +114,32 @@ class MortalPool(WorkerPool):
         known: frozenset[str] = frozenset()
         while (task := self._tasks.get()) is not None:
             payload = task.payload(known)
-            known |= task.parts
-            at = -1
+            known = known | task.parts if self._run(task, payload) else frozenset()
 
-            def mark(index: int) -> None:
-                nonlocal at
-                at = index
-                if self._random.random() < self._deaths:
-                    raise Died
+    def _run(self, task: Task, payload: bytes) -> bool:
+        at, left = -1, self._chunks
 
-            try:
-                reply = worker.run(payload, task.stream, mark=mark, cancelled=lambda: task in self._cancelled)
-            except Died:
-                known = frozenset()
-                self.died += 1
-                task.fail(WorkerLost(worker=threading.get_ident(), reason="drawn by lot"), at)
-            else:
-                task.finish(reply)
+        def send(chunk: bytes) -> None:
+            nonlocal left
+            task.stream(chunk)
+            if left is not None:
+                left -= 1
+                if left == 0:
+                    task.fail(WorkerLost(worker="ghost", reason="it had said enough"), at)
+
+        def mark(index: int) -> None:
+            nonlocal at
+            at = index
+            if self._random.random() < self._deaths:
+                raise Died
+
+        try:
+            reply = worker.run(payload, send, mark=mark, cancelled=lambda: task in self._cancelled)
+        except Died:
+            task.fail(WorkerLost(worker=threading.get_ident(), reason="drawn by lot"), at)
+            return False
+        task.finish(reply)
+        return True
 
 
 # -- a queue that delivers some tasks twice
