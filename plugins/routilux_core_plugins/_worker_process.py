@@ -163,7 +163,7 @@ def _end_with_the_parent(parent: int) -> None:
     """
     if sys.platform == "linux" and _set_death_signal():
         if parent and os.getppid() != parent:  # it died before the signal was set
-            os._exit(1)
+            _die()
         return
     threading.Thread(target=_watch, name="routilux-parent-watch", daemon=True).start()
 
@@ -182,4 +182,8 @@ def _watch() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
-        os._exit(1)
+        _die()
+
+
+def _die() -> None:
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
