@@ -57,7 +57,7 @@ def guarded(body: str) -> str:
 def start(*command: str | Path, **settings: object) -> subprocess.Popen[str]:
     """Start a program in a session of its own, so that all of its processes can be found."""
     return subprocess.Popen(
-        [sys.executable, *map(str, command)],
+        [str(settings.pop("python", sys.executable)), *map(str, command)],
         stdin=settings.pop("stdin", subprocess.DEVNULL),  # type: ignore[call-overload]
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

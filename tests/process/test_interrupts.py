@@ -91,6 +91,15 @@ def test_workers_in_a_c_loop_die_with_a_killed_parent(script: Path) -> None:
         ended(program, within=1.0)
 
 
+def test_where_the_system_does_not_end_workers_they_see_to_it_themselves(script: Path) -> None:
+    no_help = "if IN_WORKER:\n    import ctypes\n    ctypes.CDLL = None\n"
+    script.write_text(guarded(LONG.replace("LOOP", "False")).replace("class Work", f"{no_help}\nclass Work"))
+    with running(script) as program:
+        assert program.stdout.readline() == "running\n"
+        program.kill()
+        ended(program)
+
+
 BUSY = """
     with make() as flow:
         while True:

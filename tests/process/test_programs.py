@@ -42,6 +42,12 @@ def test_a_module_run_with_m_works(tmp_path: Path) -> None:
     assert ended(start("-m", "tool", env=environment)) == (0, "[{'n': 7}]\n", "")
 
 
+def test_an_interpreter_that_finds_its_packages_by_itself_only_passes_that_on(script: Path) -> None:
+    outside = Path(sys.executable).resolve()  # of a virtual environment: the interpreter that it was made from
+    script.write_text(f"import sys\nif __name__ == '__main__':\n    sys.path[:] = {sys.path!r}\n{guarded(HELLO)}")
+    assert ended(start("-I", script, python=outside)) == (0, "[{'n': 7}]\n", "")
+
+
 def test_a_flow_runs_in_a_daemon_thread(script: Path) -> None:
     body = """
     def work():
