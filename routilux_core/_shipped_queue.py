@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from threading import get_ident
 from typing import Any, Literal
 
 from routilux_core._dispatch import Dispatcher, Job, WorkQueue, logger
@@ -38,6 +39,7 @@ class ShippedQueue(WorkQueue):
         "_joins",
         "_losses",
         "_pace",
+        "_recruiters",
         "_revoked",
         "away",
         "luggage",
@@ -54,6 +56,7 @@ class ShippedQueue(WorkQueue):
         self._hand = _Hand()
         self._pace: dict[int, float] = {}  # number of an inlet -> mean seconds of a call
         self._joins: dict[Inlet, bool] = {}  # whether its activations may travel with others, where that is known
+        self._recruiters: set[int] = set()  # threads that send batches now
         self._revoked: list[ShippedTask] = []
         self._losses: dict[tuple[str, int], int] = {}  # job and activation -> workers that it has killed
         self._broken: BaseException | None = None
@@ -74,6 +77,16 @@ class ShippedQueue(WorkQueue):
 
     def recruit(self) -> None:
         """Send batches while there is work for them. The lock is not held."""
+        me = get_ident()
+        if me in self._recruiters:
+            return  # a pool that fails a task in `submit` leads here again: the loop below goes on anyway
+        self._recruiters.add(me)
+        try:
+            self._recruit()
+        finally:
+            self._recruiters.discard(me)
+
+    def _recruit(self) -> None:
         self._cancel_revoked()
         if self._broken is not None and self.pool is None:
             with self.hub.lock:

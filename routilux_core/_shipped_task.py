@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from routilux_core._binding import Payload
 from routilux_core._dispatch import logger
 from routilux_core._history import COMPLETED, FAILED, Totals
+from routilux_core._home_coming import Sent, take_state_home, unpacked
 from routilux_core._loop import OUTCOMES, carry_out, merged
 from routilux_core._pickling import loads
-from routilux_core._plan import Item, Node, Outlet
+from routilux_core._plan import Item, Node
 from routilux_core._relay import replay
-from routilux_core._remote_errors import decode, encode
+from routilux_core._remote_errors import decode
 from routilux_core._run import GATHERED, Run
-from routilux_core._shipped_routine import add_stats, restore
+from routilux_core._shipped_routine import add_stats
 from routilux_core._shipping import Crate, crate, packed, travels
-from routilux_core._telling import Emitted, Told
+from routilux_core._telling import Told
 from routilux_core.errors import ShippingError, StrategyError
 from routilux_core.strategy import Task
 
 if TYPE_CHECKING:
     from routilux_core._shipped_queue import ShippedQueue
 
-
-Sent = Sequence[tuple[Outlet, Payload]]
 
 AT_ONCE = 32  # activations that are counted while the lock is held
 
@@ -192,39 +190,13 @@ class ShippedTask(Task):
         self._offset = min(self._offset, perf_counter() - clock)
         replay(relayed)
         if last is not None and "state" in last:
-            self._take_state_home(last, told)
+            stuck = take_state_home(self.node, last, self._stats)
+            if stuck is not None and told:
+                index, emitted, started, ended, failure, stats = told[-1]
+                told[-1] = index, emitted, started, ended, failure or stuck, stats
         if last is not None and last.get("missing"):
             self.queue.send_whole(self.run)
         self._take_all(told)
-
-    def _take_state_home(self, last: dict[str, Any], told: list[Told]) -> None:
-        routine = self.node.routine
-        try:
-            state = loads(last["state"], routine)
-        except Exception as error:
-            last["stuck"] = encode(_unreadable(f"the state of routine {self.node.routine_id!r}", error))
-        else:
-            restore(routine, state, frozenset() if "stuck" in last else last["names"])
-            self._rebind(state[1])
-            self._count_home(last["stats"])
-        if "stuck" in last and told:
-            index, emitted, started, ended, failure, stats = told[-1]
-            told[-1] = index, emitted, started, ended, failure or last["stuck"], stats
-
-    def _rebind(self, handlers: dict[str, Callable[..., Any]]) -> None:
-        for name in handlers:
-            self.node.inlets[name].rebind(self.node.routine._routilux.slots[name])
-
-    def _count_home(self, stats: dict[str, float]) -> None:
-        """Take over the counters, unless somebody has changed them here meanwhile: then add what came to them."""
-        internals, before = self.node.routine._routilux, self._stats
-        with internals.lock:
-            if internals.stats == before:
-                internals.stats.clear()
-                internals.stats.update(stats)
-                return
-        added = {name: value - before.get(name, 0) for name, value in stats.items() if value != before.get(name, 0)}
-        add_stats(self.node.routine, before.keys() - stats.keys() != set(), added)
 
     def _take_all(self, told: list[Told]) -> None:
         """Post what was emitted, and count what has ended: what simply completed in one go, the rest one by one."""
@@ -233,7 +205,7 @@ class ShippedTask(Task):
             if index != self._next + len(plain):
                 continue  # told twice
             node = self.items[index][0].node
-            sent, unreadable = _unpacked(emitted, node) if emitted else ((), None)
+            sent, unreadable = unpacked(emitted, node) if emitted else ((), None)
             if stats is not None:
                 add_stats(node.routine, *stats)
             if started is not None and failure is None and unreadable is None:
@@ -376,20 +348,3 @@ class ShippedTask(Task):
             return
         where = self.node.waiting if self.has_state else self.queue.first
         where.extendleft(reversed(rest))
-
-
-def _unpacked(emitted: Emitted, node: Node) -> tuple[Sent, ShippingError | None]:
-    """Return what was emitted, unpickled; the first that can't be ends it, with an error."""
-    sent: list[tuple[Outlet, Payload]] = []
-    for event, data in emitted:
-        try:
-            sent.append((node.outlets[event], data if isinstance(data, dict) else loads(data)))
-        except Exception as error:
-            return sent, _unreadable(f"routine {node.routine_id!r}, event {event!r}: what it emitted", error)
-    return sent, None
-
-
-def _unreadable(what: str, error: Exception) -> ShippingError:
-    made = ShippingError(f"{what} can't be unpickled where it came home: {error!r}")
-    made.__cause__ = error
-    return made

@@ -346,12 +346,12 @@ class Flow:
             nodes = self._hub.nodes
             self._hub.gather_order = [nodes[name].inlets[slot] for name, slot in self._graph.gather_order()]
             self._gathers_of = self._graph.version
-        if any(queue.pool is None for queue in self._hub.queues):
-            self._open()
         for queue in self._hub.queues:
             if isinstance(queue, ShippedQueue):
                 mine = [node for node in self._hub.nodes.values() if node.queue is queue]
                 queue.prepare(entry, payload, mine, bool(self._hub.runs))
+        if any(queue.pool is None for queue in self._hub.queues):
+            self._open()
 
     def _open(self) -> None:
         with self._opening:

@@ -52,6 +52,7 @@ LAYERS = (
     "_run",
     "_loop",
     "_shipping",
+    "_home_coming",
     "_shipped_task",
     "_shipped_queue",
     "serialization",

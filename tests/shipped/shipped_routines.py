@@ -253,6 +253,46 @@ class Selfish(Routine):
         self.looked = True
 
 
+class WithOwnState(Routine):
+    """Leaves its lock at home, by `__getstate__`, and makes another where it arrives."""
+
+    calls: int = 0
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
+        self.lock = threading.Lock()
+        self.gone = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.lock = threading.Lock()
+
+    @slot
+    def n(self, n: int) -> None:
+        with self.lock:
+            self.calls += 1
+        if hasattr(self, "gone"):
+            del self.gone
+
+
+class Counts(Routine):
+    """Counts with everything that there is for it."""
+
+    @slot
+    def n(self, n: int) -> None:
+        if n == 3:
+            self.reset_stats()
+        assert self.increment_stat("calls") == self.stats()["calls"]
+        self.increment_stat("weight", 0.1)
+
+
+class CountsWithout(Counts, stateless=True):
+    """Keeps nothing, but counters."""
+
+
 class Helper:
     def __init__(self) -> None:
         self.taken: list[int] = []

@@ -118,6 +118,24 @@ def test_a_broken_executor_fails_what_is_away_and_what_waits(make_flow: MakeFlow
         assert job.ledger.failed == 1
 
 
+class Refuses(Executor):
+    """Takes nothing."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_exception(OSError("no"))
+        return future
+
+
+def test_a_pool_that_fails_everything_at_once_ends_the_job_too(make_flow: MakeFlow) -> None:
+    flow = make_flow(execution_strategy=Shared(max_workers=2, executor=Refuses()), error_handler="skip")
+    flow.add_routine(Source(), "source", execution_strategy="concurrent")
+    flow.add_routine(Square(), "square")
+    flow.connect("source", "item", "square", "n")
+    job = finished(flow.execute("source", {"count": 3000}))
+    assert (job.ledger.skipped, job.ledger.completed) == (3000, 1)
+
+
 SCRIPT = """
     import sys
     from concurrent.futures import ProcessPoolExecutor
