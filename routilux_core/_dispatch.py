@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 
 from routilux_core._plan import Inlet, Item, Node
 from routilux_core._resources import Resources
@@ -144,6 +144,9 @@ class WorkQueue:
         for item in permits:
             self.release(item[0].node)
         return gone + permits
+
+    def prepare(self, entry: Inlet, payload: Mapping[str, Any], running: bool) -> None:
+        """Check what a job needs before it begins: in shared memory, nothing."""
 
     def kill(self, run: Job) -> None:
         """End the workers that run something of a run, where that can be done: in shared memory, it can't."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Mapping
 from threading import get_ident
 from typing import Any, Literal
@@ -15,7 +16,8 @@ from routilux_core._shipped_task import ShippedTask
 from routilux_core._shipping import Luggage, check_payload, travels
 from routilux_core.error_handling import Decision, ErrorStrategy, Failure
 from routilux_core.errors import StrategyError, WorkerLost
-from routilux_core.strategy import ExecutionStrategy
+from routilux_core.strategy import ExecutionStrategy, WorkerPool
+from routilux_core.worker import NOT, UNTIL_END, UNTIL_SUCCESS
 
 BATCH = 0.004  # seconds of measured run time that a batch should hold at most
 QUICK = 0.002  # mean seconds below which a worker may have a second batch waiting
@@ -63,8 +65,9 @@ class ShippedQueue(WorkQueue):
 
     # -- before a job
 
-    def prepare(self, entry: Inlet, payload: Mapping[str, Any], nodes: list[Node], running: bool) -> None:
+    def prepare(self, entry: Inlet, payload: Mapping[str, Any], running: bool) -> None:
         """Pickle what a job needs; what can't be sent is refused here, by name."""
+        nodes = [node for node in self.hub.nodes.values() if node.queue is self]
         self.luggage.pack_all(nodes, running)
         self._joins = {}
         if entry.node.queue is self:
@@ -217,9 +220,11 @@ class ShippedQueue(WorkQueue):
         old = self._pace.get(number)
         self._pace[number] = seconds if old is None else old + WEIGHT * (seconds - old)
 
-    def holds(self, node: Node) -> bool:
-        """Whether what an activation emits is held back until it has succeeded, since it may run again."""
-        return node.holds or _retries_losses(node)
+    def holds(self, node: Node) -> int:
+        """Return for how long what an activation emits is held back, since it may run again."""
+        if node.holds:
+            return UNTIL_SUCCESS
+        return UNTIL_END if _retries_losses(node) else NOT
 
     def judge(self, run: Run, number: int, failure: Failure) -> Decision:
         """Decide about a failure; a worker's loss is tried again where the routine says so, but not for ever."""
@@ -278,12 +283,20 @@ class ShippedQueue(WorkQueue):
     def lost(self, error: BaseException) -> None:
         """Fail what is away, and every job that has work here: the executor broke. The next job opens a new pool."""
         with self.hub.lock:
-            self._broken, self.pool, away = error, None, list(self.away)
+            pool, self.pool, self._broken, away = self.pool, None, error, list(self.away)
         for task in away:
             task.fail(error)
+        if pool is not None:  # not here: it may be the pool's own thread that tells of its end
+            threading.Thread(target=self._close_broken, args=(pool,), name="routilux-close", daemon=True).start()
         super().lost(error)
         with self.hub.lock:
             self.workers = LIMITLESS if self.pool is None else self.workers  # whoever comes is told so
+
+    def _close_broken(self, pool: WorkerPool) -> None:
+        try:
+            pool.close(cancel=True, timeout=0.0)
+        except Exception:
+            logger().warning("strategy %r raised while its broken pool was closed", self.strategy.name, exc_info=True)
 
     def abandon(self) -> None:
         """Fail what is away: the pool was closed, and nothing will come of it."""

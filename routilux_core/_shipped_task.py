@@ -79,7 +79,7 @@ class ShippedTask(Task):
 
     def _pack(self) -> None:
         calls: list[tuple[Node, Item, Payload | bytes]] = []
-        holds: list[bool] = []
+        holds: list[int] = []
         for item in self.items:
             node = item[0].node
             try:

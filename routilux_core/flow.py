@@ -20,7 +20,6 @@ from routilux_core._loop import WorkTask
 from routilux_core._plan import Inlet, Node
 from routilux_core._pools import close_pool, open_pool
 from routilux_core._run import Run
-from routilux_core._shipped_queue import ShippedQueue
 from routilux_core.error_handling import ErrorHandler, ErrorStrategy
 from routilux_core.errors import CapabilityError, ConfigurationError, FlowStateError
 from routilux_core.graph import Connection, Graph
@@ -303,6 +302,8 @@ class Flow:
     def _new_queue(self, strategy: ExecutionStrategy) -> WorkQueue:
         if strategy.capabilities.shares_memory:
             return WorkQueue(self._hub, strategy, WorkTask)
+        from routilux_core._shipped_queue import ShippedQueue  # with it comes all that travelling needs
+
         return ShippedQueue(self._hub, strategy)
 
     def _queue_named(self, name: str) -> WorkQueue:
@@ -347,9 +348,7 @@ class Flow:
             self._hub.gather_order = [nodes[name].inlets[slot] for name, slot in self._graph.gather_order()]
             self._gathers_of = self._graph.version
         for queue in self._hub.queues:
-            if isinstance(queue, ShippedQueue):
-                mine = [node for node in self._hub.nodes.values() if node.queue is queue]
-                queue.prepare(entry, payload, mine, bool(self._hub.runs))
+            queue.prepare(entry, payload, bool(self._hub.runs))
         if any(queue.pool is None for queue in self._hub.queues):
             self._open()
 

@@ -74,7 +74,8 @@ class Task(ABC):
         """Say that the pool could not run this task, or lost it.
 
         `at` is the index of the activation that was running (from `mark` of `worker.run`): that one failed, what was
-        told before stands, and the rest is run again. None: everything that was not told yet failed.
+        told before stands, and the rest is run again. None: everything that was not told yet failed; of a routine with
+        state, whose task is a transaction, only the first, and the rest is run again.
         """
 
 

@@ -28,9 +28,13 @@ __all__ = ["close", "run"]
 MOST_PARTS = 4096
 MOST_BYTES = 256 << 20
 
-# A routine: key of its part, id, time-out, counters. A call: number of the routine, slot, payload, held until success.
+# How long what a call emits is held back: not at all; until its end, since it is made again if the worker dies; until
+# its success, since it is made again if it fails.
+NOT, UNTIL_END, UNTIL_SUCCESS = range(3)
+
+# A routine: key of its part, id, time-out, counters. A call: number of the routine, slot, payload, what is held back.
 Named = tuple[str, str, float | None, dict[str, float]]
-Call = tuple[int, str, Data, bool]
+Call = tuple[int, str, Data, int]
 Body = tuple[str, str, bytes | None, list[Named], list[Call]]  # home, key of the environment, state, routines, calls
 
 
@@ -210,7 +214,7 @@ class _Batch:
                 ended = clock()
                 failed = self._readies[number]
                 stats = failed.tally.taken() if stays and failed is not None else None
-                end(index, [] if holds else self._emitted, started, ended, encode(error), stats)
+                end(index, [] if holds == UNTIL_SUCCESS else self._emitted, started, ended, encode(error), stats)
                 return
             end(
                 index,

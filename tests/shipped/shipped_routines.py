@@ -31,6 +31,16 @@ class SlowSource(Routine, stateless=True):
             time.sleep(0.0005)
 
 
+class Pause(Routine, stateless=True):
+    """Takes its time."""
+
+    seconds: float = 0.0
+
+    @slot
+    def n(self, n: int) -> None:
+        time.sleep(self.seconds)
+
+
 class Square(Routine, stateless=True):
     done = event("n")
 

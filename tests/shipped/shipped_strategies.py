@@ -79,15 +79,17 @@ class Mortal(ExecutionStrategy):
     chunks: int | None = None  # a worker dies when it has sent so many
     seed: int = 0
     max_worker_losses: int = 3
+    sizes: list[tuple[int, int]] = field(factory=list, eq=False)  # of each task, and how many were away with it
 
     def open(self, host: Host) -> WorkerPool:
-        return MortalPool(self.max_workers or 2, self.deaths, self.chunks, self.seed)
+        return MortalPool(self.max_workers or 2, self.deaths, self.chunks, self.seed, self.sizes)
 
 
 class MortalPool(WorkerPool):
-    def __init__(self, workers: int, deaths: float, chunks: int | None, seed: int) -> None:
+    def __init__(self, workers: int, deaths: float, chunks: int | None, seed: int, sizes: list[Any]) -> None:
         self.workers = workers
         self._chunks = chunks
+        self._sizes, self._away, self._lock = sizes, 0, threading.Lock()
         self._deaths = deaths
         self._random = random.Random(seed)
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
@@ -97,11 +99,22 @@ class MortalPool(WorkerPool):
             thread.start()
 
     def submit(self, task: Task) -> None:
+        self._count_away(1)
+        self._sizes.append((task.size, self._away))
         self._tasks.put(task)
+
+    def _count_away(self, change: int) -> None:
+        with self._lock:
+            self._away += change
 
     def cancel(self, task: Task) -> bool:
         self._cancelled.add(task)
         return False
+
+    def kill(self, task: Task) -> bool:
+        self._cancelled.add(task)  # a thread can't be killed: its ghost goes on until it asks
+        task.fail(WorkerLost(reason="killed"))
+        return True
 
     def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
         for _ in self._threads:
@@ -136,8 +149,10 @@ class MortalPool(WorkerPool):
         try:
             reply = worker.run(payload, send, mark=mark, cancelled=lambda: task in self._cancelled)
         except Died:
+            self._count_away(-1)  # before the engine hears of it, and sends the next
             task.fail(WorkerLost(worker=threading.get_ident(), reason="drawn by lot"), at)
             return False
+        self._count_away(-1)
         task.finish(reply)
         return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Executor, ProcessPoolExecutor
 from typing import Any, assert_type
 
 from attrs import frozen
@@ -18,6 +19,7 @@ from routilux_core import (
     ErrorHandler,
     ErrorStrategy,
     ExecutionStrategy,
+    ExecutorStrategy,
     Failure,
     Flow,
     FlowStateError,
@@ -36,6 +38,7 @@ from routilux_core import (
     field,
     per_worker,
     slot,
+    worker,
 )
 
 
@@ -196,6 +199,24 @@ class Inline(ExecutionStrategy):
 
     def open(self, host: object) -> WorkerPool:
         return ThreadlessPool()
+
+
+@frozen(kw_only=True)
+class Executors(ExecutorStrategy):
+    name = "executors"
+    capabilities = Capabilities(shares_memory=False)
+
+    def make_executor(self) -> Executor:
+        return ProcessPoolExecutor(self.max_workers)
+
+
+def tasks_are_bytes(task: Task, pool: WorkerPool) -> None:
+    assert_type(task.parts, frozenset[str])
+    task.stream(task.payload())
+    task.finish(worker.run(task.payload(task.parts), task.stream, mark=print, cancelled=bool))
+    task.fail(WorkerLost(worker=1, reason="killed by signal 9"), at=3)
+    assert_type(pool.kill(task), bool)
+    worker.close()
 
 
 def strategies_are_configuration() -> Flow:
