@@ -17,6 +17,7 @@ GROUP = "routilux_core.strategies"
 BUNDLED = {
     "sequential": "routilux_core_plugins.sequential:SequentialStrategy",
     "concurrent": "routilux_core_plugins.threaded:ConcurrentStrategy",
+    "process": "routilux_core_plugins.process:ProcessStrategy",
 }
 INSTALLABLE = {"dask": "routilux-dask"}  # what to install for names that are known to exist
 OTHER_WORDS = {"threads": "concurrent", "threaded": "concurrent", "thread": "concurrent", "parallel": "concurrent"}

@@ -32,7 +32,7 @@ from routilux_core.routine import Routine, let_go
 from routilux_core.strategy import ExecutionStrategy, Task
 from routilux_core.tracking import ExecutionTracker
 
-EXIT_GRACE = 3.0  # seconds that running handlers get when the interpreter exits
+EXIT_GRACE = 3.0  # seconds that running handlers get when the interpreter exits, or was told to
 
 
 class Flow:
@@ -337,7 +337,8 @@ class Flow:
     ) -> None:
         if error is not None:
             self.cancel()
-        self.shutdown()
+        hurries = error is not None and not isinstance(error, Exception)  # a KeyboardInterrupt, or a SystemExit
+        self.shutdown(timeout=EXIT_GRACE if hurries else None)
 
     # -- inside
 

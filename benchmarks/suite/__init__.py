@@ -1,6 +1,19 @@
 """The workloads, in the order of the report. A new one is a module with a `WORKLOAD` and a line here."""
 
-from suite import w1_demo, w2_chain, w3_stream, w4_fan, w5_sleep, w8_cold, w9_memory, w10_growth, w11_saving, w12_hooks
+from suite import (
+    w1_demo,
+    w2_chain,
+    w3_stream,
+    w4_fan,
+    w5_sleep,
+    w6_cpu,
+    w7_tiny,
+    w8_cold,
+    w9_memory,
+    w10_growth,
+    w11_saving,
+    w12_hooks,
+)
 from suite.model import Workload
 
 WORKLOADS: dict[str, Workload] = {
@@ -11,6 +24,8 @@ WORKLOADS: dict[str, Workload] = {
         w3_stream.WORKLOAD,
         w4_fan.WORKLOAD,
         w5_sleep.WORKLOAD,
+        w6_cpu.WORKLOAD,
+        w7_tiny.WORKLOAD,
         w8_cold.WORKLOAD,
         w9_memory.WORKLOAD,
         w10_growth.WORKLOAD,
