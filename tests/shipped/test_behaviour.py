@@ -26,6 +26,7 @@ LEFT_OUT = {
     "test_a_job_started_in_a_handler_is_returned_running": "executes its own flow in a handler",
     "test_a_handler_may_run_another_flow": "holds the other flow",
     "test_slots_and_events_may_come_after_the_routine_was_added": "collects in a list of this process",
+    "test_what_a_merge_function_may_supply_is_not_warned_of": "collects in a list of this process",
     "test_a_gather_slot_of_a_job_that_was_stopped_is_not_called": "cancels its own flow in a handler",
 }
 
