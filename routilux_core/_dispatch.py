@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Protocol
 
+from routilux_core._choice import bring_back, take_chosen
 from routilux_core._plan import Inlet, Item, Node
 from routilux_core._resources import Resources
 from routilux_core._timers import Timers
 from routilux_core.error_handling import ErrorHandler
-from routilux_core.strategy import Done, ExecutionStrategy, Task, WorkerPool
+from routilux_core.strategy import Chooser, Done, ExecutionStrategy, Task, WorkerPool
 
 SLICE = 0.005  # seconds for each pool where several work in the caller's thread
 
@@ -50,6 +51,7 @@ class WorkQueue:
     __slots__ = (
         "__weakref__",
         "active",
+        "chooser",
         "first",
         "hub",
         "make_task",
@@ -68,6 +70,7 @@ class WorkQueue:
         self.first: deque[Item] = deque()
         self.ready: deque[Item] = deque()
         self.pool: WorkerPool | None = None
+        self.chooser: Chooser | None = None  # of a pool for tests
         self.workers = 0
         self.active = 0  # workers in their loop
         self.recruiting = False  # a task is on its way to the pool, and has not begun: one at a time
@@ -78,6 +81,8 @@ class WorkQueue:
 
         It is noted before it leaves the queue, so that a KeyboardInterrupt in between can't lose it.
         """
+        if self.chooser is not None:
+            return take_chosen(self, self.chooser, hand)
         first, ready = self.first, self.ready
         while True:
             if first:
@@ -107,6 +112,8 @@ class WorkQueue:
 
     def release(self, node: Node) -> None:
         """Give a permit back: to the activation that has waited longest for it, if any. The lock is held."""
+        if self.chooser is not None:
+            bring_back(self, node.waiting)
         if node.waiting:
             self.first.append(node.waiting.popleft())
         else:

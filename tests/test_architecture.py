@@ -41,6 +41,7 @@ LAYERS = (
     "_resources",
     "_timers",
     "_plan",
+    "_choice",
     "_explain",
     "_dispatch",
     "_pools",
