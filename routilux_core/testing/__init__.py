@@ -1,14 +1,29 @@
 """For tests: a conformance kit for execution strategies, and strategies that let a test choose the order.
 
-Needs pytest: `pip install routilux-core[testing]`.
+`StrategySuite` needs pytest: `pip install routilux-core[testing]`. It is loaded when it is asked for: workers that run
+the kit's routines import this package, too, and need no pytest.
 """
 
-import pytest
+from typing import TYPE_CHECKING, Any
 
-# Before the modules are imported: their assertions then show the values that they compared.
-pytest.register_assert_rewrite("routilux_core.testing._suite", "routilux_core.testing._checks")
+from routilux_core.strategy import Waiting
+from routilux_core.testing._ordered import ManualStrategy, ShuffledStrategy
 
-from routilux_core.strategy import Waiting  # noqa: E402
-from routilux_core.testing._ordered import ManualStrategy, ShuffledStrategy  # noqa: E402
+if TYPE_CHECKING:
+    from routilux_core.testing._suite import StrategySuite
 
-__all__ = ["ManualStrategy", "ShuffledStrategy", "Waiting"]
+__all__ = ["ManualStrategy", "ShuffledStrategy", "StrategySuite", "Waiting"]
+
+# Their assertions show the values that they compared.
+REWRITTEN = ("_suite", "_bench", "_pool_cases", "_work_cases", "_job_cases")
+
+
+def __getattr__(name: str) -> Any:
+    if name != "StrategySuite":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import pytest
+
+    pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in REWRITTEN))
+    from routilux_core.testing._suite import StrategySuite
+
+    return StrategySuite
