@@ -145,7 +145,7 @@ class PoolCases:
         meeting = Meeting(folder=bench.folder, party=limit + 1, patience=min(0.4, bench.patience))
         routines = {"source": Source(), "meeting": meeting}
         flow = bench.flow(routines, "source.out meeting.n", execution_strategy=bench.make(limit))
-        bench.finished(flow.execute("source", {"count": 2 * limit + 1}))
+        bench.finished(flow.execute("source", {"count": limit + 1}))
         most = most_at_once(bench.folder, "meeting")
         assert most <= limit, f"with max_workers={limit} there were {most} calls at once"
 

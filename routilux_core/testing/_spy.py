@@ -120,7 +120,8 @@ class SpyPool(WorkerPool):
 
     def kill(self, task: Task) -> bool:
         spy = self._spies.get(task.id)
-        return spy is not None and bool(self._pool.kill(spy))
+        pool: Any = self._pool
+        return spy is not None and bool(pool.kill(spy))
 
     def wait(self, done: Done, timeout: float | None) -> bool:
         return self._pool.wait(done, timeout)
@@ -174,7 +175,7 @@ class SpyTask(TrailTask):
         super().__init__(task.id, log)
         self._task = task
         self.size, self.timeout = task.size, task.timeout
-        self.parts = getattr(task, "parts", frozenset())
+        self.parts: frozenset[str] = getattr(task, "parts", frozenset())
 
     def __call__(self) -> None:
         with self.reported("run"):
