@@ -11,11 +11,11 @@ from attrs import frozen
 
 from routilux_core import Capabilities, ExecutionStrategy, Host, Task, WorkerPool
 
-THREADS = Capabilities(shares_memory=True)
-
 
 class Threads(WorkerPool):
     """A plain pool of threads, without a fault."""
+
+    traits = Capabilities(shares_memory=True)
 
     def __init__(self, workers: int, host: Host) -> None:
         self.workers = workers
@@ -60,7 +60,7 @@ class Threads(WorkerPool):
 @frozen(kw_only=True)
 class ThreadsStrategy(ExecutionStrategy):
     name: ClassVar[str] = "healthy"
-    capabilities: ClassVar[Capabilities] = THREADS
+    capabilities: ClassVar[Capabilities] = Threads.traits
     pool: ClassVar[type[Threads]] = Threads
 
     def open(self, host: Host) -> WorkerPool:
@@ -141,6 +141,12 @@ class Leaks(Threads):
 class Inline(Threads):
     """Runs a task inside `submit`."""
 
+    traits = Capabilities(shares_memory=True, parallel=False)
+
+    def how_many(self) -> int:
+        self.workers = 1
+        return 1
+
     def submit(self, task: Task) -> None:
         if self.closed:
             self.refuse(task)
@@ -148,7 +154,7 @@ class Inline(Threads):
             task()
 
 
-class Holds(Threads):
+class Holds(Inline):
     """Returns from `submit` when the task has been run, by another thread."""
 
     def submit(self, task: Task) -> None:
@@ -220,4 +226,8 @@ def strategy_with(fault: str) -> type[ThreadsStrategy]:
     if fault == "none":
         return ThreadsStrategy
     pool = FAULTS[fault][0]
-    return type(pool.__name__, (ThreadsStrategy,), {"name": "faulty", "pool": pool, "__slots__": ()})
+    return type(
+        pool.__name__,
+        (ThreadsStrategy,),
+        {"name": "faulty", "pool": pool, "capabilities": pool.traits, "__slots__": ()},
+    )
