@@ -2,6 +2,7 @@
 
 from attrs import field
 
+from routilux_core._executor import ExecutorStrategy
 from routilux_core.error_handling import Decision, ErrorHandler, ErrorStrategy, Failure
 from routilux_core.errors import (
     ActivationTimeout,
@@ -12,8 +13,10 @@ from routilux_core.errors import (
     EmitError,
     FlowStateError,
     PayloadError,
+    RemoteError,
     RoutiluxError,
     SealedRoutineError,
+    ShippingError,
     StrategyError,
     UnknownNameError,
     UnknownStrategyError,
@@ -42,6 +45,7 @@ __all__ = [
     "ErrorStrategy",
     "Event",
     "ExecutionStrategy",
+    "ExecutorStrategy",
     "Failure",
     "Flow",
     "FlowStateError",
@@ -49,9 +53,11 @@ __all__ = [
     "JobState",
     "Ledger",
     "PayloadError",
+    "RemoteError",
     "RoutiluxError",
     "Routine",
     "SealedRoutineError",
+    "ShippingError",
     "Slot",
     "StrategyError",
     "Task",

@@ -20,12 +20,15 @@ class RoutineSettings:
     scope: str = "flow"
     timeout: float | None = None
     type_name: str | None = None
+    on_worker_lost: str = "fail"
 
 
 def check_settings(cls: type, settings: RoutineSettings) -> None:
     bound, timeout = settings.concurrency, settings.timeout
     if settings.scope not in ("flow", "job"):
         raise UnknownNameError("scope", settings.scope, ("flow", "job"), f"class {cls.__name__}")
+    if settings.on_worker_lost not in ("fail", "retry"):
+        raise UnknownNameError("on_worker_lost", settings.on_worker_lost, ("fail", "retry"), f"class {cls.__name__}")
     if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int) or bound < 1):
         raise ConfigurationError(f"class {cls.__name__}: concurrency has to be a whole number from 1, not {bound!r}")
     if bound is not None and not settings.stateless:

@@ -152,6 +152,9 @@ class WorkQueue:
             self.release(item[0].node)
         return gone + permits
 
+    def abandon(self) -> None:
+        """Give up what the pool, now closed, has not brought back: in shared memory, nothing."""
+
     def lost(self, error: BaseException) -> None:
         """Let every job that has work here fail: the executor broke. The next job opens a new pool."""
         with self.hub.lock:

@@ -46,7 +46,7 @@ class WorkTask(Task):
         if self._first():
             Worker(self.queue).start()
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException, at: int | None = None) -> None:
         if self._first():
             self.queue.lost(error)
 
@@ -256,7 +256,7 @@ class Worker:
         if inlet.gathers:
             payload = inlet.collect(payload[GATHERED])
         elif inlet.merge is not None:
-            payload = self._merge(inlet, payload, run, number)
+            payload = merged(inlet, payload, run, number, node.holds)
         self.held = [] if node.holds else None
         began = perf_counter()
         try:
@@ -281,16 +281,6 @@ class Worker:
         CURRENT.set(self)
         call(payload)
 
-    def _merge(self, inlet: Inlet, payload: Payload, run: Run, number: int) -> Payload:
-        """Merge what arrived into what the slot has in this job. The routine's permit guards it."""
-        old = run.merged.get(inlet, {})
-        if number not in run.merged_by:  # a retry sees what its first attempt merged
-            assert inlet.merge is not None
-            run.merged[inlet] = old = inlet.merge(old, payload)
-            if inlet.node.holds:
-                run.merged_by.add(number)
-        return snapshot(inlet, old)
-
     def _failed(self, item: Item, error: BaseException) -> int:
         """Decide about an exception, and return the outcome."""
         inlet, payload, number = item[0], item[1], item[3]
@@ -302,15 +292,8 @@ class Worker:
             self.interrupt = error
             decision = Decision(ErrorStrategy.STOP)
         else:
-            decision = _decide(failure)
-        with self.hub.lock:
-            if run.stopped and decision.strategy is ErrorStrategy.RETRY:
-                decision = Decision(ErrorStrategy.STOP)  # there is no other attempt
-            failure.decision = decision.strategy
-            run.note_failure(failure, STATES.get(decision.strategy))
-            if decision.strategy is ErrorStrategy.STOP:
-                run.stop("cancelled" if self.interrupt is not None else "failed")
-        _log(failure, decision.strategy)
+            decision = decide(failure)
+        decision = carry_out(run, failure, decision, "failed" if self.interrupt is None else "cancelled")
         self.delay = decision.delay
         return OUTCOMES.get(decision.strategy, FAILED)
 
@@ -446,13 +429,40 @@ class Worker:
         return found
 
 
-def _decide(failure: Failure) -> Decision:
+def merged(inlet: Inlet, payload: Payload, run: Run, number: int, again: bool) -> Payload:
+    """Merge what arrived into what the slot has in this job, and return what the handler sees.
+
+    The routine's permit guards it. `again`: the activation may run again, and then sees what was merged the first time.
+    """
+    old = run.merged.get(inlet, {})
+    if number not in run.merged_by:
+        assert inlet.merge is not None
+        run.merged[inlet] = old = inlet.merge(old, payload)
+        if again:
+            run.merged_by.add(number)
+    return snapshot(inlet, old)
+
+
+def decide(failure: Failure) -> Decision:
     """Ask the policy; one that raises itself is logged, and the job stops."""
     try:
         return failure.policy.decide(failure)
     except Exception:
         logger().exception("job %s: the error handler of routine %r raised", failure.job_id, failure.routine_id)
         return Decision(ErrorStrategy.STOP)
+
+
+def carry_out(run: Run, failure: Failure, decision: Decision, status: str = "failed") -> Decision:
+    """Note a failure with the decision, and stop the job as `status` on STOP; return what is done in the end."""
+    with run.hub.lock:
+        if run.stopped and decision.strategy is ErrorStrategy.RETRY:
+            decision = Decision(ErrorStrategy.STOP)  # there is no other attempt
+        failure.decision = decision.strategy
+        run.note_failure(failure, STATES.get(decision.strategy))
+        if decision.strategy is ErrorStrategy.STOP:
+            run.stop(status)
+    _log(failure, decision.strategy)
+    return decision
 
 
 def _log(failure: Failure, decision: ErrorStrategy) -> None:

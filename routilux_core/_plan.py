@@ -54,6 +54,11 @@ class Inlet:
         self.merge: Callable[[Payload, Payload], Payload] | None = _merge_function(slot, where)
         self.plain = False  # whether running it is no more than `call(payload)`
 
+    def rebind(self, slot: Slot) -> None:
+        """Call another handler of the same signature from now on: the old one's owner has been replaced."""
+        self.call = bind(slot.handler, slot.signature, f"routine {self.node.routine_id!r}, slot {slot.name!r}")
+        self.handler = slot.handler
+
     def collect(self, payloads: list[Payload]) -> Payload:
         """Return a list for each parameter, of everything that arrived in a job."""
         for name in () if self.whole else self.required:

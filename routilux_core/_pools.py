@@ -62,6 +62,7 @@ def close_pool(queue: WorkQueue, *, cancel: bool = False, timeout: float | None 
         else:
             _close_in_time(pool, queue, cancel, timeout)
     queue.resources.close_all()
+    queue.abandon()
 
 
 def _close(pool: WorkerPool, queue: WorkQueue, cancel: bool, timeout: float | None) -> None:

@@ -64,7 +64,38 @@ class ActivationTimeout(RoutiluxError, TimeoutError):
 
 
 class WorkerLost(RoutiluxError, RuntimeError):
-    """The worker that ran an activation died."""
+    """The worker that ran an activation died: `worker` is its process id or name, `reason` is text."""
+
+    def __init__(self, message: str = "", *, worker: int | str | None = None, reason: str = "") -> None:
+        self.worker = worker
+        self.reason = reason
+        named = "the worker" if worker is None else f"worker {worker}"
+        super().__init__(message or f"{named} was lost while it ran this activation{reason and f': {reason}'}")
+
+
+class ShippingError(RoutiluxError, TypeError):
+    """Something can't be sent to a worker process or back: `path` says what, `value` is the object if it is here."""
+
+    def __init__(self, message: str, path: str = "", value: object = None) -> None:
+        self.path = path
+        self.value = value
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type[ShippingError], tuple[str, str]]:
+        return type(self), (str(self), self.path)  # the value is what can't be pickled
+
+
+class RemoteError(RoutiluxError, RuntimeError):
+    """Stands for an exception of a worker process that can't be rebuilt here: `type_name`, `text`, `traceback`."""
+
+    def __init__(self, type_name: str, text: str, traceback: str = "") -> None:
+        self.type_name = type_name
+        self.text = text
+        self.traceback = traceback
+        super().__init__(type_name, text, traceback)
+
+    def __str__(self) -> str:
+        return f"{self.type_name}: {self.text}"
 
 
 def _close_to(asked: object, known: list[str]) -> str:

@@ -20,6 +20,7 @@ from routilux_core._loop import WorkTask
 from routilux_core._plan import Inlet, Node
 from routilux_core._pools import close_pool, open_pool
 from routilux_core._run import Run
+from routilux_core._shipped_queue import ShippedQueue
 from routilux_core.error_handling import ErrorHandler, ErrorStrategy
 from routilux_core.errors import CapabilityError, ConfigurationError, FlowStateError
 from routilux_core.graph import Connection, Graph
@@ -62,6 +63,7 @@ class Flow:
         self._jobs: list[weakref.ref[Run]] = []
         self._last: JobState | None = None
         self._at_exit: Any = None
+        self._made_in_handler = CURRENT.get() is not None
         strategy = _strategies.make_strategy(execution_strategy, max_workers, dict(strategy_options or {}))
         self._default = self._queue(strategy)
         self.set_error_handler(error_handler)
@@ -186,9 +188,10 @@ class Flow:
             _check_capabilities(routine_id, self._graph.routines[routine_id], strategy)
         with self._opening:
             close_pool(self._default)
-            self._default.strategy = strategy
-            for routine_id, name in self._named.items():
-                self._hub.nodes[routine_id].queue = self._queue_named(name)
+            self._default = self._hub.queues[0] = self._new_queue(strategy)
+            for routine_id, node in self._hub.nodes.items():
+                name = self._named.get(routine_id)
+                node.queue = self._default if name is None else self._queue_named(name)
 
     # -- running
 
@@ -202,7 +205,8 @@ class Flow:
         """
         inlet = self._entry(entry_routine_id, slot)
         payload = _checked_params(entry_params)
-        self._prepare()
+        _check_here(self._made_in_handler, f"execute({entry_routine_id!r}) of flow {self.flow_id!r}")
+        self._prepare(inlet, payload)
         run = Run(self._hub, f"{self.flow_id}-{next(self._numbers)}", self.flow_id, self.history_size, _context())
         self._last = job = JobState(run.job_id, self.flow_id, run)
         with self._hub.lock:
@@ -288,9 +292,14 @@ class Flow:
             )
 
     def _queue(self, strategy: ExecutionStrategy) -> WorkQueue:
-        queue = WorkQueue(self._hub, strategy, WorkTask)
+        queue = self._new_queue(strategy)
         self._hub.queues.append(queue)
         return queue
+
+    def _new_queue(self, strategy: ExecutionStrategy) -> WorkQueue:
+        if strategy.capabilities.shares_memory:
+            return WorkQueue(self._hub, strategy, WorkTask)
+        return ShippedQueue(self._hub, strategy)
 
     def _queue_named(self, name: str) -> WorkQueue:
         """Return the queue of a routine's own strategy: the flow's where it has that name."""
@@ -324,7 +333,7 @@ class Flow:
             f"{names}): say which with execute({routine_id!r}, slot=...)"
         )
 
-    def _prepare(self) -> None:
+    def _prepare(self, entry: Inlet, payload: Mapping[str, Any]) -> None:
         """Check what the flow needs, open its pools, order its gather slots. No engine lock is held."""
         for routine_id in self._async:
             node = self._hub.nodes[routine_id]
@@ -335,6 +344,10 @@ class Flow:
             self._gathers_of = self._graph.version
         if any(queue.pool is None for queue in self._hub.queues):
             self._open()
+        for queue in self._hub.queues:
+            if isinstance(queue, ShippedQueue):
+                mine = [node for node in self._hub.nodes.values() if node.queue is queue]
+                queue.prepare(entry, payload, mine, bool(self._hub.runs))
 
     def _open(self) -> None:
         with self._opening:
@@ -391,6 +404,15 @@ def _check_capabilities(routine_id: str, routine: Routine, strategy: ExecutionSt
         raise CapabilityError(
             f"routine {routine_id!r} ({type(routine).__name__}) has an `async def` handler, which strategy "
             f"{strategy.name!r} can't await: make it a plain `def`, or choose a strategy that declares coroutines"
+        )
+
+
+def _check_here(made_in_handler: bool, what: str) -> None:
+    """Refuse a handler in a worker process what would start a job of a copy that its module has made there."""
+    if not made_in_handler and getattr(CURRENT.get(), "shipped", False):
+        raise FlowStateError(
+            f"{what} was called in a worker process, where that flow is only a copy: emit, and let a routine of this "
+            "process execute it (add_routine(..., execution_strategy='concurrent')); a flow made in the handler may run"
         )
 
 

@@ -50,7 +50,8 @@ class Routine:
     A routine handles one event at a time, in the order of arrival, so its handlers need no lock. Class keywords:
     `stateless=True` (calls may run in parallel; sealed when added to a flow; not inherited), `concurrency=N` (a bound
     on the parallel calls of a stateless routine), `scope="job"` (each job gets a fresh copy), `timeout` (seconds
-    for one call), `type_name` (the name it is saved under).
+    for one call), `type_name` (the name it is saved under), `on_worker_lost="retry"` (a call whose worker process dies
+    is made again; by default it has failed).
     """
 
     _routilux: _Internals
@@ -65,11 +66,17 @@ class Routine:
         scope: str = "flow",
         timeout: float | None = None,
         type_name: str | None = None,
+        on_worker_lost: str = "fail",
         **rest: Any,
     ) -> None:
         super().__init_subclass__(**rest)
         cls.__routilux_settings__ = RoutineSettings(
-            stateless=stateless, concurrency=concurrency, scope=scope, timeout=timeout, type_name=type_name
+            stateless=stateless,
+            concurrency=concurrency,
+            scope=scope,
+            timeout=timeout,
+            type_name=type_name,
+            on_worker_lost=on_worker_lost,
         )
         check_settings(cls, cls.__routilux_settings__)
         check_names(cls, _RESERVED)

@@ -1,7 +1,8 @@
 """The contract between the engine and an execution strategy (version 1).
 
 A strategy is configuration: comparable, serializable, found by name. Opened, it gives a pool, which owns threads,
-processes or a client. To a pool the engine hands tasks: where memory is shared, a task is something to call.
+processes or a client. To a pool the engine hands tasks: where memory is shared, a task is something to call; elsewhere
+it is bytes for `routilux_core.worker.run`, and what that returns is handed back.
 """
 
 from __future__ import annotations
@@ -36,19 +37,45 @@ class Capabilities:
 
 
 class Task(ABC):
-    """One piece of work for a pool. The first `finish` or `fail` of a task wins; later ones are logged and ignored."""
+    """One piece of work for a pool. The first `finish` or `fail` of a task wins; later ones are logged and ignored.
+
+    `size` is the number of activations in it; `timeout` is in seconds from its start. `parts` are the keys of what a
+    worker keeps: one that was sent `payload(known)` knows `known | parts` from then on. Only the methods for the kind
+    of memory that the strategy declares work; all may be called from any thread, and none raises.
+    """
 
     id: str
     size: int = 1
     timeout: float | None = None
+    parts: frozenset[str] = frozenset()
 
-    @abstractmethod
     def __call__(self) -> None:
         """Do the work here, in shared memory; returns when there is no more of it, and never raises."""
+        raise NotImplementedError(f"task {self.id} travels as bytes: send payload() to routilux_core.worker.run")
+
+    async def arun(self) -> None:
+        """Do the work here, where the strategy declares `coroutines`."""
+        raise NotImplementedError(f"task {self.id} has no coroutines: call it, or send payload()")
+
+    def payload(self, known: frozenset[str] = frozenset()) -> bytes:
+        """Return what `routilux_core.worker.run` takes, without the parts in `known`, which that worker has."""
+        raise NotImplementedError(f"task {self.id} shares memory with its pool: call it")
+
+    def stream(self, chunk: bytes) -> None:
+        """Take what `worker.run` gave to `send`: chunks in their order, before `finish`."""
+        raise NotImplementedError(f"task {self.id} shares memory with its pool: call it")
+
+    def finish(self, reply: bytes) -> None:
+        """Take what `worker.run` returned."""
+        raise NotImplementedError(f"task {self.id} shares memory with its pool: call it")
 
     @abstractmethod
-    def fail(self, error: BaseException) -> None:
-        """Say that the pool could not run this task."""
+    def fail(self, error: BaseException, at: int | None = None) -> None:
+        """Say that the pool could not run this task, or lost it.
+
+        `at` is the index of the activation that was running (from `mark` of `worker.run`): that one failed, what was
+        told before stands, and the rest is run again. None: everything that was not told yet failed.
+        """
 
 
 class Done(Protocol):
@@ -108,7 +135,11 @@ class WorkerPool(ABC):
         """Take a task, from any thread; return before it runs; never raise (call `task.fail` instead)."""
 
     def cancel(self, task: Task) -> bool:
-        """Try to take a task back that has not started; return whether that worked."""
+        """Try to take a task back; return whether that worked: it did not run, and will not."""
+        return False
+
+    def kill(self, task: Task) -> bool:
+        """End the worker that runs this task, at once; return whether it will: `task.fail` follows."""
         return False
 
     def wait(self, done: Done, timeout: float | None) -> bool:

@@ -1,0 +1,105 @@
+"""Any executor of the kind that `concurrent.futures` has, as a strategy."""
+
+from __future__ import annotations
+
+import os
+import threading
+from abc import abstractmethod
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, wait
+from typing import Any
+
+from attrs import frozen
+
+from routilux_core import worker
+from routilux_core.errors import WorkerLost
+from routilux_core.strategy import ExecutionStrategy, Host, Task, WorkerPool
+
+
+@frozen(kw_only=True)
+class ExecutorStrategy(ExecutionStrategy):
+    """A strategy over an executor: subclass it with a `name`, its `capabilities`, and `make_executor`.
+
+    Where memory is shared, the executor is given the tasks to call; else `routilux_core.worker.run` and bytes.
+    """
+
+    @abstractmethod
+    def make_executor(self) -> Executor:
+        """Return a new executor with `max_workers` workers, or with its own default where that is None."""
+
+    def open(self, host: Host) -> WorkerPool:
+        executor = self.make_executor()
+        workers = self.max_workers or getattr(executor, "_max_workers", None) or os.cpu_count() or 1
+        return ExecutorPool(executor, workers, self.capabilities.shares_memory, host)
+
+
+class ExecutorPool(WorkerPool):
+    """Hands tasks to an executor, and what its futures say back to them."""
+
+    def __init__(self, executor: Executor, workers: int, shares_memory: bool, host: Host) -> None:
+        self.workers = workers
+        self._executor = executor
+        self._shares_memory = shares_memory
+        self._host = host
+        self._lock = threading.Lock()
+        self._futures: dict[Task, Future[Any]] = {}
+        self._broken = False
+
+    def submit(self, task: Task) -> None:
+        try:
+            if self._shares_memory:
+                future: Future[Any] = self._executor.submit(task)
+            else:
+                future = self._executor.submit(worker.run, task.payload())
+        except Exception as error:
+            self._failed(task, error, True)
+            return
+        with self._lock:
+            self._futures[task] = future
+        future.add_done_callback(lambda done: self._done(task, done))
+
+    def _done(self, task: Task, future: Future[Any]) -> None:
+        with self._lock:
+            wanted = self._futures.pop(task, None) is not None
+        if not wanted:
+            return  # it was cancelled, and the engine knows
+        error = CancelledError("the executor cancelled it") if future.cancelled() else future.exception()
+        if error is not None:
+            self._failed(task, error, isinstance(error, BrokenExecutor))
+        elif not self._shares_memory:
+            task.finish(future.result())
+
+    def _failed(self, task: Task, error: BaseException, broken: bool) -> None:
+        """Fail a task; where the executor broke, say so once: the engine fails the others."""
+        if broken:
+            with self._lock:
+                first, self._broken = not self._broken, True
+            if not first:
+                return
+            lost = WorkerLost(reason=f"the executor broke: {error}")
+            lost.__cause__ = error
+            error = lost
+        task.fail(error)
+        if broken:
+            self._host.lost(error)
+
+    def cancel(self, task: Task) -> bool:
+        with self._lock:
+            future = self._futures.pop(task, None)
+        if future is None:
+            return False
+        if future.cancel():
+            return True
+        with self._lock:
+            self._futures[task] = future
+        if future.done():
+            self._done(task, future)
+        return False
+
+    def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
+        with self._lock:
+            futures = list(self._futures.values())
+        if cancel:
+            for future in futures:
+                future.cancel()
+        in_time = timeout is None or not wait(futures, timeout).not_done
+        self._executor.shutdown(wait=in_time)

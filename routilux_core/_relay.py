@@ -1,0 +1,152 @@
+"""Log records and warnings of a worker process: noted there, and replayed at home as if they had been made there."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+import re
+import sys
+import warnings
+from collections import deque
+from typing import Any, TextIO
+
+from routilux_core._pickling import PROTOCOL, dumps, loads
+
+MOST = 10_000  # records kept between two messages; of more, the oldest are lost
+Relayed = list[tuple[str, bytes]]
+
+
+class Relay(logging.Handler):
+    """Keeps what is logged and warned of in this process, until the next message takes it along."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: deque[tuple[str, bytes]] = deque(maxlen=MOST)
+        self._environment: bytes | None = None
+        self._installed = False
+        self._unknown: set[str] = set()  # modules not imported here, whose warnings have filters
+
+    def apply(self, environment: bytes) -> None:
+        """Take over the log levels and warning filters of the process that the work comes from."""
+        if environment == self._environment and not any(name in sys.modules for name in self._unknown):
+            return
+        self._environment = environment
+        if not self._installed:
+            self._installed = True
+            logging.getLogger().addHandler(self)
+            self._show = warnings.showwarning
+            warnings.showwarning = self._warned
+        levels, disabled, filters = pickle.loads(environment)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        logging.disable(disabled)
+        self._unknown.clear()
+        warnings.resetwarnings()
+        for action, message, module, name, where, line in filters:
+            category = _category(module, name)
+            if category is None:
+                self._unknown.add(module)
+            else:
+                warnings.filterwarnings(action, message, category, where, line)
+        self._unknown -= sys.modules.keys()
+
+    def taken(self) -> Relayed:
+        """Return what was kept, and forget it."""
+        taken: Relayed = []
+        while self._kept:
+            taken.append(self._kept.popleft())
+        return taken
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._kept.append(("log", _packed(record)))
+        except Exception:
+            self.handleError(record)
+
+    def _warned(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if file is not None:  # the caller wants it there
+            self._show(message, category, filename, lineno, file, line)
+            return
+        try:
+            packed = dumps((message, category, filename, lineno))
+            loads(packed)
+        except Exception:
+            packed = dumps((UserWarning(f"{category.__name__}: {message}"), UserWarning, filename, lineno))
+        self._kept.append(("warning", packed))
+
+
+def _packed(record: logging.LogRecord) -> bytes:
+    """Pickle a record with its text made, and without what can't be pickled."""
+    ready = copy.copy(record)
+    ready.msg, ready.args = record.getMessage(), None
+    if record.exc_info:
+        ready.exc_text = record.exc_text or logging.Formatter().formatException(record.exc_info)
+        ready.exc_info = None
+    try:
+        return dumps(vars(ready))
+    except Exception:
+        return dumps({name: value if _can_go(value) else repr(value) for name, value in vars(ready).items()})
+
+
+def _can_go(value: Any) -> bool:
+    try:
+        dumps(value)
+    except Exception:
+        return False
+    return True
+
+
+def environment() -> bytes:
+    """Return the log levels and warning filters of this process, for its workers: plain data."""
+    loggers = {name: each for name, each in logging.root.manager.loggerDict.items() if isinstance(each, logging.Logger)}
+    levels = {name: each.level for name, each in loggers.items() if each.level}
+    levels[""] = logging.root.level
+    filters = [
+        (action, _text(message) or "", category.__module__, category.__qualname__, _text(module) or "", line)
+        for action, message, category, module, line in reversed(warnings.filters)
+    ]
+    return pickle.dumps((levels, logging.root.manager.disable, filters), PROTOCOL)
+
+
+def _category(module: str, name: str) -> type[Warning] | None:
+    """Return a class of warnings if its module was imported here; nothing is imported for a filter's sake."""
+    found = getattr(sys.modules.get(module), name, None)
+    return found if isinstance(found, type) and issubclass(found, Warning) else None
+
+
+def _text(pattern: Any) -> str | None:
+    """Return a filter's pattern as `warnings.filterwarnings` takes it."""
+    if pattern is None:
+        return None
+    if isinstance(pattern, str):  # of the interpreter's own filters: the name as it is
+        return rf"{re.escape(pattern)}\Z"
+    return str(pattern.pattern)
+
+
+def replay(relayed: Relayed) -> None:
+    """Log and warn here as it was done there. A handler or filter that raises costs its line."""
+    for kind, packed in relayed:
+        try:
+            if kind == "log":
+                _log(logging.makeLogRecord(loads(packed)))
+            else:
+                warnings.showwarning(*loads(packed))
+        except Exception:
+            logging.getLogger("routilux_core").warning(
+                "a %s of a worker process could not be replayed", kind, exc_info=True
+            )
+
+
+def _log(record: logging.LogRecord) -> None:
+    origin = logging.getLogger(record.name)
+    if origin.isEnabledFor(record.levelno):
+        origin.handle(record)

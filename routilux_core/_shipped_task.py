@@ -1,0 +1,363 @@
+"""One task that travels: sent as bytes, and what comes back of it, taken home in the order told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from routilux_core._binding import Payload
+from routilux_core._dispatch import logger
+from routilux_core._history import COMPLETED, FAILED, Totals
+from routilux_core._loop import OUTCOMES, carry_out, merged
+from routilux_core._pickling import loads
+from routilux_core._plan import Item, Node, Outlet
+from routilux_core._relay import replay
+from routilux_core._remote_errors import decode, encode
+from routilux_core._run import GATHERED, Run
+from routilux_core._shipped_routine import add_stats, restore
+from routilux_core._shipping import Crate, crate, packed, travels
+from routilux_core._telling import Data, Done, Told
+from routilux_core.errors import ShippingError, StrategyError
+from routilux_core.strategy import Task
+
+if TYPE_CHECKING:
+    from routilux_core._shipped_queue import ShippedQueue
+
+
+class ShippedTask(Task):
+    """A batch of activations of one job, with their permits: of stateless routines, or all of one with state.
+
+    What comes back is handled under the task's own lock, in the thread of the pool that brings it.
+    """
+
+    def __init__(self, queue: ShippedQueue, items: list[Item], quick: bool) -> None:
+        self.id = f"batch-{next(queue.numbers)}"
+        self.queue = queue
+        self.hub = queue.hub
+        self.items = items
+        self.size = len(items)
+        self.run: Run = items[0][2]
+        self.node: Node = items[0][0].node
+        self.has_state = travels(self.node)
+        self.timeout = self.node.timeout
+        self.quick = quick  # whether it is expected to take no longer than a batch should
+        self.submitted = False
+        self._stats: dict[str, float] = {}
+        self._lock = threading.RLock()
+        self._crate: Crate | None = None
+        self._ended = False
+        self._next = 0  # index of the first activation whose end was not told
+        self._emitted = 0  # of that one
+        self._worker = 0
+        self._sent = perf_counter()
+        self._offset = float("inf")  # of the worker's clock; the quickest message knows best
+
+    # -- there
+
+    def send(self) -> None:
+        """Pickle the task and give it to the pool; what can't be pickled fails here."""
+        try:
+            self._pack()
+        except BaseException:  # a KeyboardInterrupt in the thread that emits or executes
+            if self._end():
+                self._back(self.items)
+            raise
+        pool = self.queue.pool
+        if self._ended:
+            return
+        if pool is None:
+            self.fail(StrategyError(f"strategy {self.queue.strategy.name!r}: its pool was closed"))
+            return
+        self._sent = perf_counter()
+        self.submitted = True
+        pool.submit(self)
+
+    def _pack(self) -> None:
+        calls: list[tuple[Node, Item, Payload | bytes]] = []
+        holds: list[bool] = []
+        for item in self.items:
+            node = item[0].node
+            try:
+                self.queue.luggage.part(node)
+                calls.append((node, item, packed(item[0], self._payload(item))))
+            except Exception as error:
+                self._refuse(len(calls), error)
+                break
+            holds.append(self.queue.holds(node))
+        if self._ended:
+            return
+        if self.has_state:
+            self._stats = self.node.routine.stats()
+        try:
+            self._crate = crate(self.queue.luggage, calls, holds, self.run.job_id in self.queue.whole)
+        except ShippingError as error:
+            self._refuse(0, error)
+            return
+        self.size, self.parts = len(self.items), frozenset(self._crate.parts)
+
+    def _payload(self, item: Item) -> Payload:
+        """Return what the handler is given, gathered or merged. The routine's permit is held."""
+        inlet, payload, run, number, _, _ = item
+        if inlet.gathers:
+            return inlet.collect(payload[GATHERED])
+        if inlet.merge is not None:
+            return merged(inlet, payload, run, number, True)
+        return payload
+
+    def _refuse(self, index: int, error: Exception) -> None:
+        """Fail the first activation where it can't be sent; a later one goes back, and is the first of the next."""
+        if index:
+            with self.hub.lock:
+                self._back_in_order(self.items[index:])
+            del self.items[index:]
+        elif self._end():
+            now = perf_counter()
+            self._failed(0, error, now, now, None)
+            self._close()
+
+    def payload(self, known: frozenset[str] = frozenset()) -> bytes:
+        assert self._crate is not None, "payload() of a task that was never submitted"
+        return self._crate.payload(known)
+
+    # -- and back again
+
+    def stream(self, chunk: bytes) -> None:
+        with self._lock:
+            if self._ended:
+                return
+            try:
+                self._read(chunk)
+            except Exception as error:
+                self.fail(StrategyError(f"a chunk of task {self.id} can't be read: {error!r}"))
+        self.hub.settle([self.run])
+
+    def finish(self, reply: bytes) -> None:
+        with self._lock:
+            if not self._end():
+                return
+            try:
+                self._read(reply)
+            except Exception as error:
+                logger().exception("task %s: its reply can't be read", self.id)
+                self._fail_rest(StrategyError(f"the reply of task {self.id} can't be read: {error!r}"), None)
+            self._close()
+        self._settle()
+
+    def fail(self, error: BaseException, at: int | None = None) -> None:
+        with self._lock:
+            if not self._end():
+                return
+            self._fail_rest(error, at)
+            self._close()
+        self._settle()
+
+    def take_back(self) -> None:
+        """Put everything back: the pool has not run it."""
+        with self._lock:
+            if self._end():
+                self._close()
+        self._settle()
+
+    def _settle(self) -> None:
+        self.hub.settle([self.run])
+
+    def _end(self) -> bool:
+        """Note that the task is over, if it was not."""
+        with self._lock:
+            ended, self._ended = self._ended, True
+        if ended:
+            logger().warning("task %s was ended twice by its pool; what came later is ignored", self.id)
+        else:
+            self.queue.came_back(self)
+        return not ended
+
+    def _close(self) -> None:
+        """Put back what was not started, and give the permit of a routine with state back."""
+        self._crate = None
+        rest, self.items = self.items[self._next :], self.items[: self._next]
+        with self.hub.lock:
+            self._back(rest)
+            self.queue.call()
+
+    def _read(self, message: bytes) -> None:
+        worker, clock, told, relayed, last = loads(message)
+        self._worker = worker
+        self._offset = min(self._offset, perf_counter() - clock)
+        replay(relayed)
+        if last is not None and "state" in last:
+            self._take_state_home(last, told)
+        if last is not None and last.get("missing"):
+            self.queue.send_whole(self.run)
+        for index, emitted, done in told:
+            if index == self._next:
+                self._take(self.items[index], emitted, done)
+
+    def _take_state_home(self, last: dict[str, Any], told: list[Told]) -> None:
+        routine = self.node.routine
+        try:
+            state = loads(last["state"], routine)
+        except Exception as error:
+            last["stuck"] = encode(_unreadable(f"the state of routine {self.node.routine_id!r}", error))
+        else:
+            restore(routine, state, frozenset() if "stuck" in last else last["names"])
+            self._rebind(state[1])
+            self._count_home(last["stats"])
+        if "stuck" in last and told:
+            index, emitted, done = told[-1]
+            if done is not None and done[2] is None:
+                told[-1] = index, emitted, (done[0], done[1], last["stuck"], done[3])
+
+    def _rebind(self, handlers: dict[str, Callable[..., Any]]) -> None:
+        for name in handlers:
+            self.node.inlets[name].rebind(self.node.routine._routilux.slots[name])
+
+    def _count_home(self, stats: dict[str, float]) -> None:
+        """Take over the counters, unless somebody has changed them here meanwhile: then add what came to them."""
+        internals, before = self.node.routine._routilux, self._stats
+        with internals.lock:
+            if internals.stats == before:
+                internals.stats.clear()
+                internals.stats.update(stats)
+                return
+        added = {name: value - before.get(name, 0) for name, value in stats.items() if value != before.get(name, 0)}
+        add_stats(self.node.routine, before.keys() - stats.keys() != set(), added)
+
+    def _take(self, item: Item, emitted: list[tuple[str, Data]], done: Done | None) -> None:
+        """Post what an activation has emitted, and count it where it has ended."""
+        inlet, _, run, number, _, _ = item
+        failure: tuple[BaseException, str] | None = None
+        sent, unreadable = _unpacked(emitted, inlet.node)
+        if sent:
+            now = perf_counter()
+            with self.hub.lock:
+                for outlet, data in sent:
+                    run.send(outlet, data, number, now)
+            self._emitted += len(sent)
+        if done is None:
+            return
+        started, ended, encoded, stats = done
+        if stats is not None:
+            add_stats(inlet.node.routine, *stats)
+        if encoded is not None:
+            failure = decode(encoded)
+        elif unreadable is not None:
+            failure = unreadable, ""
+        started, ended = self._at_home(started), self._at_home(ended)
+        if failure is not None:
+            self._failed(self._next, failure[0], started, ended, failure[1])
+        else:
+            self._count(self._next, COMPLETED, started, ended, 0.0)
+
+    def _at_home(self, clock: float) -> float:
+        """Return a time of the worker's clock on ours: it lies between the sending and now."""
+        return max(self._sent, min(clock + self._offset, perf_counter()))
+
+    def _fail_rest(self, error: BaseException, at: int | None) -> None:
+        """Fail the activation that ran, or all that were not told where the pool can't say which."""
+        now = perf_counter()
+        count = len(self.items)
+        if at is not None and self.has_state and self._next < at < count:
+            # Its routine's state was lost with the worker, so those before it run again, in order, and then it, alone.
+            self.queue.suspect(self.run, self.items[at])
+            return
+        if at is not None and self._next < at < count:
+            self._skip_to(at)
+        for index in range(self._next, min(self._next + 1, count) if at is not None else count):
+            self._failed(index, error, self._sent, now, "")
+            if self.has_state:
+                return  # it holds the permit, or the rest has got it
+
+    def _skip_to(self, at: int) -> None:
+        """Put back what ran before the activation at an index and was not told of; that one is next."""
+        with self.hub.lock:
+            self._back_in_order(self.items[self._next : at])
+        del self.items[self._next : at]
+
+    # -- counting
+
+    def _failed(self, index: int, error: BaseException, started: float, ended: float, trace: str | None) -> None:
+        inlet, payload, run, number, _, _ = self.items[index]
+        failure = run.failure(inlet, payload, number, error, self._emitted)
+        if trace:
+            failure.traceback = trace
+        decision = self.queue.judge(run, number, failure)
+        decision = carry_out(run, failure, decision)
+        self._count(index, OUTCOMES.get(decision.strategy, FAILED), started, ended, decision.delay)
+
+    def _count(self, index: int, outcome: int, started: float, ended: float, delay: float) -> None:
+        """Count one activation as the very last thing it does: its record is noted and its emissions are posted."""
+        item = self.items[index]
+        inlet, _, run, number, cause, posted = item
+        started = max(started, posted)
+        ended = max(ended, started)
+        if outcome == COMPLETED:
+            self.queue.measure(inlet, ended - started)
+        with self.hub.lock:
+            totals = run.totals.get(inlet)
+            if totals is None:
+                totals = run.totals[inlet] = Totals()
+            totals.add(outcome, ended - started, started - posted)
+            if run.keeps_notes:
+                attempt = run.attempts.get(number, 1)
+                run.notes.append((number, cause, inlet.number, attempt, outcome, self._worker, posted, started, ended))
+            self._next, self._emitted = index + 1, 0
+            if outcome:
+                if self.has_state:
+                    self._back_in_order(self.items[index + 1 :])
+                    del self.items[index + 1 :]
+                    self.has_state = False  # the permit is no longer this task's
+                run.settle(item, outcome, delay)
+            else:
+                self._completed(item, run, number)
+            if not run.open:
+                run.quiet()
+
+    def _completed(self, item: Item, run: Run, number: int) -> None:
+        run.open -= 1
+        run.attempts.pop(number, None)
+        run.merged_by.discard(number)
+        if not self.has_state:
+            self.queue.release(item[0].node)
+        elif self._ended and self._next == len(self.items):
+            self.has_state = False
+            self.queue.release(item[0].node)
+
+    def _back(self, rest: list[Item]) -> None:
+        """Put back what was not started, and the permit of a routine with state. Lock."""
+        self._back_in_order(rest)
+        if self.has_state:
+            self.has_state = False
+            self.queue.release(self.node)
+
+    def _back_in_order(self, rest: list[Item]) -> None:
+        """Put activations back before everything else of their queue; discard them where their job stopped. Lock."""
+        run = self.run
+        if run.stopped:
+            run.open -= len(rest)
+            run.discarded += len(rest)
+            for item in rest if not self.has_state else ():
+                self.queue.release(item[0].node)
+            if not run.open:
+                run.quiet()
+            return
+        where = self.node.waiting if self.has_state else self.queue.first
+        where.extendleft(reversed(rest))
+
+
+def _unpacked(emitted: list[tuple[str, Data]], node: Node) -> tuple[list[tuple[Outlet, Payload]], ShippingError | None]:
+    """Return what was emitted, unpickled; the first that can't be ends it, with an error."""
+    sent: list[tuple[Outlet, Payload]] = []
+    for event, data in emitted:
+        try:
+            sent.append((node.outlets[event], data if isinstance(data, dict) else loads(data)))
+        except Exception as error:
+            return sent, _unreadable(f"routine {node.routine_id!r}, event {event!r}: what it emitted", error)
+    return sent, None
+
+
+def _unreadable(what: str, error: Exception) -> ShippingError:
+    made = ShippingError(f"{what} can't be unpickled where it came home: {error!r}")
+    made.__cause__ = error
+    return made

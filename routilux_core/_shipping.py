@@ -1,0 +1,131 @@
+"""Tasks as bytes, the parent's side: what of a flow has to travel, pickled once, and the body of each task."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+from routilux_core import worker
+from routilux_core._binding import Payload
+from routilux_core._dispatch import logger
+from routilux_core._pickling import PROTOCOL, is_plain
+from routilux_core._plan import Inlet, Item, Node
+from routilux_core._relay import environment
+from routilux_core._shipped_routine import definition_of, pickle_state
+from routilux_core.errors import ShippingError
+from routilux_core.worker import Body, Call, Named, pack
+
+HEAVY = 1 << 20  # bytes of state beyond which a user should know that they travel with each task
+
+Part = tuple[str, bytes]  # the key by which a worker keeps it, and what it is made of
+
+
+def _part(data: bytes) -> Part:
+    from hashlib import blake2b  # not at import: it loads a library of its own
+
+    return blake2b(data, digest_size=16).hexdigest(), data
+
+
+class Luggage:
+    """What one queue's routines are, pickled: each part once, until the routine changes.
+
+    The parts of stateless routines are made again at every `execute`, where no call runs that could change them.
+    """
+
+    def __init__(self) -> None:
+        self.environment: Part = ("", b"")
+        self._parts: dict[Node, Part] = {}
+        self._warned: set[str] = set()
+
+    def pack_all(self, nodes: list[Node], running: bool) -> None:
+        """Pickle everything before a job begins; what can't be sent is a `ShippingError` that names its path."""
+        self.environment = _part(environment())
+        self._parts = {node: part for node, part in self._parts.items() if node in nodes}
+        for node in nodes:
+            if travels(node):
+                self._parts[node] = _part(pickle.dumps((definition_of(node.routine, node.routine_id), None), PROTOCOL))
+                if not running:  # else a task may just be coming home with it
+                    pickle_state(node.routine, node.routine_id)
+            else:
+                self._parts[node] = self._stateless(node)
+
+    def part(self, node: Node) -> Part:
+        """Return what a worker keeps of a routine, pickled when first asked for."""
+        found = self._parts.get(node)
+        if found is None:
+            if travels(node):
+                found = _part(pickle.dumps((definition_of(node.routine, node.routine_id), None), PROTOCOL))
+            else:
+                found = self._stateless(node)
+            self._parts[node] = found
+        return found
+
+    def _stateless(self, node: Node) -> Part:
+        definition = definition_of(node.routine, node.routine_id)
+        return _part(pickle.dumps((definition, pickle_state(node.routine, node.routine_id)), PROTOCOL))
+
+    def state(self, node: Node) -> bytes:
+        """Pickle what a routine with state holds now. The routine's permit guards it."""
+        state = pickle_state(node.routine, node.routine_id)
+        if len(state) > HEAVY and node.routine_id not in self._warned:
+            self._warned.add(node.routine_id)
+            logger().warning(
+                "routine %r holds %.1f MB, which travel to a worker process and back with each of its tasks; let it "
+                "run in a thread of this process instead: add_routine(..., execution_strategy='concurrent')",
+                node.routine_id,
+                len(state) / HEAVY,
+            )
+        return state
+
+
+def travels(node: Node) -> bool:
+    """Return whether the routine has state, which goes with each task and comes home with it."""
+    return not node.routine.__routilux_settings__.stateless
+
+
+class Crate:
+    """One task as bytes: the body, and the parts that a worker keeps."""
+
+    def __init__(self, body: bytes, parts: dict[str, bytes], whole: bool) -> None:
+        self._body = body
+        self._whole = whole  # a worker has lost a part: everything goes along
+        self.parts = parts
+
+    def payload(self, known: frozenset[str]) -> bytes:
+        needed = {key: data for key, data in self.parts.items() if self._whole or key not in known}
+        return pickle.dumps((self._body, needed), PROTOCOL)
+
+
+def crate(luggage: Luggage, calls: list[tuple[Node, Item, Payload | bytes]], holds: list[bool], whole: bool) -> Crate:
+    """Put a task together; raises `ShippingError` where its routine's state can't be sent."""
+    numbers: dict[Node, int] = {}
+    named: list[Named] = []
+    parts = dict([luggage.environment])
+    for node, _, _ in calls:
+        if node not in numbers:
+            numbers[node] = len(named)
+            key, data = luggage.part(node)
+            parts[key] = data
+            named.append((key, node.routine_id, node.timeout, node.routine.stats()))
+    first = calls[0][0]
+    state = luggage.state(first) if travels(first) else None
+    called: list[Call] = [
+        (numbers[node], item[0].name, data, held) for (node, item, data), held in zip(calls, holds, strict=True)
+    ]
+    body: Body = (worker.process().token, luggage.environment[0], state, named, called)
+    return Crate(pickle.dumps(body, PROTOCOL), parts, whole)
+
+
+def packed(inlet: Inlet, payload: Payload) -> Payload | bytes:
+    """Return a payload as it travels; `ShippingError` names the key and path of what can't."""
+    if is_plain(payload):
+        return payload
+    return pack(payload, f"routine {inlet.node.routine_id!r}, slot {inlet.name!r}")
+
+
+def check_payload(inlet: Inlet, payload: dict[str, Any]) -> None:
+    """Refuse parameters of a job's entry that can't be sent to a worker process."""
+    try:
+        packed(inlet, payload)
+    except ShippingError as error:
+        raise ShippingError(f"entry_params of {error}", error.path, error.value) from error
