@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from routilux_core.testing import ShuffledStrategy, StrategySuite
+from routilux_core.testing._generated import answer, differences
+
+sys.path.insert(0, str(Path(__file__).parent / "kit"))  # worker processes import its modules, too
+import executors
 
 # A strategy more is a line more: a name, an object, or what makes one of `max_workers=`.
 STRATEGIES: dict[str, Any] = {
     "sequential": "sequential",
     "concurrent": "concurrent",
     "shuffled": ShuffledStrategy(5),
+    "thread-executor": executors.ThreadExecutor,
+    "spawn-executor": executors.SpawnExecutor(),
 }
 
 
-@pytest.fixture(params=STRATEGIES.values(), ids=STRATEGIES.keys())
-def bundled(request: pytest.FixtureRequest) -> str | Callable[..., Any]:
-    return request.param  # type: ignore[no-any-return]
-
-
 class TestBundledStrategies(StrategySuite):
-    @pytest.fixture
-    def strategy(self, bundled: Any) -> Any:
-        return bundled
+    @pytest.fixture(params=STRATEGIES.values(), ids=STRATEGIES.keys())
+    def strategy(self, request: pytest.FixtureRequest) -> Any:
+        return request.param
+
+
+def test_the_generated_flows_are_worth_comparing() -> None:
+    answers = [answer(seed, "sequential") for seed in range(12)]
+    ledgers = [found["job 0"]["ledger"] for found in answers]
+    assert sum(ledger["posted"] for ledger in ledgers) > 500
+    for count in ("failed", "skipped", "retried", "unconnected", "gathered"):
+        assert any(ledger[count] for ledger in ledgers), f"no generated flow has anything {count}"
+    assert any(len(found) > 3 for found in answers), "some have several routines with state"
+
+
+def test_a_difference_between_two_answers_is_said_in_words() -> None:
+    expected, found = answer(3, "sequential"), answer(3, "sequential")
+    assert differences(expected, found) == ""
+    found["job 1"]["status"] = "failed"
+    assert differences(expected, found) == "job 1, status: sequential has 'completed', this strategy 'failed'"

@@ -98,9 +98,10 @@ def check_found(faults: dict[str, tuple[type, str, str]], outcomes: dict[tuple[s
 def test_each_planted_fault_is_found_by_the_case_that_names_it(
     faults: dict[str, tuple[type, str, str]], tmp_path: Path
 ) -> None:
-    outcomes = run_kit(tmp_path, {fault: case for fault, (_, case, _) in faults.items()}, deadline=3.0)
-    assert len(outcomes) == len(faults)
-    check_found(faults, outcomes)
+    quick = {fault: row for fault, row in faults.items() if fault != "hangs in close"}  # a test of its own
+    outcomes = run_kit(tmp_path, {fault: case for fault, (_, case, _) in quick.items()}, deadline=3.0)
+    assert len(outcomes) == len(quick)
+    check_found(quick, outcomes)
 
 
 def test_a_case_that_hangs_shows_the_stacks_of_all_threads(tmp_path: Path) -> None:
@@ -135,7 +136,15 @@ def test_each_planted_fault_is_found_twenty_times_out_of_twenty(
 
 # Faults that break more than one promise: a pool without the parallelism that it claims also lets no emission leave
 # early, and what hangs in `close` hangs every case that closes.
-MORE_IS_BROKEN = {"claims parallelism", "hangs in close", "runs inline", "waits in submit"}
+MORE_IS_BROKEN = {
+    "claims parallelism",
+    "drops a reply in a hundred",
+    "finishes in two threads",
+    "hangs in close",
+    "runs inline",
+    "runs shipped work inline",
+    "waits in submit",
+}
 
 
 @pytest.mark.soak
@@ -144,7 +153,7 @@ def test_no_other_case_blames_a_strategy_for_its_one_fault(
     faults: dict[str, tuple[type, str, str]], tmp_path: Path
 ) -> None:
     alone = {fault: faults[fault] for fault in faults.keys() - MORE_IS_BROKEN}
-    outcomes = run_kit(tmp_path, dict.fromkeys([*alone, "none"]), deadline=10.0)
+    outcomes = run_kit(tmp_path, dict.fromkeys([*alone, "none", "none shipped"]), deadline=10.0)
     bad = {(cls, case) for (cls, case), outcome in outcomes.items() if outcome.result in ("failed", "error")}
     assert bad == {(class_of(fault), case) for fault, (_, case, _) in alone.items()}
 
@@ -153,7 +162,7 @@ def test_no_other_case_blames_a_strategy_for_its_one_fault(
 @pytest.mark.timeout(3600)
 def test_a_strategy_without_a_fault_passes_twenty_times_out_of_twenty(tmp_path: Path) -> None:
     for _ in range(ROUNDS):
-        outcomes = run_kit(tmp_path, {"none": None}, deadline=30.0)
+        outcomes = run_kit(tmp_path, {"none": None, "none shipped": None}, deadline=30.0)
         bad = {
             case: outcome.message for (_, case), outcome in outcomes.items() if outcome.result in ("failed", "error")
         }

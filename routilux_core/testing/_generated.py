@@ -110,14 +110,18 @@ def build(seed: int, strategy: str | ExecutionStrategy) -> Flow:
 
 def answer(seed: int, strategy: str | ExecutionStrategy, patience: float = 60.0) -> Answer:
     """Run two jobs of a seed's flow, and return everything that has to be the same under every strategy."""
-    with build(seed, strategy) as flow:
+    flow = build(seed, strategy)
+    try:
         jobs = [flow.execute("r0", {"n": seed + number}) for number in range(2)]
         for job in jobs:
             assert job.wait(patience), f"generated flow {seed} did not end within {patience:g} s: {job.explain()}"
-        found: Answer = {f"job {number}": _job(job) for number, job in enumerate(jobs)}
-        for name, routine in flow.routines.items():
-            if isinstance(routine, Tally):
-                found[name] = {**_state(routine), "stats": routine.stats()}
+    finally:
+        flow.cancel()
+        flow.shutdown(timeout=patience)
+    found: Answer = {f"job {number}": _job(job) for number, job in enumerate(jobs)}
+    for name, routine in flow.routines.items():
+        if isinstance(routine, Tally):
+            found[name] = {**_state(routine), "stats": routine.stats()}
     return found
 
 

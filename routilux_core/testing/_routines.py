@@ -229,8 +229,18 @@ class HoldsLock(Routine, stateless=True):
 class EmitsLock(Routine, stateless=True):
     """Emits what can't be pickled."""
 
-    out = event("n")
+    out = event("cargo")
 
     @slot
     def n(self, n: int) -> None:
-        self.emit("out", n=threading.Lock())
+        self.emit("out", cargo=threading.Lock())
+
+
+class Carries(Routine, stateless=True):
+    """Takes anything, and says what kind of thing it was."""
+
+    out = event("kind")
+
+    @slot
+    def cargo(self, cargo: Any) -> None:
+        self.emit("out", kind=type(cargo).__name__)

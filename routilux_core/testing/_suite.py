@@ -32,8 +32,8 @@ class StrategySuite(PoolCases, WorkCases, JobCases):
     workers: ClassVar[int | None] = None
     #: False where workers live on after `close` by design, such as those of a cluster.
     owns_workers: ClassVar[bool] = True
-    #: How many generated flows are compared with `sequential`.
-    generated_flows: ClassVar[int] = 12
+    #: How many generated flows are compared with `sequential`; None: 12 where memory is shared, else 4.
+    generated_flows: ClassVar[int | None] = None
 
     @pytest.fixture
     def strategy(self) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import queue
 import threading
@@ -9,7 +10,7 @@ from typing import Any, ClassVar
 
 from attrs import frozen
 
-from routilux_core import Capabilities, ExecutionStrategy, Host, Task, WorkerPool
+from routilux_core import Capabilities, ExecutionStrategy, Host, Task, WorkerPool, worker
 
 
 class Threads(WorkerPool):
@@ -195,6 +196,76 @@ class ClosesOnce(Threads):
         super().close()
 
 
+class Shipped(Threads):
+    """A plain pool that is sent bytes, without a fault: its workers are threads that run them."""
+
+    traits = Capabilities(shares_memory=False)
+
+    def run(self, task: Task) -> None:
+        try:
+            reply = worker.run(task.payload())
+        except Exception as error:
+            task.fail(error)
+        else:
+            self.report(task, reply)
+
+    def report(self, task: Task, reply: bytes) -> None:
+        task.finish(reply)
+
+    def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
+        super().close(cancel=cancel, timeout=timeout)
+        worker.close()
+
+
+class ShippedDrops(Shipped):
+    """Drops one reply in a hundred."""
+
+    def __init__(self, workers: int, host: Host) -> None:
+        self.numbers = itertools.count(1)
+        super().__init__(workers, host)
+
+    def report(self, task: Task, reply: bytes) -> None:
+        if next(self.numbers) % 100:
+            task.finish(reply)
+
+
+class FinishesTwice(Shipped):
+    """Finishes every task twice."""
+
+    def report(self, task: Task, reply: bytes) -> None:
+        task.finish(reply)
+        task.finish(reply)
+
+
+class FinishesInTwoThreads(Shipped):
+    """Finishes every task from two threads at once."""
+
+    def report(self, task: Task, reply: bytes) -> None:
+        other = self.started(task.finish, reply)
+        task.finish(reply)
+        other.join()
+
+
+class SwallowsWorkerErrors(Shipped):
+    """Says nothing where the worker raised."""
+
+    def run(self, task: Task) -> None:
+        with contextlib.suppress(Exception):
+            task.finish(worker.run(task.payload()))
+
+
+class ShippedInline(Shipped):
+    """Runs what is shipped inside `submit`."""
+
+    traits = Capabilities(shares_memory=False, parallel=False)
+
+    def submit(self, task: Task) -> None:
+        if self.closed:
+            self.refuse(task)
+        else:
+            self.run(task)
+
+
 # Fault -> the case that names it, and what its message has to say.
 FAULTS: dict[str, tuple[type[Threads], str, str]] = {
     "drops one task in a hundred": (Drops, "test_no_task_is_lost", "neither run nor reported"),
@@ -217,15 +288,26 @@ FAULTS: dict[str, tuple[type[Threads], str, str]] = {
         "test_what_a_pool_can_not_run_is_failed_and_not_swallowed",
         "it never raises",
     ),
+    "drops a reply in a hundred": (ShippedDrops, "test_no_task_is_lost", "neither run nor reported"),
+    "finishes twice": (FinishesTwice, "test_no_task_is_reported_twice", "again after their first report"),
+    "finishes in two threads": (
+        FinishesInTwoThreads,
+        "test_a_task_is_reported_by_one_thread_at_a_time",
+        "two threads at once",
+    ),
+    "swallows worker errors": (
+        SwallowsWorkerErrors,
+        "test_what_a_pool_can_not_run_is_failed_and_not_swallowed",
+        "routilux_core.worker.run raised for was not reported",
+    ),
+    "runs shipped work inline": (ShippedInline, "test_submit_returns_before_the_task_runs", "ran inside `submit`"),
     "closes once": (ClosesOnce, "test_a_pool_can_be_closed_twice", "closed already"),
 }
 
 
 def strategy_with(fault: str) -> type[ThreadsStrategy]:
-    """Return the strategy class of a fault, by its name in the table; "none" has none."""
-    if fault == "none":
-        return ThreadsStrategy
-    pool = FAULTS[fault][0]
+    """Return the strategy class of a fault, by its name in the table; "none" and "none shipped" have none."""
+    pool = {"none": Threads, "none shipped": Shipped}.get(fault) or FAULTS[fault][0]
     return type(
         pool.__name__,
         (ThreadsStrategy,),
