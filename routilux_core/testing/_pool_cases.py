@@ -176,7 +176,7 @@ class PoolCases:
     def test_close_ends_the_workers(self, bench: Bench) -> None:
         needs(self.owns_workers, "owns_workers")
         threads = threads_alive()
-        self._meet(bench, bench.open().workers if bench.capabilities.parallel else 1)
+        self._meet(bench, bench.workers if bench.capabilities.parallel else 1)
         pids, idents = _who_worked(bench)
         left = _left(bench, lambda: [pid for pid in pids if is_alive(pid)])
         assert not left, f"`close` has returned, and these worker processes still run: {left}"
@@ -187,9 +187,8 @@ class PoolCases:
     @case
     def test_no_thread_or_process_is_left_behind(self, bench: Bench) -> None:
         needs(self.owns_workers, "owns_workers")
-        party = bench.open().workers if bench.capabilities.parallel else 1
+        party = bench.workers if bench.capabilities.parallel else 1
         self._meet(bench, party)  # what stays for good, such as a server that forks, may come with the first pool
-        bench.close()
         threads, processes = threads_alive(), processes_alive()
         for _ in range(3):
             self._meet(bench, party)
