@@ -66,7 +66,7 @@ def run_kit(folder: Path, chosen: dict[str, str | None], deadline: float) -> dic
     done = subprocess.run(
         command,
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(FOLDER)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(FOLDER), os.environ.get("PYTHONPATH", "")])},
         capture_output=True,
         text=True,
         timeout=1000,
