@@ -50,5 +50,5 @@ def test_a_difference_between_two_answers_is_said_in_words() -> None:
 def test_every_case_of_the_kit_is_explained_in_the_documentation() -> None:
     guide = (Path(__file__).parents[1] / "docs" / "testing.md").read_text("utf-8")
     cases = {name for name in dir(StrategySuite) if name.startswith("test_")}
-    explained = {name for name in re.findall(r"^\| `(test_\w+)`", guide, re.MULTILINE)}
+    explained = set(re.findall(r"^\| `(test_\w+)`", guide, re.MULTILINE))
     assert cases == explained
