@@ -17,7 +17,8 @@ LOOK = 0.002  # seconds between two looks at a file
 
 @frozen
 class Note:
-    """One line of a file: who wrote it, and what."""
+    """One line of a file: who wrote it, and what. Threads by the system's number: Python gives the number of one that
+    ended to the next."""
 
     pid: int
     thread: int
@@ -26,7 +27,7 @@ class Note:
 
 def note(folder: str, name: str, text: object = "") -> None:
     """Add a line. Lines of several processes don't mix: each is one write to a file that is open for appending."""
-    line = f"{os.getpid()} {threading.get_ident()} {text}\n".encode()
+    line = f"{os.getpid()} {threading.get_native_id()} {text}\n".encode()
     file = os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
         os.write(file, line)

@@ -48,11 +48,11 @@ def _stacks() -> str:
 
 
 def threads_alive() -> dict[int, str]:
-    """Return the threads of this process, but for the kit's own: ident to name."""
+    """Return the threads of this process, but for the kit's own: the system's number to the name."""
     return {
-        thread.ident: thread.name
+        thread.native_id: thread.name
         for thread in threading.enumerate()
-        if thread.ident is not None and not thread.name.startswith("kit: ")
+        if thread.native_id is not None and not thread.name.startswith("kit: ")
     }
 
 
