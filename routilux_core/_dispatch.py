@@ -152,6 +152,9 @@ class WorkQueue:
             self.release(item[0].node)
         return gone + permits
 
+    def kill(self, run: Job) -> None:
+        """End the workers that run something of a run, where that can be done: in shared memory, it can't."""
+
     def abandon(self) -> None:
         """Give up what the pool, now closed, has not brought back: in shared memory, nothing."""
 

@@ -33,7 +33,7 @@ class _ByValueOnlyError(Exception):
 
 def is_plain(payload: dict[str, Any]) -> bool:
     """Return whether pickling the payload can't fail, neither here nor there."""
-    return all(type(value) in ATOMS for value in payload.values())
+    return ATOMS.issuperset(map(type, payload.values()))
 
 
 def dumps(value: Any, routine: Routine | None = None) -> bytes:
@@ -100,8 +100,12 @@ def _check_main(value: Any) -> None:
         raise pickle.PicklingError(f"{value.__qualname__} is defined in __main__, which a worker process can't import")
 
 
+@functools.cache
 def has_cloudpickle() -> bool:
-    return "cloudpickle" in sys.modules or importlib.util.find_spec("cloudpickle") is not None
+    """Return whether the extra is installed, without importing it."""
+    if "cloudpickle" in sys.modules:
+        return sys.modules["cloudpickle"] is not None
+    return importlib.util.find_spec("cloudpickle") is not None
 
 
 _set_up: WeakSet[type] = WeakSet()  # classes of this process that no pickle may define again
@@ -152,19 +156,19 @@ def _set_up_once(set_state: Callable[[type, Any], type], cls: type, state: Any) 
 # -- what can't be sent, by its path
 
 
-def explain(error: BaseException, whole: str, root: str, value: Any, routine: Routine | None = None) -> ShippingError:
+def explain(
+    error: BaseException, whole: str, kind: str, name: str, value: Any, routine: Routine | None = None
+) -> ShippingError:
     """Return an error that names the smallest part of a value that can't be pickled.
 
-    `whole` says whose it is ("routine 'fetch'"), `root` what the value is called, "" where its keys are the names.
+    `whole` says whose it is ("routine 'fetch'"), `kind` and `name` what the value is in it ("attribute", "client").
     """
-    path, culprit, reason = _culprit(value, routine, root, error)
-    where = f"{whole}: {path}" if path else whole
-    kind = type(culprit).__name__
-    if isinstance(culprit, (type, FunctionType)):
-        kind = getattr(culprit, "__qualname__", kind)
+    path, culprit, reason = _culprit(value, routine, name, error)
+    where = f"{whole}: {kind} {path!r}" if name else f"{whole}: {kind}"
+    shown = culprit if isinstance(culprit, (type, FunctionType)) else type(culprit)
     by_name = isinstance(culprit, (type, FunctionType)) and not has_cloudpickle()
     return ShippingError(
-        f"{where} ({kind}) can't be sent to a worker process: {str(reason) or type(reason).__name__}; "
+        f"{where} ({shown.__qualname__}) can't be sent to a worker process: {str(reason) or type(reason).__name__}; "
         f"{ADVICE[by_name]}",
         path,
         culprit,
@@ -178,17 +182,11 @@ def _culprit(value: Any, routine: Routine | None, path: str, reason: BaseExcepti
         for step, child in _children(value):
             error = None if id(child) in seen or type(child) in ATOMS else _failure(child, routine)
             if error is not None:
-                path, value, reason = _join(path, step), child, error
+                path, value, reason = path + step, child, error
                 break
         else:
             break
     return path, value, reason
-
-
-def _join(path: str, step: str) -> str:
-    if not path.endswith(" ") and path:
-        return path + step
-    return f"{path}'{step[1:]}'" if step.startswith(".") else path + step
 
 
 def _failure(value: Any, routine: Routine | None) -> BaseException | None:

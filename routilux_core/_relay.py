@@ -111,10 +111,14 @@ def environment() -> bytes:
     levels = {name: each.level for name, each in loggers.items() if each.level}
     levels[""] = logging.root.level
     filters = [
-        (action, _text(message) or "", category.__module__, category.__qualname__, _text(module) or "", line)
+        (action, _text(message) or "", *_name_of(category), _text(module) or "", line)
         for action, message, category, module, line in reversed(warnings.filters)
     ]
     return pickle.dumps((levels, logging.root.manager.disable, filters), PROTOCOL)
+
+
+def _name_of(category: Any) -> tuple[str, str]:
+    return category.__module__, category.__qualname__
 
 
 def _category(module: str, name: str) -> type[Warning] | None:

@@ -19,6 +19,16 @@ class RemoteTraceback(Exception):
         return f"\n{self.args[0]}"
 
 
+class Shown:
+    """Stands for an argument that could not be pickled, and looks like it."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
 def encode(error: BaseException) -> Encoded:
     """Return an exception as plain data. Its round trip is tried here: nothing raises at home."""
     name, text = type(error).__qualname__, _text(error)
@@ -65,7 +75,7 @@ def _as_itself(error: BaseException) -> BaseException:
 
 def _without_constructor(error: BaseException) -> tuple[Any, ...]:
     """Return what makes an exception of the same type without its constructor, less what can't be pickled."""
-    args = tuple(each if _travels(each) else repr(each) for each in error.args)
+    args = tuple(each if _travels(each) else Shown(repr(each)) for each in error.args)
     return type(error), args, {name: value for name, value in vars(error).items() if _travels(value)}
 
 

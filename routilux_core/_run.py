@@ -410,10 +410,12 @@ class Run:
         for queue in self.hub.queues:
             queue.call()
 
-    def cancel(self) -> None:
+    def cancel(self, kill: bool = False) -> None:
         with self.hub.lock:
             self.paused = False
             self.stop("cancelled")
             self.quiet()
+        for queue in self.hub.queues if kill else ():
+            queue.kill(self)
         self.finish()
         self.hub.answer()

@@ -24,7 +24,7 @@ def definition_of(routine: Routine, routine_id: str) -> bytes:
     try:
         return dumps(definition)
     except Exception as error:
-        raise explain(error, f"routine {routine_id!r}", "its class", type(routine)) from error
+        raise explain(error, f"routine {routine_id!r}", "its class", "", type(routine)) from error
 
 
 def _merge_name(slot: Slot) -> str:
@@ -71,12 +71,12 @@ def _explained(error: BaseException, whole: str, state: State, routine: Routine)
         try:
             dumps(value, routine)
         except Exception as reason:
-            return explain(reason, whole, f"attribute '{name}", value, routine)
+            return explain(reason, whole, "attribute", name, value, routine)
     for name, value in handlers.items():
         try:
             dumps(value, routine)
         except Exception as reason:
-            return explain(reason, whole, f"the handler of slot {name!r}", value, routine)
+            return explain(reason, whole, "the handler of slot", name, value, routine)
     return ShippingError(f"{whole} can't be sent to a worker process: {error!r}", "", routine)
 
 
@@ -142,7 +142,7 @@ class Blueprint:
 class Ready:
     """A routine in a worker, ready to be called."""
 
-    __slots__ = ("calls", "names", "routine", "routine_id", "tally")
+    __slots__ = ("calls", "events", "names", "routine", "routine_id", "tally")
 
     def __init__(
         self,
@@ -157,6 +157,7 @@ class Ready:
         self.calls = calls
         self.names = names  # of the attributes that it came with
         self.tally = tally
+        self.events = routine._routilux.events
 
 
 class Tally(dict[str, float]):
@@ -167,22 +168,24 @@ class Tally(dict[str, float]):
         self._lock = lock  # of the routine, whose counters any thread may change
         self._added: dict[str, float] = {}
         self._reset = False
+        self.touched = False
 
     def __setitem__(self, name: str, value: float) -> None:
         self._added[name] = self._added.get(name, 0) + (value - self.get(name, 0))
         super().__setitem__(name, value)
+        self.touched = True
 
     def clear(self) -> None:
         super().clear()
-        self._added, self._reset = {}, True
+        self._added, self._reset, self.touched = {}, True, True
 
     def taken(self) -> tuple[bool, dict[str, float]] | None:
         """Return whether they were reset, and what was added; None if nothing happened."""
-        if not self._added and not self._reset:
+        if not self.touched:
             return None
         with self._lock:
             taken = self._reset, self._added
-            self._added, self._reset = {}, False
+            self._added, self._reset, self.touched = {}, False, False
         return taken
 
 

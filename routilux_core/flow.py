@@ -243,10 +243,13 @@ class Flow:
         for run in self._running():
             run.resume()
 
-    def cancel(self) -> None:
-        """Cancel every running job: what is queued is discarded and counted, what runs ends."""
+    def cancel(self, kill: bool = False) -> None:
+        """Cancel every running job: what is queued is discarded and counted, what runs ends.
+
+        With `kill` it is ended at once, where the strategy can end its workers.
+        """
         for run in self._running():
-            run.cancel()
+            run.cancel(kill)
 
     def shutdown(self, wait: bool = True, timeout: float | None = None) -> None:
         """Let running jobs end, cancel paused ones, and close the pools. A later `execute` opens new ones.

@@ -83,7 +83,7 @@ class Controls(Protocol):
     def wait(self, timeout: float | None) -> bool: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
-    def cancel(self) -> None: ...
+    def cancel(self, kill: bool) -> None: ...
 
 
 class JobState:
@@ -159,12 +159,13 @@ class JobState:
         """Go on after `pause`."""
         self._controls.resume()
 
-    def cancel(self) -> None:
+    def cancel(self, kill: bool = False) -> None:
         """Discard what is queued or waits for a retry, and count it; what runs ends.
 
-        Nothing is taken from a queue after this; a call that a worker had begun to make is made.
+        Nothing is taken from a queue after this; a call that a worker had begun to make is made. With `kill` workers
+        that run calls of this job are ended at once, where the strategy can do that: those calls fail as lost.
         """
-        self._controls.cancel()
+        self._controls.cancel(kill)
 
     def raise_for_errors(self) -> None:
         """Raise an `ExceptionGroup` of the errors that stopped the job or that it went on after (STOP, CONTINUE).

@@ -1,29 +1,14 @@
-"""Routines that worker processes import, and the strategies that send them there."""
+"""Routines that worker processes import."""
 
 from __future__ import annotations
 
-import multiprocessing
+import logging
 import os
-from concurrent.futures import Executor, ProcessPoolExecutor
-from typing import ClassVar
+import threading
+import warnings
+from typing import Any
 
-from attrs import frozen
-
-from routilux_core import Capabilities, ExecutorStrategy, Routine, event, field, slot
-
-
-@frozen(kw_only=True)
-class Spawned(ExecutorStrategy):
-    name: ClassVar[str] = "spawned"
-    capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=False)
-
-    def make_executor(self) -> Executor:
-        return ProcessPoolExecutor(self.max_workers, mp_context=multiprocessing.get_context("spawn"))
-
-
-class SpawnedInBatches(Spawned):
-    name: ClassVar[str] = "spawned-in-batches"
-    capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=False, max_batch=1024)
+from routilux_core import Flow, Routine, event, field, per_worker, slot
 
 
 class Source(Routine, stateless=True):
@@ -35,12 +20,12 @@ class Source(Routine, stateless=True):
 
 
 class Square(Routine, stateless=True):
-    done = event("n", "pid")
+    done = event("n")
 
     @slot
     def n(self, n: int) -> None:
         self.increment_stat("calls")
-        self.emit("done", n=n * n, pid=os.getpid())
+        self.emit("done", n=n * n)
 
 
 class Sum(Routine):
@@ -54,3 +39,276 @@ class Sum(Routine):
         self.seen.append(n)
         self.increment_stat("calls")
         self.emit("summed", total=self.total)
+
+
+class SumOfJob(Sum, scope="job"):
+    """Each job has its own."""
+
+
+class Appender(Routine):
+    rows: list = field(factory=list)
+    calls: int = 0
+
+    @slot(merge_strategy="append")
+    def n(self, n: list) -> None:
+        self.calls += 1
+        self.rows.append(list(n))
+
+
+class Gatherer(Routine):
+    rows: list = field(factory=list)
+    calls: int = 0
+    gathered = event("n")
+
+    @slot(merge_strategy="gather")
+    def n(self, n: list) -> None:
+        self.calls += 1
+        self.rows = sorted(n)
+        self.emit("gathered", n=sum(n))
+
+
+class GathererOfJob(Gatherer, scope="job"):
+    """Each job has its own."""
+
+
+class Newest(Routine):
+    """Merges by a function, which runs at home."""
+
+    seen: list = field(factory=list)
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
+        self.define_slot("n", merge_strategy=self.merge)
+
+    def merge(self, old: dict, new: dict) -> dict:
+        return {"n": old.get("n", 0) + new["n"]}
+
+    def n(self, n: int) -> None:
+        self.seen.append(n)
+
+
+class TwoArguments(Exception):
+    def __init__(self, name: str, number: int) -> None:
+        super().__init__(f"{name} and {number}")
+        self.number = number
+
+
+class WithLock(Exception):
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.lock = threading.Lock()
+
+
+class Stubborn(Exception):
+    """Raises when it is unpickled, however that is done."""
+
+    def __new__(cls, *args: Any) -> Stubborn:
+        if not args:
+            raise RuntimeError("made without arguments")
+        return super().__new__(cls, *args)
+
+    def __reduce__(self) -> Any:
+        return type(self), ()
+
+
+class Unsendable(Exception):
+    """Its class can't be pickled: another one has its name, and it holds what can't be copied."""
+
+    lock = threading.Lock()
+
+
+_Hidden = Unsendable
+Unsendable = type("Unsendable", (Exception,), {"__module__": __name__})  # type: ignore[misc]
+
+
+ERRORS = {
+    "plain": lambda: ValueError("no"),
+    "two arguments": lambda: TwoArguments("a", 2),
+    "lock": lambda: WithLock("held"),
+    "argument": lambda: ValueError("with", threading.Lock()),
+    "stubborn": lambda: Stubborn("a"),
+    "exit": lambda: SystemExit(3),
+    "interrupt": KeyboardInterrupt,
+    "hidden": lambda: _Hidden("away"),
+}
+
+
+class Fails(Routine):
+    """Has state; fails for some numbers, a number of times each."""
+
+    times: dict = field(factory=dict)
+    kind: str = "plain"
+    calls: list = field(factory=list)
+    passed = event("n")
+
+    @slot
+    def n(self, n: int) -> None:
+        self.calls.append(n)
+        self.emit("passed", n=n)
+        if self.times.get(n, 0) > self.calls.count(n) - 1:
+            self.last = n  # set before the exception
+            raise ERRORS[self.kind]()
+
+
+class FailsWithout(Routine, stateless=True):
+    """Keeps nothing; fails for some numbers."""
+
+    bad: frozenset = frozenset()
+    kind: str = "plain"
+    passed = event("n")
+
+    @slot
+    def n(self, n: int) -> None:
+        self.emit("passed", n=n)
+        if n in self.bad:
+            raise ERRORS[self.kind]()
+
+
+class Says(Routine):
+    """Logs and warns."""
+
+    @slot
+    def n(self, n: int) -> None:
+        logging.getLogger("shipped.says").info("number %d of %s", n, threading.current_thread().name)
+        try:
+            raise LookupError("caught")
+        except LookupError:
+            logging.getLogger("shipped.says").exception("it was caught: %s", object)
+        warnings.warn(f"warned of {n}", UserWarning, stacklevel=1)
+
+
+class Emits(Routine, stateless=True):
+    """Emits what can't be sent, under the key `value.inner[1]`."""
+
+    out = event("value")
+
+    @slot
+    def n(self, n: int) -> None:
+        self.emit("out", value=n)
+        self.emit("out", value=Holder(inner=[n, threading.Lock()]))
+
+
+class Holder:
+    def __init__(self, **attributes: Any) -> None:
+        vars(self).update(attributes)
+
+
+class Client:
+    """Says who made it, and notes in a file that it was closed."""
+
+    def __init__(self) -> None:
+        self.made_by = (os.getpid(), threading.get_ident())
+
+    def close(self) -> None:
+        path = os.environ.get("SHIPPED_CLOSED")
+        if path:
+            with open(path, "a") as file:
+                print(*self.made_by, file=file)
+
+
+class UsesClient(Routine, stateless=True):
+    client = per_worker(Client)
+    used = event("made_by")
+
+    @slot
+    def n(self) -> None:
+        self.emit("used", made_by=self.client.made_by)
+
+
+class KeepsLock(Routine):
+    """Gets an attribute that can't come home, and others that can."""
+
+    fine: int = 0
+
+    @slot
+    def n(self, n: int) -> None:
+        self.fine = n
+        self.lock = threading.Lock()
+
+
+class Selfish(Routine):
+    """Refers to itself, and has handlers that are no methods of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.me = self
+        self.helper = Helper()
+        self.define_slot("n", self.helper.take)
+        self.define_slot("check", self.look)
+
+    def look(self) -> None:
+        assert self.me is self
+        self.looked = True
+
+
+class Helper:
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+
+    def take(self, n: int) -> None:
+        self.taken.append(n)
+
+
+class Heavy(Routine):
+    data: bytes = b""
+    calls: int = 0
+
+    @slot
+    def n(self) -> None:
+        self.calls += 1
+
+
+FLOW = Flow("of a module")
+FLOW.add_routine(Source(), "source")
+
+
+class Executes(Routine):
+    """Executes a flow of its module, and one of its own."""
+
+    ran = event("count")
+
+    @slot
+    def n(self, own: bool) -> None:
+        flow = Flow("of the handler") if own else FLOW
+        if own:
+            flow.add_routine(Source(), "source")
+        with flow:
+            job = flow.run("source", {"count": 3})
+            self.emit("ran", count=job.ledger.emitted)
+
+
+class Marker(Routine, stateless=True):
+    """Writes a line to a file for each call."""
+
+    path: str
+
+    @slot
+    def n(self, n: int) -> None:
+        with open(self.path, "a") as file:
+            print(n, file=file)
+
+
+class Waits(Routine):
+    """Waits for a file to come."""
+
+    passed = event("n")
+
+    @slot
+    def n(self, n: int, path: str) -> None:
+        self.emit("passed", n=n)
+        while not os.path.exists(path) and not self.cancelled:
+            os.stat(".")
+        self.emit("passed", n=n + 1)
+
+
+class Spin(Routine, stateless=True):
+    """Some 20 microseconds of work."""
+
+    done = event("n")
+
+    @slot
+    def n(self, n: int) -> None:
+        x = 0
+        for i in range(420):
+            x += i * i
+        self.emit("done", n=n)

@@ -1,0 +1,186 @@
+"""Strategies that share no memory, each written from the contract alone."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import random
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from queue import SimpleQueue
+from time import monotonic
+from typing import Any, ClassVar
+
+from attrs import field, frozen
+
+from routilux_core import Capabilities, ExecutionStrategy, ExecutorStrategy, Host, Task, WorkerLost, WorkerPool, worker
+
+
+@frozen(kw_only=True)
+class Spawned(ExecutorStrategy):
+    """The standard library's pool of processes, started anew."""
+
+    name: ClassVar[str] = "spawned"
+    capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=False)
+
+    def make_executor(self) -> Executor:
+        return ProcessPoolExecutor(self.max_workers, mp_context=multiprocessing.get_context("spawn"))
+
+
+class Kept(Executor):
+    """An executor that outlives the pools that it is lent to."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return self._executor.submit(fn, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        pass
+
+
+@frozen(kw_only=True)
+class Shared(ExecutorStrategy):
+    """Runs on an executor that is there already; `batched` lets several activations travel together."""
+
+    name: ClassVar[str] = "shared"
+    capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=False)
+    executor: Executor = field(eq=False, repr=False)
+
+    def make_executor(self) -> Executor:
+        return Kept(self.executor)
+
+
+@frozen(kw_only=True)
+class SharedBatches(Shared):
+    name: ClassVar[str] = "shared-batches"
+    capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=False, max_batch=1024)
+
+
+# -- a pool that streams, and whose workers die
+
+
+class Died(BaseException):
+    """The worker is gone: no handler can catch it where it is raised, before an activation begins."""
+
+
+@frozen(kw_only=True)
+class Mortal(ExecutionStrategy):
+    """Threads that take nothing but bytes. Before an activation a worker may die, with the odds given."""
+
+    name: ClassVar[str] = "mortal"
+    capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=False, streams=True, max_batch=1024)
+    deaths: float = 0.0
+    seed: int = 0
+    max_worker_losses: int = 3
+
+    def open(self, host: Host) -> WorkerPool:
+        return MortalPool(self.max_workers or 2, self.deaths, self.seed)
+
+
+class MortalPool(WorkerPool):
+    def __init__(self, workers: int, deaths: float, seed: int) -> None:
+        self.workers = workers
+        self.died = 0
+        self._deaths = deaths
+        self._random = random.Random(seed)
+        self._tasks: SimpleQueue[Task | None] = SimpleQueue()
+        self._cancelled: set[Task] = set()
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(workers)]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, task: Task) -> None:
+        self._tasks.put(task)
+
+    def cancel(self, task: Task) -> bool:
+        self._cancelled.add(task)
+        return False
+
+    def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
+        for _ in self._threads:
+            self._tasks.put(None)
+        deadline = None if timeout is None else monotonic() + timeout
+        for thread in self._threads:
+            thread.join(None if deadline is None else max(0.0, deadline - monotonic()))
+
+    def _work(self) -> None:
+        known: frozenset[str] = frozenset()
+        while (task := self._tasks.get()) is not None:
+            payload = task.payload(known)
+            known |= task.parts
+            at = -1
+
+            def mark(index: int) -> None:
+                nonlocal at
+                at = index
+                if self._random.random() < self._deaths:
+                    raise Died
+
+            try:
+                reply = worker.run(payload, task.stream, mark=mark, cancelled=lambda: task in self._cancelled)
+            except Died:
+                known = frozenset()
+                self.died += 1
+                task.fail(WorkerLost(worker=threading.get_ident(), reason="drawn by lot"), at)
+            else:
+                task.finish(reply)
+
+
+# -- a queue that delivers some tasks twice
+
+
+@frozen(kw_only=True)
+class TwiceStrategy(ExecutionStrategy):
+    """Processes behind one queue, which delivers each third task twice."""
+
+    name: ClassVar[str] = "twice"
+    capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=False)
+
+    def open(self, host: Host) -> WorkerPool:
+        return TwicePool(self.max_workers or 2)
+
+
+def _serve(tasks: Any, replies: Any) -> None:
+    while (received := tasks.get()) is not None:
+        task_id, payload = received
+        replies.put((task_id, worker.run(payload)))
+    worker.close()
+
+
+class TwicePool(WorkerPool):
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        context = multiprocessing.get_context("spawn")
+        self._tasks, self._replies = context.Queue(), context.Queue()
+        self._count = itertools.count(1)
+        self._sent: dict[str, Task] = {}
+        self._processes = [
+            context.Process(target=_serve, args=(self._tasks, self._replies), daemon=True) for _ in range(workers)
+        ]
+        for process in self._processes:
+            process.start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def submit(self, task: Task) -> None:
+        self._sent[task.id] = task
+        for _ in range(2 if next(self._count) % 3 == 0 else 1):
+            self._tasks.put((task.id, task.payload()))
+
+    def _read(self) -> None:
+        while (reply := self._replies.get()) is not None:
+            self._sent[reply[0]].finish(reply[1])
+
+    def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
+        for _ in self._processes:
+            self._tasks.put(None)
+        for process in self._processes:
+            process.join(timeout)
+        self._replies.put(None)
+        self._reader.join(timeout)
+        for queue in (self._tasks, self._replies):
+            queue.close()
+            queue.join_thread()
