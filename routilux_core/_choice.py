@@ -42,7 +42,7 @@ def take_chosen(lane: Lane, chooser: Chooser, hand: Hand) -> Item | None:
         return None
     item = hand.item = found[wanted]
     if not _remove(lane, item):
-        item[0].node.free -= 1
+        item[0].node.free -= 1  # an unlimited node has enough for ever
     return item
 
 

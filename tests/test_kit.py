@@ -15,18 +15,19 @@ from routilux_core.testing._generated import answer, differences
 sys.path.insert(0, str(Path(__file__).parent / "kit"))  # worker processes import its modules, too
 import executors
 
-# A strategy more is a line more: a name, an object, or what makes one of `max_workers=`.
+# A strategy more is a line more: a name, an object, or what makes one of `max_workers=`. What starts some fifty pools of
+# processes is left to the soak.
 STRATEGIES: dict[str, Any] = {
     "sequential": "sequential",
     "concurrent": "concurrent",
     "shuffled": ShuffledStrategy(5),
     "thread-executor": executors.ThreadExecutor,
-    "spawn-executor": executors.SpawnExecutor(),
+    "spawn-executor": pytest.param(executors.SpawnExecutor(), marks=pytest.mark.soak),
 }
 
 
 class TestBundledStrategies(StrategySuite):
-    @pytest.fixture(params=STRATEGIES.values(), ids=STRATEGIES.keys())
+    @pytest.fixture(params=list(STRATEGIES.values()), ids=list(STRATEGIES))
     def strategy(self, request: pytest.FixtureRequest) -> Any:
         return request.param
 

@@ -11,7 +11,6 @@ from typing import Any
 import attrs
 import pytest
 
-from routilux_core._strategies import make_strategy
 from routilux_core.flow import Flow
 from routilux_core.job import JobState
 from routilux_core.routine import Routine
@@ -41,7 +40,7 @@ class Bench:
         """Return the strategy under test, with a number of workers."""
         given = self._strategy
         if isinstance(given, str):
-            return make_strategy(given, max_workers, None)
+            return Flow(execution_strategy=given, max_workers=max_workers)._default.strategy  # as users get it
         if isinstance(given, ExecutionStrategy):
             return attrs.evolve(given, max_workers=max_workers)
         made = given(max_workers=max_workers)
