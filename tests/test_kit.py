@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from routilux_core.testing._generated import answer, differences
 sys.path.insert(0, str(Path(__file__).parent / "kit"))  # worker processes import its modules, too
 import executors
 
-# A strategy more is a line more: a name, an object, or what makes one of `max_workers=`. What starts some fifty pools of
-# processes is left to the soak.
+# A strategy more is a line more: a name, an object, or what makes one of `max_workers=`. Some fifty pools of processes
+# are started for one, so what another of that kind already shows is left to the soak.
 STRATEGIES: dict[str, Any] = {
     "sequential": "sequential",
     "concurrent": "concurrent",
@@ -53,3 +54,21 @@ def test_every_case_of_the_kit_is_explained_in_the_documentation() -> None:
     cases = {name for name in dir(StrategySuite) if name.startswith("test_")}
     explained = set(re.findall(r"^\| `(test_\w+)`", guide, re.MULTILINE))
     assert cases == explained
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_workers_and_those_who_look_for_races_need_no_pytest() -> None:
+    assert (
+        run_python(
+            "import sys; sys.modules['pytest'] = None\n"
+            "from routilux_core.testing import ManualStrategy, ShuffledStrategy, _routines\n"
+            "try:\n    from routilux_core.testing import StrategySuite\n"
+            "except ImportError as error:\n    print(error)"
+        )
+        == 'StrategySuite needs pytest: pip install "routilux-core[testing]"\n'
+    )

@@ -21,9 +21,13 @@ REWRITTEN = ("_suite", "_bench", "_pool_cases", "_work_cases", "_job_cases")
 def __getattr__(name: str) -> Any:
     if name != "StrategySuite":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import pytest
+    try:
+        import pytest
+    except ImportError as error:
+        raise ImportError('StrategySuite needs pytest: pip install "routilux-core[testing]"') from error
 
     pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in REWRITTEN))
     from routilux_core.testing._suite import StrategySuite
 
+    globals()[name] = StrategySuite
     return StrategySuite

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import queue
+import subprocess
+import sys
 import threading
 from typing import Any, ClassVar
 
@@ -139,6 +141,17 @@ class Leaks(Threads):
         self.started(threading.Event().wait)
 
 
+class LeaksProcess(Threads):
+    """Starts a process, and leaves it behind."""
+
+    left: ClassVar[list[subprocess.Popen[bytes]]] = []
+
+    def __init__(self, workers: int, host: Host) -> None:
+        super().__init__(workers, host)
+        # It ends with the test's own process: then its input is closed.
+        self.left.append(subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE))
+
+
 class Inline(Threads):
     """Runs a task inside `submit`."""
 
@@ -266,6 +279,18 @@ class ShippedInline(Shipped):
             self.run(task)
 
 
+class ClaimsStreams(Shipped):
+    """Says that emissions come back while a task runs, and sends them with the reply."""
+
+    traits = Capabilities(shares_memory=False, streams=True)
+
+
+class ClaimsTimeouts(Shipped):
+    """Says that it can end a running task, and can't."""
+
+    traits = Capabilities(shares_memory=False, enforces_timeout=True)
+
+
 # Fault -> the case that names it, and what its message has to say.
 FAULTS: dict[str, tuple[type[Threads], str, str]] = {
     "drops one task in a hundred": (Drops, "test_no_task_is_lost", "neither run nor reported"),
@@ -279,6 +304,9 @@ FAULTS: dict[str, tuple[type[Threads], str, str]] = {
     "ignores max_workers": (TooMany, "test_no_more_than_max_workers_run_at_once", "it has 8 workers"),
     "claims parallelism": (OneThread, "test_parallel_calls_really_overlap", "at most 1 of 4 calls"),
     "leaks a thread": (Leaks, "test_no_thread_or_process_is_left_behind", "faulty Leaks"),
+    "leaves a process": (LeaksProcess, "test_no_thread_or_process_is_left_behind", "these processes behind"),
+    "claims streams": (ClaimsStreams, "test_emissions_leave_while_the_handler_runs", "while its handler went on"),
+    "claims timeouts": (ClaimsTimeouts, "test_a_call_that_takes_too_long_is_ended", "the job did not end within"),
     "runs inline": (Inline, "test_submit_returns_before_the_task_runs", "ran inside `submit`"),
     "waits in submit": (Holds, "test_submit_returns_before_the_task_runs", "only when the task had run"),
     "forgets close": (NeverCloses, "test_close_ends_the_workers", "faulty NeverCloses"),
