@@ -37,6 +37,7 @@ from routilux_core import (
     per_worker,
     slot,
 )
+from routilux_core.testing import ManualStrategy, ShuffledStrategy, StrategySuite, Waiting
 
 
 class Client:
@@ -224,3 +225,16 @@ def errors_are_the_builtins_that_one_expects(
     every: list[RoutiluxError] = [unknown, twice, payload, late]
     for error in (lookup, value, kind, attribute, *runtime, timeout, *every):
         raise error
+
+
+class TestOwn(StrategySuite):
+    deadline = 60.0
+
+
+def choose_the_order() -> None:
+    manual = ManualStrategy()
+    Flow(execution_strategy=ShuffledStrategy(7))
+    Flow(execution_strategy=manual)
+    assert_type(manual.pending, list[Waiting])
+    assert_type(manual.step("fetch"), Waiting)
+    assert_type(manual.run_all(), list[Waiting])
