@@ -134,13 +134,16 @@ def test_each_planted_fault_is_found_twenty_times_out_of_twenty(
         check_found(faults, run_kit(tmp_path, {fault: case for fault, (_, case, _) in faults.items()}, deadline=6.0))
 
 
-# Faults that break more than one promise: a pool without the parallelism that it claims also lets no emission leave
-# early, and what hangs in `close` hangs every case that closes.
+# Faults that break more than one promise, some of them by chance: a pool without the parallelism that it claims lets no
+# emission leave early, two threads may come one after the other, and who forgets `close` leaves idle threads, too.
 MORE_IS_BROKEN = {
     "claims parallelism",
     "drops a reply in a hundred",
     "finishes in two threads",
+    "finishes twice",
+    "forgets close",
     "hangs in close",
+    "reports from two threads",
     "runs inline",
     "runs shipped work inline",
     "waits in submit",
