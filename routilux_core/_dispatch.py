@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
 from typing import Any, Protocol
 
+from routilux_core._choice import bring_back, take_chosen
 from routilux_core._measures import Measures
 from routilux_core._plan import Inlet, Item, Node
 from routilux_core._resources import Resources
 from routilux_core._timers import Timers
 from routilux_core.error_handling import ErrorHandler
 from routilux_core.errors import StrategyError
-from routilux_core.strategy import Done, ExecutionStrategy, Task, WorkerPool
+from routilux_core.strategy import Chooser, Done, ExecutionStrategy, Task, WorkerPool
 
 LEFT_BEHIND = 0.5  # seconds: a Ctrl-C is raised within one, and this is a part of that
 SLICE = 0.005  # seconds for each pool where several work in the caller's thread
@@ -60,6 +61,7 @@ class WorkQueue:
     __slots__ = (
         "__weakref__",
         "active",
+        "chooser",
         "first",
         "hands",
         "hub",
@@ -79,6 +81,7 @@ class WorkQueue:
         self.first: deque[Item] = deque()
         self.ready: deque[Item] = deque()
         self.pool: WorkerPool | None = None
+        self.chooser: Chooser | None = None  # of a pool for tests
         self.workers = 0
         self.active = 0  # workers in their loop
         self.hands: set[Hand] = set()  # of workers in their loop, nested ones included
@@ -90,6 +93,8 @@ class WorkQueue:
 
         It is noted before it leaves the queue, so that a KeyboardInterrupt in between can't lose it.
         """
+        if self.chooser is not None:
+            return take_chosen(self, self.chooser, hand)
         first, ready = self.first, self.ready
         while True:
             if first:
@@ -120,6 +125,8 @@ class WorkQueue:
 
     def release(self, node: Node) -> None:
         """Give a permit back: to the activation that has waited longest for it, if any. The lock is held."""
+        if self.chooser is not None:
+            bring_back(self, node.waiting)
         if node.waiting:
             self.first.append(node.waiting.popleft())
         elif node.limited:

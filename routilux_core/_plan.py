@@ -11,7 +11,7 @@ from routilux_core.error_handling import ErrorHandler, ErrorStrategy
 from routilux_core.errors import PayloadError
 from routilux_core.ports import Slot
 from routilux_core.routine import Routine, fresh_copy
-from routilux_core.strategy import ExecutionStrategy
+from routilux_core.strategy import Chooser, ExecutionStrategy
 
 DEFAULT_POLICY = ErrorHandler()
 UNLIMITED = 1 << 29  # small enough for CPython's fast integers
@@ -29,6 +29,7 @@ class Lane(Protocol):
     workers: int
     recruiting: bool
     strategy: ExecutionStrategy
+    chooser: Chooser | None
 
     def call(self) -> None: ...
     def release(self, node: Node, /) -> None: ...

@@ -47,6 +47,7 @@ LAYERS = (
     "_history",
     "_timers",
     "_plan",
+    "_choice",
     "_explain",
     "_measures",
     "_listeners",

@@ -47,6 +47,7 @@ from routilux_core import (
     slot,
     worker,
 )
+from routilux_core.testing import ManualStrategy, ShuffledStrategy, StrategySuite, Waiting
 
 
 class Client:
@@ -298,3 +299,16 @@ def errors_are_the_builtins_that_one_expects(
     every: list[RoutiluxError] = [unknown, twice, payload, late]
     for error in (lookup, value, kind, attribute, *runtime, timeout, *every):
         raise error
+
+
+class TestOwn(StrategySuite):
+    deadline = 60.0
+
+
+def choose_the_order() -> None:
+    manual = ManualStrategy()
+    Flow(execution_strategy=ShuffledStrategy(7))
+    Flow(execution_strategy=manual)
+    assert_type(manual.pending, list[Waiting])
+    assert_type(manual.step("fetch"), Waiting)
+    assert_type(manual.run_all(), list[Waiting])
