@@ -41,9 +41,8 @@ def take_chosen(lane: Lane, chooser: Chooser, hand: Hand) -> Item | None:
     if wanted is None:
         return None
     item = hand.item = found[wanted]
-    if not _remove(lane, item):
-        if item[0].node.limited:
-            item[0].node.free -= 1
+    if not _remove(lane, item) and item[0].node.limited:
+        item[0].node.free -= 1
     return item
 
 
