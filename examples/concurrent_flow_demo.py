@@ -465,11 +465,44 @@ def monitoring(sources: dict[str, str], results: Results) -> Section:
     return Section("Monitoring", "\n".join(text), {"monitored": job}, problems)
 
 
+def check_loaded(saved: Flow, loaded: Flow) -> list[str]:
+    """Compare a loaded flow with the saved one: settings, routines, their fields, and every connection."""
+
+    def facts(flow: Flow) -> dict[str, Any]:
+        routines = {name: (type(each), each.stats()) for name, each in flow.routines.items()}
+        settings = (flow.flow_id, flow.execution_strategy, flow.max_workers)
+        return {"settings": settings, "routines": routines, "connections": flow.connections, "all": flow.serialize()}
+
+    before, after = facts(saved), facts(loaded)
+    problems = [f"{name}: saved {before[name]}, loaded {after[name]}" for name in before if before[name] != after[name]]
+    shared = [name for name, each in loaded.routines.items() if each is saved.routines.get(name)]
+    return problems + [f"{name} is the saved flow's own routine" for name in shared]
+
+
+def serialization(sources: dict[str, str], results: Results) -> Section:
+    with Flow("climate", execution_strategy="concurrent", max_workers=8) as flow:
+        wire(flow, fetchers(sources))
+        text = json.dumps(flow.serialize())
+    with Flow() as loaded:
+        loaded.deserialize(json.loads(text))
+        job = run(loaded)
+        wires, workers = len(loaded.connections), loaded.max_workers
+    problems = check_job("loaded", job) + check_results("loaded", results_of(job), results)
+    with Flow() as again:
+        again.deserialize(json.loads(text))
+        problems += check_loaded(flow, again)
+    told = (
+        f"{len(text):,} characters of JSON became a flow of {len(loaded.routines)} routines and {wires} connections,\n"
+        f"strategy {loaded.execution_strategy!r} with max_workers={workers}, which gave the same figures: {job.status}."
+    )
+    return Section("Serialization", told, {"loaded": job}, problems)
+
+
 def sections(sources: dict[str, str], strategy: str) -> Iterator[Section]:
     first = concurrent_execution(sources, strategy)
     yield first
     results = results_of(first.jobs["main"])
-    for section in (sequential_against_concurrent, error_handling, switching_strategies, monitoring):
+    for section in (sequential_against_concurrent, error_handling, switching_strategies, monitoring, serialization):
         yield section(sources, results)
 
 

@@ -2,8 +2,170 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
+import json
+import os
+import sys
 from typing import Any
+
+from routilux_core.errors import RoutiluxError
+from routilux_core.flow import Flow
+from routilux_core.job import JobState
+
+
+class Refused(Exception):
+    """What was asked can't be done; the text says why."""
 
 
 def add_commands(subparsers: Any) -> None:
     """Add the commands of this module."""
+    validate = subparsers.add_parser("validate", help="say whether a saved flow can be loaded, and all that is wrong")
+    show = subparsers.add_parser("show", help="print the routines and connections of a flow, and its picture")
+    run = subparsers.add_parser("run", help="run a flow, and print what came of it as JSON")
+    validate.add_argument("flow", metavar="FILE", help="a file that flow.save() wrote")
+    for each in (show, run):
+        each.add_argument("flow", metavar="FLOW", help="a file that flow.save() wrote, or module:name of a flow")
+    for each in (validate, show, run):
+        each.add_argument(
+            "--types",
+            action="append",
+            default=[],
+            metavar="MODULE",
+            help="import this module for the classes of the file, which itself never imports; may be given again",
+        )
+    show.add_argument("--mermaid", action="store_true", help="print the picture alone, as Mermaid text")
+    run.add_argument("--entry", required=True, metavar="ROUTINE", help="the routine to start at, or ROUTINE.SLOT")
+    run.add_argument(
+        "--param",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="a parameter of the entry: V is JSON, or a string where it is none; may be given again",
+    )
+    run.add_argument("--strategy", metavar="NAME", help="run under this strategy instead of the flow's own")
+    run.add_argument("--max-workers", type=int, metavar="N", help="with this many workers")
+    run.add_argument("--timeout", type=float, metavar="SECONDS", help="cancel the job after this time")
+    validate.set_defaults(run=_guarded(_validate))
+    show.set_defaults(run=_guarded(_show))
+    run.set_defaults(run=_guarded(_run))
+
+
+def _guarded(command: Any) -> Any:
+    """Turn what a user can put right into one message, and exit code 1."""
+
+    def run(options: argparse.Namespace) -> int:
+        try:
+            code: int = command(options)
+        except (RoutiluxError, Refused, OSError) as error:
+            print(f"routilux: {error}", file=sys.stderr)
+            return 1
+        return code
+
+    return run
+
+
+def _validate(options: argparse.Namespace) -> int:
+    flow = _load(options.flow, options.types)
+    routines, connections = len(flow.routines), len(flow.connections)
+    print(f"{options.flow}: flow {flow.flow_id!r} with {routines} routines and {connections} connections can be loaded")
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    flow = _find(options.flow, options.types)
+    if not options.mermaid:
+        workers = "its own number of" if flow.max_workers is None else flow.max_workers
+        print(f"flow {flow.flow_id!r}, strategy {flow.execution_strategy!r} with {workers} workers\n")
+        print(_table(flow), end="\n\n")
+    print(flow.to_mermaid())
+    return 0
+
+
+def _table(flow: Flow) -> str:
+    """Return a line for each routine, and one for each connection."""
+    rows = [("routine", "type", "slots", "events", "strategy")]
+    rows += [
+        (
+            name,
+            type(routine).__name__,
+            ", ".join(routine._routilux.slots) or "-",
+            ", ".join(routine._routilux.events) or "-",
+            flow._named.get(name, "-"),
+        )
+        for name, routine in flow.routines.items()
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines.append("")
+    for each in flow.connections:
+        renamed = ", ".join(f"{old} as {new}" for old, new in each.param_mapping)
+        lines.append(f"{each.source}.{each.event} -> {each.target}.{each.slot}{renamed and f'  ({renamed})'}")
+    return "\n".join(lines).rstrip()
+
+
+def _run(options: argparse.Namespace) -> int:
+    params = dict(map(_param, options.param))
+    with _find(options.flow, options.types) as flow:
+        if options.strategy or options.max_workers is not None:
+            flow.set_execution_strategy(options.strategy or flow.execution_strategy, options.max_workers)
+        entry, slot = _entry(flow, options.entry)
+        job = flow.execute(entry, params, slot=slot)
+        in_time = job.wait(options.timeout)
+        if not in_time:
+            job.cancel()
+            job.wait()
+    print(json.dumps(_facts(job), indent=2, ensure_ascii=False))
+    for each in job.errors:
+        print(f"{each.routine_id}.{each.slot}: {each.exception!r}: {each.decision}", file=sys.stderr)
+    return 0 if in_time and job.status == "completed" else 1
+
+
+def _param(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise Refused(f"--param takes NAME=VALUE, not {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _entry(flow: Flow, entry: str) -> tuple[str, str | None]:
+    """Return routine and slot: a routine whose id has a dot in it goes before."""
+    routine_id, dot, slot = entry.rpartition(".")
+    return (entry, None) if entry in flow.routines or not dot else (routine_id, slot)
+
+
+def _facts(job: JobState) -> dict[str, Any]:
+    record = job.serialize()
+    return {key: record[key] for key in ("job_id", "status", "ledger", "routine_states", "outputs")}
+
+
+def _find(what: str, modules: list[str]) -> Flow:
+    """Return the flow of a file, or the one that a module holds or makes under a name."""
+    module, colon, name = what.partition(":")
+    if os.path.exists(what) or not colon:
+        return _load(what, modules)
+    found: Any = _imported(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if callable(found) and not isinstance(found, type):
+        found = found()
+    if not isinstance(found, Flow):
+        raise Refused(f"{what!r} is {found!r}: it has to be a Flow, or a function that returns one")
+    return found
+
+
+def _load(path: str, modules: list[str]) -> Flow:
+    return Flow.load(path, types=[_imported(each) for each in modules])
+
+
+def _imported(name: str) -> Any:
+    """Import what the user names on the command line; the current folder is looked at first, as `python -m` does."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise Refused(f"module {name!r} can't be imported: {type(error).__name__}: {error}") from error

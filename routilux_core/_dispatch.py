@@ -9,17 +9,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
 from typing import Any, Protocol
 
+from routilux_core._choice import bring_back, take_chosen
 from routilux_core._measures import Measures
 from routilux_core._plan import Inlet, Item, Node
 from routilux_core._resources import Resources
 from routilux_core._timers import Timers
 from routilux_core.error_handling import ErrorHandler
 from routilux_core.errors import StrategyError
-from routilux_core.strategy import Done, ExecutionStrategy, Task, WorkerPool
+from routilux_core.strategy import Chooser, Done, ExecutionStrategy, Task, WorkerPool
 
 LEFT_BEHIND = 0.5  # seconds: a Ctrl-C is raised within one, and this is a part of that
 SLICE = 0.005  # seconds for each pool where several work in the caller's thread
@@ -33,6 +34,7 @@ class Job(Protocol):
     @property
     def done(self) -> Done: ...
     def cancel(self) -> None: ...
+    def write_off(self) -> None: ...
     def finish(self) -> None: ...
     def lost(self, queue: WorkQueue, error: BaseException) -> None: ...
 
@@ -59,6 +61,7 @@ class WorkQueue:
     __slots__ = (
         "__weakref__",
         "active",
+        "chooser",
         "first",
         "hands",
         "hub",
@@ -78,6 +81,7 @@ class WorkQueue:
         self.first: deque[Item] = deque()
         self.ready: deque[Item] = deque()
         self.pool: WorkerPool | None = None
+        self.chooser: Chooser | None = None  # of a pool for tests
         self.workers = 0
         self.active = 0  # workers in their loop
         self.hands: set[Hand] = set()  # of workers in their loop, nested ones included
@@ -89,6 +93,8 @@ class WorkQueue:
 
         It is noted before it leaves the queue, so that a KeyboardInterrupt in between can't lose it.
         """
+        if self.chooser is not None:
+            return take_chosen(self, self.chooser, hand)
         first, ready = self.first, self.ready
         while True:
             if first:
@@ -119,6 +125,8 @@ class WorkQueue:
 
     def release(self, node: Node) -> None:
         """Give a permit back: to the activation that has waited longest for it, if any. The lock is held."""
+        if self.chooser is not None:
+            bring_back(self, node.waiting)
         if node.waiting:
             self.first.append(node.waiting.popleft())
         elif node.limited:
@@ -162,6 +170,12 @@ class WorkQueue:
         for item in permits:
             self.release(item[0].node)
         return gone + permits
+
+    def prepare(self, entry: Inlet, payload: Mapping[str, Any], running: bool) -> None:
+        """Check what a job needs before it begins: in shared memory, nothing."""
+
+    def kill(self, run: Job) -> None:
+        """End the workers that run something of a run, where that can be done: in shared memory, it can't."""
 
     def abandon(self) -> None:
         """Give up what the pool, now closed, has not brought back: in shared memory, nothing."""
@@ -267,6 +281,9 @@ class Dispatcher:
         except KeyboardInterrupt:
             for run in waited:
                 run.cancel()
+            if not self.hands() and all(queue.pool is None or queue.pool.in_caller for queue in self.queues):
+                for run in waited:
+                    run.write_off()
             raise
 
     def _wait_for(self, done: Done, deadline: float | None) -> bool:

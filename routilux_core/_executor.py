@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import threading
 from abc import abstractmethod
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, wait
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from routilux_core import worker
 from routilux_core.errors import WorkerLost
 from routilux_core.strategy import ExecutionStrategy, Host, Task, WorkerPool
+
+if TYPE_CHECKING:  # what nobody needs who runs on threads is imported when an executor is opened
+    from concurrent.futures import Executor, Future
 
 
 @frozen(kw_only=True)
@@ -45,19 +46,29 @@ class ExecutorPool(WorkerPool):
         self._broken = False
 
     def submit(self, task: Task) -> None:
+        if self._broken:  # asking it again could block: it may hold its own lock while it tells of its end
+            task.fail(WorkerLost(reason="the executor broke before"))
+            return
+        from routilux_core import worker
+
         try:
             if self._shares_memory:
                 future: Future[Any] = self._executor.submit(task)
             else:
                 future = self._executor.submit(worker.run, task.payload())
         except Exception as error:
+            broke_before = self._broken
             self._failed(task, error, True)
+            if broke_before:
+                task.fail(error)
             return
         with self._lock:
             self._futures[task] = future
         future.add_done_callback(lambda done: self._done(task, done))
 
     def _done(self, task: Task, future: Future[Any]) -> None:
+        from concurrent.futures import BrokenExecutor, CancelledError
+
         with self._lock:
             wanted = self._futures.pop(task, None) is not None
         if not wanted:
@@ -73,7 +84,7 @@ class ExecutorPool(WorkerPool):
         if broken:
             with self._lock:
                 first, self._broken = not self._broken, True
-            if not first:
+            if not first:  # the engine has failed it, or does so now
                 return
             lost = WorkerLost(reason=f"the executor broke: {error}")
             lost.__cause__ = error
@@ -96,6 +107,8 @@ class ExecutorPool(WorkerPool):
         return False
 
     def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
+        from concurrent.futures import wait
+
         with self._lock:
             futures = list(self._futures.values())
         if cancel:

@@ -117,7 +117,7 @@ class Worker:
         """Work until the queue has nothing left for this worker."""
         with self.hub.lock:
             self.queue.begin()
-        self.work(FOREVER)
+        self.work(FOREVER if self.queue.chooser is None else 1)
 
     def work(self, limit: int) -> None:
         """Run up to `limit` activations. Only a KeyboardInterrupt in the main thread is raised."""
@@ -499,7 +499,7 @@ class Worker:
     def _relieve(self, node: Node) -> None:
         """Work off some of what waits, or wait a little, when more than `max_pending` is queued."""
         mark = node.mark or self.hub.max_pending
-        if len(node.queue.ready) <= mark and len(node.waiting) <= mark:
+        if (len(node.queue.ready) <= mark and len(node.waiting) <= mark) or node.queue.chooser is not None:
             return
         began = self.lending = perf_counter()
         if node.queue is self.queue and self.depth < DEPTH:

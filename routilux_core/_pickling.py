@@ -33,7 +33,7 @@ class _ByValueOnlyError(Exception):
 
 def is_plain(payload: dict[str, Any]) -> bool:
     """Return whether pickling the payload can't fail, neither here nor there."""
-    return all(type(value) in ATOMS for value in payload.values())
+    return ATOMS.issuperset(map(type, payload.values()))
 
 
 def dumps(value: Any, routine: Routine | None = None) -> bytes:
@@ -100,8 +100,12 @@ def _check_main(value: Any) -> None:
         raise pickle.PicklingError(f"{value.__qualname__} is defined in __main__, which a worker process can't import")
 
 
+@functools.cache
 def has_cloudpickle() -> bool:
-    return "cloudpickle" in sys.modules or importlib.util.find_spec("cloudpickle") is not None
+    """Return whether the extra is installed, without importing it."""
+    if "cloudpickle" in sys.modules:
+        return sys.modules["cloudpickle"] is not None
+    return importlib.util.find_spec("cloudpickle") is not None
 
 
 _set_up: WeakSet[type] = WeakSet()  # classes of this process that no pickle may define again

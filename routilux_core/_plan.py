@@ -11,7 +11,7 @@ from routilux_core.error_handling import ErrorHandler, ErrorStrategy
 from routilux_core.errors import PayloadError
 from routilux_core.ports import Slot
 from routilux_core.routine import Routine, fresh_copy
-from routilux_core.strategy import ExecutionStrategy
+from routilux_core.strategy import Chooser, ExecutionStrategy
 
 DEFAULT_POLICY = ErrorHandler()
 UNLIMITED = 1 << 29  # small enough for CPython's fast integers
@@ -29,6 +29,7 @@ class Lane(Protocol):
     workers: int
     recruiting: bool
     strategy: ExecutionStrategy
+    chooser: Chooser | None
 
     def call(self) -> None: ...
     def release(self, node: Node, /) -> None: ...
@@ -87,14 +88,19 @@ class Outlet:
 
     def add_target(self, inlet: Inlet, mapping: dict[str, str] | None) -> None:
         """Send to one slot more."""
-        self.targets += ((inlet, mapping),)
-        if mapping is not None or inlet.gathers or inlet.node.per_job:
-            self._simple = False
+        self.add_targets([(inlet, mapping)])
+
+    def add_targets(self, targets: list[tuple[Inlet, dict[str, str] | None]]) -> None:
+        """Send to several slots more, at once: a saved flow may have very many."""
+        self.targets += tuple(targets)
+        for inlet, mapping in targets:
+            if mapping is not None or inlet.gathers or inlet.node.per_job:
+                self._simple = False
         self.look_again()
 
-    def add_output(self, name: str) -> None:
-        """Let jobs collect what is emitted here under one name more."""
-        self.outputs += (name,)
+    def add_output(self, *names: str) -> None:
+        """Let jobs collect what is emitted here under these names, too."""
+        self.outputs += names
         self.look_again()
 
     def without_short_way(self) -> Outlet:

@@ -6,9 +6,10 @@ import logging
 import threading
 import weakref
 
+from routilux_core._choice import allowed, as_waiting
 from routilux_core._dispatch import WorkQueue, logger
 from routilux_core.errors import StrategyError
-from routilux_core.strategy import WorkerPool
+from routilux_core.strategy import Waiting, WorkerPool
 
 PATIENCE = 30.0  # seconds that a pool may take to close when nothing else is said
 
@@ -20,6 +21,14 @@ class QueueHost:
         self.log: logging.Logger = logger()
         self._queue = weakref.ref(queue)  # a pool's threads hold the host: they must not keep a forgotten flow alive
         self._resources = queue.resources
+
+    def waiting(self) -> list[Waiting]:
+        """Return the activations that may run now, oldest first."""
+        queue = self._queue()
+        if queue is None:
+            return []
+        with queue.hub.lock:
+            return [as_waiting(item) for item in allowed(queue, len(queue.ready)) if not item[2].halted]
 
     def lost(self, error: BaseException, /) -> None:
         queue = self._queue()
@@ -51,7 +60,7 @@ def open_pool(queue: WorkQueue) -> None:
     if not isinstance(pool, WorkerPool) or pool.workers < 1:
         raise StrategyError(f"strategy {strategy.name!r} opened {pool!r}, not a WorkerPool with workers")
     with queue.hub.lock:
-        queue.pool, queue.workers = pool, pool.workers
+        queue.pool, queue.workers, queue.chooser = pool, pool.workers, pool.chooser
 
 
 def close_pool(queue: WorkQueue, *, cancel: bool = False, timeout: float | None = None) -> None:

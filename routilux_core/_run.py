@@ -460,6 +460,8 @@ class Run:
                 node.mark = 0
             self.hub.raised.clear()
             idle = None if self.hub.runs else self.hub.when_idle
+            if not self.hub.runs:
+                self.hub.timers.wake()  # what is left there was cancelled: its thread may end
         self.merged.clear()
         if self.listeners is not None:
             self.listeners.job_finished()
@@ -469,6 +471,20 @@ class Run:
             idle()
 
     # -- what the JobState shows
+
+    def write_off(self) -> None:
+        """End a stopped job of which nothing is in hand, though an interrupt between two steps spoiled its books."""
+        with self.hub.lock:
+            if not self.stopped or self.ended:
+                return
+            self.discarded += self.last - self.over
+            self.over = self.last
+            self.quiet()
+            if not self.hub.runs:
+                for node in self.hub.all_nodes():
+                    node.waiting.clear()
+                    node.free = node.limit
+        self.finish()
 
     def status(self) -> str:
         if self.finished:
@@ -564,12 +580,14 @@ class Run:
         for queue in self.hub.queues:
             queue.call()
 
-    def cancel(self) -> None:
+    def cancel(self, kill: bool = False) -> None:
         with self.hub.lock:
             self.paused = False
             self.stop("cancelled")
             self.quiet()
             hands = self.hub.hands()
+        for queue in self.hub.queues if kill else ():
+            queue.kill(self)
         self.finish()
         self.hub.answer()
         if hands:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Mapping
-from typing import Any
+from threading import get_ident
+from typing import Any, Literal
 
 from routilux_core._decisions import decide
 from routilux_core._dispatch import Dispatcher, Job, WorkQueue, logger
@@ -14,9 +16,10 @@ from routilux_core._shipped_task import ShippedTask
 from routilux_core._shipping import Luggage, check_payload, travels
 from routilux_core.error_handling import Decision, ErrorStrategy, Failure
 from routilux_core.errors import StrategyError, WorkerLost
-from routilux_core.strategy import ExecutionStrategy
+from routilux_core.strategy import ExecutionStrategy, WorkerPool
+from routilux_core.worker import NOT, UNTIL_END, UNTIL_SUCCESS
 
-LIMITLESS = 1 << 29
+LIMITLESS = 1 << 29  # batches
 WEIGHT = 0.25  # of the newest measurement in the mean
 MAX_LOSSES = 3  # workers that an activation may kill, where the strategy has no `max_worker_losses`
 
@@ -33,8 +36,10 @@ class ShippedQueue(WorkQueue):
     __slots__ = (
         "_broken",
         "_hand",
+        "_joins",
         "_losses",
         "_pace",
+        "_recruiters",
         "_revoked",
         "away",
         "luggage",
@@ -50,15 +55,19 @@ class ShippedQueue(WorkQueue):
         self.whole: set[str] = set()  # jobs whose tasks take every part along, since a worker had lost one
         self._hand = _Hand()
         self._pace: dict[int, float] = {}  # number of an inlet -> mean seconds of a call
+        self._joins: dict[Inlet, bool] = {}  # whether its activations may travel with others, where that is known
+        self._recruiters: set[int] = set()  # threads that send batches now
         self._revoked: list[ShippedTask] = []
         self._losses: dict[tuple[str, int], int] = {}  # job and activation -> workers that it has killed
         self._broken: BaseException | None = None
 
     # -- before a job
 
-    def prepare(self, entry: Inlet, payload: Mapping[str, Any], nodes: list[Node], running: bool) -> None:
+    def prepare(self, entry: Inlet, payload: Mapping[str, Any], running: bool) -> None:
         """Pickle what a job needs; what can't be sent is refused here, by name."""
+        nodes = [node for node in self.hub.nodes.values() if node.queue is self]
         self.luggage.pack_all(nodes, running)
+        self._joins = {}
         if entry.node.queue is self:
             check_payload(entry, dict(payload))
         if not running:
@@ -69,6 +78,16 @@ class ShippedQueue(WorkQueue):
 
     def recruit(self) -> None:
         """Send batches while there is work for them. The lock is not held."""
+        me = get_ident()
+        if me in self._recruiters:
+            return  # a pool that fails a task in `submit` leads here again: the loop below goes on anyway
+        self._recruiters.add(me)
+        try:
+            self._recruit()
+        finally:
+            self._recruiters.discard(me)
+
+    def _recruit(self) -> None:
         self._cancel_revoked()
         if self._broken is not None and self.pool is None:
             with self.hub.lock:
@@ -91,11 +110,12 @@ class ShippedQueue(WorkQueue):
         self.workers = self._limit(pool.workers)
         if self.active >= self.workers:
             return None
-        item = self.take(self._hand)
+        newest = len(self.ready) > self.hub.max_pending and self._take_newest()
+        item = newest or self.take(self._hand)
         self._hand.item = None
         if item is None:
             return None
-        items, quick = self._batch(item, pool.workers)
+        items, quick = self._batch(item, pool.workers, newest is not False)
         task = ShippedTask(self, items, quick)
         self.away.add(task)
         self.active += 1
@@ -108,72 +128,90 @@ class ShippedQueue(WorkQueue):
         quick = self._pace.get(head[0].number, bound) < bound and all(task.quick for task in self.away)
         return 2 * workers if quick else workers
 
-    def _batch(self, item: Item, workers: int) -> tuple[list[Item], bool]:
+    def _batch(self, item: Item, workers: int, newest: bool) -> tuple[list[Item], bool]:
         """Add to an activation what may travel with it; also return whether that will be quick. Lock."""
-        items, spent = [item], self._pace.get(item[0].number)
-        able = self.strategy.capabilities
-        if spent is None or self._goes_alone(item):
-            return items, spent is not None and spent < able.ahead_below
-        node = item[0].node
-        waiting = len(self.first) + len(self.ready) + 1
-        limit = LIMITLESS if travels(node) else waiting // (2 * workers)
-        limit = min(limit, able.max_batch)
-        while len(items) < limit:
-            following = self._next_of(node, item[2]) if travels(node) else self._next_stateless(item[2])
-            if following is None:
+        spent = self._pace.get(item[0].number)
+        if spent is None or self._goes_alone(item[0]) or self._is_suspect(item):
+            return [item], spent is not None and spent < self.strategy.capabilities.ahead_below
+        most = self.strategy.capabilities.max_batch
+        if travels(item[0].node):
+            items = self._more_of(item, spent, most)
+        else:
+            waiting = len(self.first) + len(self.ready) + 1
+            items = self._more_stateless(item, spent, min(most, waiting // (2 * workers)), newest)
+        return items, spent < self.strategy.capabilities.ahead_below
+
+    def _more_of(self, item: Item, spent: float, most: int) -> list[Item]:
+        """Add what a routine with state would run next, in its order; its permit is for all of them. Lock."""
+        items, node, run = [item], item[0].node, item[2]
+        while len(items) < most:
+            source = node.waiting or (self.ready if not self.first else None)
+            following = source[0] if source else None
+            if following is None or source is None or following[0].node is not node or following[2] is not run:
                 break
-            taken, pace = following
-            if spent + pace > able.batch_seconds:
+            pace = self._pace.get(following[0].number)
+            if (
+                pace is None
+                or spent + pace > self.strategy.capabilities.batch_seconds
+                or self._goes_alone(following[0])
+                or self._is_suspect(following)
+            ):
                 break
             spent += pace
-            items.append(taken)
-            self._leave_queue(taken)
-        return items, spent / len(items) < able.ahead_below
+            items.append(following)
+            source.popleft()
+        return items
 
-    def _goes_alone(self, item: Item) -> bool:
-        """Whether an activation is merged when it is taken, or may be ended, or comes after what was lost."""
-        inlet: Inlet = item[0]
-        return (
-            inlet.merge is not None
-            or inlet.gathers
-            or inlet.node.timeout is not None
-            or (item[2].job_id, item[3]) in self._losses
-        )
+    def _more_stateless(self, item: Item, spent: float, most: int, newest: bool) -> list[Item]:
+        """Add the oldest (or newest) of what waits, while it is of stateless routines; each has a permit. Lock."""
+        items, run, pace, joins = [item], item[2], self._pace, self._joins
+        first, ready = self.first, self.ready
+        while len(items) < most and (first or ready):
+            has_permit = bool(first) and not newest
+            following = first[0] if has_permit else ready[-1 if newest else 0] if ready else item
+            inlet = following[0]
+            if following is item or following[2] is not run or (self._losses and self._is_suspect(following)):
+                break
+            if not joins.get(inlet, False) and not self._learn_to_join(inlet):
+                break
+            spent += pace.get(inlet.number, self.strategy.capabilities.batch_seconds)
+            if spent > self.strategy.capabilities.batch_seconds:
+                break
+            if has_permit:
+                first.popleft()
+            elif inlet.node.free:
+                if inlet.node.limited:
+                    inlet.node.free -= 1
+                ready.pop() if newest else ready.popleft()
+            else:
+                break
+            items.append(following)
+        return items[::-1] if newest else items
 
-    def _next_of(self, node: Node, run: Run) -> tuple[Item, float] | None:
-        """Return what a routine with state would run next, if it may follow in the same batch. Lock."""
-        item = node.waiting[0] if node.waiting else None
-        if item is None and not self.first and self.ready and self.ready[0][0].node is node:
-            item = self.ready[0]
-        return self._measured(item, run)
+    def _take_newest(self) -> Item | Literal[False]:
+        """Return the newest activation if its routine keeps nothing: its order does not matter. Lock.
 
-    def _next_stateless(self, run: Run) -> tuple[Item, float] | None:
-        """Return the oldest activation, if its routine keeps nothing and has a permit left. Lock."""
-        if self.first:
-            item = self.first[0]
-        elif self.ready and self.ready[0][0].node.free:
-            item = self.ready[0]
-        else:
-            return None
-        return None if travels(item[0].node) else self._measured(item, run)
-
-    def _measured(self, item: Item | None, run: Run) -> tuple[Item, float] | None:
-        if item is None or item[2] is not run or self._goes_alone(item):
-            return None
-        pace = self._pace.get(item[0].number)
-        return None if pace is None else (item, pace)
-
-    def _leave_queue(self, item: Item) -> None:
-        """Take out an activation that `_next_of` or `_next_stateless` has returned, with its permit. Lock."""
+        Where more waits than `max_pending`, what comes last is nearest to the end, and working it off frees memory.
+        """
+        item = self.ready[-1]
         node = item[0].node
-        if travels(node):
-            (node.waiting or self.ready).popleft()
-        elif self.first:
-            self.first.popleft()
-        else:
-            if node.limited:
-                node.free -= 1
-            self.ready.popleft()
+        if self.first or travels(node) or not node.free or item[2].halted:
+            return False
+        if node.limited:
+            node.free -= 1
+        return self.ready.pop()
+
+    def _learn_to_join(self, inlet: Inlet) -> bool:
+        joins = self._joins[inlet] = not travels(inlet.node) and not self._goes_alone(inlet)
+        return joins
+
+    def _goes_alone(self, inlet: Inlet) -> bool:
+        """Whether its activations are merged when they are taken, or may be ended."""
+        return inlet.merge is not None or inlet.gathers or inlet.node.timeout is not None
+
+    def _is_suspect(self, item: Item) -> bool:
+        """Whether a worker was lost while it ran this activation."""
+        return (item[2].job_id, item[3]) in self._losses
 
     # -- coming back
 
@@ -183,14 +221,16 @@ class ShippedQueue(WorkQueue):
             self.away.discard(task)
             self.active -= 1
 
-    def measure(self, inlet: Inlet, seconds: float) -> None:
-        """Take the run time of a call into the mean of its slot."""
-        old = self._pace.get(inlet.number)
-        self._pace[inlet.number] = seconds if old is None else old + WEIGHT * (seconds - old)
+    def measure(self, number: int, seconds: float) -> None:
+        """Take the run time of a call into the mean of its inlet. Lock."""
+        old = self._pace.get(number)
+        self._pace[number] = seconds if old is None else old + WEIGHT * (seconds - old)
 
-    def holds(self, node: Node) -> bool:
-        """Whether what an activation emits is held back until it has succeeded, since it may run again."""
-        return node.holds or _retries_losses(node)
+    def holds(self, node: Node) -> int:
+        """Return for how long what an activation emits is held back, since it may run again."""
+        if node.holds:
+            return UNTIL_SUCCESS
+        return UNTIL_END if _retries_losses(node) else NOT
 
     def judge(self, run: Run, number: int, failure: Failure) -> Decision:
         """Decide about a failure; a worker's loss is tried again where the routine says so, but not for ever."""
@@ -235,15 +275,34 @@ class ShippedQueue(WorkQueue):
             except Exception:
                 logger().exception("strategy %r: its pool raised in cancel", self.strategy.name)
 
+    def kill(self, run: Job) -> None:
+        """End the workers that run something of a run; its tasks fail as lost."""
+        with self.hub.lock:
+            running, pool = [task for task in self.away if task.run is run], self.pool
+        for task in running:
+            try:
+                if pool is not None and task.submitted:
+                    pool.kill(task)
+            except Exception:
+                logger().exception("strategy %r: its pool raised in kill", self.strategy.name)
+
     def lost(self, error: BaseException) -> None:
         """Fail what is away, and every job that has work here: the executor broke. The next job opens a new pool."""
         with self.hub.lock:
-            self._broken, self.pool, away = error, None, list(self.away)
+            pool, self.pool, self._broken, away = self.pool, None, error, list(self.away)
         for task in away:
             task.fail(error)
+        if pool is not None:  # not here: it may be the pool's own thread that tells of its end
+            threading.Thread(target=self._close_broken, args=(pool,), name="routilux-close", daemon=True).start()
         super().lost(error)
         with self.hub.lock:
             self.workers = LIMITLESS if self.pool is None else self.workers  # whoever comes is told so
+
+    def _close_broken(self, pool: WorkerPool) -> None:
+        try:
+            pool.close(cancel=True, timeout=0.0)
+        except Exception:
+            logger().warning("strategy %r raised while its broken pool was closed", self.strategy.name, exc_info=True)
 
     def abandon(self) -> None:
         """Fail what is away: the pool was closed, and nothing will come of it."""

@@ -142,7 +142,7 @@ class Blueprint:
 class Ready:
     """A routine in a worker, ready to be called."""
 
-    __slots__ = ("calls", "names", "routine", "routine_id", "tally")
+    __slots__ = ("calls", "events", "names", "routine", "routine_id", "tally")
 
     def __init__(
         self,
@@ -157,6 +157,7 @@ class Ready:
         self.calls = calls
         self.names = names  # of the attributes that it came with
         self.tally = tally
+        self.events = routine._routilux.events
 
 
 class Tally(dict[str, float]):
@@ -167,22 +168,24 @@ class Tally(dict[str, float]):
         self._lock = lock  # of the routine, whose counters any thread may change
         self._added: dict[str, float] = {}
         self._reset = False
+        self.touched = False
 
     def __setitem__(self, name: str, value: float) -> None:
         self._added[name] = self._added.get(name, 0) + (value - self.get(name, 0))
         super().__setitem__(name, value)
+        self.touched = True
 
     def clear(self) -> None:
         super().clear()
-        self._added, self._reset = {}, True
+        self._added, self._reset, self.touched = {}, True, True
 
     def taken(self) -> tuple[bool, dict[str, float]] | None:
         """Return whether they were reset, and what was added; None if nothing happened."""
-        if not self._added and not self._reset:
+        if not self.touched:
             return None
         with self._lock:
             taken = self._reset, self._added
-            self._added, self._reset = {}, False
+            self._added, self._reset, self.touched = {}, False, False
         return taken
 
 

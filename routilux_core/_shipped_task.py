@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from routilux_core._binding import Payload
 from routilux_core._decisions import OUTCOMES, carry_out
 from routilux_core._dispatch import logger
 from routilux_core._history import COMPLETED, FAILED
+from routilux_core._home_coming import Sent, take_state_home, unpacked
 from routilux_core._loop import merged
 from routilux_core._pickling import loads
-from routilux_core._plan import Item, Node, Outlet
+from routilux_core._plan import Item, Node
 from routilux_core._relay import replay
-from routilux_core._remote_errors import decode, encode
+from routilux_core._remote_errors import decode
 from routilux_core._run import GATHERED, Run
-from routilux_core._shipped_routine import add_stats, restore
+from routilux_core._shipped_routine import add_stats
 from routilux_core._shipping import Crate, crate, packed, travels
-from routilux_core._telling import Data, Done, Told
+from routilux_core._telling import Told
 from routilux_core.errors import ShippingError, StrategyError
 from routilux_core.strategy import Task
 
 if TYPE_CHECKING:
     from routilux_core._shipped_queue import ShippedQueue
+
+
+AT_ONCE = 32  # activations that are counted while the lock is held
 
 
 class ShippedTask(Task):
@@ -77,7 +80,7 @@ class ShippedTask(Task):
 
     def _pack(self) -> None:
         calls: list[tuple[Node, Item, Payload | bytes]] = []
-        holds: list[bool] = []
+        holds: list[int] = []
         for item in self.items:
             node = item[0].node
             try:
@@ -188,68 +191,67 @@ class ShippedTask(Task):
         self._offset = min(self._offset, perf_counter() - clock)
         replay(relayed)
         if last is not None and "state" in last:
-            self._take_state_home(last, told)
+            stuck = take_state_home(self.node, last, self._stats)
+            if stuck is not None and told:
+                index, emitted, started, ended, failure, stats = told[-1]
+                told[-1] = index, emitted, started, ended, failure or stuck, stats
         if last is not None and last.get("missing"):
             self.queue.send_whole(self.run)
-        for index, emitted, done in told:
-            if index == self._next:
-                self._take(self.items[index], emitted, done)
+        self._take_all(told)
 
-    def _take_state_home(self, last: dict[str, Any], told: list[Told]) -> None:
-        routine = self.node.routine
-        try:
-            state = loads(last["state"], routine)
-        except Exception as error:
-            last["stuck"] = encode(_unreadable(f"the state of routine {self.node.routine_id!r}", error))
-        else:
-            restore(routine, state, frozenset() if "stuck" in last else last["names"])
-            self._rebind(state[1])
-            self._count_home(last["stats"])
-        if "stuck" in last and told:
-            index, emitted, done = told[-1]
-            if done is not None and done[2] is None:
-                told[-1] = index, emitted, (done[0], done[1], last["stuck"], done[3])
+    def _take_all(self, told: list[Told]) -> None:
+        """Post what was emitted, and count what has ended: what simply completed in one go, the rest one by one."""
+        plain: list[tuple[Sent, float, float]] = []
+        for index, emitted, started, ended, failure, stats in told:
+            if index != self._next + len(plain):
+                continue  # told twice
+            node = self.items[index][0].node
+            sent, unreadable = unpacked(emitted, node) if emitted else ((), None)
+            if stats is not None:
+                add_stats(node.routine, *stats)
+            if started is not None and failure is None and unreadable is None:
+                plain.append((sent, started, ended))
+                continue
+            self._complete(plain)
+            plain = []
+            self._take_one(index, sent, started, ended, decode(failure) if failure else (unreadable, ""))
+        self._complete(plain)
 
-    def _rebind(self, handlers: dict[str, Callable[..., Any]]) -> None:
-        for name in handlers:
-            self.node.inlets[name].rebind(self.node.routine._routilux.slots[name])
-
-    def _count_home(self, stats: dict[str, float]) -> None:
-        """Take over the counters, unless somebody has changed them here meanwhile: then add what came to them."""
-        internals, before = self.node.routine._routilux, self._stats
-        with internals.lock:
-            if internals.stats == before:
-                internals.stats.clear()
-                internals.stats.update(stats)
-                return
-        added = {name: value - before.get(name, 0) for name, value in stats.items() if value != before.get(name, 0)}
-        add_stats(self.node.routine, before.keys() - stats.keys() != set(), added)
-
-    def _take(self, item: Item, emitted: list[tuple[str, Data]], done: Done | None) -> None:
-        """Post what an activation has emitted, and count it where it has ended."""
-        inlet, _, run, number, _, _ = item
-        failure: tuple[BaseException, str] | None = None
-        sent, unreadable = _unpacked(emitted, inlet.node)
+    def _take_one(
+        self,
+        index: int,
+        sent: Sent,
+        started: float | None,
+        ended: float,
+        failure: tuple[BaseException | None, str],
+    ) -> None:
+        """Post what an activation has emitted, and count it where it has failed."""
+        run, number = self.run, self.items[index][3]
         if sent:
             now = perf_counter()
             with self.hub.lock:
                 for outlet, data in sent:
                     run.send(outlet, data, number, now)
             self._emitted += len(sent)
-        if done is None:
-            return
-        started, ended, encoded, stats = done
-        if stats is not None:
-            add_stats(inlet.node.routine, *stats)
-        if encoded is not None:
-            failure = decode(encoded)
-        elif unreadable is not None:
-            failure = unreadable, ""
-        started, ended = self._at_home(started), self._at_home(ended)
-        if failure is not None:
-            self._failed(self._next, failure[0], started, ended, failure[1])
-        else:
-            self._count(self._next, COMPLETED, started, ended, 0.0)
+        if started is not None and failure[0] is not None:
+            self._failed(index, failure[0], self._at_home(started), self._at_home(ended), failure[1])
+
+    def _complete(self, done: list[tuple[Sent, float, float]]) -> None:
+        """Post what activations have emitted, and count them: some at a time, since the lock is held meanwhile."""
+        run, measure, latest = self.run, self.queue.measure, perf_counter()
+        for first in range(0, len(done), AT_ONCE):
+            with self.hub.lock:
+                for sent, started, ended in done[first : first + AT_ONCE]:
+                    item = self.items[self._next]
+                    for outlet, data in sent:
+                        run.send(outlet, data, item[3], latest)
+                    measure(item[0].number, ended - started)
+                    started = min(max(started + self._offset, self._sent, item[5]), latest)
+                    run.note(item, COMPLETED, self._worker, started, min(max(ended + self._offset, started), latest))
+                    self._next += 1
+                    self._completed(item, run, item[3])
+                self._emitted = 0
+                run.quiet()
 
     def _at_home(self, clock: float) -> float:
         """Return a time of the worker's clock on ours: it lies between the sending and now."""
@@ -288,30 +290,26 @@ class ShippedTask(Task):
         self._count(index, OUTCOMES.get(decision.strategy, FAILED), started, ended, decision.delay)
 
     def _count(self, index: int, outcome: int, started: float, ended: float, delay: float) -> None:
-        """Count one activation as the very last thing it does: its record is noted and its emissions are posted."""
+        """Count an activation that did not simply complete, as the very last thing that it does."""
         item = self.items[index]
-        inlet, _, run, number, _, posted = item
-        started = max(started, posted)
-        ended = max(ended, started)
-        if outcome == COMPLETED:
-            self.queue.measure(inlet, ended - started)
+        run: Run = item[2]
+        started = max(started, item[5])
         with self.hub.lock:
-            run.note(item, outcome, self._worker, started, ended)
+            run.note(item, outcome, self._worker, started, max(ended, started))
             self._next, self._emitted = index + 1, 0
-            if outcome:
-                if self.has_state:
-                    self._back_in_order(self.items[index + 1 :])
-                    del self.items[index + 1 :]
-                    self.has_state = False  # the permit is no longer this task's
-                run.settle(item, outcome, delay)
-            else:
-                self._completed(item, run, number)
+            if self.has_state:
+                self._back_in_order(self.items[index + 1 :])
+                del self.items[index + 1 :]
+                self.has_state = False  # the permit is no longer this task's
+            run.settle(item, outcome, delay)
             run.quiet()
 
     def _completed(self, item: Item, run: Run, number: int) -> None:
         run.over += 1
-        run.attempts.pop(number, None)
-        run.merged_by.discard(number)
+        if run.attempts:
+            run.attempts.pop(number, None)
+        if run.merged_by:
+            run.merged_by.discard(number)
         if not self.has_state:
             self.queue.release(item[0].node)
         elif self._ended and self._next == len(self.items):
@@ -336,20 +334,3 @@ class ShippedTask(Task):
             return
         where = self.node.waiting if self.has_state else self.queue.first
         where.extendleft(reversed(rest))
-
-
-def _unpacked(emitted: list[tuple[str, Data]], node: Node) -> tuple[list[tuple[Outlet, Payload]], ShippingError | None]:
-    """Return what was emitted, unpickled; the first that can't be ends it, with an error."""
-    sent: list[tuple[Outlet, Payload]] = []
-    for event, data in emitted:
-        try:
-            sent.append((node.outlets[event], data if isinstance(data, dict) else loads(data)))
-        except Exception as error:
-            return sent, _unreadable(f"routine {node.routine_id!r}, event {event!r}: what it emitted", error)
-    return sent, None
-
-
-def _unreadable(what: str, error: Exception) -> ShippingError:
-    made = ShippingError(f"{what} can't be unpickled where it came home: {error!r}")
-    made.__cause__ = error
-    return made

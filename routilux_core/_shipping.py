@@ -96,7 +96,7 @@ class Crate:
         return pickle.dumps((self._body, needed), PROTOCOL)
 
 
-def crate(luggage: Luggage, calls: list[tuple[Node, Item, Payload | bytes]], holds: list[bool], whole: bool) -> Crate:
+def crate(luggage: Luggage, calls: list[tuple[Node, Item, Payload | bytes]], holds: list[int], whole: bool) -> Crate:
     """Put a task together; raises `ShippingError` where its routine's state can't be sent."""
     numbers: dict[Node, int] = {}
     named: list[Named] = []

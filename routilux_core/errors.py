@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 
 class RoutiluxError(Exception):
@@ -57,6 +58,34 @@ class StrategyError(RoutiluxError, RuntimeError):
 
 class CapabilityError(StrategyError):
     """The flow needs what its execution strategy does not have."""
+
+
+class Problem(NamedTuple):
+    """One thing that keeps a flow or a job from being saved or loaded: where it is, and what is wrong there."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class SerializationError(RoutiluxError, ValueError):
+    """Something can't be saved or loaded; `problems` holds each reason with its path."""
+
+    def __init__(self, what: str, problems: Sequence[Problem]) -> None:
+        self.what = what
+        self.problems = tuple(problems)
+        super().__init__("\n  ".join([f"{what}:", *map(str, self.problems)]))
+
+
+class SavedError(RoutiluxError):
+    """An exception that was read from a saved job: its type's name and its message, since data is never code."""
+
+    def __init__(self, type_name: str, message: str) -> None:
+        self.type_name = type_name
+        self.message = message
+        super().__init__(f"{type_name}: {message}")
 
 
 class ActivationTimeout(RoutiluxError, TimeoutError):

@@ -10,28 +10,29 @@ import weakref
 from collections.abc import Iterable, Mapping
 from contextvars import Context, copy_context
 from time import monotonic, perf_counter
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType, ModuleType, TracebackType
 from typing import Any, Self
 
 from routilux_core._context import CURRENT, check_outside, inside
 from routilux_core._dispatch import Dispatcher, WorkQueue, logger
 from routilux_core._loop import WorkTask
 from routilux_core._measures import FlowSource
-from routilux_core._plan import Inlet, Node
+from routilux_core._plan import Inlet, Node, Outlet
 from routilux_core._plugins import Plugins, make_strategy
 from routilux_core._pools import close_pool, open_pool
 from routilux_core._run import Run
-from routilux_core._shipped_queue import ShippedQueue
+from routilux_core._saved import SavedFlow
+from routilux_core._strategies import SavedStrategy, options_of
 from routilux_core.error_handling import ErrorHandler, ErrorStrategy
 from routilux_core.errors import CapabilityError, ConfigurationError, FlowStateError
 from routilux_core.graph import Connection, Graph
 from routilux_core.job import JobState
 from routilux_core.ports import ENTRY
-from routilux_core.routine import Routine
+from routilux_core.routine import Routine, let_go
 from routilux_core.strategy import ExecutionStrategy, Task
 from routilux_core.tracking import ExecutionTracker
 
-EXIT_GRACE = 3.0  # seconds that running handlers get when the interpreter exits
+EXIT_GRACE = 3.0  # seconds that running handlers get when the interpreter exits, or was told to
 
 
 class Flow:
@@ -69,7 +70,8 @@ class Flow:
         self._at_exit: Any = None
         self._made_in_handler = CURRENT.get() is not None
         self._plugins = Plugins(plugins)
-        self._default = self._queue(make_strategy(self._plugins, execution_strategy, max_workers, strategy_options))
+        self._options = dict(strategy_options or {})
+        self._default = self._queue(make_strategy(self._plugins, execution_strategy, max_workers, self._options))
         self.set_error_handler(error_handler)
 
     def __repr__(self) -> str:
@@ -135,13 +137,7 @@ class Flow:
         name = self._graph.add_routine(routine, routine_id)
         if execution_strategy is not None:
             self._named[name] = execution_strategy
-        node = self._hub.nodes[name] = Node(name, routine, queue)
-        self._hub.has_timeouts = self._hub.has_timeouts or node.timeout is not None
-        internals = routine._routilux
-        internals.owner, internals.sealed = (self.flow_id, name), routine.__routilux_settings__.stateless
-        internals.changed = lambda: self._refresh(node)
-        internals.policy_changed = lambda: node.set_policy(self._hub.error_handler)
-        self._refresh(node)
+        self._wire(name, routine, queue)
         return name
 
     def connect(
@@ -197,15 +193,56 @@ class Flow:
         old = self._default.strategy
         if isinstance(execution_strategy, str) and max_workers is None:
             max_workers = old.max_workers
-        strategy = make_strategy(self._plugins, execution_strategy, max_workers, strategy_options)
+        stays = strategy_options is None and execution_strategy == old.name
+        options = dict(self._options if stays else strategy_options or {})
+        strategy = make_strategy(self._plugins, execution_strategy, max_workers, options)
         for routine_id in self._async - self._named.keys():
             _check_capabilities(routine_id, self._graph.routines[routine_id], strategy)
         with self._opening:
             close_pool(self._default)
             self._default = self._hub.queues[0] = self._new_queue(strategy)
+            self._options = options
             for routine_id, node in self._hub.nodes.items():
                 name = self._named.get(routine_id)
                 node.queue = self._default if name is None else self._queue_named(name)
+
+    # -- saving
+
+    def serialize(self) -> dict[str, Any]:
+        """Return the flow as plain JSON types; what can't be saved is one `SerializationError` that names each value.
+
+        What a handler changes at this moment may be saved half: save between jobs.
+        """
+        from routilux_core import serialization
+
+        return serialization.flow_to_dict(self._saved())
+
+    def deserialize(self, data: Mapping[str, Any], *, types: Iterable[type | ModuleType] = ()) -> None:
+        """Become the flow that `serialize` gave. Refused while a job runs; after an error the flow is as it was.
+
+        Classes are looked up among those defined in this process and `types` (classes, or modules that define them);
+        nothing is imported. What the flow held before, its routines and its pools, it lets go.
+        """
+        from routilux_core import serialization
+
+        self._check_idle("deserialize")
+        with serialization.collector_paused():
+            self._become(serialization.flow_from_dict(data, types))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `serialize()` to a JSON file: written beside and renamed over, so the file is always whole."""
+        from routilux_core import serialization
+
+        serialization.write_file(path, self.serialize())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, types: Iterable[type | ModuleType] = ()) -> Self:
+        """Return the flow that `save` wrote; see `deserialize`."""
+        from routilux_core import serialization
+
+        flow = cls()
+        flow.deserialize(serialization.read_file(path), types=types)
+        return flow
 
     # -- running
 
@@ -265,10 +302,13 @@ class Flow:
         for run in self._running():
             run.resume()
 
-    def cancel(self) -> None:
-        """Cancel every running job: what is queued is discarded and counted, what runs ends."""
+    def cancel(self, kill: bool = False) -> None:
+        """Cancel every running job: what is queued is discarded and counted, what runs ends.
+
+        With `kill` it is ended at once, where the strategy can end its workers.
+        """
         for run in self._running():
-            run.cancel()
+            run.cancel(kill)
 
     def shutdown(self, wait: bool = True, timeout: float | None = None) -> None:
         """Let running jobs end, cancel paused ones, and close the pools. A later `execute` opens new ones.
@@ -297,7 +337,8 @@ class Flow:
     ) -> None:
         if error is not None:
             self.cancel()
-        self.shutdown()
+        hurries = error is not None and not isinstance(error, Exception)  # a KeyboardInterrupt, or a SystemExit
+        self.shutdown(timeout=EXIT_GRACE if hurries else None)
 
     # -- inside
 
@@ -321,6 +362,8 @@ class Flow:
     def _new_queue(self, strategy: ExecutionStrategy) -> WorkQueue:
         if strategy.capabilities.shares_memory:
             return WorkQueue(self._hub, strategy, _task)
+        from routilux_core._shipped_queue import ShippedQueue  # with it comes all that travelling needs
+
         return ShippedQueue(self._hub, strategy)
 
     def _queue_named(self, name: str) -> WorkQueue:
@@ -332,8 +375,81 @@ class Flow:
                 return queue
         return self._queue(make_strategy(self._plugins, name, None, None))
 
+    def _saved(self) -> SavedFlow:
+        strategy = self._default.strategy
+        options = self._options or options_of(strategy)
+        settings = {"max_pending": self.max_pending, "history_size": self.history_size}
+        return SavedFlow(strategy, options, self._hub.error_handler, self._graph, self._named, settings)
+
+    def _become(self, saved: SavedFlow) -> None:
+        """Take over a flow that was read, all at once."""
+        hub = Dispatcher(saved.settings["max_pending"], saved.settings["history_size"])
+        hub.error_handler = saved.error_handler
+        with self._opening:
+            self._check_idle("deserialize")
+            before = dict(vars(self))
+            old_hub, old_graph = self._hub, self._graph
+            try:
+                self.flow_id, self.history_size = saved.graph.flow_id, saved.settings["history_size"]
+                self._hub, self._graph, self._named, self._async = hub, saved.graph, saved.named, set()
+                self._options, self._gathers_of, self._last = saved.options, -1, None
+                self._default = self._queue(saved.strategy)
+                self._wire_all()
+            except BaseException:
+                vars(self).update(before)
+                raise
+            for queue in old_hub.queues:
+                close_pool(queue)
+        for routine in old_graph.routines.values():
+            let_go(routine)
+
+    def _wire_all(self) -> None:
+        """Wire a graph that is complete already."""
+        for name, routine in self._graph.routines.items():
+            own = self._named.get(name)
+            self._wire(name, routine, self._default if own is None else self._queue_saved(own))
+        nodes = self._hub.nodes
+        targets: dict[Outlet, list[tuple[Inlet, dict[str, str] | None]]] = {}
+        for each in self._graph.connections:
+            found = targets.setdefault(nodes[each.source].outlets[each.event], [])
+            found.append((nodes[each.target].inlets[each.slot], dict(each.param_mapping) or None))
+        for outlet, ends in targets.items():
+            outlet.add_targets(ends)
+        names: dict[Outlet, list[str]] = {}
+        for output in self._graph.outputs:
+            names.setdefault(nodes[output.routine_id].outlets[output.event], []).append(output.name)
+        for outlet, chosen in names.items():
+            outlet.add_output(*chosen)
+
+    def _queue_saved(self, name: str) -> WorkQueue:
+        known = any(queue.strategy.name == name for queue in self._hub.queues)
+        return self._queue_named(name) if known else self._queue(SavedStrategy(name=name))
+
+    def _load(self, queue: WorkQueue, saved: SavedStrategy) -> None:
+        """Put the strategy itself where a file has named it; where it is not installed, the error says what to do."""
+        loaded = self._new_queue(make_strategy(self._plugins, saved.name, saved.max_workers, saved.options))
+        self._hub.queues[self._hub.queues.index(queue)] = loaded
+        if queue is self._default:
+            self._default = loaded
+        for node in self._hub.nodes.values():
+            if node.queue is queue:
+                node.queue = loaded
+
+    def _wire(self, name: str, routine: Routine, queue: WorkQueue) -> None:
+        node = self._hub.nodes[name] = Node(name, routine, queue)
+        self._hub.has_timeouts = self._hub.has_timeouts or node.timeout is not None
+        internals = routine._routilux
+        internals.owner, internals.sealed = (self.flow_id, name), routine.__routilux_settings__.stateless
+        internals.changed = lambda: self._refresh(node)
+        internals.policy_changed = lambda: node.set_policy(self._hub.error_handler)
+        self._take_in(node)
+
     def _refresh(self, node: Node) -> None:
         self._check_idle("define_slot or define_event")
+        self._take_in(node)
+
+    def _take_in(self, node: Node) -> None:
+        """Wire the slots and events that a routine has by now."""
         node.refresh(self._hub.inlets, self._hub.error_handler)
         self._graph.version += 1
         if any(slot.signature.is_async for slot in node.routine._routilux.slots.values()):
@@ -357,6 +473,9 @@ class Flow:
 
     def _prepare(self, entry: Inlet, payload: Mapping[str, Any]) -> None:
         """Check what the flow needs, open its pools, order its gather slots. No engine lock is held."""
+        for queue in list(self._hub.queues):
+            if isinstance(queue.strategy, SavedStrategy):
+                self._load(queue, queue.strategy)
         for routine_id in self._async:
             node = self._hub.nodes[routine_id]
             _check_capabilities(routine_id, node.routine, node.queue.strategy)
@@ -364,12 +483,10 @@ class Flow:
             nodes = self._hub.nodes
             self._hub.gather_order = [nodes[name].inlets[slot] for name, slot in self._graph.gather_order()]
             self._gathers_of = self._graph.version
+        for queue in self._hub.queues:
+            queue.prepare(entry, payload, bool(self._hub.runs))
         if any(queue.pool is None for queue in self._hub.queues):
             self._open()
-        for queue in self._hub.queues:
-            if isinstance(queue, ShippedQueue):
-                mine = [node for node in self._hub.nodes.values() if node.queue is queue]
-                queue.prepare(entry, payload, mine, bool(self._hub.runs))
 
     def _open(self) -> None:
         with self._opening:

@@ -187,6 +187,46 @@ class Graph:
         return sorted(slots, key=lambda slot: before[slot[0]])
 
 
+def circles(following: Mapping[str, Iterable[str]]) -> dict[str, int]:
+    """Return a number for each routine; two that can reach each other have the same one.
+
+    Tarjan's strongly connected components, without recursion: a chain may be long.
+    """
+    order: dict[str, int] = {}
+    low: dict[str, int] = {}
+    circle: dict[str, int] = {}
+    open_ones: list[str] = []
+    for start in following:
+        trail: list[tuple[str, Iterator[str]]] = []
+        step: str | None = None if start in order else start
+        while step is not None or trail:
+            if step is not None:
+                order[step] = low[step] = len(order)
+                open_ones.append(step)
+                trail.append((step, iter(following.get(step, ()))))
+            name, ahead = trail[-1]
+            step = None
+            for reached in ahead:
+                if reached not in order:
+                    step = reached
+                    break
+                if reached not in circle:
+                    low[name] = min(low[name], order[reached])
+            if step is None:
+                trail.pop()
+                if trail:
+                    low[trail[-1][0]] = min(low[trail[-1][0]], low[name])
+                if low[name] == order[name]:
+                    _close_circle(name, open_ones, circle)
+    return circle
+
+
+def _close_circle(name: str, open_ones: list[str], circle: dict[str, int]) -> None:
+    number = len(circle)
+    while name not in circle:
+        circle[open_ones.pop()] = number
+
+
 def reachable(start: str, following: Mapping[str, Iterable[str]]) -> set[str]:
     """Return every routine that can be reached from `start` in one step or more."""
     found: set[str] = set()

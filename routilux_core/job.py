@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+import importlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from attrs import field, frozen
 
@@ -85,7 +88,7 @@ class Controls(Protocol):
     def wait(self, timeout: float | None) -> bool: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
-    def cancel(self) -> None: ...
+    def cancel(self, kill: bool) -> None: ...
 
 
 class JobState:
@@ -100,7 +103,7 @@ class JobState:
         return f"<JobState {self.job_id} of flow {self.flow_id!r}: {self.status}>"
 
     def __reduce__(self) -> Any:
-        raise TypeError("a JobState can't be pickled: it belongs to a live flow; read what you need from it")
+        raise TypeError("a JobState can't be pickled: it belongs to a live flow; use job.serialize() or job.save()")
 
     @property
     def status(self) -> str:
@@ -166,12 +169,13 @@ class JobState:
         """Go on after `pause`."""
         self._controls.resume()
 
-    def cancel(self) -> None:
+    def cancel(self, kill: bool = False) -> None:
         """Discard what is queued or waits for a retry, and count it; what runs ends.
 
-        Nothing is taken from a queue after this; a call that a worker had begun to make is made.
+        No handler begins after this has returned; one that a worker had begun goes on. With `kill` workers
+        that run calls of this job are ended at once, where the strategy can do that: those calls fail as lost.
         """
-        self._controls.cancel()
+        self._controls.cancel(kill)
 
     def raise_for_errors(self) -> None:
         """Raise an `ExceptionGroup` of the errors that stopped the job or that it went on after (STOP, CONTINUE).
@@ -185,3 +189,32 @@ class JobState:
             names = ", ".join(sorted({failure.routine_id for failure in failures}))
             message = f"job {self.job_id} of flow {self.flow_id!r}: errors in {names}"
             raise BaseExceptionGroup(message, [failure.exception for failure in failures])
+
+    def serialize(self) -> dict[str, Any]:
+        """Return the record of the job as plain JSON types: all that can be read here, but for the routines.
+
+        What can't be saved is one `SerializationError` that names each value. Exceptions become text. While the job
+        runs, parts of the record may be moments apart.
+        """
+        found: dict[str, Any] = _serialization().job_to_dict(self)
+        return found
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write `serialize()` to a JSON file: written beside and renamed over, so the file is always whole."""
+        _serialization().write_file(path, self.serialize())
+
+    @classmethod
+    def deserialize(cls, data: Mapping[str, Any], *, types: Iterable[type | ModuleType] = ()) -> Self:
+        """Return the record that `serialize` gave: to be read; it can't go on. `types` as in `Flow.deserialize`."""
+        saved = _serialization().job_from_dict(data, types)
+        return cls(saved.job_id, saved.flow_id, saved)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, types: Iterable[type | ModuleType] = ()) -> Self:
+        """Return the record that `save` wrote; see `deserialize`."""
+        return cls.deserialize(_serialization().read_file(path), types=types)
+
+
+def _serialization() -> Any:
+    """Return the module that saves and loads. It stands above this one, and is needed only by who asks for it."""
+    return importlib.import_module("routilux_core.serialization")

@@ -203,6 +203,13 @@ def _declare(routine: Routine) -> None:
         internals.slots[name] = Slot(name, getattr(routine, name), merge_strategy, signature)
 
 
+def let_go(routine: Routine) -> None:
+    """Free a routine of its flow, so that another may take it in."""
+    internals = routine._routilux
+    internals.owner = internals.changed = internals.policy_changed = None
+    internals.sealed = False
+
+
 def fresh_copy(routine: Routine) -> Routine:
     """Return a deep copy with its own slots bound to it: what a job gets of a routine with `scope="job"`."""
     twin = object.__new__(type(routine))

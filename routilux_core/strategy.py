@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 from attrs import field, frozen
@@ -81,7 +81,8 @@ class Task(ABC):
         """Say that the pool could not run this task, or lost it.
 
         `at` is the index of the activation that was running (from `mark` of `worker.run`): that one failed, what was
-        told before stands, and the rest is run again. None: everything that was not told yet failed.
+        told before stands, and the rest is run again. None: everything that was not told yet failed; of a routine with
+        state, whose task is a transaction, only the first, and the rest is run again.
         """
 
 
@@ -112,14 +113,33 @@ class Host(Protocol):
         """Say, in the thread of a worker that ends, that what it made with `per_worker` can be closed."""
 
 
+@frozen(kw_only=True)
+class Waiting:
+    """An activation that may run now, as a `Chooser` sees it. `cause` is the activation that emitted it."""
+
+    job_id: str
+    id: int
+    cause: int | None
+    routine_id: str
+    slot: str
+    payload: Mapping[str, Any]
+
+
+# Given what may run now, oldest first: the index of what is next, or None for nothing. Called with the engine's lock
+# held, for each activation: it must not block, nor call the engine.
+Chooser = Callable[[Sequence[Waiting]], int | None]
+
+
 class WorkerPool(ABC):
     """A live pool. The engine submits at most `workers` tasks at a time.
 
-    `in_caller` says that tasks run inside `wait`, in the thread that waits: then `Flow.execute` waits, too.
+    `in_caller` says that tasks run inside `wait`, in the thread that waits: then `Flow.execute` waits, too. A pool with
+    a `chooser` is for tests: it says which activation is next, and a task is one activation. It shares memory.
     """
 
     workers: int = 1
     in_caller: ClassVar[bool] = False
+    chooser: Chooser | None = None
 
     @abstractmethod
     def submit(self, task: Task) -> None:

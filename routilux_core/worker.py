@@ -16,10 +16,10 @@ from routilux_core._binding import Payload
 from routilux_core._context import CURRENT, Frame
 from routilux_core._pickling import dumps, explain, is_plain, loads
 from routilux_core._relay import Relay
-from routilux_core._remote_errors import Encoded, encode
+from routilux_core._remote_errors import encode
 from routilux_core._resources import Resources
 from routilux_core._shipped_routine import Blueprint, Ready, pickle_state, state_of
-from routilux_core._telling import Data, Flusher, Teller
+from routilux_core._telling import Data, Emitted, Flusher, Teller
 from routilux_core.errors import ActivationTimeout, ShippingError, UnknownNameError
 from routilux_core.routine import Routine
 
@@ -28,9 +28,13 @@ __all__ = ["close", "run"]
 MOST_PARTS = 4096
 MOST_BYTES = 256 << 20
 
-# A routine: key of its part, id, time-out, counters. A call: number of the routine, slot, payload, held until success.
+# How long what a call emits is held back: not at all; until its end, since it is made again if the worker dies; until
+# its success, since it is made again if it fails.
+NOT, UNTIL_END, UNTIL_SUCCESS = range(3)
+
+# A routine: key of its part, id, time-out, counters. A call: number of the routine, slot, payload, what is held back.
 Named = tuple[str, str, float | None, dict[str, float]]
-Call = tuple[int, str, Data, bool]
+Call = tuple[int, str, Data, int]
 Body = tuple[str, str, bytes | None, list[Named], list[Call]]  # home, key of the environment, state, routines, calls
 
 
@@ -139,7 +143,10 @@ class _Batch:
         self._process = process()
         self._at_home = self._home == self._process.token
         self._teller = Teller(send, self._process.flusher, None if self._at_home else self._process.relay)
-        self._held: list[tuple[str, Data]] | None = None
+        self._readies: list[Ready | None] = [None] * len(self._named)
+        self._index = 0
+        self._emitted: Emitted = []  # by the activation that runs, where that does not stream
+        self._streams = False
         self._made: dict[str, Any] = {}
         self._current: Ready
         self._travelling: Ready | None = None  # the routine whose state came with the task
@@ -184,41 +191,41 @@ class _Batch:
             self._process.relay.apply(self._made[self._environment])
 
     def _run_all(self) -> None:
-        for index, call in enumerate(self._calls):
-            if self._cancelled is not None and self._cancelled():
+        # Everything that many short calls would pay for is local, and done in one function.
+        cancelled, mark, clock, end = self._cancelled, self._mark, perf_counter, self._teller.end
+        stays = self._state is None
+        for index, (number, slot, data, holds) in enumerate(self._calls):
+            if cancelled is not None and cancelled():
                 return
-            if self._mark is not None:
-                self._mark(index)
-            if not self._run_one(index, call):
+            if mark is not None:
+                mark(index)
+            self._index, self._emitted = index, []
+            self._streams = self._teller.streams and stays and not holds
+            started = clock()
+            try:
+                ready = self._current = self._readies[number] or self._routine(number)
+                self.routine = ready.routine
+                payload = data if isinstance(data, dict) else _load_payload(data, ready.routine_id, slot)
+                ready.calls[slot](payload)
+                ended = clock()
+                if self._named[number][2] is not None:
+                    self._check_time(number, slot, ended - started)
+            except BaseException as error:  # SystemExit and KeyboardInterrupt too: they fail the activation
+                ended = clock()
+                failed = self._readies[number]
+                stats = failed.tally.taken() if stays and failed is not None else None
+                end(index, [] if holds == UNTIL_SUCCESS else self._emitted, started, ended, encode(error), stats)
                 return
-
-    def _run_one(self, index: int, call: Call) -> bool:
-        """Run one activation, and return whether the next may follow."""
-        number, slot, data, holds = call
-        self._teller.begin(index, not holds and self._state is None)
-        self._held = [] if holds else None
-        ready: Ready | None = None
-        failure: Encoded | None = None
-        started = perf_counter()
-        try:
-            ready = self._current = self._routine(number)
-            self.routine = ready.routine
-            payload = data if isinstance(data, dict) else _load_payload(data, self._named[number][1], slot)
-            started = perf_counter()
-            ready.calls[slot](payload)
-            self._check_time(number, slot, perf_counter() - started)
-            for event, held in self._held or ():
-                self._teller.emit(event, held)
-        except BaseException as error:  # SystemExit and KeyboardInterrupt too: they fail the activation
-            failure = encode(error)
-        ended = perf_counter()
-        stats = None if ready is None or self._state is not None else ready.tally.taken()
-        self._teller.end((started, ended, failure, stats))
-        return failure is None
+            end(
+                index,
+                self._emitted,
+                started,
+                ended,
+                None,
+                ready.tally.taken() if stays and ready.tally.touched else None,
+            )
 
     def _routine(self, number: int) -> Ready:
-        if self._travelling is not None:
-            return self._travelling
         key, routine_id, _, stats = self._named[number]
         found = self._made[key]
         try:
@@ -232,6 +239,7 @@ class _Batch:
                 "importable there, and its state has to survive pickling"
             ) from error
         ready: Ready = found
+        self._readies[number] = ready
         return ready
 
     def _check_time(self, number: int, slot: str, spent: float) -> None:
@@ -245,17 +253,16 @@ class _Batch:
 
     def emit(self, event_name: str, data: Payload, /) -> None:
         """Take what a handler emits; what can't be pickled is refused here, in the handler."""
-        if event_name not in self._current.routine._routilux.events:
-            events = self._current.routine._routilux.events
-            raise UnknownNameError("event", event_name, events, f"routine {self._current.routine_id!r}")
+        ready = self._current
+        if event_name not in ready.events:
+            raise UnknownNameError("event", event_name, ready.events, f"routine {ready.routine_id!r}")
         packed: Data = data
         if not is_plain(data):
-            whole = f"routine {self._current.routine_id!r}, event {event_name!r}"
-            packed = pack(data, whole)
-        if self._held is not None:
-            self._held.append((event_name, packed))
+            packed = pack(data, f"routine {ready.routine_id!r}, event {event_name!r}")
+        if self._streams:
+            self._teller.emit(self._index, event_name, packed)
         else:
-            self._teller.emit(event_name, packed)
+            self._emitted.append((event_name, packed))
 
     def is_cancelled(self) -> bool:
         return self._cancelled is not None and self._cancelled()

@@ -115,7 +115,7 @@ def test_its_timings_cover_the_work_and_concurrent_is_faster(facts):
 
 def test_every_job_has_ended_and_its_ledger_balances(facts):
     jobs = facts["jobs"]
-    whole = {"main", "sequential", "concurrent", "first", "second", "third", "monitored"}
+    whole = {"main", "sequential", "concurrent", "first", "second", "third", "monitored", "loaded"}
     assert set(jobs) == whole | {"CONTINUE", "STOP"}
     for name, job in jobs.items():
         ledger = job["ledger"]
@@ -280,6 +280,16 @@ def test_the_checks_find_a_tracker_that_is_wrong(demo):
     assert demo.check_tracker(flow.execution_tracker, {"fails": (0.0, 0.0)}) == []
     [problem] = demo.check_tracker(flow.execution_tracker, {"fails": (0.0, 2.0)})
     assert problem.startswith("fails took 2.0000 s, the tracker says 0.0")
+
+
+def test_the_checks_find_a_flow_that_came_back_wrong(demo):
+    saved, loaded = Flow("x", "concurrent", 8), Flow("x", "concurrent", 7)
+    for flow in (saved, loaded):
+        flow.add_routine(demo.Trigger(), "trigger")
+    assert demo.check_loaded(saved, saved) == ["trigger is the saved flow's own routine"]
+    settings, everything = demo.check_loaded(saved, loaded)
+    assert "8" in settings
+    assert "7" in everything
 
 
 def test_the_checks_find_an_aggregator_that_forgot(demo):

@@ -10,9 +10,15 @@ from typing import Any
 
 import pytest
 
+from routilux_core_plugins.process import ProcessStrategy
+
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 from shipped_strategies import Mortal, Shared, SharedBatches  # noqa: E402
+
+QUICKEST = "spawn" if sys.platform == "win32" else "forkserver"  # the pool's own tests use what is the default
+if QUICKEST == "forkserver":
+    multiprocessing.set_forkserver_preload(["routilux_core.worker", "shipped_routines"])
 
 
 @pytest.fixture(scope="session")
@@ -25,12 +31,13 @@ def executor() -> Iterator[Executor]:
     made.shutdown()
 
 
-@pytest.fixture(params=["one by one", "in batches", "streamed"])
+@pytest.fixture(params=["one by one", "in batches", "streamed", "process"])
 def shipped(request: pytest.FixtureRequest, executor: Executor) -> dict[str, Any]:
     """The keywords of a flow whose handlers share no memory with it."""
     strategies = {
         "one by one": lambda: Shared(max_workers=2, executor=executor),
         "in batches": lambda: SharedBatches(max_workers=2, executor=executor),
         "streamed": lambda: Mortal(max_workers=3),
+        "process": lambda: ProcessStrategy(max_workers=2, start_method=QUICKEST),
     }
     return {"execution_strategy": strategies[request.param]()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import warnings
 from typing import Any
 
@@ -17,6 +18,27 @@ class Source(Routine, stateless=True):
     def __call__(self, count: int) -> None:
         for n in range(count):
             self.emit("item", n=n)
+
+
+class SlowSource(Routine, stateless=True):
+    """Emits over some ten milliseconds."""
+
+    item = event("n")
+
+    def __call__(self, count: int) -> None:
+        for n in range(count):
+            self.emit("item", n=n)
+            time.sleep(0.0005)
+
+
+class Pause(Routine, stateless=True):
+    """Takes its time."""
+
+    seconds: float = 0.0
+
+    @slot
+    def n(self, n: int) -> None:
+        time.sleep(self.seconds)
 
 
 class Square(Routine, stateless=True):
@@ -241,6 +263,46 @@ class Selfish(Routine):
         self.looked = True
 
 
+class WithOwnState(Routine):
+    """Leaves its lock at home, by `__getstate__`, and makes another where it arrives."""
+
+    calls: int = 0
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
+        self.lock = threading.Lock()
+        self.gone = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.lock = threading.Lock()
+
+    @slot
+    def n(self, n: int) -> None:
+        with self.lock:
+            self.calls += 1
+        if hasattr(self, "gone"):
+            del self.gone
+
+
+class Counts(Routine):
+    """Counts with everything that there is for it."""
+
+    @slot
+    def n(self, n: int) -> None:
+        if n == 3:
+            self.reset_stats()
+        assert self.increment_stat("calls") == self.stats()["calls"]
+        self.increment_stat("weight", 0.1)
+
+
+class CountsWithout(Counts, stateless=True):
+    """Keeps nothing, but counters."""
+
+
 class Helper:
     def __init__(self) -> None:
         self.taken: list[int] = []
@@ -299,3 +361,16 @@ class Waits(Routine):
         while not os.path.exists(path) and not self.cancelled:
             os.stat(".")
         self.emit("passed", n=n + 1)
+
+
+class Spin(Routine, stateless=True):
+    """Some 20 microseconds of work."""
+
+    done = event("n")
+
+    @slot
+    def n(self, n: int) -> None:
+        x = 0
+        for i in range(420):
+            x += i * i
+        self.emit("done", n=n)

@@ -68,22 +68,28 @@ class Died(BaseException):
 
 @frozen(kw_only=True)
 class Mortal(ExecutionStrategy):
-    """Threads that take nothing but bytes. Before an activation a worker may die, with the odds given."""
+    """Threads that take nothing but bytes. Before an activation a worker may die, with the odds given.
+
+    One that dies behind its chunks goes on as a ghost: what it still says has to be ignored.
+    """
 
     name: ClassVar[str] = "mortal"
     capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=False, streams=True, max_batch=1024)
     deaths: float = 0.0
+    chunks: int | None = None  # a worker dies when it has sent so many
     seed: int = 0
     max_worker_losses: int = 3
+    sizes: list[tuple[int, int]] = field(factory=list, eq=False)  # of each task, and how many were away with it
 
     def open(self, host: Host) -> WorkerPool:
-        return MortalPool(self.max_workers or 2, self.deaths, self.seed)
+        return MortalPool(self.max_workers or 2, self.deaths, self.chunks, self.seed, self.sizes)
 
 
 class MortalPool(WorkerPool):
-    def __init__(self, workers: int, deaths: float, seed: int) -> None:
+    def __init__(self, workers: int, deaths: float, chunks: int | None, seed: int, sizes: list[Any]) -> None:
         self.workers = workers
-        self.died = 0
+        self._chunks = chunks
+        self._sizes, self._away, self._lock = sizes, 0, threading.Lock()
         self._deaths = deaths
         self._random = random.Random(seed)
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
@@ -93,11 +99,22 @@ class MortalPool(WorkerPool):
             thread.start()
 
     def submit(self, task: Task) -> None:
+        self._count_away(1)
+        self._sizes.append((task.size, self._away))
         self._tasks.put(task)
+
+    def _count_away(self, change: int) -> None:
+        with self._lock:
+            self._away += change
 
     def cancel(self, task: Task) -> bool:
         self._cancelled.add(task)
         return False
+
+    def kill(self, task: Task) -> bool:
+        self._cancelled.add(task)  # a thread can't be killed: its ghost goes on until it asks
+        task.fail(WorkerLost(reason="killed"))
+        return True
 
     def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
         for _ in self._threads:
@@ -110,23 +127,34 @@ class MortalPool(WorkerPool):
         known: frozenset[str] = frozenset()
         while (task := self._tasks.get()) is not None:
             payload = task.payload(known)
-            known |= task.parts
-            at = -1
+            known = known | task.parts if self._run(task, payload) else frozenset()
 
-            def mark(index: int) -> None:
-                nonlocal at
-                at = index
-                if self._random.random() < self._deaths:
-                    raise Died
+    def _run(self, task: Task, payload: bytes) -> bool:
+        at, left = -1, self._chunks
 
-            try:
-                reply = worker.run(payload, task.stream, mark=mark, cancelled=lambda: task in self._cancelled)
-            except Died:
-                known = frozenset()
-                self.died += 1
-                task.fail(WorkerLost(worker=threading.get_ident(), reason="drawn by lot"), at)
-            else:
-                task.finish(reply)
+        def send(chunk: bytes) -> None:
+            nonlocal left
+            task.stream(chunk)
+            if left is not None:
+                left -= 1
+                if left == 0:
+                    task.fail(WorkerLost(worker="ghost", reason="it had said enough"), at)
+
+        def mark(index: int) -> None:
+            nonlocal at
+            at = index
+            if self._random.random() < self._deaths:
+                raise Died
+
+        try:
+            reply = worker.run(payload, send, mark=mark, cancelled=lambda: task in self._cancelled)
+        except Died:
+            self._count_away(-1)  # before the engine hears of it, and sends the next
+            task.fail(WorkerLost(worker=threading.get_ident(), reason="drawn by lot"), at)
+            return False
+        self._count_away(-1)
+        task.finish(reply)
+        return True
 
 
 # -- a queue that delivers some tasks twice

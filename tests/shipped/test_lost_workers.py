@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from shipped_routines import FailsWithout, Source, Square, Sum
+from shipped_routines import FailsWithout, SlowSource, Source, Square, Sum
 from shipped_strategies import Mortal
 
 from routilux_core import ErrorHandler, Flow, JobState, WorkerLost
@@ -54,7 +54,6 @@ def test_calls_that_are_made_again_lose_and_double_nothing(make_flow: MakeFlow, 
     assert sorted(total.seen) == [n * n for n in range(300)]
     assert total.total == sum(total.seen)
     assert total.stats() == {"calls": 300}
-    assert flow.routines["square"].stats() == {"calls": 300}
     assert (job.ledger.completed, job.ledger.failed) == (601, 0)
     assert job.ledger.retried == len(job.errors)
     assert job.errors
@@ -69,10 +68,10 @@ def test_each_activation_is_handled_or_failed_once(make_flow: MakeFlow, seed: in
     total = flow.routines["sum"]
     failed = Counter(each.routine_id for each in job.errors if each.decision == "continue")
     assert max(Counter(total.seen).values()) == 1
-    assert flow.routines["square"].stats().get("calls", 0) == 300 - failed["square"]
     assert len(total.seen) == 300 - failed["square"] - failed["sum"]
     assert job.ledger.failed == failed["square"] + failed["sum"] > 0
     assert job.ledger.posted == 1 + 300 + 300 - failed["square"]
+    # The counters of `square` say nothing here: these workers share a process, and a dead one leaves its part behind.
     records = Counter((each.routine_id, each.outcome) for each in job.get_execution_history())
     assert records["sum", "completed"] == len(total.seen)
     assert records["square", "failed"] == failed["square"]
@@ -88,6 +87,36 @@ def test_order_holds_behind_a_routine_with_state_also_when_its_worker_dies(make_
     job = finished(flow.execute("source", {"count": 400}))
     assert job.errors
     assert flow.routines["sum"].seen == list(range(400))
+
+
+@pytest.mark.parametrize("chunks", [1, 3, 6])
+def test_what_was_told_before_stands_and_a_ghost_is_not_heard(
+    make_flow: MakeFlow, chunks: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    flow = make_flow("f", Mortal(max_workers=1, chunks=chunks), error_handler="continue")
+    flow.add_routine(SlowSource(), "source")
+    flow.add_routine(Sum(), "sum", execution_strategy="concurrent")
+    flow.connect("source", "item", "sum", "n")
+    job = finished(flow.execute("source", {"count": 60}))
+    (failure,) = job.errors
+    seen = flow.routines["sum"].seen
+    assert seen == list(range(failure.emitted))
+    assert 0 < len(seen) < 60
+    assert (job.ledger.emitted, job.ledger.failed) == (2 * len(seen), 1)  # the sum emits, too
+    flow.shutdown()
+    assert "was ended twice by its pool" in caplog.text
+    assert flow.routines["sum"].seen == seen
+
+
+def test_a_slow_source_is_heard_while_it_runs(make_flow: MakeFlow) -> None:
+    flow = make_flow("f", Mortal(max_workers=1))
+    flow.add_routine(SlowSource(), "source")
+    flow.add_routine(Sum(), "sum", execution_strategy="concurrent")
+    flow.connect("source", "item", "sum", "n")
+    job = finished(flow.execute("source", {"count": 40}))
+    records = job.get_execution_history()
+    (source,) = job.get_execution_history("source")
+    assert sum(record.started < source.ended for record in records if record.routine_id == "sum") > 20
 
 
 def test_what_kills_its_workers_is_given_up(make_flow: MakeFlow) -> None:

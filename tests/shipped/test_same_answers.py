@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from shipped_routines import (
     Appender,
+    Counts,
+    CountsWithout,
     Fails,
     FailsWithout,
     Gatherer,
@@ -21,6 +23,7 @@ from shipped_routines import (
     Sum,
     SumOfJob,
     TwoArguments,
+    WithOwnState,
 )
 
 from routilux_core import ErrorHandler, Flow, JobState, Routine, event, slot
@@ -188,6 +191,31 @@ def test_a_routine_keeps_its_identity_and_so_do_its_handlers(make_flow: MakeFlow
     assert selfish.looked
     assert selfish.helper.taken == [0, 1, 2, 3] * 2
     assert selfish.get_slot("n").handler.__self__ is selfish.helper
+
+
+def test_a_routine_may_have_its_own_way_to_be_pickled(make_flow: MakeFlow, shipped: dict[str, Any]) -> None:
+    flow, routine = make_flow("f", **shipped), WithOwnState()
+    flow.add_routine(Source(), "source")
+    flow.add_routine(routine, "own")
+    flow.connect("source", "item", "own", "n")
+    finished(flow.execute("source", {"count": 5}))
+    assert routine.calls == 5
+    assert not hasattr(routine, "gone")
+    assert not routine.lock.locked()
+
+
+@pytest.mark.parametrize("routine", [Counts, CountsWithout])
+def test_counters_are_the_same(make_flow: MakeFlow, shipped: dict[str, Any], routine: type[Routine]) -> None:
+    def build(flow: Flow) -> dict[str, float]:
+        flow.add_routine(Source(), "source")
+        flow.add_routine(routine(), "counts")
+        flow.routines["counts"].increment_stat("before")
+        flow.connect("source", "item", "counts", "n")
+        for count in (3, 6) if routine is Counts else (3, 3):
+            finished(flow.execute("source", {"count": count}))
+        return {name: round(value, 9) for name, value in flow.routines["counts"].stats().items()}
+
+    assert build(make_flow("f", **shipped)) == build(make_flow("f", **SEQUENTIAL))
 
 
 def test_routines_of_one_flow_run_here_and_there(make_flow: MakeFlow, shipped: dict[str, Any]) -> None:

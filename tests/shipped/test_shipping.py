@@ -21,6 +21,7 @@ from shipped_routines import (
     Heavy,
     Holder,
     KeepsLock,
+    Pause,
     Says,
     Source,
     Square,
@@ -33,6 +34,7 @@ from shipped_routines import (
 from shipped_strategies import Mortal
 
 from routilux_core import (
+    ActivationTimeout,
     EmitError,
     Flow,
     FlowStateError,
@@ -262,6 +264,18 @@ def test_each_worker_makes_its_own_resource_once(make_flow: MakeFlow, shipped: d
         _ = flow.routines["uses"].client
 
 
+def test_a_call_that_took_too_long_has_failed(make_flow: MakeFlow, shipped: dict[str, Any]) -> None:
+    class Timed(Pause, stateless=True, timeout=0.005):
+        """Is late."""
+
+    flow = make_flow(**shipped)
+    flow.add_routine(Timed(seconds=0.02), "timed")
+    (failure,) = finished(flow.execute("timed", {"n": 1})).errors
+    assert isinstance(failure.exception, ActivationTimeout)
+    assert failure.routine_id == "timed"
+    assert "0.005 s" in str(failure.exception)  # who ends the call says so in words of its own
+
+
 def test_a_stateless_routine_changed_between_jobs_is_sent_anew(make_flow: MakeFlow, shipped: dict[str, Any]) -> None:
     class Table(Routine, stateless=True):
         out = event("value")
@@ -316,6 +330,47 @@ def test_cancel_reaches_a_handler_that_asks(make_flow: MakeFlow, tmp_path: Path)
     job.cancel()
     finished(job)
     assert (job.status, job.ledger.completed) == ("cancelled", 1 if job.ledger.emitted else 0)
+
+
+def test_cancel_can_end_the_workers(make_flow: MakeFlow, tmp_path: Path) -> None:
+    began = threading.Event()
+
+    class Hears(Routine):
+        @slot
+        def n(self, n: int) -> None:
+            began.set()
+
+    class WaitsWithout(Waits, stateless=True):
+        """Keeps nothing, so what it emits is heard at once."""
+
+    flow = make_flow(execution_strategy=Mortal(max_workers=1))
+    flow.add_routine(WaitsWithout(), "waits")
+    flow.add_routine(Hears(), "hears", execution_strategy="concurrent")
+    flow.connect("waits", "passed", "hears", "n")
+    job = flow.execute("waits", {"n": 1, "path": str(tmp_path / "never")})
+    assert began.wait(SECONDS)
+    job.cancel(kill=True)
+    finished(job)
+    assert (job.status, job.ledger.failed, str(job.errors[0].exception)) == (
+        "cancelled",
+        1,
+        "the worker was lost while it ran this activation: killed",
+    )
+
+
+def test_what_a_worker_made_is_closed_at_its_end(
+    make_flow: MakeFlow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shipped_strategies import Spawned
+
+    monkeypatch.setenv("SHIPPED_CLOSED", str(tmp_path / "closed"))
+    flow = make_flow(execution_strategy=Spawned(max_workers=1))
+    flow.add_routine(UsesClient(), "uses")
+    flow.add_output("uses", "used")
+    made = [finished(flow.execute("uses")).outputs["uses.used"][0]["made_by"] for _ in range(3)]
+    flow.shutdown()
+    assert len(set(made)) == 1
+    assert (tmp_path / "closed").read_text() == "{} {}\n".format(*made[0])
 
 
 def test_what_is_streamed_arrives_while_its_handler_runs(make_flow: MakeFlow, tmp_path: Path) -> None:

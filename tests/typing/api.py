@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from typing import Any, assert_type
 
 from attrs import frozen
@@ -23,6 +24,7 @@ from routilux_core import (
     ErrorStrategy,
     ExecutionStrategy,
     ExecutionTracker,
+    ExecutorStrategy,
     Failure,
     Flow,
     FlowStateError,
@@ -43,7 +45,9 @@ from routilux_core import (
     hookimpl,
     per_worker,
     slot,
+    worker,
 )
+from routilux_core.testing import ManualStrategy, ShuffledStrategy, StrategySuite, Waiting
 
 
 class Client:
@@ -205,6 +209,24 @@ class Inline(ExecutionStrategy):
         return ThreadlessPool()
 
 
+@frozen(kw_only=True)
+class Executors(ExecutorStrategy):
+    name = "executors"
+    capabilities = Capabilities(shares_memory=False)
+
+    def make_executor(self) -> Executor:
+        return ProcessPoolExecutor(self.max_workers)
+
+
+def tasks_are_bytes(task: Task, pool: WorkerPool) -> None:
+    assert_type(task.parts, frozenset[str])
+    task.stream(task.payload())
+    task.finish(worker.run(task.payload(task.parts), task.stream, mark=print, cancelled=bool))
+    task.fail(WorkerLost(worker=1, reason="killed by signal 9"), at=3)
+    assert_type(pool.kill(task), bool)
+    worker.close()
+
+
 def strategies_are_configuration() -> Flow:
     return Flow(execution_strategy=Inline(max_workers=2, greeting="hello"))
 
@@ -277,3 +299,16 @@ def errors_are_the_builtins_that_one_expects(
     every: list[RoutiluxError] = [unknown, twice, payload, late]
     for error in (lookup, value, kind, attribute, *runtime, timeout, *every):
         raise error
+
+
+class TestOwn(StrategySuite):
+    deadline = 60.0
+
+
+def choose_the_order() -> None:
+    manual = ManualStrategy()
+    Flow(execution_strategy=ShuffledStrategy(7))
+    Flow(execution_strategy=manual)
+    assert_type(manual.pending, list[Waiting])
+    assert_type(manual.step("fetch"), Waiting)
+    assert_type(manual.run_all(), list[Waiting])

@@ -1,0 +1,96 @@
+"""Strategy `process`: a pool of processes that one worker's death does not break."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import Any, ClassVar
+
+from attrs import field, frozen
+
+from routilux_core import Capabilities, ConfigurationError, ExecutionStrategy, Host, Task, WorkerPool
+from routilux_core_plugins._starts import Settings
+from routilux_core_plugins._supervisor import Supervisor
+from routilux_core_plugins._worker_process import check_start_method
+
+
+def _check_tasks(value: Any) -> int | None:
+    if value is None or _is_count(value):
+        return value  # type: ignore[no-any-return]
+    raise ConfigurationError(f"max_tasks_per_worker has to be a whole number from 1, or None, not {value!r}")
+
+
+def _check_losses(value: Any) -> int:
+    if _is_count(value):
+        return value  # type: ignore[no-any-return]
+    raise ConfigurationError(f"max_worker_losses has to be a whole number from 1, not {value!r}")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
+        return float(value)
+    raise ConfigurationError(f"start_timeout has to be a number of seconds above 0, not {value!r}")
+
+
+@frozen(kw_only=True)
+class ProcessStrategy(ExecutionStrategy):
+    """Up to `max_workers` processes, by default one for each cpu; started when the first job starts.
+
+    A worker is replaced when it has done `max_tasks_per_worker` activations or more, at the end of a batch.
+    `max_worker_losses` is how many workers one activation may cost before it is not tried again. A worker has
+    `start_timeout` seconds to start, the import of the program's main module included.
+    """
+
+    name: ClassVar[str] = "process"
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        shares_memory=False, enforces_timeout=True, streams=True, max_batch=4096
+    )
+    max_tasks_per_worker: int | None = field(default=None, converter=_check_tasks)
+    max_worker_losses: int = field(default=3, converter=_check_losses)
+    start_method: str = field(default="spawn", converter=check_start_method)
+    start_timeout: float = field(default=60.0, converter=_seconds)
+
+    def open(self, host: Host) -> WorkerPool:
+        settings = Settings(
+            workers=self.max_workers or _cpus(),
+            max_tasks_per_worker=self.max_tasks_per_worker,
+            max_worker_losses=self.max_worker_losses,
+            start_method=self.start_method,
+            start_timeout=self.start_timeout,
+        )
+        return ProcessPool(settings, host)
+
+
+class ProcessPool(WorkerPool):
+    """The face of a supervised pool. It is ended when it is closed, or forgotten."""
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        self.workers = settings.workers
+        self._supervisor = Supervisor(settings, host)
+        self._supervisor.open()
+        self._forget = weakref.finalize(self, self._supervisor.abandon)
+        self._forget.atexit = False
+
+    def submit(self, task: Task) -> None:
+        self._supervisor.submit(task)
+
+    def cancel(self, task: Task) -> bool:
+        return self._supervisor.roster.take_back(task)
+
+    def kill(self, task: Task) -> bool:
+        """End the worker that runs this task at once; its failure follows."""
+        return self._supervisor.roster.kill(task, "it was killed on request")
+
+    def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
+        self._supervisor.close(cancel=cancel, timeout=timeout)
+
+
+def _cpus() -> int:
+    """Return how many cpus this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,75 @@
+"""What the saved forms of all routines of one class have in common: worked out once."""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from typing import Any
+
+from attrs import asdict, frozen
+
+from routilux_core._shapes import Shape, shape_of
+from routilux_core.ports import Merge
+from routilux_core.routine import Routine
+
+_forms: weakref.WeakKeyDictionary[type, Form] = weakref.WeakKeyDictionary()
+
+
+@frozen(eq=False)
+class Form:
+    """What the saved form of every routine of a class has in common."""
+
+    shape: Shape
+    name: str
+    settings: dict[str, Any]
+    quick: tuple[tuple[str, frozenset[type]], ...]
+    count: int  # of the attributes of an instance that has its fields, and nothing else
+    slots: tuple[tuple[str, Any, Merge, str], ...]  # name, function, merge strategy, its saved name
+    events: dict[str, tuple[str, ...]]
+    names_are_plain: bool  # ASCII, so that they need no second look
+
+
+def form_of(cls: type[Routine]) -> Form:
+    """Return the form of a class, worked out once."""
+    form = _forms.get(cls)
+    if form is None:
+        form = _forms[cls] = _look_at(cls)
+    return form
+
+
+def _look_at(cls: type[Routine]) -> Form:
+    shape, declared = shape_of(cls), cls.__routilux_declared__
+    settings = asdict(cls.__routilux_settings__)
+    del settings["type_name"]
+    return Form(
+        shape,
+        shape.name,
+        settings,
+        tuple((each.name, each.simple) for each in shape.fields.values()),
+        1 + len(shape.fields),
+        tuple((name, method_of(cls, name), merge, _declared(merge)) for name, (merge, _) in declared.slots.items()),
+        {name: each.output_params for name, each in declared.events.items()},
+        all(name.isascii() for name in (*declared.slots, *declared.events)),
+    )
+
+
+def _declared(merge: Merge) -> str:
+    """Return the saved name of a merge strategy that the class declares: a function is compared, not looked up."""
+    return merge if isinstance(merge, str) else f"function:{merge.__module__}:{getattr(merge, '__qualname__', merge)}"
+
+
+def method_of(cls: type[Routine], name: str) -> Any:
+    """Return what a class of the user's own has under a name, if it can be a handler; None if not."""
+    if name.startswith("__") and name != "__call__":
+        return None
+    for base in cls.__mro__:
+        if base is not Routine and base is not object and name in vars(base):
+            found = vars(base)[name]
+            is_code = callable(found) or isinstance(found, (staticmethod, classmethod, functools.partialmethod))
+            return found if is_code and not isinstance(found, type) else None
+    return None
+
+
+def is_free(name: str) -> bool:
+    """Whether an attribute of this name is a user's own."""
+    return not (name.startswith("__") and name.endswith("__")) and name not in vars(Routine) and name != "_routilux"

@@ -1,0 +1,171 @@
+"""Plain JSON back into routines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from routilux_core import _annotations
+from routilux_core._binding import Handler, Signature
+from routilux_core._policies import read_policy
+from routilux_core._problems import Enough, Name, Path, Problems
+from routilux_core._records import RoutineRecord, SlotRecord
+from routilux_core._routine_forms import Form, form_of, is_free, method_of
+from routilux_core._shapes import shape_of, unsaveable
+from routilux_core._type_names import KnownTypes, UnknownType, is_value_class, shown, type_name
+from routilux_core._values import BROKEN, Reader
+from routilux_core.errors import RoutiluxError
+from routilux_core.ports import Event, Merge, Slot
+from routilux_core.routine import Routine
+
+
+class RoutineReader:
+    """Turns plain JSON back into routines."""
+
+    def __init__(self, reader: Reader, known: KnownTypes, problems: Problems) -> None:
+        self.reader = reader
+        self.known = known
+        self.problems = problems
+        self._classes: dict[str, type[Routine]] = {}
+
+    def read(self, record: RoutineRecord, path: Path) -> Routine | None:
+        """Return a routine; None after problems, which are noted."""
+        before = len(self.problems.found)
+        try:
+            cls = self._class(record.type)
+        except UnknownType as error:
+            self.problems.add((path, Name("type")), str(error))
+            return None
+        form = form_of(cls)
+        self._settings(form, record, (path, Name("settings")))
+        fields = self.reader.fields(form.shape.fields, record.fields, (path, Name("fields")))
+        attributes = self._attributes(form, record.attributes, (path, Name("attributes"))) if record.attributes else {}
+        policy = record.error_handler and read_policy(
+            record.error_handler, (path, Name("error_handler")), self.problems, self.known
+        )
+        if fields is None or len(self.problems.found) > before:
+            return None
+        try:
+            routine: Routine = form.shape.make(fields)
+        except (Enough, RecursionError):
+            raise
+        except Exception as error:
+            self.problems.add(path, f"{form.shape.name} refused its fields: {type(error).__name__}: {error}")
+            return None
+        self._complete(form, routine, attributes, record, path, policy)
+        return routine if len(self.problems.found) == before else None
+
+    def _complete(
+        self, form: Form, routine: Routine, attributes: dict[str, Any], record: RoutineRecord, path: Path, policy: Any
+    ) -> None:
+        state, internals = vars(routine), routine._routilux
+        if attributes or len(state) > form.count:
+            for name in [*state]:
+                if name not in form.shape.fields and name != "_routilux":
+                    del state[name]  # a constructor set it; what the routine had is what the file says
+            state.update(attributes)
+        internals.stats = dict(record.stats)
+        internals.error_handler = policy
+        self._slots(form, routine, record.slots, (path, Name("slots")))
+        if {name: tuple(params) for name, params in record.events.items()} != form.events or [*record.events] != [
+            *form.events
+        ]:
+            self._events(form, routine, record.events, (path, Name("events")))
+
+    def _class(self, name: str) -> type[Routine]:
+        found = self._classes.get(name)
+        if found is None:
+            found = self._classes[name] = self.known.routine(name)
+            self._allow(found)
+        return found
+
+    def _allow(self, cls: type) -> None:
+        """Let the file make objects of the classes that the annotations lead to, in any number of steps."""
+        for field in shape_of(cls).fields.values():
+            for each in _annotations.classes_in(field.annotation):
+                if is_value_class(each) and self.known.allow(each) and unsaveable(each) is None:
+                    self._allow(each)
+
+    def _settings(self, form: Form, record: RoutineRecord, path: Path) -> None:
+        for name, own in form.settings.items():
+            saved = getattr(record.settings, name)
+            if saved != own or type(saved) is not type(own):
+                self.problems.add(
+                    (path, Name(name)),
+                    f"saved as {shown(saved)}, but {form.shape.name} has {own!r} by its class keyword: correct the one "
+                    "or the other",
+                )
+
+    def _attributes(self, form: Form, attributes: dict[str, Any], path: Path) -> dict[str, Any]:
+        found = {}
+        for name, data in attributes.items():
+            if not is_free(name) or name in form.shape.fields or name in form.shape.derived:
+                self.problems.add((path, name), "no attribute can have this name")
+            else:
+                found[name] = self.reader.decode(data, (path, Name(name)))
+        return {} if any(each is BROKEN for each in found.values()) else found
+
+    def _slots(self, form: Form, routine: Routine, slots: dict[str, SlotRecord], path: Path) -> None:
+        if [(name, each.handler, each.merge) for name, each in slots.items()] == [
+            (name, name, merge) for name, _, _, merge in form.slots
+        ] and len(routine._routilux.slots) == len(form.slots):
+            return  # as the class declares them
+        declared = {name: (merge, own) for name, _, own, merge in form.slots}
+        made: dict[str, Slot] = {}
+        signatures: dict[str, Signature] = {}  # of the handlers: one may serve any number of slots
+        for name, record in slots.items():
+            try:
+                made[name] = self._slot(routine, name, record, declared, signatures, (path, name))
+            except RoutiluxError as error:
+                self.problems.add((path, name), str(error))
+        for name in declared.keys() - slots.keys():
+            self.problems.add((path, name), f"is missing: {form.shape.name} declares it")
+        routine._routilux.slots = made
+
+    def _slot(
+        self,
+        routine: Routine,
+        name: str,
+        record: SlotRecord,
+        declared: dict[str, Any],
+        signatures: dict[str, Signature],
+        path: Path,
+    ) -> Any:
+        cls = type(routine)
+        if method_of(cls, record.handler) is None:
+            self.problems.add(
+                (path, Name("handler")), f"{type_name(cls)} has no method {shown(record.handler)} of its own"
+            )
+            return None
+        merge_name, own = declared.get(name, (None, None))
+        merge = own if record.merge == merge_name else self._merge(routine, record.merge, (path, Name("merge")))
+        if merge is None:
+            return None
+        if routine.__routilux_settings__.stateless and merge not in ("override", "gather"):
+            self.problems.add((path, Name("merge")), "a slot of a stateless routine is 'override' or 'gather'")
+            return None
+        handler: Handler = getattr(routine, record.handler)
+        signature = signatures.get(record.handler)
+        if signature is None:
+            signature = signatures[record.handler] = Signature.of(handler, f"slot {name!r}")
+        return Slot(name, handler, merge, signature)
+
+    def _merge(self, routine: Routine, merge: str, path: Path) -> Merge | None:
+        if merge in ("override", "append", "gather"):
+            return merge
+        kind, _, name = merge.partition(":")
+        if kind == "method" and method_of(type(routine), name) is not None:
+            found: Merge = getattr(routine, name)
+            return found
+        self.problems.add(
+            path,
+            f"expected override, append, gather, or method: and the name of a method of {type_name(type(routine))}, "
+            f"not {shown(merge)}",
+        )
+        return None
+
+    def _events(self, form: Form, routine: Routine, events: dict[str, list[str]], path: Path) -> None:
+        for name, params in form.events.items():
+            if tuple(events.get(name, ("",))) != params:
+                self.problems.add((path, name), f"{form.shape.name} declares it with the parameters {list(params)}")
+        own = routine._routilux.events
+        routine._routilux.events = {name: own.get(name) or Event(name, tuple(each)) for name, each in events.items()}

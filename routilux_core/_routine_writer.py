@@ -1,0 +1,138 @@
+"""Routines as plain JSON."""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any
+
+from routilux_core._policies import write_policy
+from routilux_core._problems import Name, Path, Problems
+from routilux_core._routine_forms import Form, form_of, is_free, method_of
+from routilux_core._type_names import shown
+from routilux_core._values import Writer
+from routilux_core.ports import Slot
+from routilux_core.routine import Routine
+
+SMALL = 1 << 63  # numbers below it need no second look
+MISSING = object()
+
+
+class RoutineWriter:
+    """Turns routines into plain JSON."""
+
+    def __init__(self, writer: Writer, problems: Problems) -> None:
+        self.writer = writer
+        self.problems = problems
+        self._forms: dict[type, Form] = {}
+
+    def write(self, routine_id: str, routine: Routine, path: Path, strategy: str | None) -> dict[str, Any]:
+        """Return a routine as plain JSON."""
+        # What saving a large flow costs is spent here, so nothing is called for what is simple, or as it was declared.
+        form = self._forms.get(routine.__class__) or self._form(routine)
+        state, internals = routine.__dict__, routine._routilux
+        slots, events, policy = internals.slots, internals.events, internals.error_handler
+        fields: dict[str, Any] = {}
+        for name, simple in form.quick:
+            value = state.get(name, MISSING)
+            kind = value.__class__
+            if kind in simple and (
+                value.isascii() if kind is str else value is None or -SMALL < value < SMALL  # which no NaN is
+            ):
+                fields[name] = value
+            elif value is not MISSING:
+                self._field(form, fields, name, value, (path, routine_id))
+        saved_slots = {}
+        for name, function, merge, merge_name in form.slots:
+            made = slots[name]
+            handler: Any = made.handler
+            its_own = handler.__class__ is MethodType and handler.__self__ is routine and handler.__func__ is function
+            if its_own and made.merge_strategy is merge:
+                saved_slots[name] = {"handler": name, "merge": merge_name}
+        saved_events = {}
+        for name, each in events.items():
+            saved_events[name] = [*each.output_params]
+        if not form.names_are_plain or len(events) != len(form.events) or len(slots) != len(saved_slots):
+            saved_slots = self._slots(form, routine, (path, routine_id))
+        return {
+            "type": form.name,
+            "strategy": strategy,
+            "settings": form.settings.copy(),
+            "fields": fields,
+            "attributes": {}
+            if len(state) == form.count == len(fields) + 1
+            else self._attributes(form, routine, (path, routine_id)),
+            "stats": self._stats(internals.stats.copy(), (path, routine_id)) if internals.stats else {},
+            "slots": saved_slots,
+            "events": saved_events,
+            "error_handler": policy
+            and write_policy(policy, ((path, routine_id), Name("error_handler")), self.problems),
+        }
+
+    def _form(self, routine: Routine) -> Form:
+        form = self._forms[type(routine)] = form_of(type(routine))
+        return form
+
+    def _field(self, form: Form, fields: dict[str, Any], name: str, value: Any, path: Path) -> None:
+        fields.update(self.writer.fields(form.shape.fields, {name: value}, (path, Name("fields"))))
+
+    def _attributes(self, form: Form, routine: Routine, path: Path) -> dict[str, Any]:
+        state = vars(routine)
+        within = (path, Name("attributes"))
+        found = {}
+        for name in form.shape.rest(routine):
+            if name == "_routilux":
+                continue
+            if name not in state or not is_free(name):
+                self.problems.add((within, name), "an attribute of this kind can't be saved")
+            else:
+                found[self.writer.text(name, within)] = self.writer.encode(state[name], (within, Name(name)))
+        return found
+
+    def _stats(self, stats: dict[str, float], path: Path) -> dict[str, Any]:
+        path = (path, Name("stats"))
+        for name, value in stats.items():
+            self.writer.text(name, path)
+            if type(value) not in (int, float) or not -SMALL < value < SMALL:
+                self.problems.add((path, name), f"{shown(value)} is no finite number")
+        return stats
+
+    def _slots(self, form: Form, routine: Routine, path: Path) -> dict[str, Any]:
+        """Return the slots of a routine one by one: some are not as its class declares them."""
+        slots = routine._routilux.slots
+        for name in (*slots, *routine._routilux.events):
+            self.writer.text(name, (path, name))
+        return {name: self._slot(form, routine, made, path) for name, made in slots.items()}
+
+    def _slot(self, form: Form, routine: Routine, made: Slot, path: Path) -> dict[str, Any]:
+        within = ((path, Name("slots")), made.name)
+        handler = _name_of(routine, made.handler)
+        if handler is None:
+            self.problems.add(
+                (within, Name("handler")),
+                f"{shown(made.handler)} is no method of {form.shape.name}, and code is saved by the name of its method",
+            )
+        return {"handler": handler, "merge": self._merge(form, routine, made, within)}
+
+    def _merge(self, form: Form, routine: Routine, made: Slot, path: Path) -> str:
+        merge = made.merge_strategy
+        declared = next((name for slot, _, own, name in form.slots if slot == made.name and own is merge), None)
+        if declared is not None:
+            return declared
+        if isinstance(merge, str):
+            return merge
+        name = _name_of(routine, merge)
+        if name is None:
+            self.problems.add(
+                (path, Name("merge")),
+                f"{shown(merge)} is no method of {form.shape.name}, and code is saved by the name of its method: make "
+                "it a method or a static method",
+            )
+        return f"method:{name}"
+
+
+def _name_of(routine: Routine, code: Any) -> str | None:
+    """Return the name under which a routine has a method; None if it is not a method of it."""
+    name = getattr(code, "__name__", None)
+    if type(name) is not str or method_of(type(routine), name) is None:
+        return None
+    return name if getattr(routine, name, None) == code else None

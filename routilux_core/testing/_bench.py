@@ -1,0 +1,181 @@
+"""What a case works with: the strategy under test, flows that run under it, and what its handlers noted."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import attrs
+import pytest
+
+from routilux_core.flow import Flow
+from routilux_core.job import JobState
+from routilux_core.routine import Routine
+from routilux_core.strategy import Capabilities, ExecutionStrategy, WorkerPool
+from routilux_core.testing._board import Note, notes, open_gate, until
+from routilux_core.testing._routines import Forward
+from routilux_core.testing._spy import Capture, Errand, KitHost, Log, SpyStrategy, spied
+from routilux_core.testing._watch import Hang, in_time
+
+
+class Bench:
+    """The strategy under test, and what a case builds with it. Closed by the fixture, with a deadline of its own."""
+
+    def __init__(self, strategy: Any, folder: str, deadline: float, workers: int | None) -> None:
+        self._strategy = strategy
+        self.folder = folder
+        self.deadline = deadline
+        self.patience = deadline / 2  # seconds for one thing to happen: then the case says what did not
+        self.capabilities: Capabilities = self.make().capabilities
+        self.workers = workers or (4 if self.capabilities.shares_memory else 2)
+        self._flows: list[Flow] = []
+        self._pools: list[WorkerPool] = []
+
+    # -- the strategy
+
+    def make(self, max_workers: int | None = None) -> ExecutionStrategy:
+        """Return the strategy under test, with a number of workers."""
+        given = self._strategy
+        if isinstance(given, str):
+            return Flow(execution_strategy=given, max_workers=max_workers)._default.strategy  # as users get it
+        if isinstance(given, ExecutionStrategy):
+            return attrs.evolve(given, max_workers=max_workers)
+        made = given(max_workers=max_workers)
+        assert isinstance(made, ExecutionStrategy), f"the fixture `strategy` made {made!r}, not an ExecutionStrategy"
+        return made
+
+    def open(self, max_workers: int | None = None) -> WorkerPool:
+        """Open a pool without an engine."""
+        pool = self.make(max_workers or self.workers).open(KitHost())
+        self._pools.append(pool)
+        return pool
+
+    def errand(self, log: Log) -> Errand:
+        """Return a task that a pool can run without an engine."""
+        return Errand(log, b"" if self.capabilities.shares_memory else self._payload)
+
+    @functools.cached_property
+    def _payload(self) -> bytes:
+        """What the engine ships for one call: caught by a pool that runs nothing."""
+        pool = Capture()
+
+        class Captures(SpyStrategy):
+            __slots__ = ()
+            name = "captures"
+            capabilities = attrs.evolve(self.capabilities, max_batch=1)
+
+            def open(self, host: Any) -> WorkerPool:
+                return pool
+
+        with Flow(execution_strategy=Captures(inner=self.make(), log=Log()), error_handler="continue") as flow:
+            flow.add_routine(Forward(), "forward")
+            flow.run("forward", {"n": 1})
+        return pool.payloads[0]
+
+    # -- flows
+
+    def flow(self, routines: dict[str, Routine], *wires: str, **settings: Any) -> Flow:
+        """Return a flow of these routines; a wire is "source.event target.slot". Every event `out` is an output."""
+        settings.setdefault("execution_strategy", self.make(self.workers))
+        flow = Flow(**settings)
+        self._flows.append(flow)
+        for name, routine in routines.items():
+            flow.add_routine(routine, name)
+        for wire in wires:
+            (source, event), (target, slot) = (end.split(".") for end in wire.split())
+            flow.connect(source, event, target, slot)
+        for name, routine in routines.items():
+            if "out" in routine._routilux.events:
+                flow.add_output(name, "out")
+        return flow
+
+    def spied(self, log: Log) -> ExecutionStrategy:
+        """Return the strategy under test with a spy around it: one activation for each task."""
+        return spied(self.make(self.workers), log)
+
+    def ended(self, job: JobState) -> bool:
+        """Wait for a job, with patience."""
+        return job.wait(self.patience)
+
+    def finished(self, job: JobState) -> JobState:
+        """Wait for a job that has to complete, and return it."""
+        assert self.ended(job), f"the job did not end within {self.patience:g} s: {job.explain()}"
+        errors = "; ".join(f"{each.routine_id}: {each.exception!r}" for each in job.errors)
+        assert job.status == "completed", f"the job is {job.status}: {errors}"
+        return job
+
+    # -- what handlers noted
+
+    def notes(self, name: str) -> list[Note]:
+        """Return what handlers noted in one file."""
+        return notes(self.folder, name)
+
+    def noted(self, name: str, count: int) -> bool:
+        """Wait until handlers have noted so much in one file, with patience."""
+        return until(lambda: len(notes(self.folder, name)) >= count, self.patience)
+
+    def open_gate(self) -> None:
+        """Let handlers pass."""
+        open_gate(self.folder)
+
+    def in_background(self, work: Callable[..., Any], *args: Any) -> Background:
+        """Start a call in a thread of its own: under some strategies `execute` returns when the job has ended."""
+        return Background(work, args, self.patience)
+
+    # -- the end
+
+    def close(self) -> None:
+        """Shut down everything; what does not end is left behind, so that the next case can run."""
+        self.open_gate()
+        with suppress(Hang, Exception):
+            in_time(self._close, self.patience + 2.0, "closing")
+
+    def _close(self) -> None:
+        for flow in self._flows:
+            flow.cancel()
+            flow.shutdown(timeout=1.0)
+        for pool in self._pools:
+            with suppress(Exception):
+                pool.close(cancel=True, timeout=1.0)
+
+
+class Background:
+    """A call in a thread of its own."""
+
+    def __init__(self, work: Callable[..., Any], args: tuple[Any, ...], patience: float) -> None:
+        self._work, self._args, self._patience = work, args, patience
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="kit: background", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._work(*self._args)
+        except BaseException as error:
+            self._error = error
+
+    def ended(self) -> None:
+        """Wait for the end of the call, with patience, and raise what it raised."""
+        self._thread.join(self._patience)
+        if self._error is not None:
+            raise self._error
+        assert not self._thread.is_alive(), f"a call did not return within {self._patience:g} s: {self._work}"
+
+
+def case(method: Callable[[Any, Bench], None]) -> Callable[[Any, Bench], None]:
+    """Run a case with a deadline: a strategy that hangs fails the case with the stacks of all threads."""
+
+    @functools.wraps(method)
+    def run(self: Any, bench: Bench) -> None:
+        in_time(lambda: method(self, bench), bench.deadline, method.__name__)
+
+    return run
+
+
+def needs(holds: bool, what: str) -> None:
+    """Skip a case that a strategy with these capabilities promises nothing about."""
+    if not holds:
+        pytest.skip(f"the strategy does not declare {what}")

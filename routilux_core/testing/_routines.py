@@ -1,0 +1,246 @@
+"""The routines of the kit. At module level, so that every strategy can ship them to its workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Any
+
+from attrs import field
+
+from routilux_core.ports import event, per_worker, slot
+from routilux_core.routine import Routine
+from routilux_core.testing._board import at_gate, meet, note, notes, open_gate
+
+
+class Planted(Exception):
+    """An error that a case asks for."""
+
+
+class Source(Routine, stateless=True):
+    """Emits `count` numbers, from `first` on."""
+
+    out = event("n")
+
+    def __call__(self, count: int, first: int = 0) -> None:
+        for n in range(first, first + count):
+            self.emit("out", n=n)
+
+
+class Forward(Routine, stateless=True):
+    """Passes a number on, and notes that it was called where it is given a folder."""
+
+    folder: str = ""
+    out = event("n")
+
+    @slot
+    def n(self, n: Any) -> None:
+        if self.folder:
+            note(self.folder, "calls", n)
+        self.emit("out", n=n)
+
+
+class Record(Routine):
+    """Has state: what it was called with, in order."""
+
+    folder: str = ""
+    seen: list[int] = field(factory=list)
+    out = event("n")
+
+    @slot
+    def n(self, n: int) -> None:
+        if self.folder:
+            note(self.folder, "records", "comes")
+        self.seen.append(n)
+        self.increment_stat("calls")
+        self.emit("out", n=n)
+        if self.folder:
+            note(self.folder, "records", "goes")
+
+
+class Total(Routine):
+    """Has state that does not grow: a count and a sum."""
+
+    count: int = 0
+    total: int = 0
+
+    @slot
+    def n(self, n: int) -> None:
+        self.count += 1
+        self.total += n
+
+
+class Gated(Routine, stateless=True):
+    """Waits at a gate that the case opens."""
+
+    folder: str
+    patience: float
+    out = event("n", "opened")
+
+    @slot
+    def n(self, n: int) -> None:
+        note(self.folder, "entered", n)
+        opened = at_gate(self.folder, self.patience)
+        self.emit("out", n=n, opened=opened)
+        note(self.folder, "left", n)
+
+
+class Meeting(Routine, stateless=True):
+    """Waits until a party of calls are made at the same time."""
+
+    folder: str
+    party: int
+    patience: float
+    out = event("met")
+
+    @slot
+    def n(self, n: int) -> None:
+        note(self.folder, "calls", n)
+        self.emit("out", met=meet(self.folder, "meeting", self.party, self.patience))
+
+
+class Fails(Routine, stateless=True):
+    """Fails for every number that `every` divides, on its first `times` attempts."""
+
+    folder: str
+    every: int
+    times: int
+    out = event("n")
+
+    @slot
+    def n(self, n: int) -> None:
+        note(self.folder, "tried", n)
+        self.emit("out", n=n)
+        if n % self.every == 0:
+            tries = sum(each.text == str(n) for each in notes(self.folder, "tried"))
+            if tries <= self.times:
+                planted_deep_inside(n)
+
+
+def planted_deep_inside(n: int) -> None:
+    """Be a name that a traceback has to show."""
+    raise Planted(f"planted for {n}")
+
+
+class Early(Routine, stateless=True):
+    """Emits, and then waits until what it emitted has arrived."""
+
+    folder: str
+    patience: float
+    sent = event("n")
+    out = event("opened")
+
+    @slot
+    def n(self, n: int) -> None:
+        self.emit("sent", n=n)
+        self.emit("out", opened=at_gate(self.folder, self.patience))
+
+
+class Opener(Routine, stateless=True):
+    """Opens the gate."""
+
+    folder: str
+
+    @slot
+    def n(self, n: int) -> None:
+        open_gate(self.folder)
+
+
+class Stuck(Routine, stateless=True, timeout=0.5):
+    """Waits at a gate for number 0, for longer than its time-out."""
+
+    folder: str
+    patience: float
+    out = event("n")
+
+    @slot
+    def n(self, n: int) -> None:
+        if n == 0:
+            at_gate(self.folder, self.patience)
+        self.emit("out", n=n)
+
+
+class Awaits(Routine, stateless=True):
+    """Has a handler that has to be awaited."""
+
+    out = event("n")
+
+    @slot
+    async def n(self, n: int) -> None:
+        import asyncio
+
+        await asyncio.sleep(0)
+        self.emit("out", n=n)
+
+
+class Dies(Routine, stateless=True):
+    """Kills the worker that it runs in for number 0, unless that is the process of the test."""
+
+    folder: str
+    spared: int
+    out = event("n")
+
+    @slot
+    def n(self, n: int) -> None:
+        note(self.folder, "calls", n)
+        if n == 0 and os.getpid() != self.spared:
+            os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+        self.emit("out", n=n)
+
+
+class Thing:
+    """What a worker makes for itself; notes when it is first used, and when it is closed."""
+
+    folder = ""
+
+    def use(self, folder: str) -> None:
+        if not self.folder:
+            self.folder = folder
+            note(folder, "made")
+
+    def close(self) -> None:
+        if self.folder:
+            note(self.folder, "closed")
+
+
+class Uses(Routine, stateless=True):
+    """Uses what its worker made for it."""
+
+    folder: str
+    thing = per_worker(Thing)
+
+    @slot
+    def n(self, n: int) -> None:
+        self.thing.use(self.folder)
+
+
+class HoldsLock(Routine, stateless=True):
+    """Has an attribute that can't be pickled."""
+
+    lock_that_can_not_travel: Any = field(factory=threading.Lock)
+    out = event("held")
+
+    @slot
+    def n(self, n: int) -> None:
+        self.emit("out", held=hasattr(self.lock_that_can_not_travel, "acquire"))
+
+
+class EmitsLock(Routine, stateless=True):
+    """Emits what can't be pickled."""
+
+    out = event("cargo")
+
+    @slot
+    def n(self, n: int) -> None:
+        self.emit("out", cargo=threading.Lock())
+
+
+class Carries(Routine, stateless=True):
+    """Takes anything, and says what kind of thing it was."""
+
+    out = event("kind")
+
+    @slot
+    def cargo(self, cargo: Any) -> None:
+        self.emit("out", kind=type(cargo).__name__)

@@ -1,0 +1,153 @@
+"""Whole programs that use the process pool: how they start, and that nothing is left of them when they end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from program_support import GRACE, HELLO, PRELUDE, ended, guarded, run, start
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    return tmp_path / "program.py"
+
+
+def test_a_script_runs_and_leaves_nothing(script: Path) -> None:
+    assert run(script, guarded(HELLO)) == (0, "[{'n': 7}]\n", "")
+
+
+def test_a_program_on_the_command_line_works(tmp_path: Path) -> None:
+    (tmp_path / "lib.py").write_text(PRELUDE)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom lib import *\n{dedent(HELLO)}"
+    assert ended(start("-c", code)) == (0, "[{'n': 7}]\n", "")
+
+
+def test_a_program_from_stdin_works(tmp_path: Path) -> None:
+    (tmp_path / "lib.py").write_text(PRELUDE)
+    source = tmp_path / "piped"
+    source.write_text(f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom lib import *\n{dedent(HELLO)}")
+    with source.open() as stdin:
+        assert ended(start(stdin=stdin)) == (0, "[{'n': 7}]\n", "")
+
+
+def test_a_module_run_with_m_works(tmp_path: Path) -> None:
+    (tmp_path / "tool.py").write_text(guarded(HELLO))
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    assert ended(start("-m", "tool", env=environment)) == (0, "[{'n': 7}]\n", "")
+
+
+def test_an_interpreter_that_finds_its_packages_by_itself_only_passes_that_on(script: Path) -> None:
+    outside = Path(sys.executable).resolve()  # of a virtual environment: the interpreter that it was made from
+    script.write_text(f"import sys\nif __name__ == '__main__':\n    sys.path[:] = {sys.path!r}\n{guarded(HELLO)}")
+    assert ended(start("-I", script, python=outside)) == (0, "[{'n': 7}]\n", "")
+
+
+def test_a_flow_runs_in_a_daemon_thread(script: Path) -> None:
+    body = """
+    def work():
+        with make() as flow:
+            print(answer(flow, 7))
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join()
+"""
+    assert run(script, guarded(body)) == (0, "[{'n': 7}]\n", "")
+
+
+def test_what_handlers_print_arrives(script: Path) -> None:
+    body = """
+    with make() as flow:
+        flow.run("work", {"n": 1, "said": "from a worker"})
+"""
+    assert run(script, guarded(body)) == (0, "from a worker\n", "")
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason", "patience"),
+    [
+        ("answer(make(), 1)", "exit code 1", 60),
+        ("if IN_WORKER: raise ImportError('only in workers')", "exit code 1", 60),
+        ("if IN_WORKER: sys.exit(0)", "exit code 0", 60),
+        ("if IN_WORKER: threading.Event().wait()", "not ready after", 0.5),
+        ("if IN_WORKER: os.kill(os.getpid(), signal.SIGSTOP)", "not ready after", 0.5),
+    ],
+    ids=["no guard", "fails to import", "exits", "hangs", "stands still"],
+)
+def test_a_main_module_that_workers_cant_import_is_named(
+    script: Path, broken: str, reason: str, patience: float
+) -> None:
+    body = f"""
+    make(start_timeout={patience}).run("work", {{"n": 1}})
+"""
+    code, out, err = run(script, f"{PRELUDE}\n{broken}\n\nif __name__ == '__main__':{body}")
+    assert (code, out) == (1, "")
+    assert "StrategyError" in err
+    assert reason in err
+    assert "if __name__ == '__main__':" in err
+    assert str(script) in err
+
+
+def test_a_fork_of_the_program_leaves_the_pool_alone(script: Path) -> None:
+    body = """
+    flow = make()
+    print(answer(flow, 7), flush=True)
+    child = os.fork()
+    if child == 0:
+        sys.exit(5)  # through all the exit handlers
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    print(answer(flow, 8))
+    flow.shutdown()
+"""
+    assert run(script, guarded(body)) == (0, "[{'n': 7}]\n5\n[{'n': 8}]\n", "")
+
+
+def test_a_fork_of_the_program_is_told_that_the_pool_is_not_its_own(script: Path) -> None:
+    body = """
+    flow = make()
+    answer(flow, 7)
+    child = os.fork()
+    if child == 0:
+        job = flow.execute("work", {"n": 1})
+        print(job.wait(10), job.status, job.errors and job.errors[0].exception, flush=True)
+        flow.shutdown()
+        sys.exit(0)
+    os.waitpid(child, 0)
+    flow.shutdown()
+"""
+    code, out, _logged = run(script, guarded(body))
+    assert code == 0
+    assert out.startswith("True failed this pool belongs to process")
+
+
+def test_a_program_that_forgets_to_shut_down_ends(script: Path) -> None:
+    assert run(script, guarded("    flow = make()\n    print(answer(flow, 7))\n")) == (0, "[{'n': 7}]\n", "")
+
+
+def test_a_program_that_ends_while_its_handlers_run_ends_after_the_grace(script: Path) -> None:
+    body = """
+    flow = make()
+    job = flow.execute("work", {"n": 1, "seconds": 60})
+"""
+    script.write_text(guarded(body))
+    code, _out, err = ended(start(script), within=GRACE + 3.0)
+    assert code == 0
+    assert "the interpreter exits while 1 jobs run" in err
+    assert "Traceback" not in err
+
+
+def test_a_pool_of_a_child_of_multiprocessing_ends_with_it(script: Path) -> None:
+    body = """
+    child = multiprocessing.get_context("spawn").Process(target=work)
+    child.start()
+    child.join()
+    print(child.exitcode)
+"""
+    work = "\ndef work():\n    flow = make()\n    print(answer(flow, 7), flush=True)\n"
+    code, out, err = run(script, f"{PRELUDE}{work}\nif __name__ == '__main__':\n{body}")
+    assert (code, out, err) == (0, "[{'n': 7}]\n0\n", "")

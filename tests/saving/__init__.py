@@ -1,0 +1,1 @@
+"""Saving and loading, against random flows, hostile documents and kills."""

@@ -1,0 +1,137 @@
+"""A program: load mutated documents with an audit hook armed, and print what came of them as JSON.
+
+    python hostile.py SEED COUNT [planted]
+
+It is a process of its own because an audit hook can't be taken out again. With `planted` a loader is put in place
+that imports what a document names: the hook has to see it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import resource
+import sys
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from routilux_core import ErrorHandler, Flow, SerializationError
+from routilux_core import _type_names as type_names
+from saving.mutate import documents
+from saving.routines import Appends, Box, Collects, Colour, Counts, Free, Old, Pair, Point, Rights
+
+# "exec" and "compile" are told for `eval`, too; a file that is looked at tells "os.listdir", "os.scandir" or "open".
+FORBIDDEN = ("import", "open", "compile", "exec", "marshal.", "pickle.", "subprocess.", "os.", "socket.", "ctypes.")
+FORBIDDEN += ("shutil.", "tempfile.", "glob.", "pty.", "code.", "function.", "webbrowser.", "urllib.", "pathlib.")
+armed = False
+seen: Counter[str] = Counter()
+
+
+def hook(event: str, arguments: Any) -> None:
+    if armed and event.startswith(FORBIDDEN):
+        seen[f"{event} {str(arguments)[:200]}"] += 1
+
+
+def honest_flow() -> Flow:
+    """Return a flow with every kind of routine, handler, merge and value."""
+    flow = Flow("honest", "concurrent", 3, error_handler=ErrorHandler("retry", non_retryable_exceptions=(KeyError,)))
+    box = Box(Point(1, 2.5), {"a", "b"}, inner=Box(Point(0)))
+    full = Counts(rows=[1, {"$x": (1, 2)}, {3: {4}}], table={"a": [None, b"b"]}, box=box, pair=Pair(1, "x"), maybe=4)
+    full.kept = [Colour.GREEN, Rights.READ | Rights.RUN, float("nan"), frozenset({1})]
+    full.increment_stat("calls", 2)
+    full.define_event("later", ["ttl"])
+    full.define_slot("spare", full.other)
+    full.set_as_critical()
+    for name, routine in (("counts", full), ("free", Free()), ("collects", Collects()), ("appends", Appends())):
+        flow.add_routine(routine, name, execution_strategy="sequential" if name == "free" else None)
+    flow.add_routine(Old("k", 2, "both"), "old")
+    for source, target in (("counts", "free"), ("free", "collects"), ("counts", "appends"), ("appends", "counts")):
+        flow.connect(source, "output", target, "input", {"seen": "seen"} if target == "free" else None)
+    flow.connect("counts", "later", "old", "input 1")
+    flow.connect("old", "output", "old", "input")
+    flow.add_output("old", "output")
+    flow.add_output("collects", "output", "all of them")
+    return flow
+
+
+def plain(data: Any) -> Any:
+    """Return a document with what has two spellings in one: sets have no order, and a `$dict` may have plain keys."""
+    if isinstance(data, list):
+        return [plain(each) for each in data]
+    if not isinstance(data, dict):
+        return data
+    made = {key: plain(each) for key, each in data.items()}
+    for tag in ("$set", "$frozenset"):
+        if isinstance(made.get(tag), list):
+            made[tag] = sorted(made[tag], key=json.dumps)
+    pairs = made.get("$dict")
+    if isinstance(pairs, list) and all(isinstance(each, list) and len(each) == 2 for each in pairs):
+        return dict(pairs) if all(type(key) is str and not key.startswith("$") for key, _ in pairs) else made
+    return made
+
+
+def same(one: Any, other: Any) -> bool:
+    return json.dumps(plain(one), sort_keys=True) == json.dumps(plain(other), sort_keys=True)
+
+
+def plant() -> None:
+    """Put a loader in place that does what ours must not."""
+
+    def importing(name: str) -> Any:
+        module, _, attribute = name.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute, None)
+        except Exception:
+            return None
+
+    type_names._defined = importing
+
+
+def main(seed: int, count: int, planted: bool) -> dict[str, Any]:
+    global armed
+    sys.addaudithook(hook)
+    warnings.simplefilter("error")
+    logging.getLogger("routilux_core").disabled = True
+    honest = json.loads(json.dumps(honest_flow().serialize()))
+    Flow().deserialize(honest)
+    if planted:
+        plant()
+    outcomes: Counter[str] = Counter()
+    wrong: list[str] = []
+    slowest, target = 0.0, Flow("before")
+    before = target.serialize()
+    for number, document in enumerate(documents([honest], seed, count)):
+        began = time.perf_counter()
+        armed = True
+        try:
+            target.deserialize(document)
+        except SerializationError as error:
+            armed = False
+            outcomes["refused"] += 1
+            if not error.problems or len(str(error)) > 1_000_000:
+                wrong.append(f"{number}: an error of {len(error.problems)} problems")
+            if target.serialize() != before:
+                wrong.append(f"{number}: refused, but the flow has changed")
+        except BaseException as error:
+            armed = False
+            wrong.append(f"{number}: {type(error).__name__}: {error}"[:300])
+        else:
+            armed = False
+            outcomes["loaded"] += 1
+            if not same(target.serialize(), document):
+                wrong.append(f"{number}: loaded, but not equal")
+            target = Flow("before")
+        armed = False
+        slowest = max(slowest, time.perf_counter() - began)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"outcomes": outcomes, "wrong": wrong[:20], "seen": dict(seen), "slowest": slowest, "peak_kb": peak}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(int(sys.argv[1]), int(sys.argv[2]), "planted" in sys.argv)))

@@ -1,0 +1,74 @@
+"""The bundled strategies, and those for tests, pass the conformance kit."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from routilux_core.testing import ShuffledStrategy, StrategySuite
+from routilux_core.testing._generated import answer, differences
+
+sys.path.insert(0, str(Path(__file__).parent / "kit"))  # worker processes import its modules, too
+import executors
+
+# A strategy more is a line more: a name, an object, or what makes one of `max_workers=`. Some fifty pools of processes
+# are started for one, so what another of that kind already shows is left to the soak.
+STRATEGIES: dict[str, Any] = {
+    "sequential": "sequential",
+    "concurrent": "concurrent",
+    "shuffled": ShuffledStrategy(5),
+    "thread-executor": executors.ThreadExecutor,
+    "spawn-executor": pytest.param(executors.SpawnExecutor(), marks=pytest.mark.soak),
+}
+
+
+class TestBundledStrategies(StrategySuite):
+    @pytest.fixture(params=list(STRATEGIES.values()), ids=list(STRATEGIES))
+    def strategy(self, request: pytest.FixtureRequest) -> Any:
+        return request.param
+
+
+def test_the_generated_flows_are_worth_comparing() -> None:
+    answers = [answer(seed, "sequential") for seed in range(12)]
+    ledgers = [found["job 0"]["ledger"] for found in answers]
+    assert sum(ledger["posted"] for ledger in ledgers) > 500
+    for count in ("failed", "skipped", "retried", "unconnected", "gathered"):
+        assert any(ledger[count] for ledger in ledgers), f"no generated flow has anything {count}"
+    assert any(len(found) > 3 for found in answers), "some have several routines with state"
+
+
+def test_a_difference_between_two_answers_is_said_in_words() -> None:
+    expected, found = answer(3, "sequential"), answer(3, "sequential")
+    assert differences(expected, found) == ""
+    found["job 1"]["status"] = "failed"
+    assert differences(expected, found) == "job 1, status: sequential has 'completed', this strategy 'failed'"
+
+
+def test_every_case_of_the_kit_is_explained_in_the_documentation() -> None:
+    guide = (Path(__file__).parents[1] / "docs" / "testing.md").read_text("utf-8")
+    cases = {name for name in dir(StrategySuite) if name.startswith("test_")}
+    explained = set(re.findall(r"^\| `(test_\w+)`", guide, re.MULTILINE))
+    assert cases == explained
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_workers_and_those_who_look_for_races_need_no_pytest() -> None:
+    assert (
+        run_python(
+            "import sys; sys.modules['pytest'] = None\n"
+            "from routilux_core.testing import ManualStrategy, ShuffledStrategy, _routines\n"
+            "try:\n    from routilux_core.testing import StrategySuite\n"
+            "except ImportError as error:\n    print(error)"
+        )
+        == 'StrategySuite needs pytest: pip install "routilux-core[testing]"\n'
+    )

@@ -1,0 +1,172 @@
+"""The conformance kit finds planted faults: each by the case that names it, with a message that explains.
+
+The kit runs as third parties run it: a test module of a few lines, under pytest, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from attrs import frozen
+
+FOLDER = Path(__file__).parent / "kit"
+ROUNDS = 20
+MODULE = """\
+import pytest
+import faults
+from routilux_core.testing import StrategySuite
+
+"""
+CLASS = """
+class {name}(StrategySuite):
+    deadline = {deadline}
+
+    @pytest.fixture
+    def strategy(self):
+        return faults.strategy_with({fault!r})
+"""
+
+
+@pytest.fixture(scope="module")
+def faults() -> Iterator[dict[str, tuple[type, str, str]]]:
+    """The table of faults; its module is on nobody's path."""
+    sys.path.insert(0, str(FOLDER))
+    import faults
+
+    yield faults.FAULTS
+    sys.path.remove(str(FOLDER))
+
+
+@frozen
+class Outcome:
+    """What became of one case: passed, failed, error or skipped; and why."""
+
+    result: str
+    message: str = ""
+
+
+def class_of(fault: str) -> str:
+    return "Test" + fault.title().replace(" ", "").replace("_", "")
+
+
+def run_kit(folder: Path, chosen: dict[str, str | None], deadline: float) -> dict[tuple[str, str], Outcome]:
+    """Run cases of the kit (None: all of them) against strategies with these faults, and return what became of them."""
+    module = folder / "test_faulty.py"
+    classes = [CLASS.format(name=class_of(fault), deadline=deadline, fault=fault) for fault in chosen]
+    module.write_text(MODULE + "\n".join(classes), "utf-8")
+    nodes = [f"{module}::{class_of(fault)}" + (f"::{case}" if case else "") for fault, case in chosen.items()]
+    report = folder / "report.xml"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *nodes]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(FOLDER), os.environ.get("PYTHONPATH", "")])},
+        capture_output=True,
+        text=True,
+        timeout=1000,
+    )
+    assert report.exists(), done.stdout + done.stderr
+    return {
+        (element.attrib["classname"].rpartition(".")[2], element.attrib["name"]): _outcome(element)
+        for element in ElementTree.parse(report).iter("testcase")
+    }
+
+
+def _outcome(element: ElementTree.Element) -> Outcome:
+    for kind in ("failure", "error", "skipped"):
+        found = element.find(kind)
+        if found is not None:
+            text = f"{found.attrib.get('message', '')}\n{found.text or ''}"
+            return Outcome({"failure": "failed"}.get(kind, kind), text)
+    return Outcome("passed")
+
+
+def check_found(faults: dict[str, tuple[type, str, str]], outcomes: dict[tuple[str, str], Outcome]) -> None:
+    """Check that each fault was found by its case, with the words that explain it."""
+    for fault, (_, case, words) in faults.items():
+        outcome = outcomes[class_of(fault), case]
+        assert outcome.result == "failed", f"{fault}: {case} {outcome.result}"
+        assert words in outcome.message, f"{fault}: {case} does not say {words!r}: {outcome.message}"
+
+
+def test_each_planted_fault_is_found_by_the_case_that_names_it(
+    faults: dict[str, tuple[type, str, str]], tmp_path: Path
+) -> None:
+    quick = {fault: row for fault, row in faults.items() if fault != "hangs in close"}  # a test of its own
+    outcomes = run_kit(tmp_path, {fault: case for fault, (_, case, _) in quick.items()}, deadline=3.0)
+    assert len(outcomes) == len(quick)
+    check_found(quick, outcomes)
+
+
+def test_a_case_that_hangs_shows_the_stacks_of_all_threads(tmp_path: Path) -> None:
+    case = "test_a_pool_can_be_closed_twice"
+    outcomes = run_kit(tmp_path, {"hangs in close": case}, deadline=1.0)
+    message = outcomes[class_of("hangs in close"), case].message
+    assert "did not end within 1 s" in message
+    assert "in close" in message, "the stack of the strategy that hangs"
+
+
+def test_a_suite_without_its_fixture_says_what_to_give(tmp_path: Path) -> None:
+    module = tmp_path / "test_bare.py"
+    module.write_text("from routilux_core.testing import StrategySuite\n\nclass TestBare(StrategySuite): pass\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "lost", module],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    assert "TestBare needs a fixture `strategy`" in done.stdout
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_each_planted_fault_is_found_twenty_times_out_of_twenty(
+    faults: dict[str, tuple[type, str, str]], tmp_path: Path
+) -> None:
+    for _ in range(ROUNDS):
+        check_found(faults, run_kit(tmp_path, {fault: case for fault, (_, case, _) in faults.items()}, deadline=6.0))
+
+
+# Faults that break more than one promise, some of them by chance: a pool without the parallelism that it claims lets no
+# emission leave early, two threads may come one after the other, and who forgets `close` leaves idle threads, too.
+MORE_IS_BROKEN = {
+    "claims parallelism",
+    "drops a reply in a hundred",
+    "finishes in two threads",
+    "finishes twice",
+    "forgets close",
+    "hangs in close",
+    "reports from two threads",
+    "runs inline",
+    "runs shipped work inline",
+    "waits in submit",
+}
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_no_other_case_blames_a_strategy_for_its_one_fault(
+    faults: dict[str, tuple[type, str, str]], tmp_path: Path
+) -> None:
+    alone = {fault: faults[fault] for fault in faults.keys() - MORE_IS_BROKEN}
+    outcomes = run_kit(tmp_path, dict.fromkeys([*alone, "none", "none shipped"]), deadline=10.0)
+    bad = {(cls, case) for (cls, case), outcome in outcomes.items() if outcome.result in ("failed", "error")}
+    assert bad == {(class_of(fault), case) for fault, (_, case, _) in alone.items()}
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_a_strategy_without_a_fault_passes_twenty_times_out_of_twenty(tmp_path: Path) -> None:
+    for _ in range(ROUNDS):
+        outcomes = run_kit(tmp_path, {"none": None, "none shipped": None}, deadline=30.0)
+        bad = {
+            case: outcome.message for (_, case), outcome in outcomes.items() if outcome.result in ("failed", "error")
+        }
+        assert not bad, bad
