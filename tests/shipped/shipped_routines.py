@@ -374,3 +374,15 @@ class Spin(Routine, stateless=True):
         for i in range(420):
             x += i * i
         self.emit("done", n=n)
+
+
+class Carries(Routine):
+    """Carries what it is given."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__()
+        vars(self).update(attributes)
+
+    @slot
+    def n(self, n: Any = 0) -> None:
+        self.got = n

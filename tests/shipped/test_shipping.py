@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from shipped_routines import (
+    Carries,
     Emits,
     Executes,
     Fails,
@@ -55,18 +56,6 @@ def finished(job: JobState) -> JobState:
     assert job.wait(SECONDS), job.explain()
     assert job.ledger.balanced
     return job
-
-
-class Carries(Routine):
-    """Carries what it is given."""
-
-    def __init__(self, **attributes: Any) -> None:
-        super().__init__()
-        vars(self).update(attributes)
-
-    @slot
-    def n(self, n: Any = 0) -> None:
-        self.got = n
 
 
 # -- before the run
