@@ -95,8 +95,10 @@ def test_a_main_module_that_workers_cant_import_is_named(
 
 def test_a_fork_of_the_program_leaves_the_pool_alone(script: Path) -> None:
     body = """
+    import warnings
     flow = make()
     print(answer(flow, 7), flush=True)
+    warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of a fork beside threads, which is meant
     child = os.fork()
     if child == 0:
         sys.exit(5)  # through all the exit handlers
@@ -109,8 +111,10 @@ def test_a_fork_of_the_program_leaves_the_pool_alone(script: Path) -> None:
 
 def test_a_fork_of_the_program_is_told_that_the_pool_is_not_its_own(script: Path) -> None:
     body = """
+    import warnings
     flow = make()
     answer(flow, 7)
+    warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of a fork beside threads, which is meant
     child = os.fork()
     if child == 0:
         job = flow.execute("work", {"n": 1})
