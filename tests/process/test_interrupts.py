@@ -23,11 +23,11 @@ def script(tmp_path: Path) -> Path:
 
 LONG = """
     flow = make()
-    job = flow.execute("work", {"n": 1, "seconds": 60, "loop": LOOP})
-    try:
+    try:  # the worker may say that it runs before `execute` has returned
+        job = flow.execute("work", {"n": 1, "seconds": 60, "loop": LOOP})
         job.wait()
     except KeyboardInterrupt:
-        print("interrupted", job.status, flush=True)
+        print("interrupted", flow.job_state.status, flush=True)
         raise
 """
 
