@@ -281,10 +281,15 @@ class Dispatcher:
         except KeyboardInterrupt:
             for run in waited:
                 run.cancel()
-            if not self.hands() and all(queue.pool is None or queue.pool.in_caller for queue in self.queues):
+            if self._nobody_works():
                 for run in waited:
                     run.write_off()
             raise
+
+    def _nobody_works(self) -> bool:
+        """Return whether no handler runs or could start: all work is done by callers who wait, and none is at it."""
+        with self.lock:
+            return not self.hands() and all(queue.pool is None or queue.pool.in_caller for queue in self.queues)
 
     def _wait_for(self, done: Done, deadline: float | None) -> bool:
         pools = [queue.pool for queue in self.queues if queue.pool is not None and queue.pool.in_caller]
