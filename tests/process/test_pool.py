@@ -195,7 +195,7 @@ def test_a_running_task_can_be_killed(pool: ProcessPool) -> None:
     task.heard()
     assert pool.kill(task)
     assert isinstance(task.wait().error, WorkerLost)
-    assert task.at == 1
+    assert task.at in (0, 1)  # what the first one sent is heard before it has returned
     assert "on request" in str(task.error)
     assert not pool.kill(task)
 
