@@ -13,23 +13,45 @@ import pytest
 from routilux_core.testing import ShuffledStrategy, StrategySuite
 from routilux_core.testing._generated import answer, differences
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "custom_strategy" / "src"))
 sys.path.insert(0, str(Path(__file__).parent / "kit"))  # worker processes import its modules, too
 import executors
 
+ROUNDS = 20
+
+
+def loky(**settings: Any) -> Any:
+    """Make the strategy of the example; `tox run -e example` tests it as it is installed, by its name."""
+    from routilux_loky import LokyStrategy  # not before it is needed: it imports loky
+
+    return LokyStrategy(**settings)
+
+
 # A strategy more is a line more: a name, an object, or what makes one of `max_workers=`. Some fifty pools of processes
 # are started for one, so what another of that kind already shows is left to the soak.
-STRATEGIES: dict[str, Any] = {
-    "sequential": "sequential",
-    "concurrent": "concurrent",
+BUNDLED: dict[str, Any] = {each: each for each in ("sequential", "concurrent", "process")}
+OTHERS: dict[str, Any] = {
     "shuffled": ShuffledStrategy(5),
     "thread-executor": executors.ThreadExecutor,
     "spawn-executor": pytest.param(executors.SpawnExecutor(), marks=pytest.mark.soak),
 }
+REPEATED = {**BUNDLED, "loky": loky}
 
 
 class TestBundledStrategies(StrategySuite):
-    @pytest.fixture(params=list(STRATEGIES.values()), ids=list(STRATEGIES))
+    @pytest.fixture(params=[*BUNDLED.values(), *OTHERS.values()], ids=[*BUNDLED, *OTHERS])
     def strategy(self, request: pytest.FixtureRequest) -> Any:
+        return request.param
+
+
+@pytest.mark.soak
+class TestTwentyTimesOutOfTwenty(StrategySuite):
+    @pytest.fixture(params=REPEATED.values(), ids=REPEATED)
+    def strategy(self, request: pytest.FixtureRequest) -> Any:
+        return request.param
+
+    @pytest.fixture(params=range(ROUNDS), autouse=True)
+    def round(self, request: pytest.FixtureRequest) -> int:
         return request.param
 
 

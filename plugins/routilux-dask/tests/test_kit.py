@@ -24,3 +24,10 @@ class TestSharedCluster(StrategySuite):
     @pytest.fixture
     def strategy(self, wide_cluster: Any) -> Any:
         return partial(DaskStrategy, address=wide_cluster.address)
+
+
+@pytest.mark.soak
+class TestTwentyTimesOutOfTwenty(TestSharedCluster):
+    @pytest.fixture(params=range(20), autouse=True)
+    def round(self, request: pytest.FixtureRequest) -> int:
+        return request.param
