@@ -157,6 +157,14 @@ def test_what_it_prints_for_people_names_each_source_with_its_figures(tmp_path):
     assert printed.stdout.endswith("Every section did what it claims.\n")
 
 
+def test_worker_processes_find_the_same(tmp_path, facts):
+    printed = run_demo(tmp_path, "--json", "--strategy", "process")
+    assert (printed.returncode, printed.stderr) == (0, "")
+    found = json.loads(printed.stdout)
+    assert found["results"] == facts["results"]
+    assert found["jobs"]["main"] == facts["jobs"]["main"]
+
+
 def test_it_prints_where_there_is_no_degree_sign(tmp_path):
     printed = run_demo(tmp_path, encoding="ascii")
     assert (printed.returncode, printed.stderr) == (0, "")
