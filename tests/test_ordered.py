@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from routilux_core import ErrorHandler, Flow, FlowStateError, Routine, UnknownNameError, event, field, slot
+from routilux_core import (
+    ActivationRecord,
+    ErrorHandler,
+    Flow,
+    FlowStateError,
+    Routine,
+    UnknownNameError,
+    event,
+    field,
+    slot,
+)
 from routilux_core.testing import ManualStrategy, ShuffledStrategy
 
 SEEDS = 50
@@ -93,6 +108,46 @@ def test_a_seed_within_fifty_finds_a_planted_race_and_replays_it() -> None:
     found = [seed for seed in range(SEEDS) if refused_with(seed)]
     assert 0 < len(found) < SEEDS
     assert all(refused_with(found[0]) == 1 for _ in range(20))
+
+
+def order_with(seed: int) -> list[ActivationRecord]:
+    flow, _ = bank(ShuffledStrategy(seed))
+    with flow:
+        return list(flow.run("fork").get_execution_history())
+
+
+def test_a_race_that_a_seed_has_found_is_replayed_step_by_step() -> None:
+    found = next(seed for seed in range(SEEDS) if refused_with(seed))
+    strategy = ManualStrategy()
+    flow, account = bank(strategy)
+    with flow:
+        job = flow.execute("fork")
+        for record in order_with(found):
+            assert strategy.step(record).routine_id == record.routine_id
+    assert job.status == "completed"
+    assert account.refused == 1
+
+
+def test_a_seed_is_the_same_order_in_every_process() -> None:
+    program = "import test_ordered; print([test_ordered.orders_with(seed) for seed in range(20)])"
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert told == {f"{[orders_with(seed) for seed in range(20)]}\n"}
+
+
+def orders_with(seed: int) -> tuple[list[tuple[int, str]], list[int]]:
+    """The order of calls in two flows, one of them with forty that may overtake each other."""
+    with ExitStack() as stack:
+        order = [(record.id, record.routine_id) for record in order_with(seed)]
+        return order, kept_with(seed, lambda **settings: stack.enter_context(Flow(**settings)))
 
 
 def kept_with(seed: int, make_flow: MakeFlow) -> list[int]:

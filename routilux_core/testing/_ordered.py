@@ -13,9 +13,11 @@ from attrs import field, frozen
 
 from routilux_core._pools import QueueHost
 from routilux_core.errors import FlowStateError, UnknownNameError
+from routilux_core.job import ActivationRecord
 from routilux_core.strategy import Capabilities, Done, ExecutionStrategy, Host, Task, Waiting, WorkerPool
 
 ONE_AT_A_TIME = Capabilities(shares_memory=True, parallel=False)
+Which = str | Waiting | ActivationRecord
 
 
 @frozen
@@ -104,8 +106,11 @@ class ManualStrategy(ExecutionStrategy):
         """The activations that may run now, oldest first; empty before the first `execute`."""
         return self._pools[0].pending() if self._pools else []
 
-    def step(self, which: str | Waiting | None = None) -> Waiting:
-        """Run one activation in this thread, and return it: the oldest, the oldest of a routine by id, or just that."""
+    def step(self, which: Which | None = None) -> Waiting:
+        """Run one activation in this thread, and return it: the oldest, the oldest of a routine by id, or just that.
+
+        A record of another run's history means the same activation of this run: so an order is taken step by step.
+        """
         pending = self.pending
         chosen = _chosen(pending, which)
         self._pools[0].run(chosen)
@@ -161,7 +166,7 @@ class _ManualPool(WorkerPool):
         return None
 
 
-def _chosen(pending: list[Waiting], which: str | Waiting | None) -> Waiting:
+def _chosen(pending: list[Waiting], which: Which | None) -> Waiting:
     """Return what a test asks for, among what may run."""
     if not pending:
         raise FlowStateError("there is nothing to step: no activation may run now")
@@ -172,5 +177,7 @@ def _chosen(pending: list[Waiting], which: str | Waiting | None) -> Waiting:
     raise UnknownNameError("pending activation", asked, {each.routine_id for each in pending}, "see strategy.pending")
 
 
-def _is(each: Waiting, which: str | Waiting) -> bool:
-    return isinstance(which, Waiting) and (each.job_id, each.id) == (which.job_id, which.id)
+def _is(each: Waiting, which: Which) -> bool:
+    if isinstance(which, Waiting):
+        return (each.job_id, each.id) == (which.job_id, which.id)
+    return isinstance(which, ActivationRecord) and (each.id, each.routine_id) == (which.id, which.routine_id)

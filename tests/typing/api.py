@@ -311,4 +311,6 @@ def choose_the_order() -> None:
     Flow(execution_strategy=manual)
     assert_type(manual.pending, list[Waiting])
     assert_type(manual.step("fetch"), Waiting)
+    for record in Flow().run("fetch").get_execution_history():
+        assert_type(manual.step(record), Waiting)
     assert_type(manual.run_all(), list[Waiting])
