@@ -186,7 +186,10 @@ class WorkCases:
         dies.set_as_optional()
         flow = bench.flow({"source": Source(), "dies": dies}, "source.out dies.n")
         job = flow.execute("source", {"count": 10})
-        assert bench.ended(job), f"a worker was killed, and the job hangs: {job.explain()}"
+        assert bench.ended(job), (
+            f"a worker was killed, and the job hangs: {job.explain()}. A pool that loses a worker calls "
+            "`task.fail(WorkerLost(...))` for what that one had, and `host.lost(error)` if it can't go on."
+        )
         if {note.pid for note in bench.notes("calls")} == {os.getpid()}:
             pytest.skip("the strategy's workers live in this process")
         assert job.errors, "a worker was killed in a call, and the job has no error"
