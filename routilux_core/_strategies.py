@@ -19,7 +19,7 @@ BUNDLED = {
     "concurrent": "routilux_core_plugins.threaded:ConcurrentStrategy",
     "process": "routilux_core_plugins.process:ProcessStrategy",
 }
-INSTALLABLE = {"dask": "routilux-dask"}  # what to install for names that are known to exist
+INSTALLABLE = {"dask": "routilux-dask", "loky": "routilux-loky"}  # what to install for names that are known to exist
 OTHER_WORDS = {"threads": "concurrent", "threaded": "concurrent", "thread": "concurrent", "parallel": "concurrent"}
 
 
