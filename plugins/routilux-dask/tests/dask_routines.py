@@ -1,4 +1,4 @@
-"""Routines that the workers import."""
+"""What the workers import, and the scheduler."""
 
 from __future__ import annotations
 
@@ -94,3 +94,8 @@ class WhoAmI(Routine, stateless=True):
         while len(os.listdir(self.folder)) < self.together:
             threading.Event().wait(0.005)
         self.emit("done", pid=os.getpid())
+
+
+def kept_keys(dask_scheduler: Any) -> list[str]:
+    """Return what a scheduler keeps of ours."""
+    return [str(key) for key in dask_scheduler.tasks if str(key).startswith("routilux")]

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 from dask.distributed import Client
-from dask_routines import Keeps, Loose, Waits, WhoAmI, Work
+from dask_routines import Keeps, Loose, Waits, WhoAmI, Work, kept_keys
 from shipped_routines import Sum, UsesClient
 from test_lost import appeared, build, finished
 
@@ -123,16 +123,12 @@ def test_jobs_run_at_once_and_nothing_stays_on_the_cluster(make_flow: MakeFlow, 
         finished(job)
     assert flow.routines["work"].total == sum(sum(range(count)) for count in (30, 50, 20))
     with Client(cluster.address, set_as_default=False) as client:
-        left = client.run_on_scheduler(_keys)
+        left = client.run_on_scheduler(kept_keys)
         for _ in range(100):
             if not left:
                 break
-            left = client.run_on_scheduler(_keys)
+            left = client.run_on_scheduler(kept_keys)
     assert not left
-
-
-def _keys(dask_scheduler: Any) -> list[str]:
-    return [str(key) for key in dask_scheduler.tasks if str(key).startswith("routilux")]
 
 
 # -- the end
