@@ -163,6 +163,7 @@ def test_each_planted_fault_is_found_twenty_times_out_of_twenty(
 # Faults that break more than one promise, some of them by chance: a pool without the parallelism that it claims lets no
 # emission leave early, two threads may come one after the other, and who forgets `close` leaves idle threads, too.
 MORE_IS_BROKEN = {
+    "awaits one by one",
     "claims parallelism",
     "drops a reply in a hundred",
     "finishes in two threads",

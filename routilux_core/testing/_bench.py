@@ -16,6 +16,7 @@ from routilux_core.job import JobState
 from routilux_core.routine import Routine
 from routilux_core.strategy import Capabilities, ExecutionStrategy, WorkerPool
 from routilux_core.testing._board import Note, notes, open_gate, until
+from routilux_core.testing._patient import AWAITING, Patient
 from routilux_core.testing._routines import Forward
 from routilux_core.testing._spy import Capture, Errand, KitHost, Log, SpyStrategy, spied
 from routilux_core.testing._watch import Hang, in_time
@@ -24,8 +25,11 @@ from routilux_core.testing._watch import Hang, in_time
 class Bench:
     """The strategy under test, and what a case builds with it. Closed by the fixture, with a deadline of its own."""
 
-    def __init__(self, strategy: Any, folder: str, deadline: float, workers: int | None) -> None:
+    def __init__(
+        self, strategy: Any, folder: str, deadline: float, workers: int | None, sleep: Callable[[float], None]
+    ) -> None:
         self._strategy = strategy
+        self._sleep = sleep
         self.folder = folder
         self.deadline = deadline
         self.patience = deadline / 2  # seconds for one thing to happen: then the case says what did not
@@ -91,6 +95,11 @@ class Bench:
             if "out" in routine._routilux.events:
                 flow.add_output(name, "out")
         return flow
+
+    def patient(self, kind: type[Patient], seconds: float, **fields: Any) -> Patient:
+        """Return a routine that waits for so many seconds at most, in the way that lets others run meanwhile."""
+        kind = AWAITING.get(kind, kind) if self.capabilities.coroutines else kind
+        return kind(folder=self.folder, patience=seconds, sleep=self._sleep, **fields)
 
     def spied(self, log: Log) -> ExecutionStrategy:
         """Return the strategy under test with a spy around it: one activation for each task."""

@@ -46,7 +46,7 @@ def notes(folder: str, name: str) -> list[Note]:
     return [Note(int(pid), int(thread), text) for pid, thread, text in found]
 
 
-def until(condition: Callable[[], bool], seconds: float) -> bool:
+def until(condition: Callable[[], bool], seconds: float, sleep: Callable[[float], None] = sleep) -> bool:
     """Look until the condition holds, and return whether it did within so many seconds."""
     deadline = monotonic() + seconds
     while not condition():
@@ -56,29 +56,50 @@ def until(condition: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
+async def until_awaited(condition: Callable[[], bool], seconds: float) -> bool:
+    """Look until the condition holds, and let others run between two looks."""
+    import asyncio
+
+    deadline = monotonic() + seconds
+    while not condition():
+        if monotonic() > deadline:
+            return False
+        await asyncio.sleep(LOOK)
+    return True
+
+
 def open_gate(folder: str, name: str = "gate") -> None:
     """Let everyone pass who waits at a gate, or comes to it."""
     note(folder, name, "open")
 
 
-def at_gate(folder: str, seconds: float, name: str = "gate") -> bool:
-    """Wait at a gate; False if it was not opened within so many seconds."""
-    path = os.path.join(folder, name)
-    return until(lambda: os.path.exists(path), seconds)
+def gate_is_open(folder: str, name: str = "gate") -> bool:
+    return os.path.exists(os.path.join(folder, name))
 
 
-def meet(folder: str, name: str, party: int, seconds: float) -> bool:
-    """Wait until so many have come here at the same time; False if they did not within so many seconds.
+class Party:
+    """Calls that wait until so many of them are here at the same time: entered when one comes, left when it goes.
 
     Once they have met, everyone who is still here, or comes later, knows.
     """
-    note(folder, name, "comes")
-    flag = f"{name}-met"
-    met = until(lambda: bool(notes(folder, flag)) or _present(folder, name) >= party, seconds)
-    if met:
-        note(folder, flag)
-    note(folder, name, "goes")
-    return met
+
+    def __init__(self, folder: str, name: str, size: int) -> None:
+        self._folder, self._name, self._size = folder, name, size
+
+    def __enter__(self) -> Party:
+        note(self._folder, self._name, "comes")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        note(self._folder, self._name, "goes")
+
+    def has_met(self) -> bool:
+        flag = f"{self._name}-met"
+        if not notes(self._folder, flag):
+            if _present(self._folder, self._name) < self._size:
+                return False
+            note(self._folder, flag)
+        return True
 
 
 def _present(folder: str, name: str) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from routilux_core.flow import Flow
 from routilux_core.testing._bench import Bench, case
 from routilux_core.testing._board import until
-from routilux_core.testing._routines import Forward, Gated, Source, Total
+from routilux_core.testing._patient import Gated
+from routilux_core.testing._routines import Forward, Source, Total
 
 CALLS = 60
 SHIPPED_AHEAD = 2  # tasks for each worker that may have been handed over, and not begun
@@ -89,7 +90,7 @@ class JobCases:
         assert sorted(output["n"] for output in job.outputs["gated.out"]) == list(range(CALLS))
 
     def _gated(self, bench: Bench) -> Flow:
-        gated = Gated(folder=bench.folder, patience=bench.patience)
+        gated = bench.patient(Gated, bench.patience)
         return bench.flow({"source": Source(), "gated": gated}, "source.out gated.n")
 
     def _ahead(self, bench: Bench) -> int:

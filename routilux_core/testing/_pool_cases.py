@@ -13,7 +13,8 @@ from routilux_core.job import JobState
 from routilux_core.strategy import CONTRACT, Capabilities, WorkerPool
 from routilux_core.testing._bench import Bench, case, needs
 from routilux_core.testing._board import most_at_once, until
-from routilux_core.testing._routines import Forward, Gated, Meeting, Source
+from routilux_core.testing._patient import Gated, Meeting
+from routilux_core.testing._routines import Forward, Source
 from routilux_core.testing._spy import Errand, Log
 from routilux_core.testing._watch import is_alive, processes_alive, threads_alive
 
@@ -81,7 +82,7 @@ class PoolCases:
     @case
     def test_submit_returns_before_the_task_runs(self, bench: Bench) -> None:
         log = Log()
-        gated = Gated(folder=bench.folder, patience=bench.patience / 2)
+        gated = bench.patient(Gated, bench.patience / 2)
         flow = bench.flow({"gated": gated}, execution_strategy=bench.spied(log))
         in_caller = bench.open().in_caller
         if in_caller:  # then `execute` returns when the job has ended
@@ -142,7 +143,7 @@ class PoolCases:
             f"with max_workers={limit} the pool says that it has {pool.workers} workers, and would be given as many "
             "tasks at a time"
         )
-        meeting = Meeting(folder=bench.folder, party=limit + 1, patience=min(0.4, bench.patience))
+        meeting = bench.patient(Meeting, min(0.4, bench.patience), party=limit + 1)
         routines = {"source": Source(), "meeting": meeting}
         flow = bench.flow(routines, "source.out meeting.n", execution_strategy=bench.make(limit))
         bench.finished(flow.execute("source", {"count": limit + 1}))
@@ -165,7 +166,7 @@ class PoolCases:
 
     def _meet(self, bench: Bench, party: int, seconds: float = 0.5) -> JobState:
         """Let all workers be at work at the same time, if they can, and shut the flow down."""
-        meeting = Meeting(folder=bench.folder, party=party, patience=min(seconds, bench.patience / 2))
+        meeting = bench.patient(Meeting, min(seconds, bench.patience / 2), party=party)
         flow = bench.flow({"source": Source(), "meeting": meeting}, "source.out meeting.n")
         job = flow.execute("source", {"count": party})
         bench.ended(job)

@@ -11,7 +11,7 @@ from attrs import field
 
 from routilux_core.ports import event, per_worker, slot
 from routilux_core.routine import Routine
-from routilux_core.testing._board import at_gate, meet, note, notes, open_gate
+from routilux_core.testing._board import note, notes, open_gate
 
 
 class Planted(Exception):
@@ -71,35 +71,6 @@ class Total(Routine):
         self.total += n
 
 
-class Gated(Routine, stateless=True):
-    """Waits at a gate that the case opens."""
-
-    folder: str
-    patience: float
-    out = event("n", "opened")
-
-    @slot
-    def n(self, n: int) -> None:
-        note(self.folder, "entered", n)
-        opened = at_gate(self.folder, self.patience)
-        self.emit("out", n=n, opened=opened)
-        note(self.folder, "left", n)
-
-
-class Meeting(Routine, stateless=True):
-    """Waits until a party of calls are made at the same time."""
-
-    folder: str
-    party: int
-    patience: float
-    out = event("met")
-
-    @slot
-    def n(self, n: int) -> None:
-        note(self.folder, "calls", n)
-        self.emit("out", met=meet(self.folder, "meeting", self.party, self.patience))
-
-
 class Fails(Routine, stateless=True):
     """Fails for every number that `every` divides, on its first `times` attempts."""
 
@@ -123,20 +94,6 @@ def planted_deep_inside(n: int) -> None:
     raise Planted(f"planted for {n}")
 
 
-class Early(Routine, stateless=True):
-    """Emits, and then waits until what it emitted has arrived."""
-
-    folder: str
-    patience: float
-    sent = event("n")
-    out = event("opened")
-
-    @slot
-    def n(self, n: int) -> None:
-        self.emit("sent", n=n)
-        self.emit("out", opened=at_gate(self.folder, self.patience))
-
-
 class Opener(Routine, stateless=True):
     """Opens the gate."""
 
@@ -145,20 +102,6 @@ class Opener(Routine, stateless=True):
     @slot
     def n(self, n: int) -> None:
         open_gate(self.folder)
-
-
-class Stuck(Routine, stateless=True, timeout=0.5):
-    """Waits at a gate for number 0, for longer than its time-out."""
-
-    folder: str
-    patience: float
-    out = event("n")
-
-    @slot
-    def n(self, n: int) -> None:
-        if n == 0:
-            at_gate(self.folder, self.patience)
-        self.emit("out", n=n)
 
 
 class Awaits(Routine, stateless=True):

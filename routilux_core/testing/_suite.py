@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,6 +35,8 @@ class StrategySuite(PoolCases, WorkCases, JobCases):
     owns_workers: ClassVar[bool] = True
     #: How many generated flows are compared with `sequential`; None: 12 where memory is shared, else 4.
     generated_flows: ClassVar[int | None] = None
+    #: How a handler waits: where workers take turns only when one waits in their own way, `staticmethod(gevent.sleep)`.
+    sleep: ClassVar[Callable[[float], None]] = staticmethod(time.sleep)
 
     @pytest.fixture
     def strategy(self) -> Any:
@@ -43,6 +46,6 @@ class StrategySuite(PoolCases, WorkCases, JobCases):
     @pytest.fixture
     def bench(self, strategy: Any, tmp_path: Path) -> Iterator[Bench]:
         """What a case works with."""
-        bench = Bench(strategy, str(tmp_path), self.deadline, self.workers)
+        bench = Bench(strategy, str(tmp_path), self.deadline, self.workers, type(self).sleep)
         yield bench
         bench.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import queue
@@ -131,6 +132,15 @@ class OneThread(Threads):
 
     def how_many(self) -> int:
         return 1
+
+
+class AwaitsOneByOne(OneThread):
+    """Claims to await coroutines together, and awaits one after the other."""
+
+    traits = Capabilities(shares_memory=True, coroutines=True)
+
+    def run(self, task: Task) -> None:
+        asyncio.run(task.arun())
 
 
 class Leaks(Threads):
@@ -303,6 +313,7 @@ FAULTS: dict[str, tuple[type[Threads], str, str]] = {
     ),
     "ignores max_workers": (TooMany, "test_no_more_than_max_workers_run_at_once", "it has 8 workers"),
     "claims parallelism": (OneThread, "test_parallel_calls_really_overlap", "at most 1 of 4 calls"),
+    "awaits one by one": (AwaitsOneByOne, "test_parallel_calls_really_overlap", "at most 1 of 4 calls"),
     "leaks a thread": (Leaks, "test_no_thread_or_process_is_left_behind", "faulty Leaks"),
     "leaves a process": (LeaksProcess, "test_no_thread_or_process_is_left_behind", "these processes behind"),
     "claims streams": (ClaimsStreams, "test_emissions_leave_while_the_handler_runs", "while its handler went on"),
