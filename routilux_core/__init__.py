@@ -1,8 +1,9 @@
 """Routilux Core: a small, plugin-based engine that runs event-driven flows."""
 
+from typing import TYPE_CHECKING
+
 from attrs import field
 
-from routilux_core._executor import ExecutorStrategy
 from routilux_core.error_handling import Decision, ErrorHandler, ErrorStrategy, Failure
 from routilux_core.errors import (
     ActivationTimeout,
@@ -27,12 +28,16 @@ from routilux_core.errors import (
 )
 from routilux_core.flow import Flow
 from routilux_core.graph import Connection
-from routilux_core.hookspecs import Activation, Emission, StrategyRequest, hookimpl
-from routilux_core.job import ActivationRecord, JobState, Ledger
+from routilux_core.job import JobState
 from routilux_core.ports import Event, Slot, event, per_worker, slot
 from routilux_core.routine import Routine
 from routilux_core.strategy import Capabilities, Done, ExecutionStrategy, Host, Task, WorkerPool
-from routilux_core.tracking import ExecutionTracker
+
+if TYPE_CHECKING:
+    from routilux_core._executor import ExecutorStrategy
+    from routilux_core._job_records import ActivationRecord, Ledger
+    from routilux_core.hookspecs import Activation, Emission, StrategyRequest, hookimpl
+    from routilux_core.tracking import ExecutionTracker
 
 __all__ = [
     "Activation",
@@ -83,3 +88,27 @@ __all__ = [
     "per_worker",
     "slot",
 ]
+
+if not TYPE_CHECKING:
+    # Names that most programs never write: their modules (and pluggy, with `hookspecs`) are loaded when they are used.
+    _LATER = {
+        "Activation": "hookspecs",
+        "ActivationRecord": "_job_records",
+        "Emission": "hookspecs",
+        "ExecutionTracker": "tracking",
+        "ExecutorStrategy": "_executor",
+        "Ledger": "_job_records",
+        "StrategyRequest": "hookspecs",
+        "hookimpl": "hookspecs",
+    }
+
+    def __getattr__(name):
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = globals()[name] = getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *_LATER})

@@ -5,9 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from operator import itemgetter
-from typing import Any, get_origin
-
-from attrs import frozen
+from typing import Any, NamedTuple, get_origin
 
 from routilux_core.errors import DefinitionError, PayloadError
 
@@ -17,8 +15,7 @@ Payload = dict[str, Any]
 _NAMED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-@frozen
-class Signature:
+class Signature(NamedTuple):
     """What a handler takes: its parameters by name, and whether it takes everything or the payload as it is."""
 
     names: tuple[str, ...]

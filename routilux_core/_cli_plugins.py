@@ -69,14 +69,14 @@ def _strategy(each: Declared) -> Entry:
 
 
 def _entry(each: Declared, state: str, why: str, capabilities: Entry) -> Entry:
-    return asdict(each) | {"state": state, "why": why, "capabilities": capabilities}
+    return each._asdict() | {"state": state, "why": why, "capabilities": capabilities}
 
 
 def _list_plugins() -> list[Entry]:
     found = PluginSet()
     scan(found, quiet=True)
     return [
-        asdict(each.declared) | {"state": each.state, "why": each.why, "hooks": list(each.hooks)}
+        each.declared._asdict() | {"state": each.state, "why": each.why, "hooks": list(each.hooks)}
         for each in found.candidates
     ]
 

@@ -7,7 +7,6 @@ dropped and counted, and a routine with state keeps its permit until the call ha
 from __future__ import annotations
 
 import sys
-import traceback
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -67,6 +66,8 @@ class Deadline:
         frame = sys._current_frames().get(worker.thread)
         failure = run.failure(inlet, payload, number, too_long(self._node, inlet.name, ended - self._began))
         if frame is not None:  # where it is now, which is what its author will want to know
+            import traceback
+
             failure.traceback = "".join(traceback.format_stack(frame)) + failure.traceback
         decision = carry_out(run, failure, decide(failure, run))
         worker.spare(1)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-import traceback
-
 from routilux_core._dispatch import logger
 from routilux_core._history import RETRIED, SKIPPED
-from routilux_core._plugins import handle_error
 from routilux_core._run import Run
 from routilux_core.error_handling import Decision, ErrorStrategy, Failure
 
 OUTCOMES = {ErrorStrategy.SKIP: SKIPPED, ErrorStrategy.RETRY: RETRIED}
-LEVELS = {ErrorStrategy.STOP: logging.ERROR, ErrorStrategy.RETRY: logging.INFO}
 STATES = {ErrorStrategy.STOP: "failed", ErrorStrategy.CONTINUE: "error_continued", ErrorStrategy.SKIP: "skipped"}
 
 
 def decide(failure: Failure, run: Run) -> Decision:
     """Ask the plugins and the policy; a policy that raises itself is logged, and the job stops."""
     try:
+        if run.plugins is None:
+            return failure.policy.decide(failure)
+        from routilux_core._plugins import handle_error  # with it comes pluggy
+
         return handle_error(run.plugins, failure)
     except Exception:
         logger().exception("job %s: the error handler of routine %r raised", failure.job_id, failure.routine_id)
@@ -41,7 +40,9 @@ def carry_out(run: Run, failure: Failure, decision: Decision, status: str = "fai
 def _log(failure: Failure, decision: ErrorStrategy) -> None:
     """Log an error once, when it is decided for good; a retry is only news. A broken log handler costs the line."""
     error = failure.exception
-    level = LEVELS.get(decision, logging.WARNING)
+    import logging
+
+    level = {ErrorStrategy.STOP: logging.ERROR, ErrorStrategy.RETRY: logging.INFO}.get(decision, logging.WARNING)
     try:
         logger().log(
             level,
@@ -51,4 +52,6 @@ def _log(failure: Failure, decision: ErrorStrategy) -> None:
             exc_info=error if level > logging.INFO else None,
         )
     except Exception:
+        import traceback
+
         traceback.print_exc()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from typing import NamedTuple
 
 import attrs
-from attrs import frozen
 
 from routilux_core.errors import ConfigurationError, DefinitionError, UnknownNameError
 from routilux_core.ports import Event, per_worker
 
 
-@frozen(kw_only=True)
-class RoutineSettings:
+class RoutineSettings(NamedTuple):
     """The class keywords of a routine, checked."""
 
     stateless: bool = False

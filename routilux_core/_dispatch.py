@@ -6,12 +6,11 @@ counts of the runs and the timers. It is held for a few bytecodes at a time, and
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from routilux_core._choice import bring_back, take_chosen
 from routilux_core._measures import Measures
@@ -21,6 +20,9 @@ from routilux_core._timers import Timers
 from routilux_core.error_handling import ErrorHandler
 from routilux_core.errors import StrategyError
 from routilux_core.strategy import Chooser, Done, ExecutionStrategy, Task, WorkerPool
+
+if TYPE_CHECKING:
+    import logging
 
 LEFT_BEHIND = 0.5  # seconds: a Ctrl-C is raised within one, and this is a part of that
 SLICE = 0.005  # seconds for each pool where several work in the caller's thread
@@ -314,4 +316,6 @@ class Dispatcher:
 
 def logger() -> logging.Logger:
     """Return the engine's logger."""
+    import logging  # a flow in which nothing goes wrong needs none
+
     return logging.getLogger("routilux_core")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from attrs import define
-
-from routilux_core.job import ActivationRecord
+if TYPE_CHECKING:
+    from routilux_core._job_records import ActivationRecord
 
 # What the worker loop notes of an attempt: id, cause, slot number, attempt, outcome, worker, posted, started, ended.
 # A tuple of plain numbers is dropped by the garbage collector's lists at its first look, and its memory is used again.
@@ -21,8 +20,7 @@ DISCARDED = 4  # the job was stopped between taking an activation and calling it
 LATE = 5  # the time of the call was over before it returned, and all was noted then
 
 
-@define(eq=False, kw_only=True)
-class Totals:
+class Totals(NamedTuple):
     """Counts by outcome, and times in seconds, of everything that one slot ran."""
 
     completed: int = 0
@@ -139,6 +137,8 @@ def _count(by_slot: dict[int, list[Any]], slot: int, outcome: int, count: int) -
 
 def records(notes: Iterable[Note], name: Callable[[int], tuple[str, str]]) -> Iterable[ActivationRecord]:
     """Yield a record for each note; `name` gives routine id and slot of a slot number."""
+    from routilux_core._job_records import ActivationRecord  # loaded where somebody looks at records
+
     for number, cause, slot, attempt, outcome, worker, posted, started, ended in notes:
         routine_id, slot_name = name(slot)
         yield ActivationRecord(

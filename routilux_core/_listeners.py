@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from routilux_core._context import CURRENT, Frame
 from routilux_core._history import Note, records
+from routilux_core._job_records import ActivationRecord
 from routilux_core._plan import Inlet, Node, Outlet
 from routilux_core._plugins import PluginSet, trace
 from routilux_core.errors import EmitError
 from routilux_core.hookspecs import Activation, Emission
-from routilux_core.job import ActivationRecord, JobState
+from routilux_core.job import JobState
 
 if TYPE_CHECKING:
     from routilux_core._timers import Timer, Timers

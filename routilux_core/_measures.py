@@ -10,11 +10,11 @@ from routilux_core._explain import hints
 from routilux_core._history import History, Note, Totals
 from routilux_core._plan import Inlet
 from routilux_core.errors import FlowStateError
-from routilux_core.tracking import Counted, Counts
 
 if TYPE_CHECKING:
     from routilux_core._dispatch import Dispatcher
     from routilux_core._run import Run
+    from routilux_core.tracking import Counted, Counts
 
 
 class JobSource:
@@ -25,6 +25,8 @@ class JobSource:
 
     def counts(self) -> Counts:
         """Return what this job has counted so far."""
+        from routilux_core.tracking import Counts  # loaded where somebody looks at the figures
+
         run = self.run
         with run.hub.lock:
             routines = _by_routine(run.hub, run.history.totals(), run.history.newest())
@@ -81,6 +83,8 @@ class Measures:
 
     def counts(self, hub: Dispatcher) -> Counts:
         """Return the counts of all jobs since the last `clear`, those that still run included. Lock."""
+        from routilux_core.tracking import Counts
+
         notes = [*self.history.newest(), *(note for run in self.running for note in run.history.newest())]
         newest = sorted(notes, key=lambda note: note[8])[-self._size :] if self._size else []
         wall = self.busy + (perf_counter() - self.busy_since if self.running else 0.0)
@@ -116,6 +120,8 @@ class FlowSource:
 
 
 def _by_routine(hub: Dispatcher, totals: Mapping[int, Totals], newest: Iterable[Note]) -> dict[str, Counted]:
+    from routilux_core.tracking import Counted
+
     found = {routine_id: Counted() for routine_id in hub.nodes}
     for slot, total in totals.items():
         counted = found[_routine_id(hub.inlets, slot)]

@@ -12,17 +12,17 @@ import re
 import sys
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
-from typing import Any
+from typing import Any, NamedTuple
 
-from attrs import frozen
+PLUGINS = "routilux_core.plugins"  # the group of the plugins; that of the strategies is in `_strategies`
+DISABLE = "ROUTILUX_DISABLE_PLUGINS"
 
 
 class Refused(Exception):
     """A plugin or a strategy can't be used; the message says why, in one line."""
 
 
-@frozen(kw_only=True)
-class Declared:
+class Declared(NamedTuple):
     """One entry point: `target` is `module:attribute`."""
 
     name: str
@@ -54,6 +54,11 @@ def declared(group: str) -> list[Declared]:
         except Exception:
             continue
     return [each for points in found.values() for each in points]
+
+
+def disabled_plugins() -> set[str]:
+    """Return the names of the plugins that the user does not want; `*` is all of them."""
+    return {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
 
 
 def load_target(target: str) -> Any:

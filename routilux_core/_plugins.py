@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from time import perf_counter
 from typing import Any
 
@@ -16,14 +16,21 @@ import pluggy
 from attrs import define
 
 from routilux_core import _strategies, hookspecs
-from routilux_core._metadata import Declared, Refused, declared, in_one_line, load_target
+from routilux_core._metadata import (
+    DISABLE,
+    PLUGINS,
+    Declared,
+    Refused,
+    declared,
+    disabled_plugins,
+    in_one_line,
+    load_target,
+)
 from routilux_core.error_handling import Decision, ErrorStrategy, Failure
 from routilux_core.errors import ConfigurationError, RoutiluxError, StrategyError
 from routilux_core.hookspecs import PROJECT, StrategyRequest, hookimpl
 from routilux_core.strategy import ExecutionStrategy
 
-GROUP = "routilux_core.plugins"
-DISABLE = "ROUTILUX_DISABLE_PLUGINS"
 TRACE = "ROUTILUX_TRACE_PLUGINS"
 PREFIX = "routilux_"
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith(PREFIX))
@@ -106,42 +113,16 @@ class PluginSet:
         self.listening = {name: listeners for name, listeners in found.items() if listeners}
 
 
-class Plugins:
-    """What one flow asks: the plugins of the process, and its own, if it has any."""
-
-    def __init__(self, own: Iterable[Any] = ()) -> None:
-        checked = _with_own(PluginSet(), own)  # what can't work is refused here, and not at the first job
-        self._own = tuple(checked.plugins.values())
-        self._all: PluginSet | None = None
-
-    def all(self) -> PluginSet:
-        """Return the plugins; the first call in a process looks for installed ones."""
-        if self._all is None:
-            self._all = _with_own(_copy(installed()), self._own) if self._own else installed()
-        return self._all
-
-
 # -- one function for each hook that returns something (`_listeners` has those that only tell)
 
 
-def make_strategy(
-    plugins: Plugins, strategy: str | ExecutionStrategy, max_workers: int | None, options: Mapping[str, Any] | None
-) -> ExecutionStrategy:
-    """Return a strategy by name or as given, with its numbers; every wrong value is refused here."""
-    if isinstance(strategy, ExecutionStrategy):
-        if max_workers is not None or options:
-            raise ConfigurationError(
-                f"max_workers and strategy_options go with the name of a strategy; set them on {strategy!r} itself"
-            )
-        return strategy
-    if not isinstance(strategy, str):
-        raise ConfigurationError(f"execution_strategy is a name or an ExecutionStrategy, not {strategy!r}")
-    request = StrategyRequest(name=strategy, max_workers=max_workers, options=dict(options or {}))
-    if strategy in _strategies.BUNDLED:  # reserved: nobody else is asked, and nothing is looked up
-        return BuiltIn().routilux_make_strategy(request)
-    made: ExecutionStrategy = plugins.all().manager.hook.routilux_make_strategy(request=request)
+def make_strategy(plugins: PluginSet, request: StrategyRequest) -> ExecutionStrategy:
+    """Return what the first plugin that knows the name makes of it; the installed strategies come last."""
+    made: ExecutionStrategy = plugins.manager.hook.routilux_make_strategy(request=request)
     if not isinstance(made, ExecutionStrategy):
-        raise StrategyError(f"a plugin's wrapper made {made!r} of strategy {strategy!r}: it is no ExecutionStrategy")
+        raise StrategyError(
+            f"a plugin's wrapper made {made!r} of strategy {request.name!r}: it is no ExecutionStrategy"
+        )
     return made
 
 
@@ -186,10 +167,20 @@ def installed() -> PluginSet:
         return _of_process[0]
 
 
+def with_own(own: Iterable[Any]) -> PluginSet:
+    """Return the plugins of this process together with those of one flow."""
+    return _with_own(_copy(installed()), own) if own else installed()
+
+
+def checked(own: Iterable[Any]) -> tuple[Any, ...]:
+    """Return the plugins of one flow, made where they were classes; what can't work is refused."""
+    return tuple(_with_own(PluginSet(), own).plugins.values())
+
+
 def scan(plugins: PluginSet, *, quiet: bool = False) -> None:
     """Load every installed plugin that is not disabled; unless `quiet`, a warning names what is left out."""
     began = perf_counter()
-    disabled = {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
+    disabled = disabled_plugins()
     if "*" not in disabled or quiet:
         plugins.candidates = _declared()
     _mark(plugins.candidates, disabled)
@@ -205,7 +196,7 @@ def scan(plugins: PluginSet, *, quiet: bool = False) -> None:
 
 def _declared() -> list[Candidate]:
     try:
-        return [Candidate(each) for each in declared(GROUP)]
+        return [Candidate(each) for each in declared(PLUGINS)]
     except Exception as error:  # a finder of distributions that is itself broken
         log.warning("the installed plugins can't be listed, and none is used: %s", in_one_line(error))
         return []

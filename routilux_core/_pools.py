@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import weakref
+from typing import TYPE_CHECKING
 
 from routilux_core._choice import allowed, as_waiting
 from routilux_core._dispatch import WorkQueue, logger
 from routilux_core.errors import StrategyError
 from routilux_core.strategy import Waiting, WorkerPool
+
+if TYPE_CHECKING:
+    import logging
 
 PATIENCE = 30.0  # seconds that a pool may take to close when nothing else is said
 
@@ -18,9 +21,12 @@ class QueueHost:
     """What a pool may ask of the engine, for one queue."""
 
     def __init__(self, queue: WorkQueue) -> None:
-        self.log: logging.Logger = logger()
         self._queue = weakref.ref(queue)  # a pool's threads hold the host: they must not keep a forgotten flow alive
         self._resources = queue.resources
+
+    @property
+    def log(self) -> logging.Logger:
+        return logger()
 
     def waiting(self) -> list[Waiting]:
         """Return the activations that may run now, oldest first."""

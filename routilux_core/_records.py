@@ -18,9 +18,9 @@ from cattrs.errors import (
 )
 from cattrs.gen import make_dict_structure_fn
 
+from routilux_core._job_records import Ledger
 from routilux_core._problems import MOST, ROOT, Name, Path, Problems
 from routilux_core._type_names import is_writable, shown
-from routilux_core.job import Ledger
 
 R = TypeVar("R")
 Value = NewType("Value", object)  # JSON that stands for any value: `_values` reads it, by the class that it is for

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +27,8 @@ class Resources:
             try:
                 _close(value)
             except Exception:
+                import logging
+
                 logging.getLogger("routilux_core").warning(
                     "closing %r (%s), made by per_worker, raised", name, type(value).__name__, exc_info=True
                 )

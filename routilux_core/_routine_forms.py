@@ -6,7 +6,7 @@ import functools
 import weakref
 from typing import Any
 
-from attrs import asdict, frozen
+from attrs import frozen
 
 from routilux_core._shapes import Shape, shape_of
 from routilux_core.ports import Merge
@@ -39,7 +39,7 @@ def form_of(cls: type[Routine]) -> Form:
 
 def _look_at(cls: type[Routine]) -> Form:
     shape, declared = shape_of(cls), cls.__routilux_declared__
-    settings = asdict(cls.__routilux_settings__)
+    settings = cls.__routilux_settings__._asdict()
     del settings["type_name"]
     return Form(
         shape,

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import threading
-import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sized
 from contextvars import Context
-from math import inf
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING
 
@@ -15,18 +13,19 @@ from routilux_core._begun import wait_until_begun
 from routilux_core._binding import Payload
 from routilux_core._context import check_outside
 from routilux_core._history import DISCARDED, FAILED, RETRIED, SKIPPED, History, Note, records
-from routilux_core._listeners import Listeners
 from routilux_core._measures import JobSource
 from routilux_core._plan import Inlet, Item, Node, Outlet, rename
-from routilux_core._plugins import PluginSet
 from routilux_core.error_handling import ErrorStrategy, Failure
-from routilux_core.job import ActivationRecord, JobState, Ledger
-from routilux_core.tracking import Source
 
 if TYPE_CHECKING:
     from routilux_core._dispatch import Dispatcher, WorkQueue
+    from routilux_core._job_records import ActivationRecord, Ledger
+    from routilux_core._listeners import Listeners
+    from routilux_core._plugins import PluginSet
     from routilux_core._timers import Timer
+    from routilux_core.job import JobState
     from routilux_core.routine import Routine
+    from routilux_core.tracking import Source
 
 GATHERED = "gathered payloads"  # the key under which a gather slot's arrivals travel to its one call
 STRETCH = 0.25  # seconds that the main thread waits at a time
@@ -69,7 +68,7 @@ class Completion:
     def _sleep(self, waiter: threading.Lock, timeout: float | None) -> bool:
         if threading.current_thread() is not threading.main_thread():
             return waiter.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX))
-        deadline = inf if timeout is None else monotonic() + timeout
+        deadline = float("inf") if timeout is None else monotonic() + timeout
         while not waiter.acquire(timeout=max(0.0, min(STRETCH, deadline - monotonic()))):
             if monotonic() >= deadline:
                 return False
@@ -184,10 +183,12 @@ class Run:
         self.listeners: Listeners | None = None
         self.note_to: Callable[[Note], None] | None = None
 
-    def listen(self, plugins: PluginSet, job: JobState) -> None:
+    def listen(self, plugins: PluginSet | None, job: JobState) -> None:
         """Work out who listens to this job; done once, before anything is posted."""
         self.plugins = plugins
-        if plugins.listening:
+        if plugins is not None and plugins.listening:
+            from routilux_core._listeners import Listeners
+
             self.listeners = listeners = Listeners(plugins, job, self.hub)
             if listeners.counts:
                 self.timed = self.history.timed = True
@@ -437,6 +438,8 @@ class Run:
 
     def failure(self, inlet: Inlet, payload: Payload, number: int, error: BaseException, emitted: int = 0) -> Failure:
         """Return the record of an exception, not decided yet."""
+        import traceback
+
         return Failure(
             job_id=self.job_id,
             routine_id=inlet.node.routine_id,
@@ -500,6 +503,8 @@ class Run:
             return {name: list(payloads) for name, payloads in self.collected.items()}
 
     def ledger(self) -> Ledger:
+        from routilux_core._job_records import Ledger
+
         with self.hub.lock:
             return Ledger(
                 posted=self.last,

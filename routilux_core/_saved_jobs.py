@@ -7,6 +7,7 @@ from typing import Any
 
 import attrs
 
+from routilux_core._job_records import ActivationRecord, Ledger
 from routilux_core._policies import read_policy, write_policy
 from routilux_core._problems import ROOT, Name, Path, Problems, reported
 from routilux_core._records import FailureRecord, JobRecord, structure
@@ -16,7 +17,7 @@ from routilux_core._upgrade import JOB, VERSION
 from routilux_core._values import BROKEN, Reader, Writer
 from routilux_core.error_handling import ErrorStrategy, Failure
 from routilux_core.errors import FlowStateError, SavedError
-from routilux_core.job import FINAL_STATUSES, ActivationRecord, JobState, Ledger
+from routilux_core.job import FINAL_STATUSES, JobState
 from routilux_core.routine import Routine
 
 STATUSES = ("pending", "running", "paused", *FINAL_STATUSES)

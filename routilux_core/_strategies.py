@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
-import attrs
-from attrs import field, frozen
+from typing import Any
 
 from routilux_core._metadata import Declared, Refused, declared, load_target
 from routilux_core.errors import ConfigurationError, StrategyError, UnknownStrategyError
-from routilux_core.strategy import CONTRACT, Capabilities, ExecutionStrategy, Host, WorkerPool
+from routilux_core.strategy import CONTRACT, Capabilities, ExecutionStrategy
 
 GROUP = "routilux_core.strategies"
 
@@ -21,33 +18,6 @@ BUNDLED = {
 }
 INSTALLABLE = {"dask": "routilux-dask", "loky": "routilux-loky"}  # what to install for names that are known to exist
 OTHER_WORDS = {"threads": "concurrent", "threaded": "concurrent", "thread": "concurrent", "parallel": "concurrent"}
-
-
-@frozen(kw_only=True)
-class SavedStrategy(ExecutionStrategy):
-    """A strategy as a file names it: loaded when a job needs it, because reading a file imports nothing."""
-
-    capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=True, coroutines=True)
-    name: str  # type: ignore[misc] # of a class everywhere else
-    options: dict[str, Any] = field(factory=dict)
-
-    def open(self, host: Host) -> WorkerPool:
-        """Refuse: the flow puts the strategy itself in its place before a job."""
-        raise StrategyError(f"strategy {self.name!r} was read from a file and is not loaded yet")
-
-
-def options_of(strategy: ExecutionStrategy) -> dict[str, Any]:
-    """Return the options of a strategy object that are not its defaults."""
-    if isinstance(strategy, SavedStrategy):
-        return strategy.options
-    found = {}
-    for each in attrs.fields(type(strategy)):
-        value, default = getattr(strategy, each.name), each.default
-        if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
-            default = default.factory(strategy) if default.takes_self else default.factory()
-        if each.init and each.name != "max_workers" and value != default:
-            found[each.alias] = value
-    return found
 
 
 class OtherContractError(StrategyError):

@@ -11,18 +11,16 @@ from collections.abc import Iterable, Mapping
 from contextvars import Context, copy_context
 from time import monotonic, perf_counter
 from types import MappingProxyType, ModuleType, TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from routilux_core._asking import Plugins, make_strategy
 from routilux_core._context import CURRENT, check_outside, inside
 from routilux_core._dispatch import Dispatcher, WorkQueue, logger
 from routilux_core._loop import WorkTask
 from routilux_core._measures import FlowSource
 from routilux_core._plan import Inlet, Node, Outlet
-from routilux_core._plugins import Plugins, make_strategy
 from routilux_core._pools import close_pool, open_pool
 from routilux_core._run import Run
-from routilux_core._saved import SavedFlow
-from routilux_core._strategies import SavedStrategy, options_of
 from routilux_core.error_handling import ErrorHandler, ErrorStrategy
 from routilux_core.errors import CapabilityError, ConfigurationError, FlowStateError
 from routilux_core.graph import Connection, Graph
@@ -30,7 +28,10 @@ from routilux_core.job import JobState
 from routilux_core.ports import ENTRY
 from routilux_core.routine import Routine, let_go
 from routilux_core.strategy import ExecutionStrategy, Task
-from routilux_core.tracking import ExecutionTracker
+
+if TYPE_CHECKING:
+    from routilux_core._saved import SavedFlow, SavedStrategy
+    from routilux_core.tracking import ExecutionTracker
 
 EXIT_GRACE = 3.0  # seconds that running handlers get when the interpreter exits, or was told to
 
@@ -65,6 +66,7 @@ class Flow:
         self._gathers_of = -1  # the version of the graph for which the order of its gather slots is known
         self._async: set[str] = set()  # the routines with `async def` handlers
         self._named: dict[str, str] = {}  # routine id -> its own strategy
+        self._was_read = False  # so its strategies may be mere names yet, until the first job
         self._jobs: list[weakref.ref[Run]] = []
         self._last: JobState | None = None
         self._at_exit: Any = None
@@ -115,6 +117,8 @@ class Flow:
     @property
     def execution_tracker(self) -> ExecutionTracker:
         """What all jobs begun since its `reset()` have done, in figures."""
+        from routilux_core.tracking import ExecutionTracker
+
         return ExecutionTracker(FlowSource(self._hub))
 
     def to_mermaid(self) -> str:
@@ -376,6 +380,8 @@ class Flow:
         return self._queue(make_strategy(self._plugins, name, None, None))
 
     def _saved(self) -> SavedFlow:
+        from routilux_core._saved import SavedFlow, options_of
+
         strategy = self._default.strategy
         options = self._options or options_of(strategy)
         settings = {"max_pending": self.max_pending, "history_size": self.history_size}
@@ -393,6 +399,7 @@ class Flow:
                 self.flow_id, self.history_size = saved.graph.flow_id, saved.settings["history_size"]
                 self._hub, self._graph, self._named, self._async = hub, saved.graph, saved.named, set()
                 self._options, self._gathers_of, self._last = saved.options, -1, None
+                self._was_read = True
                 self._default = self._queue(saved.strategy)
                 self._wire_all()
             except BaseException:
@@ -423,10 +430,22 @@ class Flow:
 
     def _queue_saved(self, name: str) -> WorkQueue:
         known = any(queue.strategy.name == name for queue in self._hub.queues)
-        return self._queue_named(name) if known else self._queue(SavedStrategy(name=name))
+        if known:
+            return self._queue_named(name)
+        from routilux_core._saved import SavedStrategy
+
+        return self._queue(SavedStrategy(name=name))
+
+    def _load_strategies(self) -> None:
+        """Put the strategies themselves where a file has named them; one that is not installed is an error."""
+        from routilux_core._saved import SavedStrategy
+
+        for queue in list(self._hub.queues):
+            if isinstance(queue.strategy, SavedStrategy):
+                self._load(queue, queue.strategy)
+        self._was_read = False
 
     def _load(self, queue: WorkQueue, saved: SavedStrategy) -> None:
-        """Put the strategy itself where a file has named it; where it is not installed, the error says what to do."""
         loaded = self._new_queue(make_strategy(self._plugins, saved.name, saved.max_workers, saved.options))
         self._hub.queues[self._hub.queues.index(queue)] = loaded
         if queue is self._default:
@@ -473,9 +492,8 @@ class Flow:
 
     def _prepare(self, entry: Inlet, payload: Mapping[str, Any]) -> None:
         """Check what the flow needs, open its pools, order its gather slots. No engine lock is held."""
-        for queue in list(self._hub.queues):
-            if isinstance(queue.strategy, SavedStrategy):
-                self._load(queue, queue.strategy)
+        if self._was_read:
+            self._load_strategies()
         for routine_id in self._async:
             node = self._hub.nodes[routine_id]
             _check_capabilities(routine_id, node.routine, node.queue.strategy)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
-from attrs import define, field, frozen
+from attrs import frozen
 
 from routilux_core.errors import (
     ConfigurationError,
@@ -27,8 +28,7 @@ class Connection:
     param_mapping: tuple[tuple[str, str], ...] = ()
 
 
-@frozen
-class Output:
+class Output(NamedTuple):
     """An event whose payloads a job collects, under a name."""
 
     routine_id: str
@@ -36,17 +36,17 @@ class Output:
     name: str
 
 
-@define(eq=False)
 class Graph:
     """Routines by id, connections in the order made, and outputs."""
 
-    flow_id: str
-    routines: dict[str, Routine] = field(factory=dict)
-    connections: list[Connection] = field(factory=list)
-    outputs: list[Output] = field(factory=list)
-    version: int = 0
-    _edges: set[Connection] = field(factory=set)
-    _gathering: list[Connection] = field(factory=list)  # those that end in a gather slot
+    def __init__(self, flow_id: str, routines: dict[str, Routine] | None = None, version: int = 0) -> None:
+        self.flow_id = flow_id
+        self.routines = {} if routines is None else routines
+        self.connections: list[Connection] = []
+        self.outputs: list[Output] = []
+        self.version = version
+        self._edges: set[Connection] = set()
+        self._gathering: list[Connection] = []  # those that end in a gather slot
 
     def add_routine(self, routine: Routine, routine_id: str | None) -> str:
         """Take a routine in, under an id that defaults to its class's name in lower case; return the id."""

@@ -1,4 +1,4 @@
-"""JobState: one execution of a flow, as its user sees it, and the records that it is made of."""
+"""JobState: one execution of a flow, as its user sees it."""
 
 from __future__ import annotations
 
@@ -8,68 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from attrs import field, frozen
-
 from routilux_core.error_handling import ErrorStrategy, Failure
-from routilux_core.tracking import ExecutionTracker, Source
 
 if TYPE_CHECKING:
+    from routilux_core._job_records import ActivationRecord, Ledger
     from routilux_core.routine import Routine
+    from routilux_core.tracking import ExecutionTracker, Source
 
 FINAL_STATUSES = ("completed", "failed", "cancelled")
-
-
-@frozen(kw_only=True)
-class Ledger:
-    """The count of everything in a job: `posted = completed + failed + skipped + discarded + pending`.
-
-    These count activations. Beside them: `retried` attempts, `emitted` calls of `emit`, `unconnected` emissions that
-    nothing is connected to, and `gathered` arrivals at gather slots (their one call is an activation).
-    """
-
-    posted: int
-    completed: int
-    failed: int
-    skipped: int
-    discarded: int
-    pending: int
-    retried: int
-    emitted: int
-    unconnected: int
-    gathered: int
-
-    @property
-    def balanced(self) -> bool:
-        """Whether every activation posted is accounted for."""
-        return self.posted == self.completed + self.failed + self.skipped + self.discarded + self.pending
-
-
-@frozen(kw_only=True)
-class ActivationRecord:
-    """One attempt at one call of a handler. Times are seconds of `time.perf_counter`; `cause` is the activation that
-    emitted what started this one, None for the entry. `outcome` is completed, failed, skipped or retried."""
-
-    id: int
-    cause: int | None
-    routine_id: str
-    slot: str
-    attempt: int
-    outcome: str
-    worker: int
-    posted: float
-    started: float
-    ended: float
-    extra: Mapping[str, Any] = field(factory=dict, repr=False)
-
-    @property
-    def run_time(self) -> float:
-        """Seconds in the handler."""
-        return self.ended - self.started
-
-    @property
-    def queue_wait(self) -> float:
-        """Seconds between the emission and the start."""
-        return self.started - self.posted
 
 
 class Controls(Protocol):
@@ -138,6 +84,8 @@ class JobState:
     @property
     def tracker(self) -> ExecutionTracker:
         """What this job has done, in figures."""
+        from routilux_core.tracking import ExecutionTracker
+
         return ExecutionTracker(self._controls.source())
 
     @property

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, overload
-
-from attrs import frozen
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 from routilux_core._binding import Handler, Signature
 from routilux_core._context import frame_of
@@ -57,15 +55,13 @@ def event(*output_params: str) -> Event:
     return Event(output_params=output_params)
 
 
-@frozen
-class SlotMark:
+class SlotMark(NamedTuple):
     """What `@slot` leaves on a method."""
 
     merge_strategy: Merge
 
 
-@frozen
-class Declared:
+class Declared(NamedTuple):
     """The slots and events that a class declares, its bases' included; worked out once for each class."""
 
     slots: dict[str, tuple[Merge, Signature]]

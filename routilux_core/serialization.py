@@ -15,9 +15,8 @@ from routilux_core._problems import ROOT, Name, Path, Problems, collector_paused
 from routilux_core._records import ConnectionRecord, FlowRecord, OutputRecord, StrategyRecord, structure
 from routilux_core._routine_reader import RoutineReader
 from routilux_core._routine_writer import RoutineWriter
-from routilux_core._saved import SavedFlow
+from routilux_core._saved import SavedFlow, SavedStrategy
 from routilux_core._saved_jobs import JobReader, SavedRun, job_to_dict
-from routilux_core._strategies import SavedStrategy
 from routilux_core._type_names import KnownTypes, close_match, shown
 from routilux_core._upgrade import FLOW, JOB, VERSION, upgraded
 from routilux_core._values import BROKEN, Reader, Writer

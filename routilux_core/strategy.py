@@ -7,14 +7,16 @@ it is bytes for `routilux_core.worker.run`, and what that returns is handed back
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from attrs import field, frozen
 
 from routilux_core.errors import CapabilityError, ConfigurationError
+
+if TYPE_CHECKING:
+    import logging
 
 CONTRACT = 1
 
@@ -101,7 +103,8 @@ class Done(Protocol):
 class Host(Protocol):
     """What a pool may ask of the engine."""
 
-    log: logging.Logger
+    @property
+    def log(self) -> logging.Logger: ...
 
     def lost(self, error: BaseException, /) -> None:
         """Say that the executor broke: what is in flight fails, and the next job opens a new pool."""
@@ -113,8 +116,7 @@ class Host(Protocol):
         """Say, in the thread of a worker that ends, that what it made with `per_worker` can be closed."""
 
 
-@frozen(kw_only=True)
-class Waiting:
+class Waiting(NamedTuple):
     """An activation that may run now, as a `Chooser` sees it. `cause` is the activation that emitted it."""
 
     job_id: str

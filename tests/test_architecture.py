@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import graphlib
 import importlib.metadata
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,11 +32,13 @@ LAYERS = (
     "_definition",
     "routine",
     "tracking",
+    "_job_records",
     "job",
     "graph",
     "_metadata",
     "_strategies",
     "_plugins",
+    "_asking",
     "_resources",
     "_pickling",
     "_relay",
@@ -89,7 +92,44 @@ LAYERS = (
 )
 
 # `import routilux_core` has to stay cheap: these come in when they are first needed, if ever.
-NOT_AT_IMPORT = ("cattrs", "multiprocessing", "asyncio", "importlib.metadata", "routilux_core_plugins")
+NOT_AT_IMPORT = (
+    "cattrs",
+    "pluggy",
+    "multiprocessing",
+    "asyncio",
+    "concurrent",
+    "importlib.metadata",
+    "logging",
+    "traceback",
+    "routilux_core_plugins",
+    "routilux_core.hookspecs",
+    "routilux_core.serialization",
+    "routilux_core.testing",
+    "routilux_core.tracking",
+    "routilux_core.worker",
+    "routilux_core._executor",
+    "routilux_core._job_records",
+    "routilux_core._listeners",
+    "routilux_core._plugins",
+    "routilux_core._saved",
+)
+
+# attrs compiles the methods of each of its classes, half a millisecond for one: what is made at import has to be public
+# configuration. The engine's own records are named tuples, or classes with slots.
+ATTRS_AT_IMPORT = {"Capabilities", "Connection", "Decision", "ErrorHandler", "ExecutionStrategy", "Failure"}
+
+FIRST_FLOW = """
+from routilux_core import Flow, Routine, slot
+
+class Start(Routine):
+    @slot
+    def trigger(self) -> None:
+        pass
+
+with Flow() as flow:
+    flow.add_routine(Start(), "start")
+    assert flow.run("start").status == "completed"
+"""
 
 
 class Import(NamedTuple):
@@ -270,12 +310,54 @@ def test_the_check_of_plugins_sees(source: str, count: int) -> None:
 
 
 def test_importing_the_package_brings_in_only_what_it_needs() -> None:
-    code = "import sys; before = {*sys.modules}; import routilux_core; print(*{*sys.modules} - before)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    came = set(done.stdout.split())
-    wrong = sorted(name for name in came if any(name == each or name.startswith(f"{each}.") for each in NOT_AT_IMPORT))
+    came = brought_in("import routilux_core")
+    wrong = too_early(came)
     assert "routilux_core" in came
     assert not wrong, f"import routilux_core also imported {', '.join(wrong)}"
+
+
+def test_a_first_flow_without_plugins_brings_in_no_more_than_its_strategy() -> None:
+    wrong = too_early(brought_in(FIRST_FLOW))
+    assert wrong == ["routilux_core_plugins", "routilux_core_plugins.sequential"]
+
+
+def test_few_classes_of_attrs_are_made_at_import() -> None:
+    code = """
+import sys, attrs, routilux_core
+for module in [each for name, each in sys.modules.items() if name.split(".")[0] == "routilux_core"]:
+    for found in vars(module).values():
+        if isinstance(found, type) and attrs.has(found) and found.__module__ == module.__name__:
+            print(found.__name__)
+"""
+    assert set(run(code).split()) == ATTRS_AT_IMPORT
+
+
+def test_every_public_name_is_there_also_those_that_are_loaded_later() -> None:
+    code = """
+import routilux_core
+print({*routilux_core.__all__} - {*dir(routilux_core)})
+from routilux_core import *
+print([name for name in routilux_core.__all__ if name not in globals()])
+print(hasattr(routilux_core, "no_such_name"))
+"""
+    assert run(code).splitlines() == ["set()", "[]", "False"]
+
+
+def brought_in(program: str) -> set[str]:
+    """Return the modules that a program imports which a bare interpreter has not."""
+    return set(run(f"import sys; before = {{*sys.modules}}\n{program}\nprint(*{{*sys.modules}} - before)").split())
+
+
+def too_early(came: set[str]) -> list[str]:
+    return sorted(name for name in came if any(name == each or name.startswith(f"{each}.") for each in NOT_AT_IMPORT))
+
+
+def run(program: str) -> str:
+    variables = os.environ | {"ROUTILUX_DISABLE_PLUGINS": "*"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=variables, capture_output=True, text=True, check=True, timeout=60
+    )
+    return done.stdout
 
 
 def test_the_wheel_holds_both_packages_and_nothing_else() -> None:

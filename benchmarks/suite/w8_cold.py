@@ -66,6 +66,7 @@ WORKLOAD = Workload(
     title="import, cold start of a flow of three routines, resident memory",
     rows=(
         _row("bare Python", _process, "-c", "pass"),
+        _row("import attrs and pluggy", _process, "-c", "import attrs, pluggy"),
         _row("import routilux_core", _process, "-c", "import routilux_core"),
         _row("cold flow, no scan", partial(_process, variables=NO_PLUGINS), COLD_FLOW),
         _row("cold flow", _process, COLD_FLOW),
@@ -102,6 +103,23 @@ WORKLOAD = Workload(
             gate=16,
             ambition=14,
             unit=" MB",
+        ),
+        Comparison(
+            goal="",
+            text="import attrs and pluggy alone, over bare Python",
+            compute=difference("import attrs and pluggy", "bare Python", 1e3),
+            unit=" ms",
+        ),
+        Comparison(
+            goal="",
+            text="import attrs and pluggy alone / bare Python",
+            compute=ratio("import attrs and pluggy", "bare Python"),
+        ),
+        Comparison(
+            goal="",
+            text="cold flow, no scan for plugins, over bare Python",
+            compute=difference("cold flow, no scan", "bare Python", 1e3),
+            unit=" ms",
         ),
         Comparison(
             goal="",
