@@ -7,6 +7,7 @@ is enough to know that nobody mentions a group.
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import re
 import sys
@@ -35,7 +36,7 @@ class Declared:
 
 
 def declared(group: str) -> list[Declared]:
-    """Return what every installed distribution declares in a group; one whose metadata can't be read has nothing."""
+    """Return what every installed distribution declares in a group, by name; unreadable metadata declares nothing."""
     if not mentioned(group):
         return []
     from importlib.metadata import distributions
@@ -53,7 +54,8 @@ def declared(group: str) -> list[Declared]:
                 ]
         except Exception:
             continue
-    return [each for points in found.values() for each in points]
+    # Not in the order of a folder's listing, which differs from machine to machine.
+    return sorted(itertools.chain(*found.values()), key=lambda each: (each.name, each.distribution))
 
 
 def load_target(target: str) -> Any:

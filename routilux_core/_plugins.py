@@ -193,9 +193,10 @@ def scan(plugins: PluginSet, *, quiet: bool = False) -> None:
     if "*" not in disabled or quiet:
         plugins.candidates = _declared()
     _mark(plugins.candidates, disabled)
-    for each in plugins.candidates:
+    for each in reversed(plugins.candidates):  # the last that is registered is the first that is asked
         if each.state == "ok":
             _load(plugins, each)
+    for each in plugins.candidates:
         if each.state == "ok" and not quiet:
             _warn_of_unknown(plugins.manager, each.declared.name)
         if each.state not in ("ok", "disabled") and not quiet:

@@ -389,6 +389,35 @@ def test_the_plugins_of_a_flow_are_asked_before_the_installed_ones(site: Site) -
     assert done.stdout.splitlines() == ["0=stop", "0=skip 1=skip 2=continue 3=stop", "0=stop"]
 
 
+def test_installed_plugins_are_asked_in_the_order_of_their_names(site: Site) -> None:
+    code = """
+        from routilux_core import hookimpl
+
+        class Plugin:
+            @hookimpl{how}
+            def routilux_handle_error(self, failure):
+                print("{name} is asked")
+
+            @hookimpl
+            def routilux_job_finished(self, job):
+                print("{name} is told")
+    """
+    for name, how in (("c", ""), ("a", ""), ("d", "(tryfirst=True)"), ("b", "")):
+        site.install(f"asked-{name}", code=code.format(name=name, how=how), plugins=f"{name} = asked_{name}:Plugin")
+    program = """
+    class Fails(Routine):
+        @slot
+        def input(self):
+            raise ValueError
+
+    flow = Flow(error_handler="skip")
+    flow.add_routine(Fails(), "fails")
+    flow.run("fails")
+    """
+    said = site.run(PROGRAM + program).stdout.splitlines()
+    assert said == [f"{name} is asked" for name in "dabc"] + [f"{name} is told" for name in "abcd"]
+
+
 def test_a_finder_of_distributions_that_is_broken_leaves_the_core_working(site: Site) -> None:
     program = """
     class Finder:
