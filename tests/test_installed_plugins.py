@@ -234,7 +234,9 @@ def test_the_list_of_strategies_names_each_with_its_state(bad_site: Site) -> Non
         check=True,
     ).stdout.splitlines()
     assert len(table) == len(entries) + 1
-    assert any(line.split()[:4] == ["good", "good-strategy", "1.0", "ok"] for line in table)
+    shown = {line.split()[0]: line.split(maxsplit=4)[3:] for line in table}
+    assert shown["good"] == ["ok", "shares_memory, parallel, contract 1"]
+    assert shown["process"] == ["ok", "parallel, enforces_timeout, streams, max_batch 4096, contract 1"]
 
 
 BAD_PLUGINS = {
@@ -303,6 +305,22 @@ def test_the_list_of_plugins_names_each_with_its_state(bad_plugins: Site) -> Non
     assert all((each["state"] == "ok") is not bool(each["why"]) and "\n" not in each["why"] for each in entries)
     (future,) = [each for each in entries if each["name"] == "future"]
     assert (future["hooks"], future["distribution"]) == (["routilux_job_finished"], "good-future")
+
+
+@pytest.mark.parametrize("command", ["plugins", "strategies"])
+def test_what_a_plugin_prints_while_it_is_imported_spoils_no_list(site: Site, command: str) -> None:
+    site.install("loud-tracker", code="print('loud')\n" + dedent(TRACKER), plugins="loud = loud_tracker")
+    site.install("loud", code="print('loud')\n" + dedent(strategy("loud")), strategies="loud = loud:Strategy")
+    listed = subprocess.run(
+        [sys.executable, "-m", "routilux_core.cli", command, "--json"],
+        env=site.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert [each["state"] for each in json.loads(listed.stdout) if each["name"] == "loud"] == ["ok"]
+    assert listed.stderr == "loud\n"
 
 
 @pytest.mark.parametrize(("disabled", "heard"), [("", 2), ("one", 1), (" one , two", 0), ("*", 0), ("other", 2)])
