@@ -401,10 +401,13 @@ def test_routilux_job_finished_comes_before_those_who_wait_go_on(make_flow: Make
     assert len(recorder.of("started")) == len(recorder.of("finished")) == 30
 
 
-def test_routilux_activations_finished_has_every_attempt_once(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
+@pytest.mark.parametrize("size", [0, 10, 5000])
+def test_routilux_activations_finished_has_every_attempt_once(
+    make_flow: MakeFlow, strategy: dict[str, Any], size: int
+) -> None:
     recorder = Recorder()
     retrying = ErrorHandler("retry", max_retries=1, retry_delay=0.0, after_retries="skip")
-    flow = make_flow(**strategy, plugins=[recorder], history_size=0, error_handler="continue")
+    flow = make_flow(**strategy, plugins=[recorder], history_size=size, error_handler="continue")
     fails = Fails()
     build(flow, fails, Keeps())
     fails.set_error_handler(retrying)
@@ -425,7 +428,8 @@ def test_routilux_activations_finished_has_every_attempt_once(make_flow: MakeFlo
     assert all(record.posted <= record.started <= record.ended for record in records)
     kinds = [kind for kind, _ in recorder.told if kind in ("started", "records", "finished")]
     assert (kinds[0], kinds[-1]) == ("started", "finished")
-    assert job.get_execution_history() == []
+    assert job.get_execution_history() == records[len(records) - min(size, len(records)) :]
+    assert job.tracker.get_flow_performance()["total_executions"] == len(records)
 
 
 def test_routilux_activations_finished_comes_while_a_long_call_runs(make_flow: MakeFlow) -> None:
@@ -443,6 +447,37 @@ def test_routilux_activations_finished_comes_while_a_long_call_runs(make_flow: M
     flow = make_flow(execution_strategy="concurrent", plugins=[tracker(activations_finished=activations_finished)])
     build(flow, Waits())
     assert run(flow, count=1).status == "completed"
+
+
+def test_a_listener_that_takes_its_time_keeps_one_worker_and_not_the_others(make_flow: MakeFlow) -> None:
+    count, emitted, all_ran, heard = 2000, threading.Event(), threading.Event(), []
+
+    class EmitsAll(Routine):
+        item = event("n")
+
+        def __call__(self) -> None:
+            for n in range(count):
+                self.emit("item", n=n)
+            emitted.set()
+
+    class Ends(Routine, stateless=True):
+        @slot
+        def n(self, n: int) -> None:
+            assert emitted.wait(SECONDS)  # else the source could be the worker that tells
+            if n == count - 1:
+                all_ran.set()
+
+    def activations_finished(records: Any) -> None:
+        assert all_ran.wait(SECONDS)
+        heard.extend(record.id for record in records)
+
+    plugin = tracker(activations_finished=activations_finished)
+    flow = make_flow(execution_strategy="concurrent", max_workers=2, max_pending=count, plugins=[plugin])
+    flow.add_routine(EmitsAll(), "source")
+    flow.add_routine(Ends(), "ends")
+    flow.connect("source", "item", "ends", "n")
+    assert run(flow).status == "completed"
+    assert sorted(heard) == list(range(1, count + 2))
 
 
 def test_routilux_activation_started_comes_before_each_call(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
