@@ -246,7 +246,9 @@ class Listeners:
         for each in self._by_hook[hook]:
             try:
                 each.function(*[record[name] for name in each.arguments])
-            except (Exception, SystemExit) as error:
+            except BaseException as error:  # a CancelledError, or an exit, is the plugin's own, too
+                if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                    raise
                 self._mute(each.plugin, hook, error)
             trace("plugin %r, %s: told about job %s", each.plugin, hook, self._job.job_id)
 

@@ -68,7 +68,9 @@ def load_target(target: str) -> Any:
     except SyntaxError as error:
         place = f"{os.path.basename(error.filename or '?')}, line {error.lineno}"
         raise Refused(f"{target!r} can't be imported: {type(error).__name__}: {error.msg} ({place})") from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise Refused(f"{target!r} can't be imported: {in_one_line(error)}") from error
     return found
 

@@ -150,7 +150,9 @@ def handle_error(plugins: PluginSet | None, failure: Failure) -> Decision:
     if plugins is not None and plugins.decides:
         try:
             decision = plugins.manager.hook.routilux_handle_error(failure=failure)
-        except Exception:
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
             log.exception("routilux_handle_error failed; the policy decides about %s", _name(failure))
         else:
             if _is_usable(decision, failure):
@@ -240,7 +242,9 @@ def _instance(plugin: Any) -> Any:
         return plugin
     try:
         return plugin()
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise Refused(f"{plugin.__qualname__}() raised: {in_one_line(error)}") from error
 
 
@@ -325,7 +329,9 @@ def _guarded(
             result = function(*args)
         except passed:
             raise
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             log.warning("%s: raised %s; this counts as None", what, in_one_line(error), exc_info=True)
             return None
         trace("%s -> %r", what, result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
 import logging
 import re
@@ -559,6 +560,41 @@ def test_a_tracker_that_raises_at_every_call_changes_nothing_but_one_log_line(
     assert len(recorder.of("emission")) == 450
     assert run(flow, count=1).status == "completed"
     assert RaisesAlways.calls == 2  # the next job tells it again
+
+
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, GeneratorExit, BaseException])
+def test_no_kind_of_exception_in_a_plugin_changes_a_job(
+    make_flow: MakeFlow, strategy: dict[str, Any], kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    def raises(**_: Any) -> Any:
+        raise kind
+
+    hooks = {
+        "job_started": lambda job: raises(),
+        "activations_finished": lambda records: raises(),
+        "job_finished": lambda job: raises(),
+        "handle_error": lambda failure: raises(),
+    }
+    plugins = [tracker(**{name: function}) for name, function in hooks.items()]
+    (flow, _), (plain, _) = (failing(make_flow, strategy, *each, error_handler="skip") for each in (plugins, []))
+    expected, job = run(plain, count=4), run(flow, count=4)
+    assert (job.status, job.ledger, job.routine_states) == (expected.status, expected.ledger, expected.routine_states)
+    lines = [record.getMessage() for record in caplog.records if "plugin" in record.msg or "counts as" in record.msg]
+    assert len(lines) == 3 + 2, lines
+
+
+def test_an_interrupt_that_a_plugin_raises_in_a_workers_thread_is_its_own(
+    make_flow: MakeFlow, caplog: pytest.LogCaptureFixture
+) -> None:
+    def activations_finished(records: Any) -> None:
+        raise KeyboardInterrupt
+
+    plugin = tracker(activations_finished=activations_finished)
+    flow, keeps = make_flow(execution_strategy="concurrent", plugins=[plugin]), Keeps()
+    build(flow, keeps)
+    assert run(flow, count=3).status == "completed"
+    assert keeps.got == [0, 1, 2]
+    assert caplog.text.count("raised KeyboardInterrupt in routilux_activations_finished") == 1
 
 
 @pytest.mark.parametrize("hook", TRACKING)
