@@ -15,9 +15,11 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from attrs import fields as attrs_fields
 from attrs import frozen
 
 from routilux_core import (
+    ActivationRecord,
     Capabilities,
     ConfigurationError,
     Decision,
@@ -169,11 +171,20 @@ def test_the_documentation_names_every_hook_with_its_signature() -> None:
 
 
 @pytest.mark.skipif(not DOCS.exists(), reason="the documentation is not beside the tests")
+@pytest.mark.parametrize(
+    "record", [Capabilities, Failure, Decision, ActivationRecord, hookspecs.Activation, hookspecs.Emission]
+)
+def test_the_documentation_names_every_attribute_of_what_plugins_get_and_give(record: type) -> None:
+    unnamed = {field.name for field in attrs_fields(record) if f"`{field.name}`" not in DOCS.read_text("utf-8")}
+    assert not unnamed - {"decision"}  # it is taken when all have been asked
+
+
+@pytest.mark.skipif(not DOCS.exists(), reason="the documentation is not beside the tests")
 def test_the_python_in_the_documentation_runs() -> None:
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
     assert len(blocks) >= 3
     for block in blocks:
-        exec(compile(block, str(DOCS), "exec"), {"__name__": "documentation"})
+        exec(compile(block, str(DOCS), "exec"), {"__name__": "__main__"})
 
 
 # -- strategies
