@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from attrs import asdict
@@ -14,7 +16,7 @@ from routilux_core import _strategies
 from routilux_core._metadata import Declared, declared
 from routilux_core._plugins import PluginSet, scan
 from routilux_core.errors import StrategyError
-from routilux_core.strategy import CONTRACT
+from routilux_core.strategy import CONTRACT, Capabilities
 
 Entry = dict[str, Any]
 
@@ -32,12 +34,18 @@ def add_commands(subparsers: Any) -> None:
 
 def strategies(options: argparse.Namespace) -> int:
     """Print what is installed as an execution strategy."""
-    return _print(_list_strategies(), "capabilities", options.json)
+    return _print(_quietly(_list_strategies), "capabilities", options.json)
 
 
 def plugins(options: argparse.Namespace) -> int:
     """Print what is installed as a plugin."""
-    return _print(_list_plugins(), "hooks", options.json)
+    return _print(_quietly(_list_plugins), "hooks", options.json)
+
+
+def _quietly(listing: Callable[[], list[Entry]]) -> list[Entry]:
+    """Return a list for which code of others is imported; what that prints goes to standard error."""
+    with contextlib.redirect_stdout(sys.stderr):
+        return listing()
 
 
 def _list_strategies() -> list[Entry]:
@@ -99,7 +107,9 @@ def _print(entries: list[Entry], last: str, as_json: bool) -> int:
 
 
 def _words(facts: Any) -> list[str]:
-    """Return hooks as they are, and of capabilities those that there are, with their numbers."""
+    """Return hooks as they are, and of capabilities those that there are, and the numbers that a strategy chose."""
     if not isinstance(facts, dict):
         return list(facts)
-    return [name if value is True else f"{name} {value}" for name, value in facts.items() if value is not False]
+    usual = asdict(Capabilities(shares_memory=True))
+    numbers = [f"{name} {n}" for name, n in facts.items() if not isinstance(n, bool) and n != usual.get(name)]
+    return [name for name, value in facts.items() if value is True] + numbers

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from routilux_core._context import CURRENT, Frame
-from routilux_core._history import Note, records
+from routilux_core._history import History, Note, records
 from routilux_core._job_records import ActivationRecord
 from routilux_core._plan import Inlet, Node, Outlet
 from routilux_core._plugins import PluginSet, trace
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 BATCH = 256  # records in one call
 PATIENCE = 0.05  # seconds that a record waits for others
+BEHIND = 64  # batches that may wait for a slow listener before other workers wait for it, too
 
 log = logging.getLogger("routilux_core")
 
@@ -39,6 +40,17 @@ class Hub(Protocol):
 
     @property
     def calls(self) -> deque[Any]: ...
+
+
+class Noted(Protocol):
+    """What is needed of a run: what its workers note, and how many notes it takes until they look up."""
+
+    notes: list[Note]
+    full: int
+    history: History
+
+    @property
+    def hub(self) -> Hub: ...
 
 
 class Listener:
@@ -81,16 +93,17 @@ class Records(Sequence[ActivationRecord]):
 class Listeners:
     """The listeners to one job, by hook. A hook that nobody listens to is an empty list."""
 
-    def __init__(self, plugins: PluginSet, job: JobState, hub: Hub) -> None:
+    def __init__(self, plugins: PluginSet, job: JobState, run: Noted) -> None:
         self._by_hook = {
             hook: [Listener(each.plugin_name, each.function, each.argnames) for each in implementations]
             for hook, implementations in plugins.listening.items()
         }
-        self._job, self._hub = job, hub
+        self._job, self._run, self._hub = job, run, run.hub
         self._telling = threading.RLock()  # the calls for one job never overlap, those of the detail hooks apart
         self._muting = threading.Lock()
         self._muted: set[str] = set()
-        self._waiting: list[Note] = []
+        self._batches: deque[list[Note]] = deque()  # to be told
+        self._taken = 0  # how many of the run's notes are in a batch, or were
         self._timer: Timer | None = None
         self._observed: dict[Node, dict[str, Outlet]] = {}
         self.starts = self.hears("routilux_job_started")
@@ -109,6 +122,9 @@ class Listeners:
 
     def job_finished(self) -> None:
         """Tell what has not been told yet, and that the job has ended."""
+        with self._hub.lock:
+            if self.counts and len(self._run.notes) > self._taken:
+                self._take()
         with self._telling:
             self._tell_records()
             self._tell_outside("routilux_job_finished", {"job": self._job})
@@ -118,31 +134,50 @@ class Listeners:
                 self._hub.timers.wake()
 
     # -- batches
+    #
+    # Nothing is called for each note: the worker loop compares the length of its notes with `full` anyway. So that is
+    # set to where a batch is full; or to the very next note, where no timer runs that would see to the first one.
 
-    def note(self, note: Note) -> None:
-        """Keep what the worker loop noted until a batch is due. The lock of the dispatcher is held."""
-        waiting = self._waiting
-        waiting.append(note)
-        if len(waiting) == BATCH:
+    def fold(self) -> None:
+        """Take a batch from the notes if it is full, and drop the notes that need not be kept. Lock."""
+        run = self._run
+        if len(run.notes) - self._taken >= BATCH:
+            self._take()
             self._hub.calls.append(self)
-        elif self._timer is None:
+        elif self._timer is None and len(run.notes) > self._taken:
             self._timer = self._hub.timers.add(PATIENCE, self._due)
+        if len(run.notes) >= run.history.full and self._taken == len(run.notes):
+            run.history.fold()
+            self._taken = len(run.notes)
+        run.full = self._taken + (1 if self._timer is None else BATCH)
+
+    def _take(self) -> None:
+        """Make a batch of what is in none. Lock."""
+        self._batches.append(self._run.notes[self._taken :])
+        self._taken = len(self._run.notes)
 
     def _due(self) -> None:
-        """The time is over for the oldest record, if it has not been told. The lock of the dispatcher is held."""
+        """The time is over for the oldest note, if it is in no batch. Lock."""
         self._timer = None
-        if not self._waiting:
-            return
-        left = self._waiting[0][8] + PATIENCE - perf_counter()
-        if left <= 0:
-            self._hub.calls.append(self)
-        else:
+        fresh = self._run.notes[self._taken : self._taken + 1]
+        left = fresh[0][8] + PATIENCE - perf_counter() if fresh else 0.0
+        if left > 0:
             self._timer = self._hub.timers.add(left, self._due)
+        elif fresh:
+            self._take()
+            self._hub.calls.append(self)
+        self.fold()
 
     def recruit(self) -> None:
-        """Tell what is due: called for through the dispatcher, as workers are. No lock of the engine is held."""
-        with self._telling:
-            self._tell_records()
+        """Tell what is due: called for through the dispatcher, as workers are. No lock of the engine is held.
+
+        Where somebody is telling already, it is left to them: they look again when they have let go.
+        """
+        while self._batches and self._telling.acquire(blocking=len(self._batches) > BEHIND):
+            try:
+                self._tell_records()
+            finally:
+                self._telling.release()
 
     def _tell_records(self) -> None:
         while batch := self._next_batch():
@@ -150,7 +185,7 @@ class Listeners:
 
     def _next_batch(self) -> Sequence[ActivationRecord]:
         with self._hub.lock:
-            notes, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+            notes = self._batches.popleft() if self._batches else []
         return Records(notes, self._hub.inlets)
 
     # -- details
@@ -212,7 +247,9 @@ class Listeners:
         for each in self._by_hook[hook]:
             try:
                 each.function(*[record[name] for name in each.arguments])
-            except (Exception, SystemExit) as error:
+            except BaseException as error:  # a CancelledError, or an exit, is the plugin's own, too
+                if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                    raise
                 self._mute(each.plugin, hook, error)
             trace("plugin %r, %s: told about job %s", each.plugin, hook, self._job.job_id)
 

@@ -188,10 +188,8 @@ class Worker:
                     if ended:
                         if posted > started:  # it came while this worker waited for the lock
                             started = posted
-                        note = (number, cause, inlet.number, 1, 0, thread, posted, started, ended - self.borrowed)
-                        notes.append(note)
-                        if run.note_to is not None:
-                            run.note_to(note)
+                        ended_at = ended - self.borrowed
+                        notes.append((number, cause, inlet.number, 1, 0, thread, posted, started, ended_at))
                     else:
                         notes.append(inlet.number)
                     run.over += 1
@@ -202,7 +200,7 @@ class Worker:
                         else:
                             node.free += 1
                 if len(notes) >= run.full:
-                    run.history.fold()
+                    run.fold()
                 if run.over == run.last and run.quiet():
                     finished = run
                     if in_caller:

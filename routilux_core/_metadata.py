@@ -7,6 +7,7 @@ is enough to know that nobody mentions a group.
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import re
 import sys
@@ -35,7 +36,7 @@ class Declared(NamedTuple):
 
 
 def declared(group: str) -> list[Declared]:
-    """Return what every installed distribution declares in a group; one whose metadata can't be read has nothing."""
+    """Return what every installed distribution declares in a group, by name; unreadable metadata declares nothing."""
     if not mentioned(group):
         return []
     from importlib.metadata import distributions
@@ -53,7 +54,8 @@ def declared(group: str) -> list[Declared]:
                 ]
         except Exception:
             continue
-    return [each for points in found.values() for each in points]
+    # Not in the order of a folder's listing, which differs from machine to machine.
+    return sorted(itertools.chain(*found.values()), key=lambda each: (each.name, each.distribution))
 
 
 def disabled_plugins() -> set[str]:
@@ -71,7 +73,9 @@ def load_target(target: str) -> Any:
     except SyntaxError as error:
         place = f"{os.path.basename(error.filename or '?')}, line {error.lineno}"
         raise Refused(f"{target!r} can't be imported: {type(error).__name__}: {error.msg} ({place})") from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise Refused(f"{target!r} can't be imported: {in_one_line(error)}") from error
     return found
 

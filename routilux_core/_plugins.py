@@ -131,7 +131,9 @@ def handle_error(plugins: PluginSet | None, failure: Failure) -> Decision:
     if plugins is not None and plugins.decides:
         try:
             decision = plugins.manager.hook.routilux_handle_error(failure=failure)
-        except Exception:
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
             log.exception("routilux_handle_error failed; the policy decides about %s", _name(failure))
         else:
             if _is_usable(decision, failure):
@@ -184,9 +186,10 @@ def scan(plugins: PluginSet, *, quiet: bool = False) -> None:
     if "*" not in disabled or quiet:
         plugins.candidates = _declared()
     _mark(plugins.candidates, disabled)
-    for each in plugins.candidates:
+    for each in reversed(plugins.candidates):  # the last that is registered is the first that is asked
         if each.state == "ok":
             _load(plugins, each)
+    for each in plugins.candidates:
         if each.state == "ok" and not quiet:
             _warn_of_unknown(plugins.manager, each.declared.name)
         if each.state not in ("ok", "disabled") and not quiet:
@@ -230,7 +233,9 @@ def _instance(plugin: Any) -> Any:
         return plugin
     try:
         return plugin()
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise Refused(f"{plugin.__qualname__}() raised: {in_one_line(error)}") from error
 
 
@@ -315,7 +320,9 @@ def _guarded(
             result = function(*args)
         except passed:
             raise
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             log.warning("%s: raised %s; this counts as None", what, in_one_line(error), exc_info=True)
             return None
         trace("%s -> %r", what, result)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from routilux_core._begun import wait_until_begun
 from routilux_core._binding import Payload
 from routilux_core._context import check_outside
-from routilux_core._history import DISCARDED, FAILED, RETRIED, SKIPPED, History, Note, records
+from routilux_core._history import DISCARDED, FAILED, RETRIED, SKIPPED, History, records
 from routilux_core._measures import JobSource
 from routilux_core._plan import Inlet, Item, Node, Outlet, rename
 from routilux_core.error_handling import ErrorStrategy, Failure
@@ -118,6 +118,7 @@ class Run:
         "final",
         "finished",
         "flow_id",
+        "fold",
         "full",
         "gathered",
         "halted",
@@ -129,7 +130,6 @@ class Run:
         "listeners",
         "merged",
         "merged_by",
-        "note_to",
         "notes",
         "over",
         "own",
@@ -165,6 +165,7 @@ class Run:
         self.at_rest: Completion | None = None  # while a caller works on this job: set when it ends or is paused
         history = self.history = History(history_size)
         self.notes, self.full, self.timed = history.notes, history.full, history.timed  # for the hot path
+        self.fold: Callable[[], None] = history.fold  # to be called where there are `full` notes. Lock
         self.failures: deque[Failure] = deque(maxlen=max(history_size, 100))
         self.decided: dict[str, str] = {}  # routine id -> the gravest decision
         self.collected: dict[str, list[Payload]] = {}
@@ -181,7 +182,6 @@ class Run:
         self.flow_id = flow_id
         self.plugins: PluginSet | None = None
         self.listeners: Listeners | None = None
-        self.note_to: Callable[[Note], None] | None = None
 
     def listen(self, plugins: PluginSet | None, job: JobState) -> None:
         """Work out who listens to this job; done once, before anything is posted."""
@@ -189,10 +189,10 @@ class Run:
         if plugins is not None and plugins.listening:
             from routilux_core._listeners import Listeners
 
-            self.listeners = listeners = Listeners(plugins, job, self.hub)
+            self.listeners = listeners = Listeners(plugins, job, self)
             if listeners.counts:
                 self.timed = self.history.timed = True
-                self.note_to = listeners.note
+                self.fold, self.full = listeners.fold, 1
             self.plain = self.plain and not listeners.details
             self.halted = listeners.starts  # nothing runs before they have been told
 
@@ -323,12 +323,9 @@ class Run:
         """Note an attempt, however it ended. Lock."""
         inlet, _, _, number, cause, posted = item
         attempt = self.attempts.get(number, 1)
-        note = (number, cause, inlet.number, attempt, outcome, worker, posted, started, ended)
-        self.history.note(note)
-        if self.note_to is not None:
-            self.note_to(note)
+        self.history.note((number, cause, inlet.number, attempt, outcome, worker, posted, started, ended))
         if len(self.notes) >= self.full:
-            self.history.fold()
+            self.fold()
 
     def _retry(self, item: Item, delay: float, permit: bool) -> bool:
         """Try again after a delay in seconds; True if the permit is kept meanwhile. Lock."""
@@ -468,7 +465,7 @@ class Run:
         self.merged.clear()
         if self.listeners is not None:
             self.listeners.job_finished()
-            self.listeners = self.note_to = None
+            self.listeners = None
         self.done.set()
         if idle is not None:
             idle()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
 import logging
 import re
@@ -14,9 +15,11 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from attrs import fields as attrs_fields
 from attrs import frozen
 
 from routilux_core import (
+    ActivationRecord,
     Capabilities,
     ConfigurationError,
     Decision,
@@ -168,11 +171,20 @@ def test_the_documentation_names_every_hook_with_its_signature() -> None:
 
 
 @pytest.mark.skipif(not DOCS.exists(), reason="the documentation is not beside the tests")
+@pytest.mark.parametrize(
+    "record", [Capabilities, Failure, Decision, ActivationRecord, hookspecs.Activation, hookspecs.Emission]
+)
+def test_the_documentation_names_every_attribute_of_what_plugins_get_and_give(record: type) -> None:
+    unnamed = {field.name for field in attrs_fields(record) if f"`{field.name}`" not in DOCS.read_text("utf-8")}
+    assert not unnamed - {"decision"}  # it is taken when all have been asked
+
+
+@pytest.mark.skipif(not DOCS.exists(), reason="the documentation is not beside the tests")
 def test_the_python_in_the_documentation_runs() -> None:
     blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
     assert len(blocks) >= 3
     for block in blocks:
-        exec(compile(block, str(DOCS), "exec"), {"__name__": "documentation"})
+        exec(compile(block, str(DOCS), "exec"), {"__name__": "__main__"})
 
 
 # -- strategies
@@ -401,10 +413,13 @@ def test_routilux_job_finished_comes_before_those_who_wait_go_on(make_flow: Make
     assert len(recorder.of("started")) == len(recorder.of("finished")) == 30
 
 
-def test_routilux_activations_finished_has_every_attempt_once(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
+@pytest.mark.parametrize("size", [0, 10, 5000])
+def test_routilux_activations_finished_has_every_attempt_once(
+    make_flow: MakeFlow, strategy: dict[str, Any], size: int
+) -> None:
     recorder = Recorder()
     retrying = ErrorHandler("retry", max_retries=1, retry_delay=0.0, after_retries="skip")
-    flow = make_flow(**strategy, plugins=[recorder], history_size=0, error_handler="continue")
+    flow = make_flow(**strategy, plugins=[recorder], history_size=size, error_handler="continue")
     fails = Fails()
     build(flow, fails, Keeps())
     fails.set_error_handler(retrying)
@@ -425,7 +440,8 @@ def test_routilux_activations_finished_has_every_attempt_once(make_flow: MakeFlo
     assert all(record.posted <= record.started <= record.ended for record in records)
     kinds = [kind for kind, _ in recorder.told if kind in ("started", "records", "finished")]
     assert (kinds[0], kinds[-1]) == ("started", "finished")
-    assert job.get_execution_history() == []
+    assert job.get_execution_history() == records[len(records) - min(size, len(records)) :]
+    assert job.tracker.get_flow_performance()["total_executions"] == len(records)
 
 
 def test_routilux_activations_finished_comes_while_a_long_call_runs(make_flow: MakeFlow) -> None:
@@ -443,6 +459,37 @@ def test_routilux_activations_finished_comes_while_a_long_call_runs(make_flow: M
     flow = make_flow(execution_strategy="concurrent", plugins=[tracker(activations_finished=activations_finished)])
     build(flow, Waits())
     assert run(flow, count=1).status == "completed"
+
+
+def test_a_listener_that_takes_its_time_keeps_one_worker_and_not_the_others(make_flow: MakeFlow) -> None:
+    count, emitted, all_ran, heard = 2000, threading.Event(), threading.Event(), []
+
+    class EmitsAll(Routine):
+        item = event("n")
+
+        def __call__(self) -> None:
+            for n in range(count):
+                self.emit("item", n=n)
+            emitted.set()
+
+    class Ends(Routine, stateless=True):
+        @slot
+        def n(self, n: int) -> None:
+            assert emitted.wait(SECONDS)  # else the source could be the worker that tells
+            if n == count - 1:
+                all_ran.set()
+
+    def activations_finished(records: Any) -> None:
+        assert all_ran.wait(SECONDS)
+        heard.extend(record.id for record in records)
+
+    plugin = tracker(activations_finished=activations_finished)
+    flow = make_flow(execution_strategy="concurrent", max_workers=2, max_pending=count, plugins=[plugin])
+    flow.add_routine(EmitsAll(), "source")
+    flow.add_routine(Ends(), "ends")
+    flow.connect("source", "item", "ends", "n")
+    assert run(flow).status == "completed"
+    assert sorted(heard) == list(range(1, count + 2))
 
 
 def test_routilux_activation_started_comes_before_each_call(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
@@ -524,6 +571,41 @@ def test_a_tracker_that_raises_at_every_call_changes_nothing_but_one_log_line(
     assert len(recorder.of("emission")) == 450
     assert run(flow, count=1).status == "completed"
     assert RaisesAlways.calls == 2  # the next job tells it again
+
+
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, GeneratorExit, BaseException])
+def test_no_kind_of_exception_in_a_plugin_changes_a_job(
+    make_flow: MakeFlow, strategy: dict[str, Any], kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    def raises(**_: Any) -> Any:
+        raise kind
+
+    hooks = {
+        "job_started": lambda job: raises(),
+        "activations_finished": lambda records: raises(),
+        "job_finished": lambda job: raises(),
+        "handle_error": lambda failure: raises(),
+    }
+    plugins = [tracker(**{name: function}) for name, function in hooks.items()]
+    (flow, _), (plain, _) = (failing(make_flow, strategy, *each, error_handler="skip") for each in (plugins, []))
+    expected, job = run(plain, count=4), run(flow, count=4)
+    assert (job.status, job.ledger, job.routine_states) == (expected.status, expected.ledger, expected.routine_states)
+    lines = [record.getMessage() for record in caplog.records if "plugin" in record.msg or "counts as" in record.msg]
+    assert len(lines) == 3 + 2, lines
+
+
+def test_an_interrupt_that_a_plugin_raises_in_a_workers_thread_is_its_own(
+    make_flow: MakeFlow, caplog: pytest.LogCaptureFixture
+) -> None:
+    def activations_finished(records: Any) -> None:
+        raise KeyboardInterrupt
+
+    plugin = tracker(activations_finished=activations_finished)
+    flow, keeps = make_flow(execution_strategy="concurrent", plugins=[plugin]), Keeps()
+    build(flow, keeps)
+    assert run(flow, count=3).status == "completed"
+    assert keeps.got == [0, 1, 2]
+    assert caplog.text.count("raised KeyboardInterrupt in routilux_activations_finished") == 1
 
 
 @pytest.mark.parametrize("hook", TRACKING)

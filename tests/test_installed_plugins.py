@@ -234,7 +234,9 @@ def test_the_list_of_strategies_names_each_with_its_state(bad_site: Site) -> Non
         check=True,
     ).stdout.splitlines()
     assert len(table) == len(entries) + 1
-    assert any(line.split()[:4] == ["good", "good-strategy", "1.0", "ok"] for line in table)
+    shown = {line.split()[0]: line.split(maxsplit=4)[3:] for line in table}
+    assert shown["good"] == ["ok", "shares_memory, parallel, contract 1"]
+    assert shown["process"] == ["ok", "parallel, enforces_timeout, streams, max_batch 4096, contract 1"]
 
 
 BAD_PLUGINS = {
@@ -303,6 +305,22 @@ def test_the_list_of_plugins_names_each_with_its_state(bad_plugins: Site) -> Non
     assert all((each["state"] == "ok") is not bool(each["why"]) and "\n" not in each["why"] for each in entries)
     (future,) = [each for each in entries if each["name"] == "future"]
     assert (future["hooks"], future["distribution"]) == (["routilux_job_finished"], "good-future")
+
+
+@pytest.mark.parametrize("command", ["plugins", "strategies"])
+def test_what_a_plugin_prints_while_it_is_imported_spoils_no_list(site: Site, command: str) -> None:
+    site.install("loud-tracker", code="print('loud')\n" + dedent(TRACKER), plugins="loud = loud_tracker")
+    site.install("loud", code="print('loud')\n" + dedent(strategy("loud")), strategies="loud = loud:Strategy")
+    listed = subprocess.run(
+        [sys.executable, "-m", "routilux_core.cli", command, "--json"],
+        env=site.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert [each["state"] for each in json.loads(listed.stdout) if each["name"] == "loud"] == ["ok"]
+    assert listed.stderr == "loud\n"
 
 
 @pytest.mark.parametrize(("disabled", "heard"), [("", 2), ("one", 1), (" one , two", 0), ("*", 0), ("other", 2)])
@@ -387,6 +405,35 @@ def test_the_plugins_of_a_flow_are_asked_before_the_installed_ones(site: Site) -
     """
     done = site.run(PROGRAM + program)
     assert done.stdout.splitlines() == ["0=stop", "0=skip 1=skip 2=continue 3=stop", "0=stop"]
+
+
+def test_installed_plugins_are_asked_in_the_order_of_their_names(site: Site) -> None:
+    code = """
+        from routilux_core import hookimpl
+
+        class Plugin:
+            @hookimpl{how}
+            def routilux_handle_error(self, failure):
+                print("{name} is asked")
+
+            @hookimpl
+            def routilux_job_finished(self, job):
+                print("{name} is told")
+    """
+    for name, how in (("c", ""), ("a", ""), ("d", "(tryfirst=True)"), ("b", "")):
+        site.install(f"asked-{name}", code=code.format(name=name, how=how), plugins=f"{name} = asked_{name}:Plugin")
+    program = """
+    class Fails(Routine):
+        @slot
+        def input(self):
+            raise ValueError
+
+    flow = Flow(error_handler="skip")
+    flow.add_routine(Fails(), "fails")
+    flow.run("fails")
+    """
+    said = site.run(PROGRAM + program).stdout.splitlines()
+    assert said == [f"{name} is asked" for name in "dabc"] + [f"{name} is told" for name in "abcd"]
 
 
 def test_a_finder_of_distributions_that_is_broken_leaves_the_core_working(site: Site) -> None:

@@ -28,6 +28,20 @@ class Spawned(ExecutorStrategy):
         return ProcessPoolExecutor(self.max_workers, mp_context=multiprocessing.get_context("spawn"))
 
 
+@frozen(kw_only=True)
+class LokyStrategy(ExecutorStrategy):
+    """The pool of processes of loky, as the documentation has it."""
+
+    name: ClassVar[str] = "loky"
+    capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=False)
+
+    def make_executor(self) -> Executor:
+        import loky  # no worker of the others needs it
+
+        made: Executor = loky.ProcessPoolExecutor(self.max_workers)
+        return made
+
+
 class Kept(Executor):
     """An executor that outlives the pools that it is lent to."""
 
@@ -162,7 +176,7 @@ class MortalPool(WorkerPool):
 
 @frozen(kw_only=True)
 class TwiceStrategy(ExecutionStrategy):
-    """Processes behind one queue, which delivers each third task twice."""
+    """Processes behind one queue, which delivers each third task twice, beginning with the first."""
 
     name: ClassVar[str] = "twice"
     capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=False)
@@ -183,7 +197,7 @@ class TwicePool(WorkerPool):
         self.workers = workers
         context = multiprocessing.get_context("spawn")
         self._tasks, self._replies = context.Queue(), context.Queue()
-        self._count = itertools.count(1)
+        self._count = itertools.count()
         self._sent: dict[str, Task] = {}
         self._processes = [
             context.Process(target=_serve, args=(self._tasks, self._replies), daemon=True) for _ in range(workers)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pytest
 from attrs import frozen
 from shipped_routines import Fails, Gatherer, Source, Square, Sum
-from shipped_strategies import Kept, Shared, Spawned, TwiceStrategy
+from shipped_strategies import Kept, LokyStrategy, Shared, Spawned, TwiceStrategy
 
 from routilux_core import Capabilities, ExecutionStrategy, ExecutorStrategy, Flow, JobState, WorkerLost
 
@@ -29,17 +29,6 @@ class ThreadStrategy(ExecutorStrategy):
 
     def make_executor(self) -> Executor:
         return ThreadPoolExecutor(self.max_workers)
-
-
-@frozen(kw_only=True)
-class LokyStrategy(ExecutorStrategy):
-    name: ClassVar[str] = "loky"
-    capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=False)
-
-    def make_executor(self) -> Executor:
-        loky = pytest.importorskip("loky")
-        made: Executor = loky.ProcessPoolExecutor(self.max_workers)
-        return made
 
 
 def finished(job: JobState) -> JobState:

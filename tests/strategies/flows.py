@@ -18,16 +18,18 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 Answer = list[dict[str, Any]]
 
 
-class Refused(Exception):
-    """What the handlers of these flows raise."""
+def routines(style: Callable[[Handler], Handler], here: str | None = None) -> SimpleNamespace:
+    """Return the routines with their handlers in one style: as they are, or as coroutines, or switching greenlets.
 
+    `here` is the strategy for those that need this process, where the strategy of the flow shares no memory with it.
+    All of it is defined in here, so that it can be sent to workers, which can't import a module of tests.
+    """
 
-def add_up(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    return {"n": old.get("n", 0) + new["n"]}
+    class Refused(Exception):
+        """What the handlers of these flows raise."""
 
-
-def routines(style: Callable[[Handler], Handler]) -> SimpleNamespace:
-    """Return the routines with their handlers in one style: as they are, or as coroutines, or switching greenlets."""
+    def add_up(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+        return {"n": old.get("n", 0) + new["n"]}
 
     class Source(Routine):
         item = event("n")
@@ -108,7 +110,7 @@ def routines(style: Callable[[Handler], Handler]) -> SimpleNamespace:
                 self.emit("lower", n=n - 1)
 
     class Acts(Routine):
-        """Calls something at one number."""
+        """Calls something at one number, in this process."""
 
         action: Callable[[], object]
         at: int = 3
@@ -123,7 +125,8 @@ def routines(style: Callable[[Handler], Handler]) -> SimpleNamespace:
                 self.action()
             self.emit("passed", n=n)
 
-    return SimpleNamespace(**{each.__name__: each for each in locals().values() if isinstance(each, type)})
+    made = {each.__name__: each for each in locals().values() if isinstance(each, type)}
+    return SimpleNamespace(**made, here=here)
 
 
 # -- the flows: each adds to a flow what it is made of, runs its jobs, and returns their answer
@@ -155,11 +158,11 @@ def answer_of(job: JobState) -> dict[str, Any]:
     }
 
 
-def chain(flow: Flow, **links: tuple[Routine, str, str]) -> None:
+def chain(flow: Flow, here: str | None = None, **links: tuple[Routine, str, str]) -> None:
     """Add routines behind the source, each connected to the one before by (routine, its slot, its event)."""
     before, out = "source", "item"
     for name, (routine, into, sends) in links.items():
-        flow.add_routine(routine, name)
+        flow.add_routine(routine, name, execution_strategy=here if name == "acts" else None)
         flow.connect(before, out, name, into)
         flow.add_output(name, sends)
         before, out = name, sends
@@ -251,7 +254,7 @@ def stop(flow: Flow, kit: SimpleNamespace) -> Answer:
 def cancel(flow: Flow, kit: SimpleNamespace) -> Answer:
     """The status and what had come before is the same; how much was emitted behind it need not be."""
     acts = kit.Acts(action=flow.cancel)
-    chain(flow, acts=(acts, "n", "passed"))
+    chain(flow, kit.here, acts=(acts, "n", "passed"))
     (answer,) = run(flow, 30)
     assert acts.seen == [0, 1, 2, 3]
     return [{"status": answer["status"], "errors": answer["errors"], "seen": acts.seen}]
@@ -260,7 +263,7 @@ def cancel(flow: Flow, kit: SimpleNamespace) -> Answer:
 def pause(flow: Flow, kit: SimpleNamespace) -> Answer:
     paused = threading.Event()
     acts = kit.Acts(action=lambda: (flow.pause(), paused.set()))
-    chain(flow, acts=(acts, "n", "passed"), keep=(kit.Keep(), "n", "kept"))
+    chain(flow, kit.here, acts=(acts, "n", "passed"), keep=(kit.Keep(), "n", "kept"))
     job = flow.execute("source", {"count": 30})
     assert paused.wait(SECONDS)
     assert not job.wait(0)
@@ -278,7 +281,7 @@ def nested(flow: Flow, kit: SimpleNamespace) -> Answer:
     acts = kit.Acts(action=lambda: started.append(flow.execute("square", {"n": 5})))
     flow.add_routine(kit.Square(), "square")
     flow.add_output("square", "squared")
-    chain(flow, acts=(acts, "n", "passed"))
+    chain(flow, kit.here, acts=(acts, "n", "passed"))
     answer = run(flow, 6)
     assert started[0].wait(SECONDS)
     return [*answer, answer_of(started[0])]

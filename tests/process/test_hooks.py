@@ -1,0 +1,72 @@
+"""Plugins beside a pool of processes: they are told here, and one that fails changes nothing."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from timed_routines import Collects, Source, Waits
+
+from routilux_core import Flow, JobState, hookimpl
+
+MakeFlow = Callable[..., Flow]
+SECONDS = 30.0
+
+
+class RaisesInBatches:
+    """A tracker that raises whenever it is told what was run."""
+
+    @hookimpl
+    def routilux_activations_finished(self, records: Any) -> None:
+        raise RuntimeError(len(records))
+
+
+class Listens:
+    """Keeps what it is told, and in which process."""
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+        self.ended: list[str] = []
+        self.processes: set[int] = set()
+
+    @hookimpl
+    def routilux_activations_finished(self, records: Any) -> None:
+        self.processes.add(os.getpid())
+        self.outcomes.update((record.routine_id, record.outcome) for record in records)
+
+    @hookimpl
+    def routilux_job_finished(self, job: JobState) -> None:
+        self.ended.append(job.job_id)
+
+
+def run(flow: Flow) -> JobState:
+    flow.add_routine(Source(), "source")
+    flow.add_routine(Waits(), "waits")
+    flow.add_routine(Collects(), "collects")
+    flow.connect("source", "item", "waits", "n")
+    flow.connect("waits", "measured", "collects", "seconds")
+    job = flow.execute("source", {"count": 6})
+    assert job.wait(SECONDS), job.explain()
+    return job
+
+
+def test_a_tracker_that_raises_beside_processes_changes_nothing_but_one_log_line(
+    make_flow: MakeFlow, caplog: pytest.LogCaptureFixture
+) -> None:
+    listens = Listens()
+    flow = make_flow(execution_strategy="process", max_workers=2, plugins=[RaisesInBatches, listens])
+    with caplog.at_level(logging.WARNING, logger="routilux_core"):
+        job = run(flow)
+    assert (job.status, job.ledger.completed, job.errors) == ("completed", 13, [])
+    assert listens.outcomes == {("source", "completed"): 1, ("waits", "completed"): 6, ("collects", "completed"): 6}
+    assert listens.processes == {os.getpid()}
+    assert listens.ended == [job.job_id]
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "plugin 'RaisesInBatches' raised RuntimeError in routilux_activations_finished, and is not told about job "
+        f"{job.job_id} any more"
+    )
