@@ -11,7 +11,7 @@ from typing import Any
 from routilux_core._context import CURRENT
 from routilux_core._deadlines import too_long
 from routilux_core._dispatch import WorkQueue
-from routilux_core._history import COMPLETED, DISCARDED
+from routilux_core._history import DISCARDED
 from routilux_core._loop import Interleaved, WorkTask
 from routilux_core._plan import Inlet, Item, Node
 from routilux_core._run import Run
@@ -58,13 +58,11 @@ class Call(Interleaved):
     tasks that a handler starts inherit them, may emit while it runs, and are refused by name when it has ended.
     """
 
-    __slots__ = ("ended", "ending", "outcome", "started")
+    __slots__ = ("ending",)
 
     def __init__(self, queue: WorkQueue) -> None:
         super().__init__(queue)
-        self.outbox = None  # the loop goes on while a handler waits: what it emits leaves at once
-        self.outcome = COMPLETED
-        self.started = self.ended = 0.0
+        self.permit = True
         self.ending: BaseException | None = None  # what ends the worker, not just this activation
 
     def take(self) -> Item | None:
@@ -81,16 +79,15 @@ class Call(Interleaved):
         item = self.item
         assert item is not None
         inlet, payload, run, number, _, _ = item
-        self.outlets = inlet.node.outlets
         self.routine = inlet.node.routine
         self.started = perf_counter()
         try:
             if run.stopped:
                 self.outcome = DISCARDED
             else:
-                await self._handle(inlet, payload, run, number)
+                await self._call_or_await(inlet, payload, run, number)
         except BaseException as error:
-            self.outcome = self._failed(item, error)
+            self.outcome = self._failed(item, error, 0)
             self.ending = self.ending or self.interrupt
         finally:
             self.routine = None
@@ -120,7 +117,7 @@ class Call(Interleaved):
                 self._leave()
         self.hub.answer()
 
-    async def _handle(self, inlet: Inlet, payload: dict[str, Any], run: Run, number: int) -> None:
+    async def _call_or_await(self, inlet: Inlet, payload: dict[str, Any], run: Run, number: int) -> None:
         node = inlet.node
         context = Context() if run.context is None else run.context.copy()
         context.run(CURRENT.set, self)
@@ -132,10 +129,7 @@ class Call(Interleaved):
         spent = perf_counter() - began
         if node.timeout is not None and spent > node.timeout:
             raise too_long(node, inlet.name, spent)
-        run.merged_by.discard(number)
-        held, self.held = self.held, None
-        for outlet, data in held or ():
-            self._emit_with_care(outlet, data)
+        self._succeed(run, number)
 
     async def _await(self, made: Coroutine[Any, Any, object], context: Context, inlet: Inlet) -> None:
         """Await a handler in a task of its own, so that a cancellation in it is not one of the worker.

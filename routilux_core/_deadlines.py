@@ -16,7 +16,7 @@ from routilux_core._plan import Item, Node
 from routilux_core.errors import ActivationTimeout
 
 if TYPE_CHECKING:
-    from routilux_core._loop import Worker
+    from routilux_core._calling import Caller
     from routilux_core._run import Run
 
 SHORTEST = 0.001  # seconds until a call is looked at again that has lent its time to others
@@ -32,7 +32,7 @@ def too_long(node: Node, slot: str, spent: float) -> ActivationTimeout:
 class Deadline:
     """What happens when the time of one call is over. `passed` is set once, under the lock."""
 
-    def __init__(self, worker: Worker, item: Item) -> None:
+    def __init__(self, worker: Caller, item: Item) -> None:
         self._worker, self._item = worker, item
         self._node: Node = item[0].node
         self._limit: float = self._node.timeout or 0.0

@@ -1,11 +1,13 @@
 """The shared queues: one lock, permits of routines, and the call for workers.
 
-One lock guards everything that several threads touch: the queues, the permits and waiting lists of the nodes, the
-counts of the runs and the timers. It is held for a few bytecodes at a time, and never across a handler or a plugin.
+One lock guards what several threads touch: the queues, the permits and waiting lists of the nodes, the counts of the
+runs and the timers. It is held for a few bytecodes at a time, and never across a handler or a plugin. Only a lane is
+appended to and taken from without it.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -32,6 +34,9 @@ class Job(Protocol):
     """What the dispatcher knows of a run."""
 
     own: dict[Node, Node]
+    halted: bool
+    stopped: bool
+    swept: set[int]
 
     @property
     def done(self) -> Done: ...
@@ -47,6 +52,15 @@ class Hand(Protocol):
     item: Item | None
 
 
+def lanes_are_safe() -> bool:
+    """Return whether threads may share a lane without the lock.
+
+    Who leaves counts itself out, then looks at the lane once more; who posts appends, then looks who is counted in. The
+    order of such plain steps is kept by the GIL only.
+    """
+    return getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
 class Called(Protocol):
     """What may be called for under the lock, to be done without it."""
 
@@ -58,20 +72,28 @@ class WorkQueue:
 
     `ready` is what was posted; `first` is what has a permit of its routine in hand already, and goes before. A worker
     that finds a routine without a permit left moves the activation to that routine's waiting list.
+
+    `lane`, where there is one, is worked off without the lock. Of several workers it has what needs no permit, in
+    whatever order. A worker that is alone (`solo`) has everything in it: then nobody else takes from it, and permits
+    are taken only by the calls below the newest one on its stack, and kept by calls that wait for a retry.
     """
 
     __slots__ = (
         "__weakref__",
+        "_turn",
         "active",
         "chooser",
         "first",
         "hands",
         "hub",
+        "lane",
         "make_task",
         "pool",
         "ready",
         "recruiting",
         "resources",
+        "shares_lane",
+        "solo",
         "strategy",
         "workers",
     )
@@ -82,6 +104,9 @@ class WorkQueue:
         self.make_task = make_task
         self.first: deque[Item] = deque()
         self.ready: deque[Item] = deque()
+        self.lane: deque[Item] | None = None
+        self.solo = False
+        self.shares_lane = False
         self.pool: WorkerPool | None = None
         self.chooser: Chooser | None = None  # of a pool for tests
         self.workers = 0
@@ -89,11 +114,22 @@ class WorkQueue:
         self.hands: set[Hand] = set()  # of workers in their loop, nested ones included
         self.recruiting = False  # a task is on its way to the pool, and has not begun: one at a time
         self.resources = Resources()
+        self._turn = False  # of the lane, where there is work in both
 
-    def take(self, hand: Hand) -> Item | None:
+    def open_lane(self) -> None:
+        """Let several workers share a lane, where the strategy and the interpreter allow it. The lock is held."""
+        can = self.strategy.capabilities
+        shares = can.shares_memory and can.parallel and not can.coroutines and self.chooser is None
+        self.shares_lane = shares and lanes_are_safe()
+        self.lane = deque() if self.shares_lane else None
+
+    # -- taking (lock)
+
+    def take(self, hand: Hand, from_lane: bool = False) -> Item | None:
         """Return the oldest activation that may run, with its permit, noted in `hand`. The lock is held.
 
-        It is noted before it leaves the queue, so that a KeyboardInterrupt in between can't lose it.
+        What is in the lane comes behind what is not, or `from_lane` before it. It is noted before it leaves the
+        queue, so that a KeyboardInterrupt in between can't lose it.
         """
         if self.chooser is not None:
             return take_chosen(self, self.chooser, hand)
@@ -106,6 +142,10 @@ class WorkQueue:
                     return item
                 hand.item = None
                 item[2].set_aside(item, True)
+                continue
+            if self.lane and (from_lane or not ready):
+                if self._take_from_lane(hand):
+                    return hand.item
                 continue
             if not ready:
                 hand.item = None
@@ -125,6 +165,87 @@ class WorkQueue:
                 node.waiting.append(item)
                 ready.popleft()
 
+    def is_turn_of_lane(self) -> bool:
+        """Return whether the lane is next, where there is work in both. The lock is held."""
+        if self.first:
+            return False
+        self._turn = not self._turn
+        return self._turn or not self.ready
+
+    def _take_from_lane(self, hand: Hand) -> bool:
+        """Take the oldest of the lane, noted in `hand`; False if that one can't run now, or is gone."""
+        lane = self.lane
+        try:
+            item = hand.item = lane.popleft() if lane else None
+        except IndexError:  # another worker was faster
+            item = hand.item = None
+        if item is None:
+            return False
+        inlet, run = item[0], item[2]
+        if item[3] in run.swept:
+            run.swept.discard(item[3])
+        elif run.halted:
+            if self.solo:
+                self.ready.append(item)
+                self.end_solo()
+            else:
+                run.set_aside(item, False)
+        elif inlet.node.free:
+            if inlet.node.limited:
+                inlet.node.free -= 1
+            return True
+        else:
+            inlet.node.waiting.append(item)
+        hand.item = None
+        return False
+
+    def begin_solo(self) -> None:
+        """Let the only worker of the flow have everything in its lane, if nothing stands against it. The lock is held.
+
+        While a job is halted, what was set aside of it has to come before the rest: then everything lies in `ready`.
+        """
+        hub, pool = self.hub, self.pool
+        alone = self.workers == 1 and self.active == 1 and len(hub.queues) == 1 and self.chooser is None
+        if not alone or pool is None or (hub.has_timeouts and not pool.in_caller):
+            return  # where calls can be given up, a second worker comes while the first goes on
+        if any(run.halted for run in hub.runs):
+            return
+        self.lane = deque((*self.ready, *(self.lane or ())))
+        self.ready.clear()
+        self.solo = True
+
+    def look_again(self) -> None:
+        """Let the worker that is at its next step be alone, or no longer, as the pool has it now. The lock is held."""
+        if not self.solo:
+            self.begin_solo()
+        elif self.workers != 1:
+            self.end_solo()
+            self.call()
+
+    def end_solo(self) -> None:
+        """Put everything back where others find it. The lock is held."""
+        left = [item for item in self.lane or () if item[3] not in item[2].swept]
+        self.ready.extend(left)
+        self.lane = deque() if self.shares_lane else None
+        self.solo = False
+
+    # -- posting (lock)
+
+    def inbox_of(self, node: Node) -> deque[Item]:
+        """Return where an activation of a node is queued."""
+        lane = self.lane
+        return self.ready if lane is None or (node.limited and not self.solo) else lane
+
+    def backlog(self) -> int:
+        """Return how much is queued here, without the lock: about."""
+        lane = self.lane
+        return len(self.ready) + (len(lane) if lane else 0)
+
+    def queued(self) -> list[Item]:
+        """Return everything that is queued here."""
+        lane = () if self.lane is None else self.lane.copy()
+        return [*self.first, *self.ready, *(item for item in lane if item[3] not in item[2].swept)]
+
     def release(self, node: Node) -> None:
         """Give a permit back: to the activation that has waited longest for it, if any. The lock is held."""
         if self.chooser is not None:
@@ -136,18 +257,18 @@ class WorkQueue:
 
     def call(self) -> None:
         """Ask for one more worker, if there could be one. The lock is held; `Dispatcher.answer` follows without it."""
-        if self.active < self.workers and not self.recruiting and (self.ready or self.first):
+        if self.solo:
+            return  # where there could be more workers by now, the one that is alone says so
+        if self.active < self.workers and not self.recruiting and (self.ready or self.first or self.lane):
             self.recruiting = True
             self.hub.calls.append(self)
 
-    def is_solo(self) -> bool:
-        """Return whether one worker does all the work of the flow."""
-        return self.workers == 1 and len(self.hub.queues) == 1
-
     def begin(self) -> None:
-        """Count a worker in. The lock is held."""
+        """Count a worker in, and call the next one if there is more for it. The lock is held."""
         self.recruiting = False
         self.active += 1
+        if self.backlog() + len(self.first) > 1:
+            self.call()
 
     def recruit(self) -> None:
         """Hand the pool one task: come and work."""
@@ -172,6 +293,29 @@ class WorkQueue:
         for item in permits:
             self.release(item[0].node)
         return gone + permits
+
+    def sweep(self, run: Job) -> list[Item]:
+        """Take everything of a stopped run out of the lane, too, while others work it off. The lock is held.
+
+        From the lane of a worker that is alone nobody else may take: what lies there is noted, and dropped when met.
+        """
+        lane = self.lane
+        if not lane:
+            return []
+        if self.solo:
+            met = [item for item in lane.copy() if item[2] is run and item[3] not in run.swept]
+            run.swept.update(item[3] for item in met)
+            return met
+        gone: list[Item] = []
+        kept: list[Item] = []
+        for _ in range(len(lane)):
+            try:
+                item = lane.popleft()
+            except IndexError:
+                break
+            (gone if item[2] is run else kept).append(item)
+        lane.extend(kept)
+        return gone
 
     def prepare(self, entry: Inlet, payload: Mapping[str, Any], running: bool) -> None:
         """Check what a job needs before it begins: in shared memory, nothing."""
@@ -203,6 +347,7 @@ class Dispatcher:
         "has_timeouts",
         "inlets",
         "lock",
+        "mask",
         "max_pending",
         "measures",
         "nodes",
@@ -219,6 +364,8 @@ class Dispatcher:
         # For the hot path: `with lock` costs three times as much as these two calls.
         self.acquire, self.release = self.lock.acquire, self.lock.release
         self.max_pending = max_pending
+        # An emitter looks how much waits when the number of what it posts has none of these bits: now and then.
+        self.mask = (1 << max(0, (max_pending // 16).bit_length() - 1)) - 1
         self.queues: list[WorkQueue] = []
         self.nodes: dict[str, Node] = {}
         self.inlets: list[Inlet] = []  # by number
@@ -260,6 +407,8 @@ class Dispatcher:
     def drop(self, run: Job) -> list[Item]:
         """Take everything of a run out of queues and waiting lists. The lock is held."""
         gone: list[Item] = []
+        for queue in self.queues if run.stopped else ():
+            gone += queue.sweep(run)
         for node in self.all_nodes():
             if node.waiting:
                 gone += [item for item in node.waiting if item[2] is run]

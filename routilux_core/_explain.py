@@ -18,6 +18,7 @@ ENOUGH = 20  # activations before a hint is worth giving
 def explain(run: Run) -> str:
     """Return a line for the state, one for each thing waited for, and the hints."""
     with run.hub.lock:
+        run.collect()
         lines = [_headline(run), *_waiting(run)]
         totals = run.history.totals()
     return "\n".join([*lines, *hints(totals, run.hub.inlets)])
@@ -31,9 +32,7 @@ def _headline(run: Run) -> str:
 
 def _waiting(run: Run) -> list[str]:
     lines = []
-    queued = Counter(
-        item[0].node.routine_id for queue in run.hub.queues for item in (*queue.first, *queue.ready) if item[2] is run
-    )
+    queued = Counter(item[0].node.routine_id for queue in run.hub.queues for item in queue.queued() if item[2] is run)
     behind = Counter(item[0].node.routine_id for node in run.hub.all_nodes() for item in node.waiting if item[2] is run)
     retries = Counter(item[0].node.routine_id for _, item, _ in run.retrying.values())
     parked = Counter(item[0].node.routine_id for item in (*run.parked, *run.parked_retries))

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from operator import itemgetter, sub
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from routilux_core._job_records import ActivationRecord
 
-# What the worker loop notes of an attempt: id, cause, slot number, attempt, outcome, worker, posted, started, ended.
-# A tuple of plain numbers is dropped by the garbage collector's lists at its first look, and its memory is used again.
+# What is noted of an attempt: id, cause, slot number, attempt, outcome, worker, posted, started, ended.
 Note = tuple[int, int, int, int, int, int, float, float, float]
+# What a worker notes of a first attempt that has completed: id, cause, slot number, posted, started, ended. Such notes
+# lie one behind the other in a flat list: nothing is left for the garbage collector, and a column is a slice.
+WIDTH = 6
 FRESH = 1000  # notes beyond the newest that wait to be added up
+FEW = 8  # notes that are not worth a stretch of their own
 OUTCOMES = ("completed", "failed", "skipped", "retried")
 COUNTS = 4  # where the counts begin in a list of sums
 COMPLETED, FAILED, SKIPPED, RETRIED = range(4)
@@ -38,86 +42,177 @@ class Totals(NamedTuple):
         return self.completed + self.failed + self.skipped + self.retried
 
 
+class Stretch:
+    """Notes that follow each other: of one worker's completed calls in a flat list, or of all kinds, one by one."""
+
+    __slots__ = ("flat", "rows", "worker")
+
+    def __init__(self, worker: int, flat: list[Any]) -> None:
+        self.worker = worker
+        self.flat = flat
+        self.rows: list[Note] = []  # these, where there is nothing in `flat`
+
+    @classmethod
+    def of(cls, *notes: Note) -> Stretch:
+        """Return notes of any kind."""
+        stretch = cls(0, [])
+        stretch.rows += notes
+        return stretch
+
+    def split(self, count: int) -> tuple[Stretch, Stretch]:
+        """Return the first `count` notes, and the others."""
+        if self.flat:
+            return Stretch(self.worker, self.flat[: count * WIDTH]), Stretch(self.worker, self.flat[count * WIDTH :])
+        return Stretch.of(*self.rows[:count]), Stretch.of(*self.rows[count:])
+
+    def __len__(self) -> int:
+        return len(self.flat) // WIDTH or len(self.rows)
+
+    def notes(self) -> list[Note]:
+        """Return the notes in full."""
+        return in_full(self.worker, self.flat) if self.flat else self.rows
+
+
 class History:
     """The newest notes, and the sums of those before them, by slot number. All of it needs the dispatcher's lock.
 
-    The worker loop appends to `notes` and does no more: the oldest are added up, and dropped, some hundreds at a time.
-    Without records (`size` 0) no times are measured, and `notes` holds the slot numbers of completed calls.
+    Without records (`size` 0) no times are measured; workers then note just the slot numbers of completed calls.
     """
 
-    __slots__ = ("_size", "_sums", "full", "notes", "timed")
+    __slots__ = ("_count", "_size", "_stretches", "_sums", "timed", "width")
 
     def __init__(self, size: int) -> None:
-        self.timed = size > 0
-        self.notes: list[Any] = []
-        self.full = size + FRESH  # notes at which it is time to `fold`
-        self._size = size  # a listener lets times be measured also where nothing is kept
+        self._stretches: deque[Stretch] = deque()
+        self._count = 0  # of notes in them
+        self._size = size
         self._sums: dict[int, list[Any]] = {}
+        self.time(size > 0)
+
+    def __len__(self) -> int:
+        """Return how many notes are kept."""
+        return self._count
+
+    def time(self, timed: bool) -> None:
+        """Say whether times are measured: a listener wants them also where nothing is kept. Before the first note."""
+        self.timed = timed
+        self.width = WIDTH if timed else 1
 
     def note(self, note: Note) -> None:
         """Note an attempt, however it ended."""
-        if self.timed:
-            self.notes.append(note)
-        else:
+        if not self.timed:
             _count(self._sums, note[2], note[4], 1)
+            return
+        last = self._stretches[-1] if self._stretches else None
+        if last is None or last.flat or len(last.rows) >= FRESH:
+            last = Stretch.of()
+            self._stretches.append(last)
+        last.rows.append(note)
+        self._count += 1
+        if self._count > self._size + FRESH:
+            self._fold()
 
-    def fold(self) -> None:
-        """Add up all notes but the newest, and drop them."""
-        keep = len(self.notes) - self._size
-        if keep > 0:
-            self._add_up(self.notes[:keep], self._sums)
-            del self.notes[:keep]
-
-    def _add_up(self, notes: list[Any], sums: dict[int, list[Any]]) -> None:
-        if self.timed:
-            _add_times(notes, sums)
+    def add(self, worker: int, flat: list[Any]) -> None:
+        """Take over what a worker has noted; the list is the history's from now on."""
+        if not self.timed:
+            for slot, count in Counter(flat).items():
+                _count(self._sums, slot, COMPLETED, count)
+        elif len(flat) < FEW * WIDTH:
+            for note in in_full(worker, flat):
+                self.note(note)
         else:
-            for slot, count in Counter(notes).items():
-                _count(sums, slot, COMPLETED, count)
+            self._append(Stretch(worker, flat))
+
+    def _append(self, stretch: Stretch) -> None:
+        self._stretches.append(stretch)
+        self._count += len(stretch)
+        if self._count > self._size + FRESH:
+            self._fold()
+
+    def _fold(self) -> None:
+        """Add up the oldest notes, and drop them, as far as enough of the newest stay."""
+        while self._stretches and self._count - len(self._stretches[0]) >= self._size:
+            oldest = self._stretches.popleft()
+            self._count -= len(oldest)
+            _add_up(oldest, self._sums)
 
     def absorb(self, other: History) -> None:
         """Take over what another one, which is not added to any more, has."""
         _add_sums(other._sums, self._sums)
-        if other.timed == self.timed:
-            self.notes.extend(other.notes)
-            if len(self.notes) >= self.full:
-                self.fold()
-        else:
-            other._add_up(other.notes, self._sums)
+        for stretch in other._stretches:
+            if self.timed:
+                self._append(stretch)
+            else:
+                _add_up(stretch, self._sums)
 
     def totals(self, *others: History) -> dict[int, Totals]:
         """Return the totals by slot number, as of now: its own, and those of others."""
         sums: dict[int, list[Any]] = {}
         for history in (self, *others):
             _add_sums(history._sums, sums)
-            history._add_up(history.notes, sums)
+            for stretch in history._stretches:
+                _add_up(stretch, sums)
         names = ("run_time", "queue_wait", "longest", "shortest", *OUTCOMES)
         return {slot: Totals(**dict(zip(names, numbers, strict=True))) for slot, numbers in sums.items()}
 
     def newest(self) -> list[Note]:
-        """Return the newest notes, oldest first."""
-        return self.notes[-self._size :] if self._size else []
+        """Return the newest notes, by the time at which they ended."""
+        notes = [note for stretch in self._stretches for note in stretch.notes()]
+        notes.sort(key=itemgetter(8))
+        return notes[-self._size :] if self._size else []
+
+
+def in_full(worker: int, flat: list[Any]) -> list[Note]:
+    """Return what a worker has noted of completed calls as notes like all others."""
+    rows = zip(*[iter(flat)] * WIDTH, strict=True)
+    return [
+        (number, cause, slot, 1, COMPLETED, worker, posted, started, ended)
+        for number, cause, slot, posted, started, ended in rows
+    ]
 
 
 # Sums of a slot: run time, queue wait, longest, shortest, then the count of each outcome. A list is made, and added to,
 # in a fifth of the time that an object takes.
 
 
-def _add_times(notes: list[Note], by_slot: dict[int, list[Any]]) -> None:
-    get = by_slot.get
-    for _, _, slot, _, outcome, _, posted, started, ended in notes:
-        run_time = ended - started
-        sums = get(slot)
-        if sums is None:
-            by_slot[slot] = sums = [run_time, started - posted, run_time, run_time, 0, 0, 0, 0]
-        else:
-            sums[0] += run_time
-            sums[1] += started - posted
-            if run_time > sums[2]:
-                sums[2] = run_time
-            if run_time < sums[3]:
-                sums[3] = run_time
-        sums[COUNTS + outcome] += 1
+def _add_up(stretch: Stretch, by_slot: dict[int, list[Any]]) -> None:
+    if not stretch.flat:
+        for row in stretch.rows:
+            _add_call(by_slot, row[2], row[4], row[8] - row[7], row[7] - row[6])
+        return
+    columns: list[list[Any]] = [stretch.flat[column::WIDTH] for column in range(2, WIDTH)]
+    slots, posted, started, ended = columns
+    run_times = list(map(sub, ended, started))
+    if slots.count(slots[0]) == len(slots):  # the most frequent case, at C's speed
+        waits = sum(started) - sum(posted)
+        sums = [sum(run_times), waits, max(run_times), min(run_times), len(slots), 0, 0, 0]
+        _add_sums({slots[0]: sums}, by_slot)
+        return
+    for slot, run_time, wait in zip(slots, run_times, map(sub, started, posted), strict=True):
+        totals = by_slot.get(slot)
+        if totals is None:
+            by_slot[slot] = [run_time, wait, run_time, run_time, 1, 0, 0, 0]
+            continue
+        totals[0] += run_time
+        totals[1] += wait
+        totals[COUNTS] += 1
+        if run_time > totals[2]:
+            totals[2] = run_time
+        elif run_time < totals[3]:
+            totals[3] = run_time
+
+
+def _add_call(by_slot: dict[int, list[Any]], slot: int, outcome: int, run_time: float, wait: float) -> None:
+    sums = by_slot.get(slot)
+    if sums is None:
+        by_slot[slot] = sums = [run_time, wait, run_time, run_time, 0, 0, 0, 0]
+    else:
+        sums[0] += run_time
+        sums[1] += wait
+        if run_time > sums[2]:
+            sums[2] = run_time
+        if run_time < sums[3]:
+            sums[3] = run_time
+    sums[COUNTS + outcome] += 1
 
 
 def _add_sums(more: dict[int, list[Any]], by_slot: dict[int, list[Any]]) -> None:

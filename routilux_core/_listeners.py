@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from routilux_core._context import CURRENT, Frame
-from routilux_core._history import History, Note, records
+from routilux_core._history import Note, Stretch, records
 from routilux_core._job_records import ActivationRecord
 from routilux_core._plan import Inlet, Node, Outlet
 from routilux_core._plugins import PluginSet, trace
@@ -43,14 +43,12 @@ class Hub(Protocol):
 
 
 class Noted(Protocol):
-    """What is needed of a run: what its workers note, and how many notes it takes until they look up."""
-
-    notes: list[Note]
-    full: int
-    history: History
+    """What is needed of a run."""
 
     @property
     def hub(self) -> Hub: ...
+
+    def collect(self) -> None: ...
 
 
 class Listener:
@@ -102,10 +100,10 @@ class Listeners:
         self._telling = threading.RLock()  # the calls for one job never overlap, those of the detail hooks apart
         self._muting = threading.Lock()
         self._muted: set[str] = set()
-        self._batches: deque[list[Note]] = deque()  # to be told
-        self._taken = 0  # how many of the run's notes are in a batch, or were
+        self._batches: deque[list[Stretch]] = deque()  # to be told
+        self._waiting: list[Stretch] = []  # until they are enough for a batch
+        self._count = 0  # of the notes in them
         self._timer: Timer | None = None
-        self._observed: dict[Node, dict[str, Outlet]] = {}
         self.starts = self.hears("routilux_job_started")
         self.counts = self.hears("routilux_activations_finished")
         self.details = self.hears("routilux_activation_started") or self.hears("routilux_event_emitted")
@@ -123,8 +121,7 @@ class Listeners:
     def job_finished(self) -> None:
         """Tell what has not been told yet, and that the job has ended."""
         with self._hub.lock:
-            if self.counts and len(self._run.notes) > self._taken:
-                self._take()
+            self._close_batch()
         with self._telling:
             self._tell_records()
             self._tell_outside("routilux_job_finished", {"job": self._job})
@@ -135,38 +132,51 @@ class Listeners:
 
     # -- batches
     #
-    # Nothing is called for each note: the worker loop compares the length of its notes with `full` anyway. So that is
-    # set to where a batch is full; or to the very next note, where no timer runs that would see to the first one.
+    # Nothing is called for each note: workers keep them for themselves, and a timer asks for them in time. Where none
+    # runs (`armed`), a worker brings its next note at once.
 
-    def fold(self) -> None:
-        """Take a batch from the notes if it is full, and drop the notes that need not be kept. Lock."""
-        run = self._run
-        if len(run.notes) - self._taken >= BATCH:
-            self._take()
+    @property
+    def armed(self) -> bool:
+        """Whether what workers note for themselves will be asked for in time."""
+        return self._timer is not None
+
+    def note(self, stretch: Stretch) -> None:
+        """Keep what was noted until there is enough for a batch, or the time is over. Lock."""
+        while len(stretch) > BATCH:
+            head, stretch = stretch.split(BATCH)
+            self._add(head)
+        self._add(stretch)
+        if self._batches:
             self._hub.calls.append(self)
-        elif self._timer is None and len(run.notes) > self._taken:
+        if self._timer is None:
             self._timer = self._hub.timers.add(PATIENCE, self._due)
-        if len(run.notes) >= run.history.full and self._taken == len(run.notes):
-            run.history.fold()
-            self._taken = len(run.notes)
-        run.full = self._taken + (1 if self._timer is None else BATCH)
 
-    def _take(self) -> None:
-        """Make a batch of what is in none. Lock."""
-        self._batches.append(self._run.notes[self._taken :])
-        self._taken = len(self._run.notes)
+    def _add(self, stretch: Stretch) -> None:
+        if self._count + len(stretch) > BATCH:
+            self._close_batch()
+        self._waiting.append(stretch)
+        self._count += len(stretch)
+        if self._count == BATCH:
+            self._close_batch()
+
+    def _close_batch(self) -> None:
+        """Let what waits be told. Lock."""
+        if self._waiting:
+            self._batches.append(self._waiting)
+            self._waiting, self._count = [], 0
 
     def _due(self) -> None:
         """The time is over for the oldest note, if it is in no batch. Lock."""
         self._timer = None
-        fresh = self._run.notes[self._taken : self._taken + 1]
-        left = fresh[0][8] + PATIENCE - perf_counter() if fresh else 0.0
-        if left > 0:
-            self._timer = self._hub.timers.add(left, self._due)
-        elif fresh:
-            self._take()
+        self._run.collect()
+        if not self._waiting:
+            return
+        left = self._waiting[0].notes()[0][8] + PATIENCE - perf_counter()
+        if left <= 0:
+            self._close_batch()
             self._hub.calls.append(self)
-        self.fold()
+        elif self._timer is None:
+            self._timer = self._hub.timers.add(left, self._due)
 
     def recruit(self) -> None:
         """Tell what is due: called for through the dispatcher, as workers are. No lock of the engine is held.
@@ -185,8 +195,8 @@ class Listeners:
 
     def _next_batch(self) -> Sequence[ActivationRecord]:
         with self._hub.lock:
-            notes = self._batches.popleft() if self._batches else []
-        return Records(notes, self._hub.inlets)
+            stretches = self._batches.popleft() if self._batches else []
+        return Records([note for stretch in stretches for note in stretch.notes()], self._hub.inlets)
 
     # -- details
 
@@ -222,14 +232,6 @@ class Listeners:
             data=MappingProxyType(dict(data)),
         )
         self._tell("routilux_event_emitted", {"emission": emission})
-
-    def outlets_of(self, node: Node) -> dict[str, Outlet]:
-        """Return the events of a routine with no short way to a lone target, so that each emission is told."""
-        found = self._observed.get(node)
-        if found is None or len(found) < len(node.outlets):
-            found = {name: outlet.without_short_way() for name, outlet in node.outlets.items()}
-            self._observed[node] = found
-        return found
 
     # -- telling
 

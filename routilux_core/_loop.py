@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from time import perf_counter, sleep
+from itertools import islice
+from time import perf_counter
 from typing import Any
 
-from routilux_core._binding import Payload
-from routilux_core._context import CURRENT, Frame, in_greenlet
-from routilux_core._deadlines import Deadline, too_long
-from routilux_core._decisions import OUTCOMES, carry_out, decide
+from routilux_core._calling import Caller
+from routilux_core._context import CURRENT, in_greenlet
 from routilux_core._dispatch import WorkQueue, logger
-from routilux_core._history import COMPLETED, DISCARDED, FAILED, LATE
-from routilux_core._plan import Inlet, Item, Node, Outlet, snapshot
-from routilux_core._run import GATHERED, Run
-from routilux_core.error_handling import Decision, ErrorStrategy
-from routilux_core.errors import UnknownNameError
-from routilux_core.routine import Routine
+from routilux_core._emitting import Emitter
+from routilux_core._history import COMPLETED, DISCARDED, LATE, WIDTH
+from routilux_core._plan import Inlet, Item, Node
+from routilux_core._run import Run
 from routilux_core.strategy import Task
 
 FOREVER = 1 << 29  # activations; small enough for CPython's fast integers
-OUTBOX = 64  # emissions after which the only worker of a flow queues them, and looks at what waits
-DEPTH = 3  # how many handlers deep `emit` runs waiting work itself
-TURN = 0.005  # seconds that one such turn lasts
-NAPS = (0.0, 0.0001, 0.0005, 0.002)  # seconds that an emitter waits for somebody else to work off what waits
+STRETCH = 256  # activations of a lane after which the job is told of them
+ENOUGH = STRETCH * WIDTH  # length of a worker's notes at which the job is told of others, too
 
 
 class WorkTask(Task):
@@ -57,66 +50,23 @@ class WorkTask(Task):
         return not begun
 
 
-class Worker:
-    """One thread in the loop, and the frame that a handler's `emit` finds."""
+class Worker(Caller):
+    """One thread in the loop."""
 
-    __slots__ = (
-        "away",
-        "borrowed",
-        "delay",
-        "depth",
-        "emitted",
-        "held",
-        "hub",
-        "interrupt",
-        "item",
-        "late",
-        "lending",
-        "outbox",
-        "outer",
-        "outlets",
-        "queue",
-        "routine",
-        "thread",
-    )
+    __slots__ = ("ended", "in_caller", "outcome", "started", "stuck")
 
-    def __init__(self, queue: WorkQueue, outer: Worker | None = None) -> None:
-        self.queue = queue
-        self.hub = queue.hub
-        self.outer: Frame | None = outer or CURRENT.get()
-        self.depth: int = 0 if outer is None else outer.depth + 1
-        self.thread = threading.get_ident()
-        self.item: Item | None = None
-        self.routine: Routine | None = None
-        self.emitted = 0
-        self.delay = 0.0  # seconds before the retry that was decided
-        self.borrowed = 0.0  # seconds of the current handler's time in which `emit` ran other handlers
-        self.lending = 0.0  # when it began to do so just now
-        self.late: Deadline | None = None  # the time of the current call is over
-        self.away = 0  # late calls in this thread, noted in its outermost worker
-        self.held: list[tuple[Outlet, Payload]] | None = None
-        self.interrupt: BaseException | None = None
-        self.outlets: dict[str, Outlet] = {}
-        # Where nobody else could take it, what is emitted is queued in the step that counts the handler's end.
-        self.outbox: list[Item] | None = [] if queue.is_solo() and not queue.hub.has_timeouts else None
-
-    @property
-    def run(self) -> Run:
-        """The run of the activation in hand."""
-        assert self.item is not None
-        run: Run = self.item[2]
-        return run
-
-    @property
-    def node(self) -> Node:
-        """The node of the activation in hand."""
-        assert self.item is not None
-        return self.item[0].node
+    def __init__(self, queue: WorkQueue, outer: Emitter | None = None) -> None:
+        super().__init__(queue, outer)
+        self.outcome = COMPLETED  # of the activation in hand
+        self.started = self.ended = 0.0
+        self.in_caller = queue.pool is not None and queue.pool.in_caller
+        self.stuck = False  # what comes next in the lane is no plain call of the job that this worker is at
 
     def start(self) -> None:
         """Work until the queue has nothing left for this worker."""
         with self.hub.lock:
             self.queue.begin()
+            self.queue.begin_solo()
         self.work(FOREVER if self.queue.chooser is None else 1)
 
     def work(self, limit: int) -> None:
@@ -134,113 +84,190 @@ class Worker:
                 self.hub.answer()
 
     def _loop(self, limit: int) -> None:
-        # The hot path: everything is local, and the lock is taken once for each activation, to count one and take
-        # the next in one step. That an activation is counted last, behind its record, makes completion exact.
-        queue, hub = self.queue, self.hub
-        acquire, release, calls, take = hub.acquire, hub.release, hub.calls, queue.take
-        clock, thread, outbox = perf_counter, self.thread, self.outbox
-        first, ready, popleft = queue.first, queue.ready, queue.ready.popleft
-        in_caller = queue.pool is not None and queue.pool.in_caller
-        with hub.lock:
+        """Take activations one by one under the lock, and work off the lane in between."""
+        queue = self.queue
+        with self.hub.lock:
             queue.hands.add(self)
-            item = take(self)
-            if item is None:
-                self._leave()
-            elif queue.ready:
-                queue.call()
-        started = clock()
-        while item is not None:
-            if calls:
-                hub.answer()
-            inlet, payload, run, number, cause, posted = item
-            node = inlet.node
-            self.routine = node.routine
-            self.outlets = node.outlets
-            self.emitted = outcome = COMPLETED
-            try:
-                if inlet.plain and run.plain:
-                    key = inlet.key
+        while self._step(limit):
+            if self.item is not None:
+                self._handle(self.item)
+                limit -= 1
+            if self.item is None and limit and queue.lane:
+                limit -= self._work_lane_off(limit)
+
+    def _handle(self, item: Item) -> None:
+        """Run an activation of whatever kind; it stays in hand if there is more to count than its note."""
+        inlet, payload, run, number, cause, posted = item
+        node, before = inlet.node, self.emitted
+        self.routine, self.permit, self.outcome = node.routine, True, COMPLETED
+        try:
+            if inlet.plain and run.plain:
+                inlet.call(payload)
+            else:
+                self.outcome = self._call(inlet, payload, run, number)
+        except BaseException as error:
+            self.ended = perf_counter()
+            self.outcome = self._failed(item, error, before)
+            return
+        self.ended = ended = perf_counter() if run.timed else 0.0
+        if self.outcome == COMPLETED and number not in run.attempts:
+            if run.timed:
+                started = max(self.started, posted)  # it may have come while this worker waited for the lock
+                self.notes += (number, cause, inlet.number, posted, started, ended - self.borrowed)
+            else:
+                self.notes += (inlet.number,)
+            self.outcome = NOTED
+            if not node.limited:
+                self.item = None
+
+    def _work_lane_off(self, limit: int) -> int:
+        """Run up to `limit` activations of the lane, as long as they are plain ones of the same job; return how many.
+
+        The hot path: without the lock, and everything is local. A lane's item is in hand in the step in which it is
+        taken: an iterator is not interrupted by a Ctrl-C, as a call would be.
+        """
+        queue, run, notes, clock = self.queue, self.mine, self.notes, perf_counter
+        lane, first, ready = queue.lane, queue.first, queue.ready
+        if lane is None or run is None or self.interrupt is not None:
+            return 0
+        most = min(limit, STRETCH)
+        timed, started = run.timed, self.ended if not self.borrowed else clock()
+        self.borrowed, self.permit, self.stuck = 0.0, False, False
+        listeners = run.listeners if run.note_to is not None else None
+        known: Inlet | None = None  # whose the next four are: neighbours in a lane often go the same way
+        node: Any = None
+        key: Any = None
+        handler: Any = None
+        slot = 0
+        noted = len(notes)
+        try:
+            for item in islice(iter(lane.popleft, None), most):
+                self.item = item
+                inlet, payload, whose, number, cause, posted = item
+                if whose is not run or not run.plain or not inlet.plain or (inlet is not known and not inlet.node.free):
+                    lane.appendleft(item)
+                    self.item = None
+                    self.stuck = True
+                    break
+                if inlet is not known:
+                    known, node, key, handler, slot = inlet, inlet.node, inlet.key, inlet.handler, inlet.number
+                    self.routine = node.routine
+                before = self.emitted
+                try:
                     if key in payload:
-                        inlet.handler(payload[key])
+                        handler(payload[key])
                     else:
                         inlet.call(payload)
+                except BaseException as error:
+                    self.started, started = max(started, posted), clock()
+                    self.outcome = self._failed(item, error, before)
+                    break
+                if self.borrowed:
+                    ended = clock() - self.borrowed
+                    notes += (number, cause, slot, posted, max(started, posted), ended) if timed else (slot,)
+                    self._give_back(node)
+                    known, started = None, clock()
+                elif timed:
+                    ended = clock()
+                    if posted > started:
+                        started = posted
+                    notes += (number, cause, slot, posted, started, ended)
+                    started = ended
                 else:
-                    outcome = self._call(inlet, payload, run, number)
-            except BaseException as error:
-                outcome = self._failed(item, error)
-            ended = clock() if run.timed else 0.0
-            finished = None
-            acquire()
-            try:
-                # Counted here and not in methods: their calls would cost as much as all of it.
-                if outbox:
-                    if run.stopped:
-                        run.discard(outbox)
-                    else:
-                        ready.extend(outbox)
-                    outbox.clear()
-                notes = run.notes
-                if outcome or run.attempts:
-                    self._settle(item, outcome, started, ended)
-                    if self.interrupt is not None or outcome == LATE:
-                        limit = 1
-                else:
-                    if ended:
-                        if posted > started:  # it came while this worker waited for the lock
-                            started = posted
-                        ended_at = ended - self.borrowed
-                        notes.append((number, cause, inlet.number, 1, 0, thread, posted, started, ended_at))
-                    else:
-                        notes.append(inlet.number)
-                    run.over += 1
-                    self.item = None
-                    if node.limited:
-                        if node.waiting:
-                            queue.release(node)
-                        else:
-                            node.free += 1
-                if len(notes) >= run.full:
-                    run.fold()
-                if run.over == run.last and run.quiet():
-                    finished = run
-                    if in_caller:
-                        limit = 1
-                limit -= 1
-                if first or not ready or not limit:
-                    item = take(self) if limit else None
-                else:  # `WorkQueue.take`, where the oldest can simply be taken
-                    item = ready[0]
-                    node = item[0].node
-                    if item[2].halted or not node.free:
-                        item = take(self)
-                    else:
-                        if node.limited:
-                            node.free -= 1
-                        self.item = item
-                        popleft()
-                if item is None:
-                    self._leave()
-            finally:
-                release()
-            started = ended
-            if outcome or finished is not None or self.borrowed or not ended:
-                self.borrowed = 0.0
-                if finished is not None:
-                    finished.finish()
-                if self.interrupt is not None:
-                    raise self.interrupt
-                started = clock()
+                    notes += (slot,)
+                self.item = None
+                if first or ready or (listeners is not None and not listeners.armed):
+                    break
+            else:
+                return most
+        except IndexError:  # nothing is left in the lane
+            pass
+        finally:
+            self.ended = started
+        return (len(notes) - noted) // run.history.width
 
-    def _settle(self, item: Item, outcome: int, started: float, ended: float) -> None:
-        """Note and count an attempt that was not simply the first and completed. Lock."""
-        run: Run = item[2]
+    def _give_back(self, node: Node) -> None:
+        """Release the permit that a plain call of a worker that is alone had to take after all."""
+        self.borrowed = 0.0
+        if self.permit:
+            with self.hub.lock:
+                self.permit = False
+                self.queue.release(node)
+
+    def _step(self, limit: int) -> bool:
+        """Count what was done, and take the next activation, in one step; False if there is nothing to do.
+
+        Nothing is taken where the next ones can be worked off in the lane.
+        """
+        hub, interrupt = self.hub, self.interrupt
+        finished: Run | None = None
+        hub.acquire()
+        try:
+            if self.item is not None:
+                if self.outcome == LATE or interrupt is not None:
+                    limit = 0
+                self._settle(self.item)
+            if self.mine is not None and (self.in_caller or len(self.notes) >= ENOUGH or self.mine.is_listened_to()):
+                self.tell_completed()
+                self.tell_posted()
+                if self.mine.over == self.mine.last:
+                    finished = self.let_go()
+                    if finished is not None and self.in_caller:
+                        limit = 0  # whoever waits for it does the work
+            following = self._next() if limit else None
+            if following is not self.mine or following is None:
+                finished = self.let_go() or finished
+                if following is None:
+                    self._leave()
+                else:
+                    self.hold(following)
+        finally:
+            hub.release()
+        if hub.calls:
+            hub.answer()
+        if finished is not None:
+            finished.finish()
+        if interrupt is not None:
+            raise interrupt
+        if finished is not None or not self.ended or self.outcome != NOTED:
+            self.ended = perf_counter()
+        self.started, self.borrowed = self.ended, 0.0
+        return following is not None
+
+    def _next(self) -> Run | None:
+        """Take the next activation, or leave it in the lane; return its job, None where nothing is left. Lock."""
+        queue = self.queue
+        if (queue.workers == 1) is not queue.solo and not self.depth:
+            queue.look_again()
+        lane = queue.lane
+        if lane and not self.stuck and queue.is_turn_of_lane():
+            try:
+                run: Run = lane[0][2]
+            except IndexError:  # another worker was faster
+                pass
+            else:
+                if run.plain:
+                    return run
+        item = queue.take(self, self.stuck)
+        self.stuck = False
+        return None if item is None else item[2]
+
+    def _settle(self, item: Item) -> None:
+        """Count the activation in hand, and give its permit back. Lock."""
+        node, outcome = item[0].node, self.outcome
         if outcome == LATE:  # it was noted and counted when its time was over
             self._come_back()
             return
-        if outcome != DISCARDED:
-            started = max(started, item[5])
-            run.note(item, outcome, self.thread, started, max(started, ended - self.borrowed))
-        run.settle(item, outcome, self.delay)
+        if not self.permit and node.limited:
+            node.free -= 1  # a worker that is alone does not take it for a plain call
+        run: Run = item[2]
+        if outcome == NOTED:
+            self.queue.release(node)
+        else:
+            if outcome != DISCARDED:
+                started = max(self.started, item[5])
+                run.note(item, outcome, self.thread, started, max(started, self.ended - self.borrowed))
+            run.settle(item, outcome, self.delay)
         self.item = None
 
     def _leave(self) -> None:
@@ -248,6 +275,8 @@ class Worker:
         self.queue.hands.discard(self)
         if not self.depth:
             self.queue.active -= 1
+            if self.queue.solo:
+                self.queue.end_solo()
             self.queue.call()
 
     def _interrupted(self) -> None:
@@ -256,293 +285,25 @@ class Worker:
             return  # it came from a handler, and the loop has done so
         self.hub.recover()
         with self.hub.lock:
-            item, self.item = self.item, None
+            item, self.item, lane = self.item, None, self.queue.lane
+            run: Run | None = None
             if item is not None:
-                run: Run = item[2]
-                run.over += 1
-                run.discarded += 1
-                self.queue.release(item[0].node)
+                run = item[2]
+                if not (lane and lane[0] is item):  # it was just being put back
+                    run.over += 1
+                    run.discarded += 1
+                    if self.permit:
+                        self.queue.release(item[0].node)
                 run.stop("cancelled")
+            self.let_go()
+            if run is not None:
                 run.quiet()
             self._leave()
-        if item is not None:
-            item[2].finish()
-
-    # -- calling with care: everything that is not plain
-
-    def _call(self, inlet: Inlet, payload: Payload, run: Run, number: int) -> int:
-        """Call a handler with everything that goes with it, and return the outcome."""
-        if run.stopped:
-            return DISCARDED
-        node = inlet.node
-        payload = self._prepare(inlet, payload, run, number)
-        if run.stopped:
-            return DISCARDED
-        deadline = self._deadline(node)
-        began = perf_counter()
-        try:
-            if run.context is None:
-                inlet.call(payload)
-            else:
-                run.context.copy().run(self._enter, inlet.call, payload)
-        except BaseException as error:
-            if deadline is not None and deadline.close():
-                return self._late_error(node, error)
-            raise
-        spent = perf_counter() - began - self.borrowed
-        if deadline is not None:
-            if deadline.close():
-                return LATE
-        elif node.timeout is not None and spent > node.timeout:
-            raise too_long(node, inlet.name, spent)
-        run.merged_by.discard(number)
-        held, self.held = self.held, None
-        for outlet, data in held or ():
-            self._emit_with_care(outlet, data)
-        return COMPLETED
-
-    def _prepare(self, inlet: Inlet, payload: Payload, run: Run, number: int) -> Payload:
-        """Return what the handler sees, and tell that it begins."""
-        node = inlet.node
-        if inlet.gathers:
-            payload = inlet.collect(payload[GATHERED])
-        elif inlet.merge is not None:
-            payload = merged(inlet, payload, run, number, node.holds)
-        self.held = [] if node.holds else None
-        listeners = run.listeners
-        if listeners is not None and listeners.details:
-            self.outlets = listeners.outlets_of(node)
-            listeners.activation_started(inlet, number, run.attempts.get(number, 1), self.item, payload)
-        return payload
-
-    def _enter(self, call: Callable[[Payload], Any], payload: Payload) -> None:
-        CURRENT.set(self)
-        call(payload)
-
-    def _deadline(self, node: Node) -> Deadline | None:
-        """Return what lets a call fail on time, where another worker can take this one's place."""
-        pool = self.queue.pool
-        if node.timeout is None or self.item is None or pool is None or pool.in_caller:
-            return None
-        return Deadline(self, self.item)
-
-    def _late_error(self, node: Node, error: BaseException) -> int:
-        logger().warning("routine %r: a call whose time was over has raised %r", node.routine_id, error, exc_info=error)
-        return LATE
-
-    def _failed(self, item: Item, error: BaseException) -> int:
-        """Decide about an exception, and return the outcome."""
-        inlet, payload, number = item[0], item[1], item[3]
-        run: Run = item[2]
-        self.held = None
-        failure = run.failure(inlet, payload, number, error, self.emitted + len(self.outbox or ()))
-        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-            self.hub.recover()
-            self.interrupt = error
-            decision = Decision(ErrorStrategy.STOP)
-        else:
-            decision = decide(failure, run)
-        decision = carry_out(run, failure, decision, "failed" if self.interrupt is None else "cancelled")
-        self.delay = decision.delay
-        return OUTCOMES.get(decision.strategy, FAILED)
-
-    # -- what a handler finds
-
-    def emit(self, event_name: str, data: Payload, /) -> None:
-        """Send what a handler emits, or hold it until the call has succeeded."""
-        try:
-            outlet = self.outlets[event_name]
-        except KeyError:
-            if self.late is not None:
-                self._drop_late()
-                return
-            raise UnknownNameError("event", event_name, self.outlets, f"routine {self.node.routine_id!r}") from None
-        inlet = outlet.lone
-        if inlet is None:
-            self._emit_with_care(outlet, data)
-            return
-        _, _, run, cause, _, _ = self.item  # type: ignore[misc]
-        now = perf_counter() if run.timed else 0.0
-        outbox = self.outbox
-        if outbox is not None:
-            run.last = number = run.last + 1
-            outbox.append((inlet, data, run, number, cause, now))
-            if len(outbox) >= OUTBOX:
-                self._flush(outbox)
-            return
-        # The hot path again: `Run.send` and `Run.post` for a single plain target, without their calls.
-        hub, node = self.hub, inlet.node
-        queue = node.queue
-        ready = queue.ready
-        hub.acquire()
-        try:
-            if run.stopped or self.late is not None:
-                run.refuse(self.late is not None)
-            else:
-                run.last = number = run.last + 1
-                ready.append((inlet, data, run, number, cause, now))
-                if queue.active < queue.workers and not queue.recruiting:
-                    queue.call()
-        finally:
-            hub.release()
-        self.emitted += 1
-        if hub.calls:
-            hub.answer()
-        if len(ready) > hub.max_pending or node.waiting:
-            self._relieve(node)
-
-    def _flush(self, outbox: list[Item]) -> None:
-        """Queue what is in the outbox, and work off some of what waits."""
-        nodes = {item[0].node for item in outbox}
-        with self.hub.lock:
-            self._post(outbox)
-        for node in nodes:
-            self._relieve(node)
-
-    def _post(self, outbox: list[Item]) -> None:
-        """Queue what the only worker has emitted to lone plain targets, and empty the outbox. Lock."""
-        self.emitted += len(outbox)
-        if self.run.stopped:
-            self.run.discard(outbox)
-        else:
-            self.queue.ready.extend(outbox)
-        outbox.clear()
-
-    def _emit_with_care(self, outlet: Outlet, data: Payload) -> None:
-        if self.held is not None:
-            self.held.append((outlet, data))
-            return
-        hub, item, now = self.hub, self.item, perf_counter()
-        assert item is not None
-        run: Run = item[2]
-        with hub.lock:
-            if self.outbox:
-                self._post(self.outbox)
-            if self.late is not None:
-                run.late += 1
-                return
-            run.send(outlet, data, item[3], now)
-        self.emitted += 1
-        listeners = run.listeners
-        if listeners is not None:
-            listeners.event_emitted(self.node, outlet, item[3], now, data)
-        hub.answer()
-        for inlet, _ in outlet.targets:
-            node = run.own.get(inlet.node, inlet.node)
-            if len(node.queue.ready) > hub.max_pending or node.waiting:
-                self._relieve(node)
-
-    def is_cancelled(self) -> bool:
-        """Return whether the job of the running handler was stopped or cancelled."""
-        return self.run.stopped or self.late is not None
-
-    def resource(self, key: tuple[object, str], factory: Callable[[], Any], /) -> Any:
-        """Return what this worker made for a routine with `per_worker`, making it when first asked for."""
-        return self.queue.resources.get(self.thread, key, factory)
-
-    # -- calls whose time is over
-
-    def lent(self) -> float:
-        """Return the seconds of the current call in which it ran other handlers. Any thread."""
-        return self.borrowed + (perf_counter() - self.lending if self.lending else 0.0)
-
-    def give_up(self, deadline: Deadline) -> None:
-        """Drop what the current call emits from now on. Lock, in the thread of the timers."""
-        self.late = deadline
-        self.outlets = {}
-
-    def step_out(self) -> None:
-        """Be counted out while a late call goes on: another worker takes this one's place. Lock, any thread."""
-        root = self._root()
-        root.away += 1
-        if root.away == 1:
-            self.queue.active -= 1
-            self.queue.call()
-
-    def step_in(self) -> None:
-        """Be counted again: the late call has returned. Lock."""
-        root = self._root()
-        root.away -= 1
-        if not root.away:
-            self.queue.active += 1
-
-    def _come_back(self) -> None:
-        """Be done with a late call. Lock."""
-        assert self.late is not None
-        self.late.come_back()
-        self.item = self.late = None
-        self.hub.calls.append(Spare(self, -1))
-
-    def _drop_late(self) -> None:
-        with self.hub.lock:
-            self.run.late += 1
-
-    def _root(self) -> Worker:
-        worker = self
-        while worker.depth and isinstance(worker.outer, Worker):
-            worker = worker.outer
-        return worker
-
-    def spare(self, more: int) -> None:
-        """Tell the pool that it needs one worker more, or no longer. Not under the lock."""
-        pool = self.queue.pool
-        try:
-            if pool is not None:
-                pool.spare(more)
-        except Exception:
-            logger().exception("strategy %r: its pool raised in spare", self.queue.strategy.name)
-
-    # -- back-pressure
-
-    def _relieve(self, node: Node) -> None:
-        """Work off some of what waits, or wait a little, when more than `max_pending` is queued."""
-        mark = node.mark or self.hub.max_pending
-        if (len(node.queue.ready) <= mark and len(node.waiting) <= mark) or node.queue.chooser is not None:
-            return
-        began = self.lending = perf_counter()
-        if node.queue is self.queue and self.depth < DEPTH:
-            self._work_off(mark // 2, began + TURN)
-        if len(node.queue.ready) > mark or len(node.waiting) > mark:
-            self._nap(node, mark)
-        self.borrowed, self.lending = self.borrowed + perf_counter() - began, 0.0
-
-    def _work_off(self, enough: int, until: float) -> None:
-        ready = self.queue.ready
-        while len(ready) > enough:
-            before = len(ready)
-            Worker(self.queue, self).work(min(64, before - enough))
-            if len(ready) >= before or perf_counter() > until:
-                return
-
-    def _nap(self, node: Node, mark: int) -> None:
-        if node not in self._nodes_held() and node.queue.workers > 1:
-            for seconds in NAPS:
-                sleep(seconds)
-                if len(node.queue.ready) <= mark and len(node.waiting) <= mark:
-                    return
-        node.mark = 2 * mark  # nobody works it off, perhaps because all wait for each other: go on
-        self.hub.raised.append(node)
-
-    def _nodes_held(self) -> set[Node]:
-        """Return the nodes whose handlers are on this thread's stack."""
-        found: set[Node] = set()
-        frame: Frame | None = self
-        while isinstance(frame, Worker):
-            found.add(frame.node)
-            frame = frame.outer
-        return found
+        if run is not None:
+            run.finish()
 
 
-class Spare:
-    """Something to tell the pool when the lock is free again."""
-
-    __slots__ = ("_more", "_worker")
-
-    def __init__(self, worker: Worker, more: int) -> None:
-        self._worker, self._more = worker, more
-
-    def recruit(self) -> None:
-        self._worker.spare(self._more)
+NOTED = -1  # completed, and noted: no more than the permit is to be given back
 
 
 class Interleaved(Worker):
@@ -554,7 +315,7 @@ class Interleaved(Worker):
 
     __slots__ = ()
 
-    def __init__(self, queue: WorkQueue, outer: Worker | None = None) -> None:
+    def __init__(self, queue: WorkQueue, outer: Emitter | None = None) -> None:
         super().__init__(queue, outer)
         self.outer = outer  # the context may be a copy of an emitter's, on whose stack this is not
 
@@ -563,28 +324,17 @@ class Interleaved(Worker):
             self.queue.begin()
         self.work(1)
 
+    def _next(self) -> Run | None:
+        item = self.queue.take(self)
+        return None if item is None else item[2]
+
     def _work_off(self, enough: int, until: float) -> None:
-        ready = self.queue.ready
-        while len(ready) > enough and perf_counter() < until:
-            before = len(ready)
-            type(self)(self.queue, self).work(1)
-            if len(ready) >= before:
+        queue = self.queue
+        while (before := queue.backlog()) > enough and perf_counter() < until:
+            type(self)(queue, self).work(1)
+            if queue.backlog() >= before:
                 return
 
     def _nap(self, node: Node, mark: int) -> None:
         node.mark = 2 * mark
         self.hub.raised.append(node)
-
-
-def merged(inlet: Inlet, payload: Payload, run: Run, number: int, again: bool) -> Payload:
-    """Merge what arrived into what the slot has in this job, and return what the handler sees.
-
-    The routine's permit guards it. `again`: the activation may run again, and then sees what was merged the first time.
-    """
-    old = run.merged.get(inlet, {})
-    if number not in run.merged_by:
-        assert inlet.merge is not None
-        run.merged[inlet] = old = inlet.merge(old, payload)
-        if again or (run.plugins is not None and run.plugins.decides):
-            run.merged_by.add(number)
-    return snapshot(inlet, old)

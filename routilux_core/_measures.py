@@ -29,12 +29,14 @@ class JobSource:
 
         run = self.run
         with run.hub.lock:
+            run.collect()
             routines = _by_routine(run.hub, run.history.totals(), run.history.newest())
             return Counts(routines=routines, jobs=1, wall=run.wall(), emitted=run.emitted)
 
     def hints(self) -> list[str]:
         """Return what would make the job faster."""
         with self.run.hub.lock:
+            self.run.collect()
             totals = self.run.history.totals()
         return hints(totals, self.run.hub.inlets)
 
@@ -79,17 +81,20 @@ class Measures:
 
     def totals(self) -> dict[int, Totals]:
         """Return the totals by slot number over finished and running jobs. Lock."""
+        for run in self.running:
+            run.collect()
         return self.history.totals(*(run.history for run in self.running))
 
     def counts(self, hub: Dispatcher) -> Counts:
         """Return the counts of all jobs since the last `clear`, those that still run included. Lock."""
         from routilux_core.tracking import Counts
 
+        totals = self.totals()
         notes = [*self.history.newest(), *(note for run in self.running for note in run.history.newest())]
         newest = sorted(notes, key=lambda note: note[8])[-self._size :] if self._size else []
         wall = self.busy + (perf_counter() - self.busy_since if self.running else 0.0)
         return Counts(
-            routines=_by_routine(hub, self.totals(), newest),
+            routines=_by_routine(hub, totals, newest),
             jobs=self.finished + len(self.running),
             wall=wall,
             emitted=self.emitted + sum(run.emitted for run in self.running),

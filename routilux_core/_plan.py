@@ -25,6 +25,8 @@ class Lane(Protocol):
 
     first: deque[Item]
     ready: deque[Item]
+    lane: deque[Item] | None
+    solo: bool
     active: int
     workers: int
     recruiting: bool
@@ -32,6 +34,8 @@ class Lane(Protocol):
     chooser: Chooser | None
 
     def call(self) -> None: ...
+    def backlog(self) -> int: ...
+    def inbox_of(self, node: Node, /) -> deque[Item]: ...
     def release(self, node: Node, /) -> None: ...
 
 
@@ -75,13 +79,13 @@ class Inlet:
 class Outlet:
     """An event, wired: where a payload goes, and under which names a job collects it."""
 
-    __slots__ = ("_simple", "holds", "lone", "name", "outputs", "plain", "targets")
+    __slots__ = ("_simple", "lone", "name", "outputs", "plain", "short", "targets")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.targets: tuple[tuple[Inlet, dict[str, str] | None], ...] = ()
         self.outputs: tuple[str, ...] = ()
-        self.holds = False  # its routine's emissions are held until the call has succeeded
+        self.short = True  # its routine's emissions need no further thought: they are not held, and no call is given up
         self._simple = True  # no target has a mapping, gathers, or is made anew for each job
         self.plain = False  # whether posting to the targets needs no further thought
         self.lone: Inlet | None = None  # the one target of a plain event
@@ -103,16 +107,10 @@ class Outlet:
         self.outputs += names
         self.look_again()
 
-    def without_short_way(self) -> Outlet:
-        """Return a twin that posts to its target with further thought, for a job whose emissions are told."""
-        twin = Outlet(self.name)
-        twin.targets, twin.outputs = self.targets, self.outputs
-        return twin
-
     def look_again(self) -> None:
         """Work out `lone` and `plain`."""
         self.plain = self._simple and bool(self.targets) and not self.outputs
-        self.lone = self.targets[0][0] if self.plain and len(self.targets) == 1 and not self.holds else None
+        self.lone = self.targets[0][0] if self.plain and len(self.targets) == 1 and self.short else None
 
 
 class Node:
@@ -173,7 +171,7 @@ class Node:
         self.policy = self.routine._routilux.error_handler or default
         self.holds = self.policy.strategy is ErrorStrategy.RETRY
         for outlet in self.outlets.values():
-            outlet.holds = self.holds
+            outlet.short = not (self.holds or self.timeout)
             outlet.look_again()
         for inlet in self.inlets.values():
             inlet.plain = not (self.holds or inlet.gathers or inlet.merge or self.timeout)

@@ -67,6 +67,7 @@ def open_pool(queue: WorkQueue) -> None:
         raise StrategyError(f"strategy {strategy.name!r} opened {pool!r}, not a WorkerPool with workers")
     with queue.hub.lock:
         queue.pool, queue.workers, queue.chooser = pool, pool.workers, pool.chooser
+        queue.open_lane()
 
 
 def close_pool(queue: WorkQueue, *, cancel: bool = False, timeout: float | None = None) -> None:

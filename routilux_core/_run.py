@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import threading
+import itertools
 from collections import deque
 from collections.abc import Callable, Mapping, Sized
 from contextvars import Context
-from time import monotonic, perf_counter
-from typing import TYPE_CHECKING
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 from routilux_core._begun import wait_until_begun
 from routilux_core._binding import Payload
+from routilux_core._completion import Completion
 from routilux_core._context import check_outside
-from routilux_core._history import DISCARDED, FAILED, RETRIED, SKIPPED, History, records
+from routilux_core._history import DISCARDED, FAILED, RETRIED, SKIPPED, History, Stretch, records
 from routilux_core._measures import JobSource
 from routilux_core._plan import Inlet, Item, Node, Outlet, rename
 from routilux_core.error_handling import ErrorStrategy, Failure
@@ -28,74 +29,7 @@ if TYPE_CHECKING:
     from routilux_core.tracking import Source
 
 GATHERED = "gathered payloads"  # the key under which a gather slot's arrivals travel to its one call
-STRETCH = 0.25  # seconds that the main thread waits at a time
 GRAVITY = {"skipped": 1, "error_continued": 2, "failed": 3}
-
-
-class Completion:
-    """Set once, when a job has ended; wakes whoever waits, at once.
-
-    Made of plain locks: a Ctrl-C between two statements of a `threading.Event` keeps the event's own lock for ever.
-    """
-
-    def __init__(self) -> None:
-        self._set = False
-        self._waiters: list[threading.Lock] = []  # one for each, held until this is set
-        self._callbacks: list[Callable[[], None]] = []
-        self._lock = threading.Lock()
-
-    def is_set(self) -> bool:
-        return self._set
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until set, and return whether it is. In the main thread a Ctrl-C ends it, too.
-
-        A signal that comes just before that thread begins to sleep does not wake it: so it sleeps in stretches.
-        """
-        waiter = threading.Lock()
-        waiter.acquire()
-        with self._lock:
-            if self._set:
-                return True
-            self._waiters.append(waiter)
-        try:
-            return self._sleep(waiter, timeout) or self._set
-        finally:
-            with self._lock:
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
-
-    def _sleep(self, waiter: threading.Lock, timeout: float | None) -> bool:
-        if threading.current_thread() is not threading.main_thread():
-            return waiter.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX))
-        deadline = float("inf") if timeout is None else monotonic() + timeout
-        while not waiter.acquire(timeout=max(0.0, min(STRETCH, deadline - monotonic()))):
-            if monotonic() >= deadline:
-                return False
-        return True
-
-    def set(self) -> None:
-        with self._lock:
-            self._set = True
-            waiters, self._waiters = self._waiters, []
-            callbacks, self._callbacks = self._callbacks, []
-        for waiter in waiters:
-            waiter.release()
-        for callback in callbacks:
-            callback()
-
-    def add_callback(self, callback: Callable[[], None], /) -> None:
-        """Call back when set: at once if that was before. The callback must not block."""
-        with self._lock:
-            if not self._set:
-                self._callbacks.append(callback)
-                return
-        callback()
-
-    def remove_callback(self, callback: Callable[[], None], /) -> None:
-        with self._lock:
-            if callback in self._callbacks:
-                self._callbacks.remove(callback)
 
 
 class Run:
@@ -118,11 +52,10 @@ class Run:
         "final",
         "finished",
         "flow_id",
-        "fold",
-        "full",
         "gathered",
         "halted",
         "history",
+        "holders",
         "hub",
         "job_id",
         "last",
@@ -130,7 +63,8 @@ class Run:
         "listeners",
         "merged",
         "merged_by",
-        "notes",
+        "note_to",
+        "numbers",
         "over",
         "own",
         "parked",
@@ -139,11 +73,13 @@ class Run:
         "placed",
         "plain",
         "plugins",
+        "quick",
         "retried",
         "retrying",
         "sent",
         "skipped",
         "stopped",
+        "swept",
         "timed",
         "unconnected",
     )
@@ -152,8 +88,13 @@ class Run:
         self.hub = hub
         self.job_id = job_id
         self.context = context
-        self.plain = context is None
-        self.last = 0  # the newest activation's number, and so how many were posted
+        self.plain = context is None  # whether calling a handler is no more than that: the loop looks at nothing else
+        self.quick = True  # whether an emission needs no further thought
+        self.numbers = itertools.count(1)  # of activations
+        # Workers count for themselves what they post and complete, and add it here now and then. So the job can't have
+        # ended while one of them, a holder, has anything of it in hand.
+        self.holders = 0
+        self.last = 0  # how many activations were posted
         self.over = 0  # how many of them are over, however they ended
         self.failed = self.skipped = self.discarded = self.retried = self.late = 0
         # The hot path counts neither: it sends one emission for each activation that it posts.
@@ -163,9 +104,8 @@ class Run:
         self.final = "completed"
         self.done = Completion()
         self.at_rest: Completion | None = None  # while a caller works on this job: set when it ends or is paused
-        history = self.history = History(history_size)
-        self.notes, self.full, self.timed = history.notes, history.full, history.timed  # for the hot path
-        self.fold: Callable[[], None] = history.fold  # to be called where there are `full` notes. Lock
+        self.history = History(history_size)
+        self.timed = self.history.timed
         self.failures: deque[Failure] = deque(maxlen=max(history_size, 100))
         self.decided: dict[str, str] = {}  # routine id -> the gravest decision
         self.collected: dict[str, list[Payload]] = {}
@@ -176,12 +116,14 @@ class Run:
         self.retrying: dict[int, tuple[Timer, Item, bool]] = {}
         self.parked: list[Item] = []
         self.parked_retries: list[Item] = []  # with their permits
+        self.swept: set[int] = set()  # counted as discarded, but still in the lane of a worker that works alone
         self.own: dict[Node, Node] = {}
         self.began = perf_counter()
         self.ended_at = 0.0
         self.flow_id = flow_id
         self.plugins: PluginSet | None = None
         self.listeners: Listeners | None = None
+        self.note_to: Callable[[Stretch], None] | None = None
 
     def listen(self, plugins: PluginSet | None, job: JobState) -> None:
         """Work out who listens to this job; done once, before anything is posted."""
@@ -191,10 +133,11 @@ class Run:
 
             self.listeners = listeners = Listeners(plugins, job, self)
             if listeners.counts:
-                self.timed = self.history.timed = True
-                self.fold, self.full = listeners.fold, 1
-            self.plain = self.plain and not listeners.details
+                self.timed = True
+                self.history.time(True)
+                self.note_to = listeners.note
             self.halted = listeners.starts  # nothing runs before they have been told
+            self._look_again()
 
     def tell_started(self) -> None:
         """Tell that the job begins, and let its entry run. Not under the lock."""
@@ -204,6 +147,11 @@ class Run:
                 if not (self.paused or self.stopped):
                     self.halted = False
                     self._unpark()
+
+    def _look_again(self) -> None:
+        """Work out `quick` and `plain`. Lock, or before anything is posted."""
+        self.quick = not self.stopped and (self.listeners is None or not self.listeners.details)
+        self.plain = self.quick and not self.halted and self.context is None
 
     # -- posting (lock)
 
@@ -220,13 +168,13 @@ class Run:
 
     def _queue(self, inlet: Inlet, payload: Payload, cause: int, now: float) -> None:
         queue = inlet.node.queue
-        self.last = number = self.last + 1
+        self.last += 1
         self.placed += 1
         if self.stopped:
             self.over += 1
             self.discarded += 1
             return
-        queue.ready.append((inlet, payload, self, number, cause, now))
+        queue.inbox_of(inlet.node).append((inlet, payload, self, next(self.numbers), cause, now))
         if queue.active < queue.workers and not queue.recruiting:
             queue.call()
 
@@ -260,11 +208,11 @@ class Run:
 
     def _send_plainly(self, outlet: Outlet, data: Payload, cause: int, now: float) -> None:
         # `post` for targets that need no further thought: a fan of a thousand holds the lock for less time.
-        number = self.last
+        numbers = self.numbers
+        self.last += len(outlet.targets)
+        self.placed += len(outlet.targets)
         for inlet, _ in outlet.targets:
-            number += 1
-            inlet.node.queue.ready.append((inlet, data, self, number, cause, now))
-        self.last, self.placed = number, self.placed + len(outlet.targets)
+            inlet.node.queue.inbox_of(inlet.node).append((inlet, data, self, next(numbers), cause, now))
         for queue in self.hub.queues:
             queue.call()
 
@@ -279,7 +227,7 @@ class Run:
 
     def quiet(self) -> bool:
         """Nothing is queued, running or waiting: call the next gather slot, or end. True if the job ended. Lock."""
-        if self.ended or self.over != self.last:
+        if self.ended or self.holders or self.over != self.last:
             return False
         if self.arrivals and not self.stopped:
             self._gather()
@@ -323,9 +271,32 @@ class Run:
         """Note an attempt, however it ended. Lock."""
         inlet, _, _, number, cause, posted = item
         attempt = self.attempts.get(number, 1)
-        self.history.note((number, cause, inlet.number, attempt, outcome, worker, posted, started, ended))
-        if len(self.notes) >= self.full:
-            self.fold()
+        note = (number, cause, inlet.number, attempt, outcome, worker, posted, started, ended)
+        self.history.note(note)
+        if self.note_to is not None:
+            self.note_to(Stretch.of(note))
+
+    def add(self, worker: int, notes: list[Any]) -> None:
+        """Count completed activations of a worker, and note them. Lock."""
+        self.over += len(notes) // self.history.width
+        if self.note_to is not None:
+            self.note_to(Stretch(worker, notes))
+        self.history.add(worker, notes)
+
+    def is_listened_to(self) -> bool:
+        """Return whether a listener waits for notes, and has not asked for them in time. Lock."""
+        return self.note_to is not None and self.listeners is not None and not self.listeners.armed
+
+    def collect(self) -> None:
+        """Add what workers have counted for themselves so far. Lock.
+
+        What was completed first, what was posted second: so no activation is counted as over that is not as posted.
+        """
+        workers = [worker for worker in self.hub.hands() if worker.mine is self]
+        for worker in workers:
+            worker.show_completed()
+        for worker in workers:
+            worker.tell_posted()
 
     def _retry(self, item: Item, delay: float, permit: bool) -> bool:
         """Try again after a delay in seconds; True if the permit is kept meanwhile. Lock."""
@@ -391,8 +362,8 @@ class Run:
         """Discard everything that has not started, and count it; what runs ends. Lock."""
         if self.stopped or self.ended:
             return
-        self.plain = False  # a worker that is about to call a handler looks twice
         self.stopped, self.halted, self.final = True, False, status
+        self._look_again()  # a worker that is about to call a handler looks twice
         gone = self.hub.drop(self) + self.parked + self.parked_retries
         for item in self.parked_retries:
             item[0].node.queue.release(item[0].node)
@@ -411,7 +382,7 @@ class Run:
 
     def lost(self, queue: WorkQueue, error: BaseException) -> None:
         """The executor of a queue broke: what this job has there fails. Lock."""
-        mine = [item for item in (*queue.first, *queue.ready) if item[2] is self]
+        mine = [item for item in queue.queued() if item[2] is self]
         if not mine:
             return
         inlet, payload, _, number, _, _ = mine[0]
@@ -478,7 +449,7 @@ class Run:
             if not self.stopped or self.ended:
                 return
             self.discarded += self.last - self.over
-            self.over = self.last
+            self.over, self.holders = self.last, 0
             self.quiet()
             if not self.hub.runs:
                 for node in self.hub.all_nodes():
@@ -503,6 +474,7 @@ class Run:
         from routilux_core._job_records import Ledger
 
         with self.hub.lock:
+            self.collect()
             return Ledger(
                 posted=self.last,
                 completed=self.over - self.failed - self.skipped - self.discarded,
@@ -523,6 +495,7 @@ class Run:
 
     def routine_states(self) -> dict[str, str]:
         with self.hub.lock:
+            self.collect()
             inlets, totals = self.hub.inlets, self.history.totals()
             states = {inlets[slot].node.routine_id: "completed" for slot, total in totals.items() if total.completed}
             return {**states, **self.decided}
@@ -530,6 +503,7 @@ class Run:
     def history_of(self, routine_id: str | None) -> list[ActivationRecord]:
         inlets = self.hub.inlets
         with self.hub.lock:
+            self.collect()
             newest = self.history.newest()
         found = records(newest, lambda number: (inlets[number].node.routine_id, inlets[number].name))
         return [record for record in found if routine_id in (None, record.routine_id)]
@@ -558,6 +532,7 @@ class Run:
             if self.stopped or self.ended:
                 return
             self.paused = self.halted = True
+            self._look_again()
             at_rest = self.at_rest
         if at_rest is not None:
             at_rest.set()
@@ -571,6 +546,7 @@ class Run:
 
     def _unpark(self) -> None:
         """Put what was set aside back before everything else of this job, in the order posted. Lock."""
+        self._look_again()
         for item in self.parked_retries:
             item[0].node.queue.first.append(item)
         self.parked_retries.clear()

@@ -7,11 +7,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from routilux_core._binding import Payload
+from routilux_core._calling import merged
 from routilux_core._decisions import OUTCOMES, carry_out
 from routilux_core._dispatch import logger
 from routilux_core._history import COMPLETED, FAILED
 from routilux_core._home_coming import Sent, take_state_home, unpacked
-from routilux_core._loop import merged
 from routilux_core._pickling import loads
 from routilux_core._plan import Item, Node
 from routilux_core._relay import replay

@@ -542,7 +542,7 @@ class Flow:
         running = self._running()
         if not running:
             return
-        pending = sum(run.pending for run in running)
+        pending = sum(run.ledger().pending for run in running)
         logger().warning(
             "flow %r: the interpreter exits while %d jobs run: what is queued of %d pending activations is discarded; "
             "call wait_for_completion() or shutdown() before the end of the program",
