@@ -234,7 +234,6 @@ class Run:
             return False
         self.ended = True
         self.ended_at = perf_counter()
-        self.hub.runs.discard(self)
         return True
 
     def _gather(self) -> None:
@@ -426,6 +425,7 @@ class Run:
             if not self.ended or self.finished:
                 return
             self.finished = True
+            self.hub.runs.discard(self)  # not before: who finds no jobs has to find them finished
             self.hub.measures.end(self)
             for node in self.hub.raised:
                 node.mark = 0
@@ -451,7 +451,7 @@ class Run:
             self.discarded += self.last - self.over
             self.over, self.holders = self.last, 0
             self.quiet()
-            if not self.hub.runs:
+            if not self.hub.runs - {self}:
                 for node in self.hub.all_nodes():
                     node.waiting.clear()
                     node.free = node.limit

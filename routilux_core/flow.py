@@ -203,6 +203,7 @@ class Flow:
         for routine_id in self._async - self._named.keys():
             _check_capabilities(routine_id, self._graph.routines[routine_id], strategy)
         with self._opening:
+            self._check_idle("set_execution_strategy")  # a job may have begun meanwhile
             close_pool(self._default)
             self._default = self._hub.queues[0] = self._new_queue(strategy)
             self._options = options
@@ -258,19 +259,20 @@ class Flow:
         The entry is the routine's `__call__`, else its only slot, else `slot` says which. Inside a handler of this flow
         the job is returned running, under every strategy.
         """
-        inlet = self._entry(entry_routine_id, slot)
         payload = _checked_params(entry_params)
         _check_here(self._made_in_handler, f"execute({entry_routine_id!r}) of flow {self.flow_id!r}")
-        self._prepare(inlet, payload)
         plugins = self._plugins.all()
-        run = Run(self._hub, f"{self.flow_id}-{next(self._numbers)}", self.flow_id, self.history_size, _context())
-        self._last = job = JobState(run.job_id, self.flow_id, run)
-        run.listen(plugins, job)
-        with self._hub.lock:
-            self._hub.runs.add(run)
-            self._hub.measures.start(run)
-            run.post(inlet, payload, 0, perf_counter())
-            run.quiet()
+        with self._opening:  # until it is posted, nobody closes the pools or changes the strategy
+            inlet = self._entry(entry_routine_id, slot)
+            self._prepare(inlet, payload)
+            run = Run(self._hub, f"{self.flow_id}-{next(self._numbers)}", self.flow_id, self.history_size, _context())
+            self._last = job = JobState(run.job_id, self.flow_id, run)
+            run.listen(plugins, job)
+            with self._hub.lock:
+                self._hub.runs.add(run)
+                self._hub.measures.start(run)
+                run.post(inlet, payload, 0, perf_counter())
+                run.quiet()
         run.tell_started()
         self._hub.settle([run])
         pool = self._default.pool
@@ -288,10 +290,17 @@ class Flow:
         return job
 
     def wait_for_completion(self, timeout: float | None = None) -> bool:
-        """Wait until all jobs have ended, however they ended; False when `timeout` seconds were over first."""
+        """Wait until all jobs have ended, however they ended; False when `timeout` seconds were over first.
+
+        Jobs that begin meanwhile, in handlers perhaps, are waited for, too.
+        """
         check_outside(self._hub, "Flow.wait_for_completion")
+        deadline = _deadline(timeout)
         try:
-            return self._hub.wait(self._running(), timeout)
+            while running := self._running():
+                if not self._hub.wait(running, _left(deadline)):
+                    return False
+            return True
         except KeyboardInterrupt:  # perhaps before there was anything to wait for
             self.cancel()
             raise
@@ -322,16 +331,18 @@ class Flow:
         """
         if wait:
             check_outside(self._hub, "Flow.shutdown")
-        deadline = None if timeout is None else monotonic() + timeout
-        for run in self._running():
-            if run.paused:
-                run.cancel()
-        if not wait:
-            self._close_when_idle()
-            return
-        if not self._hub.wait(self._running(), timeout):
-            self.cancel()
-        self._close(None if deadline is None else max(0.0, deadline - monotonic()))
+        deadline = _deadline(timeout)
+        closed = False
+        while not closed:  # again, where jobs have begun meanwhile
+            for run in self._running():
+                if run.paused:
+                    run.cancel()
+            if not wait:
+                self._close_when_idle()
+                return
+            if not self._hub.wait(self._running(), _left(deadline)):
+                self.cancel()
+            closed = self._close(_left(deadline))
 
     def __enter__(self) -> Self:
         return self
@@ -519,23 +530,34 @@ class Flow:
         return queue is self._default or any(node.queue is queue for node in self._hub.nodes.values())
 
     def _close_when_idle(self) -> None:
-        with self._hub.lock:
-            busy = bool(self._hub.runs)
-            self._hub.when_idle = self._closing if busy else None
-        if not busy:
-            self._close(0.0)
+        with self._opening:
+            with self._hub.lock:
+                busy = bool(self._hub.runs)
+                self._hub.when_idle = self._closing if busy else None
+            if not busy:
+                self._close(0.0)
 
     def _closing(self) -> None:
-        self._hub.when_idle = None
-        self._close(0.0)
+        """Close behind the last job, in the thread that ended it."""
+        # Who has the lock closes, and may wait for this thread, or executes: then this is called again behind that job.
+        if self._opening.acquire(blocking=False):
+            try:
+                if self._close(0.0):
+                    self._hub.when_idle = None
+            finally:
+                self._opening.release()
 
-    def _close(self, timeout: float | None) -> None:
+    def _close(self, timeout: float | None) -> bool:
+        """Close the pools, unless jobs run; those that were stopped don't count where there is a deadline."""
         with self._opening:
+            if any(timeout is None or not run.stopped for run in self._running()):
+                return False
             for queue in self._hub.queues:
                 close_pool(queue, cancel=timeout is not None, timeout=timeout)
             if self._at_exit is not None:
                 atexit.unregister(self._at_exit)
                 self._at_exit = None
+        return True
 
     def _exit(self) -> None:
         """The interpreter exits: discard what is queued, with one warning; what runs has a few seconds."""
@@ -596,6 +618,14 @@ def _context() -> Context | None:
     """Return the caller's context variables for the handlers; None if there are none, which costs them nothing."""
     context = copy_context()
     return context if any(variable is not CURRENT for variable in context) else None
+
+
+def _deadline(timeout: float | None) -> float | None:
+    return None if timeout is None else monotonic() + timeout
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - monotonic())
 
 
 def _checked_params(entry_params: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from routilux_core import Flow, JobState, Routine, event, field, slot
 MakeFlow = Callable[..., Flow]
 SECONDS = 20.0
 RUNS, EVENTS, RELAYS = 200, 100, 10
+WAVES, MANY_WAVES = 2, 20  # of jobs side by side
 
 
 class Source(Routine, stateless=True):
@@ -131,8 +132,9 @@ def test_200_runs_of_100_events_lose_and_double_nothing(make_flow: MakeFlow, wor
         assert job.ledger.completed == job.ledger.posted == 1 + EVENTS + 2 * EVENTS
 
 
+@pytest.mark.parametrize("waves", [WAVES, pytest.param(MANY_WAVES, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("jobs", [2, 12])
-def test_no_job_sees_anything_of_another(make_flow: MakeFlow, jobs: int) -> None:
+def test_no_job_sees_anything_of_another(make_flow: MakeFlow, jobs: int, waves: int) -> None:
     """Slot data, gathered lists, copies, outputs, errors, history and ledger carry the tag of their own job alone."""
     flow = make_flow(
         execution_strategy="concurrent", max_workers=8, error_handler="continue", history_size=2_000, max_pending=64
@@ -146,7 +148,7 @@ def test_no_job_sees_anything_of_another(make_flow: MakeFlow, jobs: int) -> None
         together.wait()
         states[tag] = flow.execute("source", {"tag": tag, "count": EVENTS // RELAYS})
 
-    for _ in range(5):
+    for _ in range(waves):
         threads = [threading.Thread(target=begin, args=(f"job {number}",)) for number in range(jobs)]
         for thread in threads:
             thread.start()

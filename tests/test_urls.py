@@ -14,16 +14,17 @@ from routilux_core import Flow, JobState, Routine, event, per_worker, slot
 
 MakeFlow = Callable[..., Flow]
 URLS, WORKERS = 200, 20
-LATENCY = 0.01  # seconds that the server takes for each answer, as one at the other end of a network does
+SHORT, LONG = 0.005, 0.05  # seconds that the server takes for each answer; at the other end of a network it is more
 SECONDS = 60.0
 
 
 class Answers(BaseHTTPRequestHandler):
+    server: Server
     protocol_version = "HTTP/1.1"  # a client may ask again on the same connection
     wbufsize = -1  # head and body in one packet: else each answer waits 40 ms for an acknowledgement
 
     def do_GET(self) -> None:
-        time.sleep(LATENCY)
+        time.sleep(self.server.latency)
         body = f"answer to {self.path}".encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -38,8 +39,9 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 2 * WORKERS
 
-    def __init__(self) -> None:
+    def __init__(self, latency: float) -> None:
         super().__init__(("127.0.0.1", 0), Answers)
+        self.latency = latency
         self.connections = 0
 
     def process_request(self, *args: object) -> None:
@@ -48,8 +50,8 @@ class Server(ThreadingHTTPServer):
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
+def server(latency: float) -> Iterator[Server]:
+    server = Server(latency)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server
@@ -139,8 +141,12 @@ def fetch_all(flow: Flow, routine: Routine) -> tuple[JobState, float]:
     return job, taken
 
 
+@pytest.mark.parametrize(
+    ("latency", "times"),
+    [pytest.param(SHORT, 4, id="short"), pytest.param(LONG, 10, marks=pytest.mark.soak, id="long")],
+)
 def test_200_urls_get_the_hint_and_its_remedy_takes_a_tenth_of_the_time(
-    make_flow: MakeFlow, server: Server, made: list[Client]
+    make_flow: MakeFlow, server: Server, made: list[Client], times: int
 ) -> None:
     plain, remedied = (make_flow(execution_strategy="concurrent", max_workers=WORKERS) for _ in range(2))
     slow, slow_seconds = fetch_all(plain, Plain())
@@ -152,7 +158,7 @@ def test_200_urls_get_the_hint_and_its_remedy_takes_a_tenth_of_the_time(
     fast, fast_seconds = fetch_all(remedied, Remedied())
     assert "hint" not in fast.explain()
     print(f"plain {slow_seconds:.3f} s, remedied {fast_seconds:.3f} s: {slow_seconds / fast_seconds:.1f} times")
-    assert fast_seconds < slow_seconds / 4  # about a tenth, on a machine with nothing else to do
+    assert fast_seconds < slow_seconds / times  # with a short wait, a busy machine's threads count for more
     assert 1 < len(made) <= WORKERS
     assert server.connections == 1 + len(made), "a client was made and not kept"
     remedied.shutdown()

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from routilux_core import ErrorHandler, Flow, JobState, Routine
+from stress import inside
 from stress.draw import draw
 from stress.model import Answer, Attributes, JobAnswer, answer_of, freeze
 from stress.plan import PER_JOB, SUM, FlowPlan, Job, Policy, entry_payload
@@ -82,7 +83,7 @@ class Stage:
     def look_at_the_end(self, number: int, state: JobState) -> None:
         """Note what the job shows when it ends, in the thread that ends it: a waiter would wake a little later."""
         self.jobs[number] = state
-        state._controls.done.add_callback(lambda: self.seen.update({number: Seen(state)}))
+        inside.at_the_end(state, lambda: self.seen.update({number: Seen(state)}))
 
     def run_wave(self, wave: tuple[Job, ...]) -> None:
         if self.plan.from_threads:
@@ -137,7 +138,7 @@ def check_flow(plan: FlowPlan, limit: float = LIMIT) -> int:
         watched(stage.run, limit, f"seed {plan.seed}: the run, before shutdown")
         found = list(leftovers(stage))
         watched(stage.flow.shutdown, limit, f"seed {plan.seed}: shutdown")
-    found = [*stage.world.breaches, *differences(stage, answer), *found, *idle_pools(stage)]
+    found = [*stage.world.breaches, *differences(stage, answer), *found, *inside.idle_pools(stage.flow)]
     if found:
         raise Difference("\n".join(found[:20]))
     return stage.world.entered
@@ -267,38 +268,10 @@ def merge_differences(stage: Stage, expected: JobAnswer) -> Iterator[str]:
 
 
 def leftovers(stage: Stage) -> Iterator[str]:
-    """Look for what a flow without jobs must not have: waiting work, permits held, timers."""
-    hub = stage.flow._hub
-    with hub.lock:
-        if hub.runs:
-            yield f"{len(hub.runs)} jobs still run"
-        if len(hub.timers):
-            yield f"{len(hub.timers)} timers left"
-        for queue in hub.queues:
-            if queue.ready or queue.first:
-                yield f"queue {queue.strategy.name!r}: {len(queue.ready)} ready, {len(queue.first)} with permits"
-        twins = [twin for state in stage.jobs.values() for twin in state._controls.own.values()]
-        for node in [*hub.nodes.values(), *twins]:
-            if node.waiting:
-                yield f"{node.routine_id}: {len(node.waiting)} wait for a permit"
-            if node.free != node.limit:
-                yield f"{node.routine_id}: {node.free} permits of {node.limit} are free"
-        for state in stage.jobs.values():
-            run = state._controls
-            kept = {name: len(getattr(run, name)) for name in ("retrying", "parked", "parked_retries")}
-            if state.status != "cancelled":  # else retries were discarded, and their attempts are records
-                kept["attempts"] = len(run.attempts)
-            if any(kept.values()):
-                yield f"{state.job_id} keeps {kept}"
+    """Look for what a flow without jobs must not have."""
+    yield from inside.leftovers(stage.flow, stage.jobs.values())
     if stage.world.running:
         yield f"{stage.world.running} handlers still run"
-
-
-def idle_pools(stage: Stage) -> Iterator[str]:
-    """Look for workers that are still counted after shutdown."""
-    for queue in stage.flow._hub.queues:
-        if queue.active or queue.recruiting:
-            yield f"queue {queue.strategy.name!r}: {queue.active} workers active, recruiting: {queue.recruiting}"
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from time import sleep
 from attrs import frozen
 
 from routilux_core import Flow, JobState
+from stress import inside
 from stress.draw import draw
-from stress.harness import Difference, Seen, Stage, differences, idle_pools, job_differences, leftovers, quiet_log
+from stress.harness import Difference, Seen, Stage, differences, job_differences, leftovers, quiet_log
 from stress.model import Answer, JobAnswer, answer_of, freeze
 from stress.plan import mix
 from stress.watch import switching_often, watched
@@ -153,7 +154,7 @@ def check_interrupted(seed: int, events: int, strictly: bool = False, limit: flo
             watched(stage.run, limit, f"{label}: the run, before shutdown")
         found = list(leftovers(stage))
         watched(stage.flow.shutdown, limit, f"{label}: shutdown")
-    found = [*stage.world.breaches, *interrupted_differences(stage, answer), *found, *idle_pools(stage)]
+    found = [*stage.world.breaches, *interrupted_differences(stage, answer), *found, *inside.idle_pools(stage.flow)]
     found += late_calls(interrupter)
     if found:
         raise Difference("\n".join([label, *found[:20]]))

@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 TESTS = Path(__file__).parents[1]
 ISSUED = 2_000  # flows within which a wrong dispatcher has to be found
-SHORT = 200  # flows in every run; each mutant is found in the first twenty or so
+SHORT = 200  # flows in every run; each mutant is found in a fraction of them
 MUTANTS = (
     "leaves_in_two_steps",
     "counts_before_its_record",
-    "counts_before_its_emissions",
     "queues_a_mailbox_twice",
+    "lends_a_permit_too_many",
+    "counts_before_its_emissions",
     "serves_the_last_first",
 )
+RARE = "counts_just_before_its_record"  # differs only where two threads meet in a few bytecodes: once in some 300 flows
 
 
 def hunt(mutant: str, first_seed: int, flows: int, patience: float) -> dict[str, Any]:
     """Hunt in a process of its own: what a mutant breaks or hangs ends with it."""
     search = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-m", "stress.mutants", mutant, str(first_seed), str(flows)]
+    command = [sys.executable, "-m", "stress.hunt", str(flows), str(first_seed), mutant]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=patience, env={**os.environ, "PYTHONPATH": search}
     )
-    assert done.returncode == 0, f"the hunt for {mutant} broke: is it planted in the right place?\n{done.stderr}"
+    assert done.returncode == 0, f"the hunt for {mutant} broke: does it follow the engine?\n{done.stderr}"
+    print(done.stdout)
     return dict(json.loads(done.stdout))
 
 
@@ -46,33 +52,53 @@ def test_a_wrong_dispatcher_is_found(mutant: str) -> None:
 
 
 @pytest.mark.stress
-def test_the_right_dispatcher_is_not_found_wrong_by_the_same_hunt() -> None:
-    result = hunt("none", 0, 20, patience=100.0)
-    assert (result["found_after"], result["tried"]) == (None, 20), result
+def test_the_right_dispatcher_is_not_found_wrong_by_the_same_hunt(hunting: ModuleType) -> None:
+    result = hunting.hunt("none", 40, 10)  # seeds that test_random_flows.py has not
+    assert (result["found_after"], result["tried"]) == (None, 10), result
 
 
-@pytest.mark.stress
-@pytest.mark.parametrize(
-    ("break_it", "message"),
-    [
-        ("del _loop.Worker._leave", "Worker._leave is gone"),
-        ("_loop.Worker._leave = lambda self, queue: None", "called with other arguments"),
-    ],
-    ids=["gone", "changed"],
-)
-def test_a_mutant_that_no_longer_applies_fails_loudly(break_it: str, message: str) -> None:
-    code = f"""
-from routilux_core import _loop
-{break_it}
-from stress.mutants import hunt
-hunt("leaves_in_two_steps", 0, 1)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(TESTS)}
+@pytest.fixture(scope="module")
+def hunting() -> Iterator[ModuleType]:
+    """Give the module of the hunt; it is found beside the tests, which are on nobody's path."""
+    sys.path.insert(0, str(TESTS))
+    yield importlib.import_module("stress.hunt")
+    sys.path.remove(str(TESTS))
+
+
+class Engine:
+    def step(self) -> str:
+        if self:
+            return "right"
+        return "right"
+
+
+@pytest.mark.parametrize("method", ["gone", "step"])
+@pytest.mark.parametrize("lines", ["no such line", 'return "right"'])
+def test_a_mutant_that_does_not_follow_the_engine_is_outdated(hunting: ModuleType, method: str, lines: str) -> None:
+    change = hunting.Change(Engine, method, lines, "pass")
+    with pytest.raises(hunting.Outdated, match=r"is gone|stand there [02] times"), hunting.plant([change]):
+        pass
+    assert Engine().step() == "right"
+
+
+def test_a_mutant_is_planted_and_taken_out_again(hunting: ModuleType) -> None:
+    change = hunting.Change(
+        Engine,
+        "step",
+        """
+            if self:
+                return "right"
+        """,
+        """
+            if self and planted("here"):
+                return "wrong"
+        """,
     )
-    assert done.returncode == 1
-    assert "Outdated" in done.stderr
-    assert message in done.stderr
+    hunting.hits.clear()
+    with hunting.plant([change]):
+        assert Engine().step() == "wrong"
+    assert Engine().step() == "right"
+    assert hunting.hits == {"here": 1}
 
 
 @pytest.mark.soak
@@ -81,3 +107,9 @@ hunt("leaves_in_two_steps", 0, 1)
 def test_a_wrong_dispatcher_is_found_within_2000_flows_wherever_the_hunt_begins(mutant: str) -> None:
     for first_seed in range(0, 10 * ISSUED, ISSUED):
         check_found(hunt(mutant, first_seed, ISSUED, patience=1800.0))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_a_wrong_dispatcher_is_found_within_2000_flows_also_where_it_is_wrong_for_a_few_bytecodes() -> None:
+    check_found(hunt(RARE, 0, ISSUED, patience=1800.0))

@@ -1,0 +1,141 @@
+"""Threads and handlers that use one flow at once: a job that has begun ends, and who waits is told the truth."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from routilux_core import Flow, FlowStateError, JobState, Routine, event, field, slot
+
+MakeFlow = Callable[..., Flow]
+SECONDS = 20.0
+JOBS = 100  # of each thread that executes
+
+
+@pytest.fixture
+def short_switches() -> Iterator[None]:
+    """Let threads take turns as often as the interpreter can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+class Countdown(Routine):
+    again = event("n")
+
+    @slot
+    def n(self, n: int) -> None:
+        if n:
+            self.emit("again", n=n - 1)
+
+
+class StartsAnother(Routine):
+    """Starts a job in each job, as long as there is budget."""
+
+    jobs: list[JobState] = field(factory=list)
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        self.define_slot("n", lambda n: self.jobs.append(flow.execute("starts", {"n": n - 1})) if n else None)
+
+
+def counting(flow: Flow) -> Flow:
+    flow.add_routine(Countdown(), "countdown")
+    flow.connect("countdown", "again", "countdown", "n")
+    return flow
+
+
+def test_waiting_for_completion_includes_jobs_that_handlers_start(
+    make_flow: MakeFlow, strategy: dict[str, Any]
+) -> None:
+    flow = make_flow(**strategy)
+    starts = StartsAnother(flow)
+    flow.add_routine(starts, "starts")
+    flow.execute("starts", {"n": 30})
+    assert flow.wait_for_completion(SECONDS)
+    assert [job.status for job in starts.jobs] == ["completed"] * 30
+
+
+@pytest.mark.parametrize("leave", ["shutdown", "with"])
+def test_closing_waits_for_jobs_that_handlers_start(strategy: dict[str, Any], leave: str) -> None:
+    flow = Flow(**strategy)
+    starts = StartsAnother(flow)
+    flow.add_routine(starts, "starts")
+    if leave == "with":
+        with flow:
+            flow.execute("starts", {"n": 30})
+    else:
+        flow.execute("starts", {"n": 30})
+        flow.shutdown()
+    assert [job.status for job in starts.jobs] == ["completed"] * 30
+
+
+@pytest.mark.stress
+@pytest.mark.usefixtures("short_switches")
+def test_who_has_waited_for_completion_finds_the_job_finished(make_flow: MakeFlow) -> None:
+    flow = counting(make_flow(execution_strategy="concurrent", max_workers=4))
+    for number in range(1_000):
+        job = flow.execute("countdown", {"n": number % 7})
+        while not flow.wait_for_completion(0.0):
+            pass
+        assert job.status == "completed"
+
+
+def close(flow: Flow, number: int) -> None:
+    flow.shutdown(wait=number % 3 > 0)
+
+
+def close_at_once(flow: Flow, number: int) -> None:
+    flow.shutdown(timeout=0.0)
+
+
+def change_strategy(flow: Flow, number: int) -> None:
+    with suppress(FlowStateError):  # a job runs
+        flow.set_execution_strategy(("sequential", "concurrent")[number % 2])
+
+
+@pytest.mark.stress
+@pytest.mark.usefixtures("short_switches")
+@pytest.mark.parametrize("disturb", [close, close_at_once, change_strategy], ids=lambda disturb: disturb.__name__)
+def test_a_job_that_has_begun_ends_whatever_other_threads_do_to_the_flow(
+    make_flow: MakeFlow, strategy: dict[str, Any], disturb: Callable[[Flow, int], None]
+) -> None:
+    flow = counting(make_flow(**strategy))
+    ended: list[str] = []
+    stuck: list[str] = []
+    done = threading.Event()
+
+    def execute() -> None:
+        for _ in range(JOBS):
+            job = flow.execute("countdown", {"n": 3})
+            if not job.wait(SECONDS):
+                stuck.append(job.explain())
+                return
+            ended.append(job.status)
+
+    def go_on_disturbing() -> None:
+        number = 0
+        while not done.is_set():
+            disturb(flow, number)
+            number += 1
+            done.wait(0.0005)  # else nobody else gets anywhere
+
+    disturber = threading.Thread(target=go_on_disturbing, daemon=True)
+    disturber.start()
+    threads = [threading.Thread(target=execute, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(2 * SECONDS)
+    done.set()
+    if stuck:
+        flow.cancel()  # lets the disturber go, where it waits for them
+    disturber.join(SECONDS)
+    assert (stuck, len(ended), disturber.is_alive()) == ([], 3 * JOBS, False)
+    assert set(ended) <= ({"completed", "cancelled"} if disturb is close_at_once else {"completed"})
