@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from threading import get_ident
 from time import perf_counter
 from types import MappingProxyType
@@ -196,7 +197,9 @@ class Listeners:
     def _next_batch(self) -> Sequence[ActivationRecord]:
         with self._hub.lock:
             stretches = self._batches.popleft() if self._batches else []
-        return Records([note for stretch in stretches for note in stretch.notes()], self._hub.inlets)
+        notes = [note for stretch in stretches for note in stretch.notes()]
+        notes.sort(key=itemgetter(8))  # by their end: several workers have noted them
+        return Records(notes, self._hub.inlets)
 
     # -- details
 

@@ -265,6 +265,7 @@ class Worker(Caller):
             self.queue.release(node)
         else:
             if outcome != DISCARDED:
+                self.tell_completed()  # in the order in which they ended
                 started = max(self.started, item[5])
                 run.note(item, outcome, self.thread, started, max(started, self.ended - self.borrowed))
             run.settle(item, outcome, self.delay)

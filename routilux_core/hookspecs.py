@@ -147,6 +147,7 @@ def routilux_job_finished(job: JobState) -> None:
 def routilux_activations_finished(job: JobState, records: Sequence[ActivationRecord]) -> None:
     """Tell what was run: at most 256 records at a time, oldest first, at most some 50 ms after the first of them ended.
 
+    Several workers bring theirs one after the other, so a batch may hold records older than the newest of the last one.
     Called on a worker's thread or the engine's timer thread. Every attempt has a record, a retried one too; all of them
     come before `routilux_job_finished`. An exception is logged and mutes the plugin for this job.
     """

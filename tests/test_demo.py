@@ -180,7 +180,7 @@ def test_what_it_prints_for_people_names_each_source_with_its_figures(for_people
 
 
 def test_worker_processes_find_the_same(tmp_path, facts):
-    printed = run_demo(tmp_path, "--json", "--strategy", "process")
+    printed = finish_demo(start_demo(tmp_path, "--json", "--strategy", "process"))
     assert (printed.returncode, printed.stderr) == (0, "")
     found = json.loads(printed.stdout)
     assert found["results"] == facts["results"]
