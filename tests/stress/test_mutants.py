@@ -16,7 +16,7 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 ISSUED = 2_000  # flows within which a wrong dispatcher has to be found
-SHORT = 200  # flows in every run; each mutant is found in a fraction of them
+SHORT = 500  # flows in every run; each mutant is found in the first few
 MUTANTS = (
     "leaves_in_two_steps",
     "counts_before_its_record",
