@@ -11,7 +11,7 @@ from typing import Any
 
 from attrs import frozen
 
-from routilux_core import _dispatch, _loop
+from routilux_core import _calling, _dispatch, _loop, _run
 
 
 @frozen
@@ -29,70 +29,55 @@ class Change:
 LEAVES_IN_TWO_STEPS = (
     Change(
         _loop.Worker,
-        "_loop",
+        "_step",
         """
-                if item is None:
+                if following is None:
                     self._leave()
-            finally:
-                release()
-            started = ended
+                else:
+                    self.hold(following)
+        finally:
+            hub.release()
         """,
         """
-            finally:
-                release()
-            if item is None:
-                with hub.lock:
-                    planted("left without a second look")
-                    queue.hands.discard(self)
-                    if not self.depth:
-                        queue.active -= 1
-            started = ended
+                if following is not None:
+                    self.hold(following)
+        finally:
+            hub.release()
+        if following is None:
+            with hub.lock:
+                planted("left without a second look")
+                self.queue.hands.discard(self)
+                if not self.depth:
+                    self.queue.active -= 1
+                    if self.queue.solo:
+                        self.queue.end_solo()
         """,
     ),
 )
 
 
-def noted_behind_its_count(switch: bool) -> tuple[Change, ...]:
-    """Count an activation, give the lock back, and only then note its record."""
-    begin = Change(
-        _loop.Worker,
-        "_loop",
-        """
-            started = clock()
-            while item is not None:
-        """,
-        """
-            late = None
-            started = clock()
-            while item is not None:
-        """,
-    )
-    keep = Change(_loop.Worker, "_loop", "notes.append(note)", "late = note")
-    end = Change(
-        _loop.Worker,
-        "_loop",
-        """
-            finally:
-                release()
-            started = ended
-        """,
-        f"""
-            finally:
-                release()
-            if late is not None:
-                planted("noted behind its count", switch={switch})
-                with hub.lock:
-                    notes.append(late)
-                late = None
-            started = ended
-        """,
-    )
-    return begin, keep, end
+def noted_behind_its_count(seconds: float) -> tuple[Change, ...]:
+    """Count activations, and leave it to another thread to note their records."""
+    late = f"""
+        planted("noted behind its count")
+        __import__("threading").Timer({seconds}, self.history.add, (worker, notes)).start()
+    """
+    return (Change(_run.Run, "add", "self.history.add(worker, notes)", late),)
 
 
-# "An activation counted before its record": at any time, and where another thread runs in between.
-COUNTS_JUST_BEFORE_ITS_RECORD = noted_behind_its_count(switch=False)
-COUNTS_BEFORE_ITS_RECORD = noted_behind_its_count(switch=True)
+# "An activation counted before its record": by a moment, and by a little longer.
+COUNTS_JUST_BEFORE_ITS_RECORD = noted_behind_its_count(0.0)
+COUNTS_BEFORE_ITS_RECORD = noted_behind_its_count(0.001)
+
+# A job ends though a worker has counted something for itself of which the job does not know.
+ENDS_WHILE_IT_IS_HELD = (
+    Change(
+        _run.Run,
+        "quiet",
+        "if self.ended or self.holders or self.over != self.last:",
+        "if self.ended or (self.holders and not planted('held')) or self.over != self.last:",
+    ),
+)
 
 # "A mailbox queued twice": who hands the permit on to the next in line gives it back as well.
 QUEUES_A_MAILBOX_TWICE = (
@@ -123,13 +108,13 @@ LENDS_A_PERMIT_TOO_MANY = (
         """,
     ),
     Change(
-        _loop.Worker,
-        "_loop",
+        _dispatch.WorkQueue,
+        "_take_from_lane",
         """
-            if item[2].halted or not node.free:
+            elif inlet.node.free:
         """,
         """
-            if item[2].halted or not (node.free > 0 or (not node.free and planted("lent in the loop"))):
+            elif inlet.node.free > 0 or (not inlet.node.free and planted("lent in the lane")):
         """,
     ),
 )
@@ -137,23 +122,27 @@ LENDS_A_PERMIT_TOO_MANY = (
 # An activation counts as finished when its handler has returned, before what was held back until then is posted.
 COUNTS_BEFORE_ITS_EMISSIONS = (
     Change(
-        _loop.Worker,
-        "_call",
+        _calling.Caller,
+        "_succeed",
         """
-            held, self.held = self.held, None
-            for outlet, data in held or ():
+        held, self.held = self.held, None
+        for outlet, data in held or ():
         """,
         """
-            held, self.held = self.held, None
-            with self.hub.lock:
-                planted("counted early")
-                run.over += 1
-                ended = run.quiet()
-            if ended:
-                run.finish()
-            with self.hub.lock:
-                run.over -= 1  # the loop counts it for good
-            for outlet, data in held or ():
+        held, self.held = self.held, None
+        with self.hub.lock:
+            planted("counted early")
+            self.tell_completed()
+            self.tell_posted()
+            run.over += 1
+            run.holders -= 1
+            ended = run.quiet()
+        if ended:
+            run.finish()
+        with self.hub.lock:
+            run.over -= 1  # the loop counts it for good
+            run.holders += 1
+        for outlet, data in held or ():
         """,
     ),
 )
@@ -177,6 +166,7 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
     "leaves_in_two_steps": LEAVES_IN_TWO_STEPS,
     "counts_before_its_record": COUNTS_BEFORE_ITS_RECORD,
     "counts_just_before_its_record": COUNTS_JUST_BEFORE_ITS_RECORD,
+    "ends_while_it_is_held": ENDS_WHILE_IT_IS_HELD,
     "queues_a_mailbox_twice": QUEUES_A_MAILBOX_TWICE,
     "lends_a_permit_too_many": LENDS_A_PERMIT_TOO_MANY,
     "counts_before_its_emissions": COUNTS_BEFORE_ITS_EMISSIONS,

@@ -20,6 +20,7 @@ SHORT = 500  # flows in every run; each mutant is found in the first few
 MUTANTS = (
     "leaves_in_two_steps",
     "counts_before_its_record",
+    "ends_while_it_is_held",
     "queues_a_mailbox_twice",
     "lends_a_permit_too_many",
     "counts_before_its_emissions",
