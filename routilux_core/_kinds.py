@@ -142,12 +142,26 @@ def _read_timedelta(reader: Reader, data: dict[str, Any], path: Path, depth: int
     return made
 
 
-def flag_of(cls: Any, names: str) -> Any:
-    members = [cls.__members__[name] for name in names.split("|")] if names else []
+def _flag_of(cls: Any, names: str) -> Any:
     combined = cls(0)
-    for member in members:
-        combined |= member
+    for name in names.split("|") if names else ():
+        combined |= cls.__members__[name]
     return combined
+
+
+def member_name(value: enum.Enum) -> str | None:
+    """Return the name that stands for a member, or for some of a flag together; None if none does."""
+    cls, name = type(value), value.name
+    if name is not None and cls.__members__.get(name) is value:
+        return name
+    if not isinstance(value, enum.Flag):
+        return None
+    name = "|".join(each.name or "" for each in value)
+    return (
+        name
+        if all(each in cls.__members__ for each in name.split("|") if name) and _flag_of(cls, name) == value
+        else None
+    )
 
 
 def _read_enum(reader: Reader, data: dict[str, Any], path: Path, depth: int) -> Any:
@@ -156,9 +170,13 @@ def _read_enum(reader: Reader, data: dict[str, Any], path: Path, depth: int) -> 
         raise TypeError(f"{type_name(cls)} is no enum")
     if name in cls.__members__:
         return cls.__members__[name]
-    if not issubclass(cls, enum.Flag) or not all(each in cls.__members__ for each in name.split("|") if name):
+    parts = name.split("|", len(cls.__members__)) if name else []
+    if not issubclass(cls, enum.Flag) or not all(each in cls.__members__ for each in parts):
         raise LookupError(f"{type_name(cls)} has no member {shown(name)}")
-    return flag_of(cls, name)
+    made: enum.Enum = _flag_of(cls, name)
+    if member_name(made) != name:
+        raise ValueError(f"{shown(name)} is written {shown(member_name(made))}")
+    return made
 
 
 def _read_object(reader: Reader, data: dict[str, Any], path: Path, depth: int) -> Any:
