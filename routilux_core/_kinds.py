@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from routilux_core._values import Reader, Writer
 
 LARGEST = 1 << 12_000  # what JSON readers take of an integer: Python's own stops at 4,300 digits
-SAME_HASH = 1000  # elements of a set or keys of a dict
+SAME_HASH = 200  # elements of a set or keys of a dict
+TOO_SLOW = f"more than {SAME_HASH} elements have the same hash"
 BROKEN = object()  # what stands for a value with a problem, while the others are looked for
 
 Encoder = Callable[["Writer", Any, Path, int], Any]
@@ -47,10 +48,12 @@ def _write_list(writer: Writer, value: Any, path: Path, depth: int) -> list[Any]
     return [writer.encode(each, (path, index), depth + 1) for index, each in enumerate(list(value))]
 
 
-def _write_dict(writer: Writer, value: dict[Any, Any], path: Path, depth: int) -> dict[str, Any]:
+def _write_dict(writer: Writer, value: dict[Any, Any], path: Path, depth: int) -> Any:
     items = list(value.items())  # a copy: a handler may be at work on it
     if all(type(key) is str and not key.startswith("$") for key, _ in items):
         return {writer.text(key, path): writer.encode(each, (path, key), depth + 1) for key, each in items}
+    if _is_slow([key for key, _ in items]):
+        return writer.refuse(path, TOO_SLOW)
     pairs = [
         [writer.encode(key, (path, key), depth + 2), writer.encode(each, (path, key), depth + 2)] for key, each in items
     ]
@@ -70,16 +73,23 @@ def _read_dict(reader: Reader, data: dict[str, Any], path: Path, depth: int) -> 
     return found
 
 
-def _write_set(writer: Writer, value: Any, path: Path, depth: int) -> dict[str, Any]:
+def _write_set(writer: Writer, value: Any, path: Path, depth: int) -> Any:
+    elements = list(value)
+    if _is_slow(elements):
+        return writer.refuse(path, TOO_SLOW)
     # Sets have no order of their own: sorted, the same set is always the same text.
-    found = [writer.encode(each, (path, each), depth + 1) for each in list(value)]
+    found = [writer.encode(each, (path, each), depth + 1) for each in elements]
     return {f"${type(value).__name__}": sorted(found, key=json.dumps)}
 
 
+def _is_slow(elements: list[Any]) -> bool:
+    """Whether many elements have one hash, with which sets and dicts take the square of the time."""
+    return len(elements) > SAME_HASH and max(Counter(map(hash, elements)).values()) > SAME_HASH
+
+
 def _check_hashes(elements: list[Any]) -> None:
-    """Refuse elements chosen to have one hash, with which sets and dicts take the square of the time."""
-    if len(elements) > SAME_HASH and max(Counter(map(hash, elements)).values()) > SAME_HASH:
-        raise ValueError(f"more than {SAME_HASH} elements have the same hash")
+    if _is_slow(elements):
+        raise ValueError(TOO_SLOW)
 
 
 def _read_collection(make: Callable[[list[Any]], Any], tag: str) -> Decoder:

@@ -71,7 +71,7 @@ def text_of(name: str, size: int) -> str:
         "numbers": lambda: with_kept(list(range(size // 8))),
         "a set of one hash": lambda: with_kept({"$set": [number * modulus for number in range(size // 25)]}),
         "sets of one hash": lambda: with_kept(
-            [{"$set": [number * modulus for number in range(1000)]}] * (size // 25_000 or 1)
+            [{"$set": [number * modulus for number in range(200)]}] * (size // 5_000)
         ),
         "a flag": lambda: with_kept({"$enum": "saving.routines:Rights", "name": "READ|" * (size // 5) + "READ"}),
         "a long float": lambda: with_kept("long float"),

@@ -226,6 +226,13 @@ def test_two_classes_of_one_name_are_refused_in_one_file() -> None:
     assert problem.startswith("routines['r0'].attributes.kept[1]: two classes")
 
 
+def test_what_could_not_be_read_in_good_time_is_not_written() -> None:
+    step = sys.hash_info.modulus
+    for value in ({number * step for number in range(300)}, {number * step: 0 for number in range(300)}):
+        [problem] = problems(functools.partial(saved, keeping(value)))
+        assert "more than 200 elements have the same hash" in problem
+
+
 def names(flow: Flow, routine: Routine) -> dict[str, Callable[[], Any]]:
     return {
         "routines['r'].events[1]": lambda: routine.define_event(1),  # type: ignore[arg-type]
