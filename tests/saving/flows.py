@@ -195,7 +195,11 @@ def _code(code: Any, routine: Routine) -> Any:
 
 
 def outcome(flow: Flow) -> Any:
-    """Run each routine once, and return all that came of it."""
+    """Run each of the first three routines once, and return all that came of it.
+
+    All in one thread: elsewhere the order of arrival, and what a failed job has done by then, are nobody's promise.
+    """
+    flow._named.clear()
     flow.set_execution_strategy("sequential")
     found = []
     for name, routine in list(flow.routines.items())[:3]:
