@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import logging
+import math
 import os
 import sys
 from typing import Any
 
-from routilux_core.errors import RoutiluxError
+from routilux_core import serialization
+from routilux_core._upgrade import JOB
+from routilux_core.errors import RoutiluxError, SerializationError
 from routilux_core.flow import Flow
 from routilux_core.job import JobState
 
@@ -20,10 +24,12 @@ class Refused(Exception):
 
 def add_commands(subparsers: Any) -> None:
     """Add the commands of this module."""
-    validate = subparsers.add_parser("validate", help="say whether a saved flow can be loaded, and all that is wrong")
+    validate = subparsers.add_parser(
+        "validate", help="say whether a saved flow or job can be loaded, and all that is wrong"
+    )
     show = subparsers.add_parser("show", help="print the routines and connections of a flow, and its picture")
     run = subparsers.add_parser("run", help="run a flow, and print what came of it as JSON")
-    validate.add_argument("flow", metavar="FILE", help="a file that flow.save() wrote")
+    validate.add_argument("flow", metavar="FILE", help="a file that flow.save() or job_state.save() wrote")
     for each in (show, run):
         each.add_argument("flow", metavar="FLOW", help="a file that flow.save() wrote, or module:name of a flow")
     for each in (validate, show, run):
@@ -45,7 +51,8 @@ def add_commands(subparsers: Any) -> None:
     )
     run.add_argument("--strategy", metavar="NAME", help="run under this strategy instead of the flow's own")
     run.add_argument("--max-workers", type=int, metavar="N", help="with this many workers")
-    run.add_argument("--timeout", type=float, metavar="SECONDS", help="cancel the job after this time")
+    run.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="cancel the job after this time")
+    run.add_argument("--traceback", action="store_true", help="show where each error was raised")
     validate.set_defaults(run=_guarded(_validate))
     show.set_defaults(run=_guarded(_show))
     run.set_defaults(run=_guarded(_run))
@@ -57,6 +64,10 @@ def _guarded(command: Any) -> Any:
     def run(options: argparse.Namespace) -> int:
         try:
             code: int = command(options)
+        except SerializationError as error:
+            hint = "" if options.types or "types=[...]" not in str(error) else "\nOn this command line: --types MODULE"
+            print(f"routilux: {error}{hint}", file=sys.stderr)
+            return 1
         except (RoutiluxError, Refused, OSError) as error:
             print(f"routilux: {error}", file=sys.stderr)
             return 1
@@ -66,7 +77,13 @@ def _guarded(command: Any) -> Any:
 
 
 def _validate(options: argparse.Namespace) -> int:
-    flow = _load(options.flow, options.types)
+    document, types = serialization.read_file(options.flow), [_imported(each) for each in options.types]
+    if _is_job(document):
+        job = JobState.deserialize(document, types=types)
+        print(f"{options.flow}: job {job.job_id!r} ({job.status}) of flow {job.flow_id!r} can be loaded")
+        return 0
+    flow = Flow()
+    flow.deserialize(document, types=types)
     routines, connections = len(flow.routines), len(flow.connections)
     print(f"{options.flow}: flow {flow.flow_id!r} with {routines} routines and {connections} connections can be loaded")
     return 0
@@ -83,7 +100,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _table(flow: Flow) -> str:
-    """Return a line for each routine, and one for each connection."""
+    """Return a line for each routine, and one for each connection; what a terminal would obey is spelled out."""
     rows = [("routine", "type", "slots", "events", "strategy")]
     rows += [
         (
@@ -95,16 +112,47 @@ def _table(flow: Flow) -> str:
         )
         for name, routine in flow.routines.items()
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    table = [[*map(_printable, row)] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     lines.append("")
     for each in flow.connections:
         renamed = ", ".join(f"{old} as {new}" for old, new in each.param_mapping)
-        lines.append(f"{each.source}.{each.event} -> {each.target}.{each.slot}{renamed and f'  ({renamed})'}")
+        wire = f"{each.source}.{each.event} -> {each.target}.{each.slot}{renamed and f'  ({renamed})'}"
+        lines.append(_printable(wire))
     return "\n".join(lines).rstrip()
 
 
+def _printable(text: str) -> str:
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+
+
+class _OneLine(logging.Formatter):
+    """Leaves tracebacks out."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the name that logging calls
+        return ""
+
+
+def _log(with_traceback: bool) -> None:
+    """Let the engine's log, which tells each failure, go to stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter() if with_traceback else _OneLine())
+    logging.getLogger("routilux_core").addHandler(handler)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < math.inf:
+        raise ValueError
+    return seconds
+
+
+_seconds.__name__ = "seconds"  # as a message of argparse calls it
+
+
 def _run(options: argparse.Namespace) -> int:
+    _log(options.traceback)
     params = dict(map(_param, options.param))
     with _find(options.flow, options.types) as flow:
         if options.strategy or options.max_workers is not None:
@@ -113,11 +161,14 @@ def _run(options: argparse.Namespace) -> int:
         job = flow.execute(entry, params, slot=slot)
         in_time = job.wait(options.timeout)
         if not in_time:
+            print(f"routilux: not done after {options.timeout:g} s, so the job was cancelled", file=sys.stderr)
             job.cancel()
             job.wait()
-    print(json.dumps(_facts(job), indent=2, ensure_ascii=False))
-    for each in job.errors:
-        print(f"{each.routine_id}.{each.slot}: {each.exception!r}: {each.decision}", file=sys.stderr)
+    try:
+        readable = (sys.stdout.encoding or "").lower() in ("utf-8", "utf8")
+        print(json.dumps(_facts(job), indent=2, ensure_ascii=not readable))
+    except SerializationError as error:
+        raise Refused(f"the job is {job.status}, but what came of it can't be printed as JSON: {error}") from error
     return 0 if in_time and job.status == "completed" else 1
 
 
@@ -127,7 +178,7 @@ def _param(text: str) -> tuple[str, Any]:
         raise Refused(f"--param takes NAME=VALUE, not {text!r}")
     try:
         return name, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return name, value
 
 
@@ -149,16 +200,35 @@ def _find(what: str, modules: list[str]) -> Flow:
         return _load(what, modules)
     found: Any = _imported(module)
     for part in name.split("."):
-        found = getattr(found, part, None)
+        if not hasattr(found, part):
+            raise Refused(
+                f"{what!r}: there is no {part!r}; give module:name of a Flow, or of a function that returns one"
+            )
+        found = getattr(found, part)
     if callable(found) and not isinstance(found, type):
-        found = found()
+        try:
+            found = found()
+        except Exception as error:
+            raise Refused(f"{what}() raised {type(error).__name__}: {error}") from error
     if not isinstance(found, Flow):
         raise Refused(f"{what!r} is {found!r}: it has to be a Flow, or a function that returns one")
     return found
 
 
 def _load(path: str, modules: list[str]) -> Flow:
-    return Flow.load(path, types=[_imported(each) for each in modules])
+    try:
+        document = serialization.read_file(path)
+    except FileNotFoundError as error:
+        raise Refused(f"there is no file {path!r}; a flow of a module is given as module:name") from error
+    if _is_job(document):
+        raise Refused(f"{path} is the record of a job: read it with JobState.load(); this takes what flow.save() wrote")
+    flow = Flow()
+    flow.deserialize(document, types=[_imported(each) for each in modules])
+    return flow
+
+
+def _is_job(document: Any) -> bool:
+    return isinstance(document, dict) and document.get("format") == JOB
 
 
 def _imported(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import NamedTuple
 
 import attrs
@@ -35,8 +36,15 @@ def check_settings(cls: type, settings: RoutineSettings) -> None:
             f"class {cls.__name__}: concurrency bounds the parallel calls of a stateless routine; one with state has "
             "one call at a time; add stateless=True or drop concurrency"
         )
-    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0):
-        raise ConfigurationError(f"class {cls.__name__}: timeout has to be seconds above 0, not {timeout!r}")
+    if timeout is not None and (
+        isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf
+    ):
+        raise ConfigurationError(
+            f"class {cls.__name__}: timeout has to be seconds above 0, not {timeout!r}; without a limit, leave it out"
+        )
+    name = settings.type_name
+    if name is not None and not (isinstance(name, str) and name):
+        raise ConfigurationError(f"class {cls.__name__}: type_name has to be a non-empty string, not {name!r}")
 
 
 def check_names(cls: type, reserved: frozenset[str]) -> None:

@@ -19,7 +19,7 @@ def write_file(path: str | os.PathLike[str], document: Mapping[str, Any]) -> Non
         text = _text_of(document, problems)
     target = os.path.realpath(path)  # through a link, to what it leads to
     folder, name = os.path.split(target)
-    temporary = os.path.join(folder, f".{name[:100]}.{os.urandom(6).hex()}.tmp")
+    temporary = os.path.join(folder, f".{name[:50]}.{os.urandom(6).hex()}.tmp")
     try:
         with open(temporary, "xb") as file:
             if os.path.exists(target):

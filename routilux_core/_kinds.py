@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from routilux_core._values import Reader, Writer
 
 LARGEST = 1 << 12_000  # what JSON readers take of an integer: Python's own stops at 4,300 digits
-SAME_HASH = 1000  # elements of a set or keys of a dict
+SAME_HASH = 200  # elements of a set or keys of a dict
+TOO_SLOW = f"more than {SAME_HASH} elements have the same hash"
 BROKEN = object()  # what stands for a value with a problem, while the others are looked for
 
 Encoder = Callable[["Writer", Any, Path, int], Any]
@@ -47,10 +48,12 @@ def _write_list(writer: Writer, value: Any, path: Path, depth: int) -> list[Any]
     return [writer.encode(each, (path, index), depth + 1) for index, each in enumerate(list(value))]
 
 
-def _write_dict(writer: Writer, value: dict[Any, Any], path: Path, depth: int) -> dict[str, Any]:
+def _write_dict(writer: Writer, value: dict[Any, Any], path: Path, depth: int) -> Any:
     items = list(value.items())  # a copy: a handler may be at work on it
     if all(type(key) is str and not key.startswith("$") for key, _ in items):
         return {writer.text(key, path): writer.encode(each, (path, key), depth + 1) for key, each in items}
+    if _is_slow([key for key, _ in items]):
+        return writer.refuse(path, TOO_SLOW)
     pairs = [
         [writer.encode(key, (path, key), depth + 2), writer.encode(each, (path, key), depth + 2)] for key, each in items
     ]
@@ -70,16 +73,23 @@ def _read_dict(reader: Reader, data: dict[str, Any], path: Path, depth: int) -> 
     return found
 
 
-def _write_set(writer: Writer, value: Any, path: Path, depth: int) -> dict[str, Any]:
+def _write_set(writer: Writer, value: Any, path: Path, depth: int) -> Any:
+    elements = list(value)
+    if _is_slow(elements):
+        return writer.refuse(path, TOO_SLOW)
     # Sets have no order of their own: sorted, the same set is always the same text.
-    found = [writer.encode(each, (path, each), depth + 1) for each in list(value)]
+    found = [writer.encode(each, (path, each), depth + 1) for each in elements]
     return {f"${type(value).__name__}": sorted(found, key=json.dumps)}
 
 
+def _is_slow(elements: list[Any]) -> bool:
+    """Whether many elements have one hash, with which sets and dicts take the square of the time."""
+    return len(elements) > SAME_HASH and max(Counter(map(hash, elements)).values()) > SAME_HASH
+
+
 def _check_hashes(elements: list[Any]) -> None:
-    """Refuse elements chosen to have one hash, with which sets and dicts take the square of the time."""
-    if len(elements) > SAME_HASH and max(Counter(map(hash, elements)).values()) > SAME_HASH:
-        raise ValueError(f"more than {SAME_HASH} elements have the same hash")
+    if _is_slow(elements):
+        raise ValueError(TOO_SLOW)
 
 
 def _read_collection(make: Callable[[list[Any]], Any], tag: str) -> Decoder:
@@ -142,12 +152,26 @@ def _read_timedelta(reader: Reader, data: dict[str, Any], path: Path, depth: int
     return made
 
 
-def flag_of(cls: Any, names: str) -> Any:
-    members = [cls.__members__[name] for name in names.split("|")] if names else []
+def _flag_of(cls: Any, names: str) -> Any:
     combined = cls(0)
-    for member in members:
-        combined |= member
+    for name in names.split("|") if names else ():
+        combined |= cls.__members__[name]
     return combined
+
+
+def member_name(value: enum.Enum) -> str | None:
+    """Return the name that stands for a member, or for some of a flag together; None if none does."""
+    cls, name = type(value), value.name
+    if name is not None and cls.__members__.get(name) is value:
+        return name
+    if not isinstance(value, enum.Flag):
+        return None
+    name = "|".join(each.name or "" for each in value)
+    return (
+        name
+        if all(each in cls.__members__ for each in name.split("|") if name) and _flag_of(cls, name) == value
+        else None
+    )
 
 
 def _read_enum(reader: Reader, data: dict[str, Any], path: Path, depth: int) -> Any:
@@ -156,9 +180,13 @@ def _read_enum(reader: Reader, data: dict[str, Any], path: Path, depth: int) -> 
         raise TypeError(f"{type_name(cls)} is no enum")
     if name in cls.__members__:
         return cls.__members__[name]
-    if not issubclass(cls, enum.Flag) or not all(each in cls.__members__ for each in name.split("|") if name):
+    parts = name.split("|", len(cls.__members__)) if name else []
+    if not issubclass(cls, enum.Flag) or not all(each in cls.__members__ for each in parts):
         raise LookupError(f"{type_name(cls)} has no member {shown(name)}")
-    return flag_of(cls, name)
+    made: enum.Enum = _flag_of(cls, name)
+    if member_name(made) != name:
+        raise ValueError(f"{shown(name)} is written {shown(member_name(made))}")
+    return made
 
 
 def _read_object(reader: Reader, data: dict[str, Any], path: Path, depth: int) -> Any:

@@ -41,6 +41,11 @@ def _look_at(cls: type[Routine]) -> Form:
     shape, declared = shape_of(cls), cls.__routilux_declared__
     settings = cls.__routilux_settings__._asdict()
     del settings["type_name"]
+    names = [
+        *declared.slots,
+        *declared.events,
+        *(name for each in declared.events.values() for name in each.output_params),
+    ]
     return Form(
         shape,
         shape.name,
@@ -49,13 +54,16 @@ def _look_at(cls: type[Routine]) -> Form:
         1 + len(shape.fields),
         tuple((name, method_of(cls, name), merge, _declared(merge)) for name, (merge, _) in declared.slots.items()),
         {name: each.output_params for name, each in declared.events.items()},
-        all(name.isascii() for name in (*declared.slots, *declared.events)),
+        all(type(name) is str and name.isascii() for name in names),
     )
 
 
 def _declared(merge: Merge) -> str:
     """Return the saved name of a merge strategy that the class declares: a function is compared, not looked up."""
-    return merge if isinstance(merge, str) else f"function:{merge.__module__}:{getattr(merge, '__qualname__', merge)}"
+    if isinstance(merge, str):
+        return merge
+    named: Any = merge if hasattr(merge, "__qualname__") else type(merge)  # an object with `__call__`
+    return f"function:{named.__module__}:{named.__qualname__}"
 
 
 def method_of(cls: type[Routine], name: str) -> Any:

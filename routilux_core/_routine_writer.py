@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from types import MethodType
 from typing import Any
 
+from routilux_core._kinds import LARGEST
 from routilux_core._policies import write_policy
 from routilux_core._problems import Name, Path, Problems
 from routilux_core._routine_forms import Form, form_of, is_free, method_of
@@ -13,7 +15,7 @@ from routilux_core._values import Writer
 from routilux_core.ports import Slot
 from routilux_core.routine import Routine
 
-SMALL = 1 << 63  # numbers below it need no second look
+SMALL, LEAST = 1 << 63, -(1 << 63)  # integers between them need no second look
 MISSING = object()
 
 
@@ -28,15 +30,19 @@ class RoutineWriter:
     def write(self, routine_id: str, routine: Routine, path: Path, strategy: str | None) -> dict[str, Any]:
         """Return a routine as plain JSON."""
         # What saving a large flow costs is spent here, so nothing is called for what is simple, or as it was declared.
-        form = self._forms.get(routine.__class__) or self._form(routine)
+        form = self._forms.get(routine.__class__) or self._form(routine, (path, routine_id))
         state, internals = routine.__dict__, routine._routilux
         slots, events, policy = internals.slots, internals.events, internals.error_handler
         fields: dict[str, Any] = {}
         for name, simple in form.quick:
             value = state.get(name, MISSING)
-            kind = value.__class__
+            kind = type(value)
             if kind in simple and (
-                value.isascii() if kind is str else value is None or -SMALL < value < SMALL  # which no NaN is
+                value.isascii()
+                if kind is str
+                else LEAST < value < SMALL
+                if kind is int
+                else kind is not float or value - value == 0  # which it is of no NaN and of no infinity
             ):
                 fields[name] = value
             elif value is not MISSING:
@@ -45,8 +51,12 @@ class RoutineWriter:
         for name, function, merge, merge_name in form.slots:
             made = slots[name]
             handler: Any = made.handler
-            its_own = handler.__class__ is MethodType and handler.__self__ is routine and handler.__func__ is function
-            if its_own and made.merge_strategy is merge:
+            if (
+                type(handler) is MethodType
+                and handler.__self__ is routine
+                and handler.__func__ is function
+                and made.merge_strategy is merge
+            ):
                 saved_slots[name] = {"handler": name, "merge": merge_name}
         saved_events = {}
         for name, each in events.items():
@@ -68,8 +78,9 @@ class RoutineWriter:
             and write_policy(policy, ((path, routine_id), Name("error_handler")), self.problems),
         }
 
-    def _form(self, routine: Routine) -> Form:
+    def _form(self, routine: Routine, path: Path) -> Form:
         form = self._forms[type(routine)] = form_of(type(routine))
+        self.writer.class_name(type(routine), (path, Name("type")))
         return form
 
     def _field(self, form: Form, fields: dict[str, Any], name: str, value: Any, path: Path) -> None:
@@ -92,15 +103,19 @@ class RoutineWriter:
         path = (path, Name("stats"))
         for name, value in stats.items():
             self.writer.text(name, path)
-            if type(value) not in (int, float) or not -SMALL < value < SMALL:
-                self.problems.add((path, name), f"{shown(value)} is no finite number")
+            kind = type(value)
+            if not (math.isfinite(value) if kind is float else kind is int and -LARGEST < value < LARGEST):
+                self.problems.add((path, name), f"{shown(value)} is no finite number that a file can hold")
         return stats
 
     def _slots(self, form: Form, routine: Routine, path: Path) -> dict[str, Any]:
         """Return the slots of a routine one by one: some are not as its class declares them."""
         slots = routine._routilux.slots
-        for name in (*slots, *routine._routilux.events):
-            self.writer.text(name, (path, name))
+        for name in slots:
+            self.writer.text(name, ((path, Name("slots")), name))
+        for name, event in routine._routilux.events.items():
+            for text in (name, *event.output_params):
+                self.writer.text(text, ((path, Name("events")), name))
         return {name: self._slot(form, routine, made, path) for name, made in slots.items()}
 
     def _slot(self, form: Form, routine: Routine, made: Slot, path: Path) -> dict[str, Any]:
@@ -132,7 +147,11 @@ class RoutineWriter:
 
 def _name_of(routine: Routine, code: Any) -> str | None:
     """Return the name under which a routine has a method; None if it is not a method of it."""
-    name = getattr(code, "__name__", None)
-    if type(name) is not str or method_of(type(routine), name) is None:
+    given = getattr(code, "__name__", None)
+    if type(given) is not str:
         return None
-    return name if getattr(routine, name, None) == code else None
+    names = [given]
+    if given.startswith("__"):  # private to a class, which has it under a longer name
+        names += [f"_{cls.__name__.lstrip('_')}{given}" for cls in type(routine).__mro__]
+    own = (name for name in names if method_of(type(routine), name) is not None)
+    return next((name for name in own if getattr(routine, name, None) == code), None)

@@ -30,11 +30,13 @@ def job_to_dict(job: JobState) -> dict[str, Any]:
     """Return the record of a job as plain JSON types."""
     with reported(f"job {job.job_id} can't be saved") as problems:
         writer = Writer(problems)
+        for name in (*job.routine_states, *job.outputs):
+            writer.text(name, ROOT)
         return {
             "format": JOB,
             "version": VERSION,
-            "job_id": job.job_id,
-            "flow_id": job.flow_id,
+            "job_id": writer.text(job.job_id, (ROOT, Name("job_id"))),
+            "flow_id": writer.text(job.flow_id, (ROOT, Name("flow_id"))),
             "status": job.status,
             "ledger": attrs.asdict(job.ledger),
             "late_emissions": job.late_emissions,
@@ -60,7 +62,7 @@ def _failure(failure: Failure, path: Path, problems: Problems) -> dict[str, Any]
             "message": _readable(error.message),
         },
         "traceback": _readable(failure.traceback),
-        "payload_keys": list(failure.payload_keys),
+        "payload_keys": [*map(_readable, failure.payload_keys)],
         "policy": write_policy(failure.policy, (path, Name("policy")), problems),
         "emitted": failure.emitted,
         "decision": None if failure.decision is None else failure.decision.value,
@@ -101,7 +103,7 @@ class JobReader:
         self._one_of(record.status, STATUSES, (ROOT, Name("status")))
         for name, state in record.routine_states.items():
             self._one_of(state, STATES, ((ROOT, Name("routine_states")), name))
-        if not record.ledger.balanced:
+        if not record.ledger.balanced or min(attrs.astuple(record.ledger)) < 0:
             self.problems.add((ROOT, Name("ledger")), "it does not balance")
         outputs = {
             name: [self.reader.decode(each, ((OUTPUTS, name), index)) for index, each in enumerate(payloads)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import functools
+import inspect
 import weakref
 from collections.abc import Iterable
 from typing import Any
@@ -106,8 +107,9 @@ def _look_at(cls: type) -> Shape:
     hints = _annotations.hints_of(cls, parameters)
     fields = {name: _field(name, parameter, hints.get(name, Any)) for name, parameter in parameters.items()}
     vars_of_bases = [(name, value) for base in cls.__mro__ for name, value in vars(base).items()]
-    derived = frozenset(name for name, value in vars_of_bases if isinstance(value, functools.cached_property))
-    return Shape(cls, type_name(cls), fields, _is_constructed(cls), derived, tuple(_hidden(cls)))
+    derived = {name for name, value in vars_of_bases if isinstance(value, functools.cached_property)}
+    derived.add("_attrs_cached_hash")  # where attrs keeps a hash; it differs from process to process
+    return Shape(cls, type_name(cls), fields, _is_constructed(cls, fields), frozenset(derived), tuple(_hidden(cls)))
 
 
 def _field(name: str, parameter: str | None, annotation: Any) -> Field:
@@ -124,12 +126,16 @@ def _parameters(cls: type) -> Iterable[tuple[str, str | None]]:
     return [(each.name, each.name if each.init else None) for each in own]
 
 
-def _is_constructed(cls: type) -> bool:
+def _is_constructed(cls: type, fields: dict[str, Field]) -> bool:
     """Whether the constructor takes the fields: what an own `__init__` takes, nobody can know."""
     if issubclass(cls, Routine):
         return cls.__init__ is Routine.__init__
-    params = vars(cls).get("__dataclass_params__")
-    return "__attrs_init__" not in vars(cls) and (params is None or params.init)
+    if "__dataclass_params__" not in vars(cls):
+        return "__attrs_init__" not in vars(cls)
+    # A dataclass leaves an `__init__` alone that it finds, and notes nowhere that it has.
+    made: Any = vars(cls).get("__init__")
+    takes = inspect.signature(made).parameters if made is not None else ()
+    return {*takes} - {next(iter(takes), "")} == {each.parameter for each in fields.values() if each.parameter}
 
 
 def _hidden(cls: type) -> Iterable[tuple[str, Any]]:

@@ -14,6 +14,10 @@ from routilux_core.errors import ConfigurationError
 from routilux_core.routine import Routine
 from routilux_core.strategy import ExecutionStrategy
 
+# `vars` would ask the module or the metaclass, and a lazy module answers by importing.
+_inside_module: Any = vars(ModuleType)["__dict__"].__get__
+_inside_class: Any = vars(type)["__dict__"].__get__
+
 LONGEST_NAME = 500  # characters of a name that are shown in a message
 MANY_NAMES = 1000  # too many to look for a similar one in: that takes some 20 µs for each
 
@@ -101,7 +105,7 @@ class KnownTypes:
         """Return an exception type by its saved name."""
         given = self._from_given(name)
         found = given or _defined(name)
-        if isinstance(found, type) and issubclass(found, BaseException) and (given or type_name(found) == name):
+        if is_class(found) and issubclass(found, BaseException) and (given or type_name(found) == name):
             return found
         raise UnknownType(
             f"no exception type is called {shown(name)} in the loaded modules; files never import: import the module "
@@ -113,7 +117,7 @@ class KnownTypes:
         found: Any = self._from_given(name) or self._annotated.get(name)
         defined = None if found else _defined(name)
         own = name.partition(":")[0].partition(".")[0] in self._own_packages()
-        if own or (isinstance(defined, type) and issubclass(defined, enum.Enum)):
+        if own or (is_class(defined) and issubclass(defined, enum.Enum)):
             found = found or defined
         if is_value_class(found) and (type_name(found) == name or found in self._given.values()):
             return found
@@ -136,9 +140,14 @@ class KnownTypes:
         return self._packages
 
 
+def is_class(found: Any) -> TypeGuard[type]:
+    """Whether something is a class, without asking it as `isinstance` does: a lazy proxy would load what it is for."""
+    return issubclass(type(found), type)
+
+
 def is_value_class(found: Any) -> TypeGuard[type]:
     """Whether values of this class can be saved field by field, or by name."""
-    if not isinstance(found, type) or issubclass(found, Routine):
+    if not is_class(found) or issubclass(found, Routine):
         return False
     own = vars(found)
     made_of_fields = "__attrs_attrs__" in own or "__dataclass_fields__" in own or is_named_tuple(found)
@@ -184,18 +193,19 @@ def _classes(given: type | ModuleType) -> list[type]:
 
 
 def _is_routine(found: Any) -> TypeGuard[type[Routine]]:
-    return isinstance(found, type) and issubclass(found, Routine)
+    return is_class(found) and issubclass(found, Routine)
 
 
 def _defined(name: str) -> Any:
-    """Return what a loaded module has under `module:QualName`, without running any `__getattr__`; None if nothing."""
+    """Return what a loaded module has under `module:QualName`, or None. What is lazy stays so: no code runs."""
     module_name, colon, path = name.partition(":")
-    module = sys.modules.get(module_name) if colon else None
-    found: Any = module if isinstance(module, ModuleType) else None
+    found: Any = sys.modules.get(module_name) if colon else None
+    inside = _inside_module if issubclass(type(found), ModuleType) else None
     for part in path.split("."):
-        if not isinstance(found, (ModuleType if found is module else type)):
+        if inside is None:
             return None
-        found = vars(found).get(part)
+        found = inside(found).get(part)
+        inside = _inside_class if is_class(found) else None
     return found
 
 

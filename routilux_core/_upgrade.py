@@ -37,5 +37,10 @@ def upgraded(data: Any, form: str, problems: Problems) -> dict[str, Any] | None:
         return None
     document = dict(data)
     for number in range(version, VERSION):
-        document = STEPS[form][number](document)
+        try:
+            document = STEPS[form][number](document)
+        except Exception as error:  # a step takes for granted what every honest document of its version has
+            what = f"{type(error).__name__}: {shown(str(error))}"
+            problems.add(ROOT, f"it can't be upgraded from version {number} to {number + 1} of the format: {what}")
+            return None
     return document

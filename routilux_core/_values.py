@@ -6,7 +6,7 @@ import enum
 import math
 from typing import Any
 
-from routilux_core._kinds import BROKEN, DECODERS, ENCODERS, EXTRA_KEYS, LARGEST, flag_of
+from routilux_core._kinds import BROKEN, DECODERS, ENCODERS, EXTRA_KEYS, LARGEST, member_name
 from routilux_core._problems import Enough, Name, Path, Problems
 from routilux_core._shapes import Field, shape_of, unsaveable
 from routilux_core._type_names import KnownTypes, UnknownType, is_writable, shown, type_name
@@ -22,6 +22,7 @@ class Writer:
 
     def __init__(self, problems: Problems) -> None:
         self.problems = problems
+        self._called: dict[str, type] = {}
 
     def encode(self, value: Any, path: Path, depth: int = 0) -> Any:
         """Return a value as plain JSON."""
@@ -39,18 +40,24 @@ class Writer:
 
     def text(self, value: str, path: Path) -> str:
         """Return a string that can be written as UTF-8."""
-        if not is_writable(value):
+        if type(value) is not str:
+            self.refuse(path, f"a name is a plain string, not {shown(value)}, a {type(value).__name__}")
+        elif not is_writable(value):
             self.refuse(path, f"{shown(value)} {HALF}; save bytes")
         return value
 
+    def class_name(self, cls: type, path: Path) -> str:
+        """Return the name of a class, which has to tell it from all others that are saved with it."""
+        name = type_name(cls)
+        if self._called.setdefault(name, cls) is not cls:
+            self.refuse(path, f"two classes that are saved here are both called {shown(name)}: name one of them anew")
+        return name
+
     def _enum(self, value: enum.Enum, path: Path) -> Any:
-        cls, name = type(value), value.name
-        if name is None or cls.__members__.get(name) is not value:
-            parts = [each.name or "" for each in value] if isinstance(value, enum.Flag) else []
-            name = "|".join(parts)
-            if not isinstance(value, enum.Flag) or flag_of(cls, name) != value:
-                return self.refuse(path, f"{shown(value)} is no member of {type_name(cls)} by name")
-        return {"$enum": type_name(cls), "name": name}
+        cls, name = type(value), member_name(value)
+        if name is None:
+            return self.refuse(path, f"{shown(value)} is no member of {type_name(cls)} by name")
+        return {"$enum": self.class_name(cls, path), "name": name}
 
     def _object(self, value: Any, path: Path, depth: int) -> Any:
         cls = type(value)
@@ -60,7 +67,10 @@ class Writer:
         shape = shape_of(cls)
         for name in shape.rest(value):
             self.refuse((path, Name(name)), f"is no field of {shape.name}, so it can't be saved")
-        return {"$object": shape.name, "fields": self.fields(shape.fields, shape.held(value), path, depth)}
+        return {
+            "$object": self.class_name(cls, path),
+            "fields": self.fields(shape.fields, shape.held(value), path, depth),
+        }
 
     def fields(self, fields: dict[str, Field], held: dict[str, Any], path: Path, depth: int = 0) -> dict[str, Any]:
         """Return the fields of an object; one that its own annotation would refuse when loaded is refused now."""

@@ -44,8 +44,7 @@ def flow_to_dict(flow: SavedFlow) -> dict[str, Any]:
         writer = Writer(problems)
         write = RoutineWriter(writer, problems).write
         names, options = flow.named, flow.options
-        for name in graph.routines:
-            writer.text(name, ROUTINES)
+        _check_names(writer, graph)
         return {
             "format": FLOW,
             "version": VERSION,
@@ -72,6 +71,18 @@ def flow_to_dict(flow: SavedFlow) -> dict[str, Any]:
             ],
             "outputs": [{"routine": each.routine_id, "event": each.event, "name": each.name} for each in graph.outputs],
         }
+
+
+def _check_names(writer: Writer, graph: Graph) -> None:
+    for name in graph.routines:
+        writer.text(name, ROUTINES)
+    mappings = {each.param_mapping: index for index, each in enumerate(graph.connections)}
+    for mapping, index in mappings.items():
+        for pair in mapping:
+            for name in pair:
+                writer.text(name, ((CONNECTIONS, index), Name("mapping")))
+    for index, output in enumerate(graph.outputs):
+        writer.text(output.name, ((OUTPUTS, index), Name("name")))
 
 
 def flow_from_dict(data: Any, types: Iterable[type | ModuleType] = ()) -> SavedFlow:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 import pytest
 
 MODULE = """
+import time
 from routilux_core import Flow, Routine, event, slot
 
 class Double(Routine):
     factor: int = 2
     done = event("number")
+    odd = event("number")
 
     @slot
     def input(self, number, word="x"):
@@ -25,13 +28,26 @@ class Double(Routine):
     def other(self):
         raise OSError("no answer")
 
+    @slot
+    def thing(self):
+        self.emit("odd", number=object())
+
+    @slot
+    def waits(self):
+        while not self.cancelled:
+            time.sleep(0.01)
+
 def make():
     flow = Flow("doubles", max_workers=3)
     flow.add_routine(Double(), "first")
     flow.add_routine(Double(factor=5), "the [second]", execution_strategy="concurrent")
     flow.connect("first", "done", "the [second]", "input", {"word": "label"})
     flow.add_output("the [second]", "done", "result")
+    flow.add_output("first", "odd")
     return flow
+
+def broken(needed):
+    return make()
 
 flow = make()
 number = 3
@@ -42,7 +58,9 @@ number = 3
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("commands")
     (folder / "doubles.py").write_text(MODULE, encoding="utf-8")
-    code = "import doubles; doubles.flow.save('flow.json')"
+    code = (
+        "import doubles; doubles.flow.save('flow.json'); doubles.flow.run('first', {}, slot='other').save('job.json')"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, env={"PYTHONPATH": "."}, timeout=60)
     document = json.loads((folder / "flow.json").read_text(encoding="utf-8"))
     document["connections"][0]["slot"] = "inputt"
@@ -84,9 +102,64 @@ def test_show_prints_a_table_and_a_picture(folder: Path, what: tuple[str, ...]) 
     assert lines[0] == "flow 'doubles', strategy 'sequential' with 3 workers"
     table = [line.split() for line in lines[2:5]]
     assert table[0] == ["routine", "type", "slots", "events", "strategy"]
-    assert table[2] == ["the", "[second]", "Double", "input,", "other", "done", "concurrent"]
+    assert table[2] == [
+        "the",
+        "[second]",
+        "Double",
+        "input,",
+        "other,",
+        "thing,",
+        "waits",
+        "done,",
+        "odd",
+        "concurrent",
+    ]
     assert "first.done -> the [second].input  (word as label)" in lines
     assert lines[lines.index("") :].count("flowchart LR") == 1
+
+
+def test_validate_takes_the_record_of_a_job_as_well(folder: Path) -> None:
+    done = routilux(folder, "validate", "job.json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "(failed) of flow 'doubles' can be loaded" in done.stdout
+    (folder / "no job.json").write_text(
+        (folder / "job.json").read_text().replace('"status": "failed"', '"status": "done"')
+    )
+    done = routilux(folder, "validate", "no job.json")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "status: expected one of" in done.stderr
+
+
+def test_show_prints_nothing_that_a_terminal_obeys(folder: Path) -> None:
+    document = json.loads((folder / "flow.json").read_text(encoding="utf-8"))
+    document["routines"]["\x1b[2Jgone ä\n"] = document["routines"]["first"]
+    (folder / "escapes.json").write_text(json.dumps(document), encoding="utf-8")
+    done = routilux(folder, "show", "escapes.json", "--types", "doubles")
+    assert done.returncode == 0
+    assert "\\x1b[2Jgone ä\\n" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+def test_a_terminal_that_lacks_letters_is_no_reason_to_stop(folder: Path) -> None:
+    command = [sys.executable, "-m", "routilux_core.cli", "run", "doubles:flow", "--entry", "first.input"]
+    arguments = ["--param", "number=é"]
+    environment = {"PYTHONIOENCODING": "ascii", "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        [*command, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["outputs"]["result"][0]["number"] == "é" * 10
+    done = subprocess.run(
+        [*command, "--strategy", "ä"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
 
 
 def test_show_can_print_the_picture_alone(folder: Path) -> None:
@@ -108,16 +181,50 @@ def test_run_fails_when_the_job_fails(folder: Path) -> None:
     done = routilux(folder, "run", "doubles:flow", "--entry", "first.other")
     assert done.returncode == 1
     assert json.loads(done.stdout)["status"] == "failed"
-    assert "OSError('no answer')" in done.stderr
+    assert done.stderr == "job doubles-1: routine 'first', slot 'other', attempt 1: OSError: no answer -> stop\n"
+    done = routilux(folder, "run", "doubles:flow", "--entry", "first.other", "--traceback")
+    assert 'raise OSError("no answer")' in done.stderr
+
+
+def test_run_says_what_came_of_a_job_whose_outputs_are_no_json(folder: Path) -> None:
+    done = routilux(folder, "run", "doubles:flow", "--entry", "first.thing")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "the job is completed, but what came of it can't be printed as JSON" in done.stderr
+    assert "outputs['first.odd'][0]['number']: a builtins:object can't be saved" in done.stderr
+
+
+def test_run_cancels_a_job_that_takes_too_long(folder: Path) -> None:
+    done = routilux(
+        folder, "run", "doubles:flow", "--entry", "first.waits", "--strategy", "concurrent", "--timeout", "0.1"
+    )
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["status"] == "cancelled"
+    assert "not done after 0.1 s" in done.stderr
+
+
+@pytest.mark.parametrize("seconds", ["nan", "-1", "inf", "soon"])
+def test_a_time_that_is_none_is_refused(folder: Path, seconds: str) -> None:
+    done = routilux(folder, "run", "doubles:flow", "--entry", "first.input", f"--timeout={seconds}")
+    assert done.returncode == 2
+    assert f"invalid seconds value: {seconds!r}" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("show", "nothing.json"), "nothing.json"),
+        (("show", "nothing.json"), "there is no file 'nothing.json'"),
+        (("show", "doubles"), "a flow of a module is given as module:name"),
+        (("show", "doubles:"), "there is no ''"),
+        (("show", "flow.json"), "On this command line: --types MODULE"),
         (("show", "nomodule:flow"), "module 'nomodule' can't be imported: ModuleNotFoundError"),
         (("show", "doubles:number"), "it has to be a Flow"),
-        (("show", "doubles:nothing"), "it has to be a Flow"),
+        (("show", "doubles:nothing"), "'doubles:nothing': there is no 'nothing'"),
+        (("show", "doubles:broken"), "doubles:broken() raised TypeError: broken() missing 1 required"),
+        (("show", "job.json"), "job.json is the record of a job"),
+        (("run", "job.json", "--entry", "first"), "job.json is the record of a job"),
+        (("validate", "doubles.py"), "'doubles.py' can't be read as JSON"),
+        (("validate", "."), "Is a directory"),
+        (("validate", "flow.json", "--types", "doubles.py"), "module 'doubles.py' can't be imported"),
         (("run", "doubles:flow", "--entry", "frist"), "did you mean 'first'?"),
         (("run", "doubles:flow", "--entry", "first"), "say which with execute"),
         (("run", "doubles:flow", "--entry", "first.input", "--param", "number"), "--param takes NAME=VALUE"),

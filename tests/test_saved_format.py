@@ -79,6 +79,7 @@ def test_the_golden_job_tells_what_happened(golden: Any) -> None:
     [failure] = job.errors
     assert failure.exception.type_name == "builtins:ZeroDivisionError"
     assert "division by zero" in failure.traceback
+    assert failure.traceback.count('File "') == failure.traceback.count(f'File "{golden.ANYWHERE}/') > 0
     assert failure.decision == "continue"
     assert [record.outcome for record in job.get_execution_history("divides")] == ["completed", "failed", "completed"]
 
@@ -104,12 +105,13 @@ def test_the_schema_refuses_what_the_loader_refuses(golden: Any, validator: Any,
     assert judged > 20
 
 
-def test_a_newer_version_is_refused_by_its_number() -> None:
-    document = Flow("x").serialize() | {"version": 2}
+@pytest.mark.parametrize("file", GOLDEN, ids=lambda file: file.stem)
+def test_a_newer_version_is_refused_by_its_number(golden: Any, file: Path) -> None:
+    document = json.loads(file.read_text(encoding="utf-8")) | {"version": 2, "what is new": []}
     with pytest.raises(
         SerializationError, match=r"version: the file has version 2 .* up to version 1: install a newer"
     ):
-        Flow().deserialize(document)
+        load(document)
 
 
 @pytest.mark.parametrize("version", [0, -1, True, 1.0, "1", None])
@@ -141,6 +143,13 @@ def test_older_versions_are_upgraded_step_by_step_on_plain_dicts(monkeypatch: py
     flow.deserialize(old)
     assert (flow.flow_id, flow.max_pending) == ("x", 10)
     assert old == given, "the document that was given has changed"
+
+
+def test_a_document_that_a_step_can_not_upgrade_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upgrade, "VERSION", 2)
+    monkeypatch.setitem(upgrade.STEPS, upgrade.FLOW, {1: lambda document: document["name"]})
+    with pytest.raises(SerializationError, match="can't be upgraded from version 1 to 2 of the format: KeyError"):
+        Flow().deserialize(Flow("x").serialize() | {"version": 1})
 
 
 def test_there_is_a_step_from_every_version_to_the_next() -> None:

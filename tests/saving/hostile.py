@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from routilux_core import ErrorHandler, Flow, SerializationError
+from routilux_core import ErrorHandler, Flow, JobState, SerializationError
 from routilux_core import _type_names as type_names
 from saving.mutate import documents
 from saving.routines import Appends, Box, Collects, Colour, Counts, Free, Old, Pair, Point, Rights
@@ -29,6 +29,7 @@ from saving.routines import Appends, Box, Collects, Colour, Counts, Free, Old, P
 # "exec" and "compile" are told for `eval`, too; a file that is looked at tells "os.listdir", "os.scandir" or "open".
 FORBIDDEN = ("import", "open", "compile", "exec", "marshal.", "pickle.", "subprocess.", "os.", "socket.", "ctypes.")
 FORBIDDEN += ("shutil.", "tempfile.", "glob.", "pty.", "code.", "function.", "webbrowser.", "urllib.", "pathlib.")
+JOBS = 4  # one document of a job for so many of flows
 armed = False
 seen: Counter[str] = Counter()
 
@@ -58,6 +59,28 @@ def honest_flow() -> Flow:
     flow.add_output("old", "output")
     flow.add_output("collects", "output", "all of them")
     return flow
+
+
+def honest_job() -> JobState:
+    """Return a job with errors, outputs and history."""
+    from saving.golden import job
+
+    return job()
+
+
+target = Flow("before")
+
+
+def load_flow(document: Any) -> Flow:
+    """Load into a flow that is the same one as long as it refuses."""
+    global target
+    target.deserialize(document)
+    loaded, target = target, Flow("before")
+    return loaded
+
+
+def load_job(document: Any) -> JobState:
+    return JobState.deserialize(document)
 
 
 def plain(data: Any) -> Any:
@@ -98,37 +121,35 @@ def main(seed: int, count: int, planted: bool) -> dict[str, Any]:
     sys.addaudithook(hook)
     warnings.simplefilter("error")
     logging.getLogger("routilux_core").disabled = True
-    honest = json.loads(json.dumps(honest_flow().serialize()))
-    Flow().deserialize(honest)
+    flow, job = (json.loads(json.dumps(each.serialize())) for each in (honest_flow(), honest_job()))
+    load_flow(flow), load_job(job)
     if planted:
         plant()
     outcomes: Counter[str] = Counter()
     wrong: list[str] = []
-    slowest, target = 0.0, Flow("before")
-    before = target.serialize()
-    for number, document in enumerate(documents([honest], seed, count)):
-        began = time.perf_counter()
-        armed = True
-        try:
-            target.deserialize(document)
-        except SerializationError as error:
-            armed = False
-            outcomes["refused"] += 1
-            if not error.problems or len(str(error)) > 1_000_000:
-                wrong.append(f"{number}: an error of {len(error.problems)} problems")
-            if target.serialize() != before:
-                wrong.append(f"{number}: refused, but the flow has changed")
-        except BaseException as error:
-            armed = False
-            wrong.append(f"{number}: {type(error).__name__}: {error}"[:300])
-        else:
-            armed = False
-            outcomes["loaded"] += 1
-            if not same(target.serialize(), document):
-                wrong.append(f"{number}: loaded, but not equal")
-            target = Flow("before")
-        armed = False
-        slowest = max(slowest, time.perf_counter() - began)
+    slowest = 0.0
+    for load, honest, many in ((load_flow, flow, count), (load_job, job, count // JOBS)):
+        for number, document in enumerate(documents([honest], seed, many)):
+            began = time.perf_counter()
+            armed = True
+            try:
+                loaded = load(document)
+            except SerializationError as error:
+                armed = False
+                outcomes[f"{load.__name__} refused"] += 1
+                if not error.problems or len(str(error)) > 1_000_000:
+                    wrong.append(f"{number}: an error of {len(error.problems)} problems")
+            except BaseException as error:
+                armed = False
+                wrong.append(f"{number}: {type(error).__name__}: {error}"[:300])
+            else:
+                armed = False
+                outcomes[f"{load.__name__} loaded"] += 1
+                if not same(loaded.serialize(), document):
+                    wrong.append(f"{number}: loaded, but not equal")
+            slowest = max(slowest, time.perf_counter() - began)
+    if target.serialize() != Flow("before").serialize():
+        wrong.append("a flow has changed by what it refused")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"outcomes": outcomes, "wrong": wrong[:20], "seen": dict(seen), "slowest": slowest, "peak_kb": peak}
 

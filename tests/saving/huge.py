@@ -70,6 +70,14 @@ def text_of(name: str, size: int) -> str:
         "events": lambda: _with_events(size // 20),
         "numbers": lambda: with_kept(list(range(size // 8))),
         "a set of one hash": lambda: with_kept({"$set": [number * modulus for number in range(size // 25)]}),
+        "sets of one hash": lambda: with_kept(
+            [{"$set": [number * modulus for number in range(200)]}] * (size // 5_000)
+        ),
+        "a flag": lambda: with_kept({"$enum": "saving.routines:Rights", "name": "READ|" * (size // 5) + "READ"}),
+        "a long float": lambda: with_kept("long float"),
+        "a complex": lambda: with_kept({"$complex": "1." + "9" * size}),
+        "a path": lambda: with_kept({"$windows_path": "a\\" * (size // 3)}),
+        "a time": lambda: with_kept({"$datetime": "2" * size}),
         "keys of one hash": lambda: with_kept({"$dict": [[number * modulus, 0] for number in range(size // 30)]}),
         "objects": lambda: with_kept(
             [{"$object": "saving.routines:Point", "fields": {"x": 1, "y": 1.0}}] * (size // 70)
@@ -87,7 +95,7 @@ def text_of(name: str, size: int) -> str:
         return '{"a":' * (size // 5)
     if name == "a number":
         return "9" * size
-    return json.dumps(made[name]())
+    return json.dumps(made[name]()).replace('"long float"', "1." + "9" * size)
 
 
 NAMES = (
@@ -104,6 +112,12 @@ NAMES = (
     "events",
     "numbers",
     "a set of one hash",
+    "sets of one hash",
+    "a flag",
+    "a long float",
+    "a complex",
+    "a path",
+    "a time",
     "keys of one hash",
     "objects",
     "objects of nothing",

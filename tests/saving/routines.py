@@ -131,6 +131,19 @@ class Appends(Routine, scope="job"):
             self.emit("output", ttl=ttl - 1, seen=seen)
 
 
+class Echo(Routine):
+    """Its slot and its event have one name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.define_slot("same", self.handle)
+        self.define_event("same", ["ttl", "seen"])
+
+    def handle(self, ttl: int, seen: Any = ()) -> None:
+        if ttl > 0:
+            self.emit("same", ttl=ttl - 1, seen=("echo", str(seen)))
+
+
 class Old(Routine):
     """Its own constructor defines its slots, events and attributes."""
 

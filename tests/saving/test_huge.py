@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 PROGRAM = Path(__file__).parent / "huge.py"
-NAMES = 24  # kinds of huge documents
+NAMES = 30  # kinds of huge documents
 SHORT = 250_000  # characters; the soak takes 10 MB
 SECONDS, KILOBYTES = 60.0, 600_000  # far above what it takes (some 4 s at most), far below what a square would
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import logging
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -35,10 +38,18 @@ def quiet() -> Iterator[None]:
     logging.getLogger("routilux_core").disabled = False
 
 
-def check(flow: Flow) -> None:
+@functools.cache
+def _schema() -> Any:
+    file = Path(__file__).parents[2] / "docs" / "saved.schema.json"
+    return jsonschema.Draft202012Validator(json.loads(file.read_text(encoding="utf-8")))
+
+
+def check(flow: Flow, by_schema: bool = False) -> None:
     flows = _flows()
     saved = flow.serialize()
     text = json.dumps(saved)
+    if by_schema:
+        _schema().validate(json.loads(text))
     assert json.dumps(flow.serialize()) == text, "saving changed the flow"
     new = Flow()
     new.deserialize(json.loads(text))
@@ -48,6 +59,8 @@ def check(flow: Flow) -> None:
     jobs = [each.job_state for each in (flow, new)]
     for job in jobs:
         record = json.dumps(job.serialize())
+        if by_schema:
+            _schema().validate(json.loads(record))
         assert json.dumps(JobState.deserialize(json.loads(record)).serialize()) == record
 
 
@@ -57,12 +70,22 @@ every = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_
 @settings(max_examples=25, deadline=None, suppress_health_check=every)
 @given(st.data())
 def test_any_flow_comes_back_as_it_went(data: st.DataObject) -> None:
-    check(data.draw(_flows().flows(most=12)))
+    check(data.draw(_flows().flows(most=12)), by_schema=True)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
-@settings(max_examples=1000, deadline=None, suppress_health_check=every)
-@given(st.data())
-def test_a_thousand_large_flows_come_back_as_they_went(data: st.DataObject) -> None:
-    check(data.draw(_flows().flows()))
+def test_a_thousand_large_flows_come_back_as_they_went() -> None:
+    met: Counter[str] = Counter()
+
+    @settings(max_examples=1000, deadline=None, suppress_health_check=every)
+    @given(st.data())
+    def each(data: st.DataObject) -> None:
+        flow = data.draw(_flows().flows())
+        met.update(_flows().traits(flow))
+        check(flow)
+
+    each()
+    print(met)
+    assert all(met[trait] > 50 for trait in ("self loop", "parallel", "slot and event of one name")), met
+    assert met["over 40 routines"] > 10, met
