@@ -586,8 +586,10 @@ class Run:
             self.stop("cancelled")
             self.quiet()
             hands = self.hub.hands()
-        for queue in self.hub.queues if kill else ():
-            queue.kill(self)
+        for queue in self.hub.queues:
+            queue.revoke(self)
+            if kill:
+                queue.kill(self)
         self.finish()
         self.hub.answer()
         if hands:

@@ -21,13 +21,14 @@ from routilux_core._shipped_routine import add_stats
 from routilux_core._shipping import Crate, crate, packed, travels
 from routilux_core._telling import Told
 from routilux_core.errors import ShippingError, StrategyError
-from routilux_core.strategy import Task
+from routilux_core.strategy import Task, WorkerPool
 
 if TYPE_CHECKING:
     from routilux_core._shipped_queue import ShippedQueue
 
 
 AT_ONCE = 32  # activations that are counted while the lock is held
+PATIENCE = 1.0  # seconds that a cancel waits for a pool to take a task that it is just given
 
 
 class ShippedTask(Task):
@@ -48,6 +49,8 @@ class ShippedTask(Task):
         self.timeout = self.node.timeout
         self.quick = quick  # whether it is expected to take no longer than a batch should
         self.submitted = False
+        self._revoked = False
+        self._handing = threading.RLock()  # held while the pool is given it, or is asked for it back
         self._stats: dict[str, float] = {}
         self._lock = threading.RLock()
         self._crate: Crate | None = None
@@ -73,10 +76,31 @@ class ShippedTask(Task):
             return
         if pool is None:
             self.fail(StrategyError(f"strategy {self.queue.strategy.name!r}: its pool was closed"))
-            return
-        self._sent = perf_counter()
-        self.submitted = True
-        pool.submit(self)
+        elif not self._hand_over(pool):
+            self.take_back()
+
+    def _hand_over(self, pool: WorkerPool) -> bool:
+        """Give the task to the pool, unless its job was stopped while it was packed."""
+        with self._handing:
+            if self.run.stopped:
+                return False
+            self._sent = perf_counter()
+            self.submitted = True
+            pool.submit(self)
+        return True
+
+    def revoke(self, pool: WorkerPool) -> None:
+        """Ask the pool, once, to drop the task. Its job was stopped: if it has not been handed over, it never will."""
+        held = self._handing.acquire(timeout=PATIENCE)
+        try:
+            asks = self.submitted and not (self._ended or self._revoked)
+            self._revoked = self._revoked or asks
+            dropped = asks and pool.cancel(self)
+        finally:
+            if held:
+                self._handing.release()
+        if dropped:
+            self.take_back()
 
     def _pack(self) -> None:
         calls: list[tuple[Node, Item, Payload | bytes]] = []
