@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from routilux_core._decisions import decide
 from routilux_core._dispatch import Dispatcher, Job, WorkQueue, logger
+from routilux_core._listeners import in_detail
 from routilux_core._plan import Inlet, Item, Node
 from routilux_core._run import Run
 from routilux_core._shipped_task import ShippedTask
@@ -131,7 +132,7 @@ class ShippedQueue(WorkQueue):
     def _batch(self, item: Item, workers: int, newest: bool) -> tuple[list[Item], bool]:
         """Add to an activation what may travel with it; also return whether that will be quick. Lock."""
         spent = self._pace.get(item[0].number)
-        if spent is None or self._goes_alone(item[0]) or self._is_suspect(item):
+        if spent is None or self._goes_alone(item[0]) or self._is_suspect(item) or in_detail(item[2].listeners):
             return [item], spent is not None and spent < self.strategy.capabilities.ahead_below
         most = self.strategy.capabilities.max_batch
         if travels(item[0].node):

@@ -11,6 +11,7 @@ from routilux_core._decisions import OUTCOMES, carry_out
 from routilux_core._dispatch import logger
 from routilux_core._history import COMPLETED, FAILED
 from routilux_core._home_coming import Sent, take_state_home, unpacked
+from routilux_core._listeners import in_detail
 from routilux_core._loop import merged
 from routilux_core._pickling import loads
 from routilux_core._plan import Item, Node
@@ -104,12 +105,14 @@ class ShippedTask(Task):
 
     def _pack(self) -> None:
         calls: list[tuple[Node, Item, Payload | bytes]] = []
+        payloads: list[Payload] = []
         holds: list[int] = []
         for item in self.items:
             node = item[0].node
             try:
                 self.queue.luggage.part(node)
-                calls.append((node, item, packed(item[0], self._payload(item))))
+                payloads.append(self._payload(item))
+                calls.append((node, item, packed(item[0], payloads[-1])))
             except Exception as error:
                 self._refuse(len(calls), error)
                 break
@@ -124,6 +127,10 @@ class ShippedTask(Task):
             self._refuse(0, error)
             return
         self.size, self.parts = len(self.items), frozenset(self._crate.parts)
+        if listeners := in_detail(self.run.listeners):
+            for item, payload in zip(self.items, payloads, strict=False):
+                attempt = self.run.attempts.get(item[3], 1)
+                listeners.activation_started(item[0], item[3], attempt, item, payload, worker=0)
 
     def _payload(self, item: Item) -> Payload:
         """Return what the handler is given, gathered or merged. The routine's permit is held."""
@@ -233,7 +240,8 @@ class ShippedTask(Task):
             sent, unreadable = unpacked(emitted, node) if emitted else ((), None)
             if stats is not None:
                 add_stats(node.routine, *stats)
-            if started is not None and failure is None and unreadable is None:
+            watched = sent and in_detail(self.run.listeners)  # then they are told before the call counts as over
+            if started is not None and failure is None and unreadable is None and not watched:
                 plain.append((sent, started, ended))
                 continue
             self._complete(plain)
@@ -249,16 +257,25 @@ class ShippedTask(Task):
         ended: float,
         failure: tuple[BaseException | None, str],
     ) -> None:
-        """Post what an activation has emitted, and count it where it has failed."""
-        run, number = self.run, self.items[index][3]
+        """Post what an activation has emitted, tell so, and count it where it has ended."""
         if sent:
-            now = perf_counter()
-            with self.hub.lock:
-                for outlet, data in sent:
-                    run.send(outlet, data, number, now)
-            self._emitted += len(sent)
-        if started is not None and failure[0] is not None:
+            self._post(self.items[index], sent)
+        if started is None:
+            return
+        if failure[0] is None:
+            self._complete([((), started, ended)])
+        else:
             self._failed(index, failure[0], self._at_home(started), self._at_home(ended), failure[1])
+
+    def _post(self, item: Item, sent: Sent) -> None:
+        run, number, now = self.run, item[3], perf_counter()
+        with self.hub.lock:
+            for outlet, data in sent:
+                run.send(outlet, data, number, now)
+        self._emitted += len(sent)
+        if listeners := in_detail(run.listeners):
+            for outlet, data in sent:
+                listeners.event_emitted(item[0].node, outlet, number, now, data)
 
     def _complete(self, done: list[tuple[Sent, float, float]]) -> None:
         """Post what activations have emitted, and count them: some at a time, since the lock is held meanwhile."""
