@@ -260,6 +260,7 @@ class Flow:
         self._prepare(inlet, payload)
         plugins = self._plugins.all()
         run = Run(self._hub, f"{self.flow_id}-{next(self._numbers)}", self.flow_id, self.history_size, _context())
+        run.collected = {output.name: [] for output in self._graph.outputs}
         self._last = job = JobState(run.job_id, self.flow_id, run)
         run.listen(plugins, job)
         with self._hub.lock:
