@@ -21,7 +21,7 @@ from routilux_core._run import GATHERED, Run
 from routilux_core._shipped_routine import add_stats
 from routilux_core._shipping import Crate, crate, packed, travels
 from routilux_core._telling import Told
-from routilux_core.errors import ShippingError, StrategyError
+from routilux_core.errors import ActivationTimeout, ShippingError, StrategyError
 from routilux_core.strategy import Task, WorkerPool
 
 if TYPE_CHECKING:
@@ -309,9 +309,16 @@ class ShippedTask(Task):
         if at is not None and self._next < at < count:
             self._skip_to(at)
         for index in range(self._next, min(self._next + 1, count) if at is not None else count):
-            self._failed(index, error, self._sent, now, "")
+            self._failed(index, self._named(index, error), self._sent, now, "")
             if self.has_state:
                 return  # it holds the permit, or the rest has got it
+
+    def _named(self, index: int, error: BaseException) -> BaseException:
+        """Name the call that a pool has ended: the pool knows its tasks only."""
+        inlet = self.items[index][0]
+        if not isinstance(error, ActivationTimeout):
+            return error
+        return ActivationTimeout(f"routine {inlet.node.routine_id!r}, slot {inlet.name!r}: {error}")
 
     def _skip_to(self, at: int) -> None:
         """Put back what ran before the activation at an index and was not told of; that one is next."""
