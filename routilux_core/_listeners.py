@@ -203,8 +203,10 @@ class Listeners:
 
     # -- details
 
-    def activation_started(self, inlet: Inlet, number: int, attempt: int, item: Any, data: Mapping[str, Any]) -> None:
-        """Tell that a handler is about to be called with `data`."""
+    def activation_started(
+        self, inlet: Inlet, number: int, attempt: int, item: Any, data: Mapping[str, Any], worker: int | None = None
+    ) -> None:
+        """Tell that a handler is about to be called with `data`; without `worker`, in this thread."""
         if not self.hears("routilux_activation_started"):
             return
         activation = Activation(
@@ -214,12 +216,12 @@ class Listeners:
             routine_id=inlet.node.routine_id,
             slot=inlet.name,
             attempt=attempt,
-            worker=get_ident(),
+            worker=get_ident() if worker is None else worker,
             posted=item[5],
             started=perf_counter(),
             data=MappingProxyType(dict(data)),
         )
-        self._tell("routilux_activation_started", {"activation": activation})
+        self._tell_outside("routilux_activation_started", {"activation": activation})
 
     def event_emitted(self, node: Node, outlet: Outlet, number: int, time: float, data: Mapping[str, Any]) -> None:
         """Tell that an emission was posted."""
@@ -234,7 +236,7 @@ class Listeners:
             time=time,
             data=MappingProxyType(dict(data)),
         )
-        self._tell("routilux_event_emitted", {"emission": emission})
+        self._tell_outside("routilux_event_emitted", {"emission": emission})
 
     # -- telling
 

@@ -139,6 +139,10 @@ class Run:
             self.halted = listeners.starts  # nothing runs before they have been told
             self._look_again()
 
+    def told_in_detail(self) -> Listeners | None:
+        """Return the listeners if any of them is told of each call, or of each emission."""
+        return self.listeners if self.listeners is not None and self.listeners.details else None
+
     def tell_started(self) -> None:
         """Tell that the job begins, and let its entry run. Not under the lock."""
         if self.listeners is not None and self.listeners.starts:
@@ -564,8 +568,10 @@ class Run:
             self.stop("cancelled")
             self.quiet()
             hands = self.hub.hands()
-        for queue in self.hub.queues if kill else ():
-            queue.kill(self)
+        for queue in self.hub.queues:
+            queue.revoke(self)
+            if kill:
+                queue.kill(self)
         self.finish()
         self.hub.answer()
         if hands:

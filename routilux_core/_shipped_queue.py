@@ -131,7 +131,7 @@ class ShippedQueue(WorkQueue):
     def _batch(self, item: Item, workers: int, newest: bool) -> tuple[list[Item], bool]:
         """Add to an activation what may travel with it; also return whether that will be quick. Lock."""
         spent = self._pace.get(item[0].number)
-        if spent is None or self._goes_alone(item[0]) or self._is_suspect(item):
+        if spent is None or self._goes_alone(item[0]) or self._is_suspect(item) or item[2].told_in_detail():
             return [item], spent is not None and spent < self.strategy.capabilities.ahead_below
         most = self.strategy.capabilities.max_batch
         if travels(item[0].node):
@@ -263,15 +263,25 @@ class ShippedQueue(WorkQueue):
                 self.hub.calls.append(self)
         return super().drop(run)
 
+    def revoke(self, run: Job) -> None:
+        """Ask the pool for what is away of a run that was stopped; when this returns, it has been asked."""
+        with self.hub.lock:
+            away = [task for task in self.away if task.run is run]
+        self._ask_back(away)
+
     def _cancel_revoked(self) -> None:
         """Ask the pool for what is away of jobs that have stopped."""
         with self.hub.lock:
             revoked, self._revoked = self._revoked, []
-            pool = self.pool
-        for task in revoked:
+        self._ask_back(revoked)
+
+    def _ask_back(self, tasks: list[ShippedTask]) -> None:
+        pool = self.pool
+        if pool is None:
+            return
+        for task in tasks:
             try:
-                if pool is not None and task.submitted and pool.cancel(task):
-                    task.take_back()
+                task.revoke(pool)
             except Exception:
                 logger().exception("strategy %r: its pool raised in cancel", self.strategy.name)
 

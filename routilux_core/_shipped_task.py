@@ -20,14 +20,15 @@ from routilux_core._run import GATHERED, Run
 from routilux_core._shipped_routine import add_stats
 from routilux_core._shipping import Crate, crate, packed, travels
 from routilux_core._telling import Told
-from routilux_core.errors import ShippingError, StrategyError
-from routilux_core.strategy import Task
+from routilux_core.errors import ActivationTimeout, ShippingError, StrategyError
+from routilux_core.strategy import Task, WorkerPool
 
 if TYPE_CHECKING:
     from routilux_core._shipped_queue import ShippedQueue
 
 
 AT_ONCE = 32  # activations that are counted while the lock is held
+PATIENCE = 1.0  # seconds that a cancel waits for a pool to take a task that it is just given
 
 
 class ShippedTask(Task):
@@ -48,6 +49,8 @@ class ShippedTask(Task):
         self.timeout = self.node.timeout
         self.quick = quick  # whether it is expected to take no longer than a batch should
         self.submitted = False
+        self._revoked = False
+        self._handing = threading.RLock()  # held while the pool is given it, or is asked for it back
         self._stats: dict[str, float] = {}
         self._lock = threading.RLock()
         self._crate: Crate | None = None
@@ -73,19 +76,42 @@ class ShippedTask(Task):
             return
         if pool is None:
             self.fail(StrategyError(f"strategy {self.queue.strategy.name!r}: its pool was closed"))
-            return
-        self._sent = perf_counter()
-        self.submitted = True
-        pool.submit(self)
+        elif not self._hand_over(pool):
+            self.take_back()
+
+    def _hand_over(self, pool: WorkerPool) -> bool:
+        """Give the task to the pool, unless its job was stopped while it was packed."""
+        with self._handing:
+            if self.run.stopped:
+                return False
+            self._sent = perf_counter()
+            self.submitted = True
+            pool.submit(self)
+        return True
+
+    def revoke(self, pool: WorkerPool) -> None:
+        """Ask the pool, once, to drop the task. Its job was stopped: if it has not been handed over, it never will."""
+        held = self._handing.acquire(timeout=PATIENCE)
+        try:
+            asks = self.submitted and not (self._ended or self._revoked)
+            self._revoked = self._revoked or asks
+            dropped = asks and pool.cancel(self)
+        finally:
+            if held:
+                self._handing.release()
+        if dropped:
+            self.take_back()
 
     def _pack(self) -> None:
         calls: list[tuple[Node, Item, Payload | bytes]] = []
+        payloads: list[Payload] = []
         holds: list[int] = []
         for item in self.items:
             node = item[0].node
             try:
                 self.queue.luggage.part(node)
-                calls.append((node, item, packed(item[0], self._payload(item))))
+                payloads.append(self._payload(item))
+                calls.append((node, item, packed(item[0], payloads[-1])))
             except Exception as error:
                 self._refuse(len(calls), error)
                 break
@@ -100,6 +126,10 @@ class ShippedTask(Task):
             self._refuse(0, error)
             return
         self.size, self.parts = len(self.items), frozenset(self._crate.parts)
+        if listeners := self.run.told_in_detail():
+            for item, payload in zip(self.items, payloads, strict=False):
+                attempt = self.run.attempts.get(item[3], 1)
+                listeners.activation_started(item[0], item[3], attempt, item, payload, worker=0)
 
     def _payload(self, item: Item) -> Payload:
         """Return what the handler is given, gathered or merged. The routine's permit is held."""
@@ -209,7 +239,8 @@ class ShippedTask(Task):
             sent, unreadable = unpacked(emitted, node) if emitted else ((), None)
             if stats is not None:
                 add_stats(node.routine, *stats)
-            if started is not None and failure is None and unreadable is None:
+            watched = sent and self.run.told_in_detail()  # then they are told before the call counts as over
+            if started is not None and failure is None and unreadable is None and not watched:
                 plain.append((sent, started, ended))
                 continue
             self._complete(plain)
@@ -225,16 +256,25 @@ class ShippedTask(Task):
         ended: float,
         failure: tuple[BaseException | None, str],
     ) -> None:
-        """Post what an activation has emitted, and count it where it has failed."""
-        run, number = self.run, self.items[index][3]
+        """Post what an activation has emitted, tell so, and count it where it has ended."""
         if sent:
-            now = perf_counter()
-            with self.hub.lock:
-                for outlet, data in sent:
-                    run.send(outlet, data, number, now)
-            self._emitted += len(sent)
-        if started is not None and failure[0] is not None:
+            self._post(self.items[index], sent)
+        if started is None:
+            return
+        if failure[0] is None:
+            self._complete([((), started, ended)])
+        else:
             self._failed(index, failure[0], self._at_home(started), self._at_home(ended), failure[1])
+
+    def _post(self, item: Item, sent: Sent) -> None:
+        run, number, now = self.run, item[3], perf_counter()
+        with self.hub.lock:
+            for outlet, data in sent:
+                run.send(outlet, data, number, now)
+        self._emitted += len(sent)
+        if listeners := run.told_in_detail():
+            for outlet, data in sent:
+                listeners.event_emitted(item[0].node, outlet, number, now, data)
 
     def _complete(self, done: list[tuple[Sent, float, float]]) -> None:
         """Post what activations have emitted, and count them: some at a time, since the lock is held meanwhile."""
@@ -268,9 +308,16 @@ class ShippedTask(Task):
         if at is not None and self._next < at < count:
             self._skip_to(at)
         for index in range(self._next, min(self._next + 1, count) if at is not None else count):
-            self._failed(index, error, self._sent, now, "")
+            self._failed(index, self._named(index, error), self._sent, now, "")
             if self.has_state:
                 return  # it holds the permit, or the rest has got it
+
+    def _named(self, index: int, error: BaseException) -> BaseException:
+        """Name the call that a pool has ended: the pool knows its tasks only."""
+        inlet = self.items[index][0]
+        if not isinstance(error, ActivationTimeout):
+            return error
+        return ActivationTimeout(f"routine {inlet.node.routine_id!r}, slot {inlet.name!r}: {error}")
 
     def _skip_to(self, at: int) -> None:
         """Put back what ran before the activation at an index and was not told of; that one is next."""

@@ -266,6 +266,7 @@ class Flow:
             inlet = self._entry(entry_routine_id, slot)
             self._prepare(inlet, payload)
             run = Run(self._hub, f"{self.flow_id}-{next(self._numbers)}", self.flow_id, self.history_size, _context())
+            run.collected = {output.name: [] for output in self._graph.outputs}
             self._last = job = JobState(run.job_id, self.flow_id, run)
             run.listen(plugins, job)
             with self._hub.lock:

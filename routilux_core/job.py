@@ -63,7 +63,7 @@ class JobState:
 
     @property
     def outputs(self) -> dict[str, list[dict[str, Any]]]:
-        """The payloads of the events named with `Flow.add_output`, by name, in the order emitted."""
+        """The payloads of the events named with `Flow.add_output`, by name, in the order emitted; maybe none."""
         return self._controls.outputs()
 
     @property

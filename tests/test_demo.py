@@ -139,7 +139,7 @@ def test_its_timings_cover_the_work_and_concurrent_is_faster(facts):
 def test_every_job_has_ended_and_its_ledger_balances(facts):
     jobs = facts["jobs"]
     whole = {"main", "sequential", "concurrent", "first", "second", "third", "monitored", "loaded"}
-    assert set(jobs) == whole | {"CONTINUE", "STOP"}
+    assert set(jobs) == whole | {"STOP", "CONTINUE", "SKIP", "RETRY"}
     for name, job in jobs.items():
         ledger = job["ledger"]
         ended = ledger["completed"] + ledger["failed"] + ledger["skipped"] + ledger["discarded"]
@@ -151,17 +151,27 @@ def test_every_job_has_ended_and_its_ledger_balances(facts):
         assert set(jobs[name]["arrived"]) == SOURCES
 
 
+OTHERS = ["seattle-temps", "seattle-weather"]
+
+
 @pytest.mark.parametrize(
-    ("policy", "status", "arrived"),
-    [("CONTINUE", "completed", ["seattle-temps", "seattle-weather"]), ("STOP", "failed", [])],
+    ("policy", "status", "counts", "arrived"),
+    [
+        ("STOP", "failed", (1, 0, 0), []),
+        ("CONTINUE", "completed", (1, 0, 0), OTHERS),
+        ("SKIP", "completed", (0, 1, 0), OTHERS),
+        ("RETRY", "completed", (0, 0, 2), sorted(SOURCES)),
+    ],
 )
-def test_one_service_that_answers_500_is_dealt_with_as_the_policy_says(facts, policy, status, arrived):
+def test_one_service_that_answers_500_is_dealt_with_as_the_policy_says(facts, policy, status, counts, arrived):
     job = facts["jobs"][policy]
-    [error] = job["errors"]
+    ledger = job["ledger"]
     assert job["status"] == status
-    assert (error["routine"], error["decision"]) == ("fetch sf-temps", policy.lower())
-    assert "500" in error["error"]
-    assert job["ledger"]["failed"] == 1
+    assert (ledger["failed"], ledger["skipped"], ledger["retried"]) == counts
+    assert len(job["errors"]) == sum(counts)
+    for error in job["errors"]:
+        assert (error["routine"], error["decision"]) == ("fetch sf-temps", policy.lower())
+        assert "500" in error["error"]
     assert job["arrived"] == arrived
 
 
@@ -254,8 +264,9 @@ def test_the_checks_find_a_failure_of_another_kind_than_the_policy_expects(demo)
     with Flow() as flow:
         flow.add_routine(Fails(), "fails")
         job = flow.execute("fails")
-    [problem] = demo.check_policy(stop, job, {})
-    assert "'fails', not a 500 from sf-temps" in problem
+    state, kind = demo.check_policy(stop, job, {})
+    assert state == "STOP: 'fetch sf-temps' is None, not failed"
+    assert "'fails', not a 500 from sf-temps" in kind
 
 
 @pytest.mark.parametrize(("lost", "pending"), [(1, 0), (0, 1)])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ from routilux_core import (
 )
 
 MakeFlow = Callable[..., Flow]
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "errors.md"
 SECONDS = 20.0
 AT_ONCE = {"retry_delay": 0.0}
 
@@ -354,6 +357,14 @@ def test_each_error_is_logged_once_with_its_decision(
     assert [record.levelname for record in caplog.records] == ["INFO", "WARNING"]
     assert "'picky'" in caplog.text
     assert "continue" in caplog.messages[1]
+
+
+@pytest.mark.skipif(not DOCS.exists(), reason="the documentation is not beside the tests")
+def test_the_python_in_the_documentation_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, str(DOCS), "exec"), {"__name__": "documentation"})
 
 
 # -- what must not break the engine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -179,7 +180,29 @@ def test_outputs_are_the_payloads_by_name_in_the_order_emitted(make_flow: MakeFl
     assert job.outputs["source.item"] == expected
     assert job.outputs["again"] == expected
     assert sorted(job.outputs["relay0.passed"], key=lambda payload: payload["n"]) == expected
-    assert "collect.complete" not in job.outputs
+    assert job.outputs["collect.complete"] == []
+
+
+def test_an_output_that_got_nothing_is_an_empty_list(
+    make_flow: MakeFlow, strategy: dict[str, Any], tmp_path: Path
+) -> None:
+    class Silent(Routine):
+        said = event("n")
+
+        @slot
+        def n(self, n: int) -> None:
+            if n:
+                raise ValueError(n)
+
+    flow = make_flow(**strategy)
+    flow.add_routine(Silent(), "silent")
+    flow.add_output("silent", "said")
+    for n in range(2):
+        job = flow.execute("silent", {"n": n})
+        assert job.wait(SECONDS)
+        assert (job.status, job.outputs) == ("failed" if n else "completed", {"silent.said": []})
+    job.save(tmp_path / "job.json")
+    assert JobState.load(tmp_path / "job.json").outputs == {"silent.said": []}
 
 
 def test_outputs_given_away_are_copies(make_flow: MakeFlow) -> None:

@@ -43,6 +43,9 @@ def test_a_call_beyond_its_time_out_ends_in_time_and_the_pool_is_whole_again(
     job = flow.run("only", {"n": 1, "seconds": 60.0})
     assert time.monotonic() - begun < 1.5
     assert isinstance(job.errors[0].exception, ActivationTimeout)
+    assert str(job.errors[0].exception).startswith(
+        "routine 'only', slot 'input': the call ran longer than its time-out"
+    )
     assert flow.run("only", {"n": 2, "seconds": 0.0}).ledger.completed == 1
 
 

@@ -97,6 +97,10 @@ class _Walk:
         self.limit = limit
         self.flow_answer = answer
         self.answer = answer.jobs[job.number] = JobAnswer(job)
+        for node in plan.nodes:
+            for event, collected in enumerate(node.outputs):
+                if collected:
+                    self.answer.outputs[f"{node.routine_id}.e{event}"] = []
         self.queue: deque[tuple[Node, int, dict[str, Any]]] = deque()
         self.gathered: dict[tuple[int, int], list[int]] = {}
         self.gathered_ttl: dict[tuple[int, int], int] = {}
@@ -200,7 +204,7 @@ class _Walk:
             for wire in wires:
                 self._deliver(self.plan.nodes[wire.target], wire.slot, renamed(payload) if wire.renames else payload)
             if node.outputs[event]:
-                self.answer.outputs.setdefault(f"{node.routine_id}.e{event}", []).append(payload)
+                self.answer.outputs[f"{node.routine_id}.e{event}"].append(payload)
             elif not wires:
                 ledger["unconnected"] += 1
 

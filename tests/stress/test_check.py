@@ -55,7 +55,7 @@ def job_of(answer: Any) -> Any:
 
 
 def one_more_output(answer: Any) -> None:
-    payloads = next(some for job in answer.jobs.values() for some in job.outputs.values())
+    payloads = next(some for job in answer.jobs.values() for some in job.outputs.values() if some)
     payloads.append({**payloads[0], "value": -1})
 
 

@@ -1,0 +1,68 @@
+"""Random cancels and pauses of each bundled strategy count everything, hang nowhere and start nothing late."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from routilux_core import _run
+from routilux_core_plugins import _worker
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="named pipes")
+
+STRATEGIES = ("sequential", "concurrent", "process")
+SHORT, LONG = 12, 200
+FEW, MANY = 300, 1_000  # events in a flow
+ACTIONS = {"cancel", "pause", "pause, cancel"}
+
+
+@pytest.fixture(scope="module")
+def interruptions() -> Iterator[ModuleType]:
+    """Give the module of the check; what it needs of the other tests is on nobody's path."""
+    tests = str(Path(__file__).parents[1])
+    sys.path.insert(0, tests)
+    yield importlib.import_module("interruptions")
+    sys.path.remove(tests)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_jobs_interrupted_at_random_moments_count_everything(
+    interruptions: ModuleType, tmp_path: Path, strategy: str
+) -> None:
+    done = interruptions.interrupt(strategy, range(SHORT), FEW, tmp_path, interruptions.Trial.check)
+    assert len(done) >= SHORT // 2, f"too many jobs ended before their moment: {done}"
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_200_interrupted_jobs_of_1000_events_count_everything(
+    interruptions: ModuleType, tmp_path: Path, strategy: str
+) -> None:
+    done = interruptions.interrupt(strategy, range(LONG), MANY, tmp_path, interruptions.Trial.check)
+    assert set(done) == ACTIONS
+    assert len(done) >= LONG * 3 // 4, f"too many jobs ended before their moment: {len(done)}"
+
+
+@pytest.mark.stress
+def test_the_check_finds_a_cancel_that_does_not_wait_for_calls_about_to_begin(
+    interruptions: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_run, "wait_until_begun", lambda hands, run: None)
+    with pytest.raises(interruptions.LateStart):
+        interruptions.interrupt("concurrent", range(LONG), FEW, tmp_path, interruptions.Trial.check)
+
+
+@pytest.mark.stress
+def test_the_check_finds_a_cancel_that_does_not_reach_the_worker_processes(
+    interruptions: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_worker.Worker, "tell_to_stop_before_the_next", lambda self, batch: None)
+    with pytest.raises(interruptions.LateStart):
+        interruptions.interrupt("process", range(LONG), FEW, tmp_path, interruptions.Trial.check)
