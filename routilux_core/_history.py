@@ -63,6 +63,14 @@ class History:
         else:
             _count(self._sums, note[2], note[4], 1)
 
+    def note_all(self, notes: Iterable[Note]) -> None:
+        """Note several attempts."""
+        if self.timed:
+            self.notes.extend(notes)
+        else:
+            for note in notes:
+                self.note(note)
+
     def fold(self) -> None:
         """Add up all notes but the newest, and drop them."""
         keep = len(self.notes) - self._size

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from contextvars import Context
+from itertools import repeat
 from math import inf
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from routilux_core._begun import wait_until_begun
 from routilux_core._binding import Payload
 from routilux_core._context import check_outside
-from routilux_core._history import DISCARDED, FAILED, RETRIED, SKIPPED, History, Note, records
+from routilux_core._history import COMPLETED, DISCARDED, FAILED, RETRIED, SKIPPED, History, Note, records
 from routilux_core._listeners import Listeners
 from routilux_core._measures import JobSource
 from routilux_core._plan import Inlet, Item, Node, Outlet, rename
@@ -267,6 +268,26 @@ class Run:
         for queue in self.hub.queues:
             queue.call()
 
+    def send_all(self, outlet: Outlet, payloads: list[Payload], causes: Iterable[int], now: float) -> None:
+        """Post emissions of one event, each with the activation that caused it. Nobody else has the payloads. Lock."""
+        lone = outlet.targets[0][0] if outlet.plain and len(outlet.targets) == 1 else None
+        if self.stopped or (lone is None and (outlet.targets or len(outlet.outputs) > 1)):
+            for data, cause in zip(payloads, causes, strict=True):
+                self.send(outlet, data, cause, now)
+            return
+        count = len(payloads)
+        self.sent += count
+        for name in outlet.outputs:
+            self.collected.setdefault(name, []).extend(payloads)
+        if lone is not None:
+            numbers = range(self.last + 1, self.last + count + 1)
+            queue = lone.node.queue
+            queue.ready.extend(zip(repeat(lone), payloads, repeat(self), numbers, causes, repeat(now)))
+            self.last, self.placed = self.last + count, self.placed + count
+            queue.call()
+        elif not outlet.outputs:
+            self.unconnected += count
+
     def node_for(self, node: Node) -> Node:
         """Return this job's own twin of a node with `scope="job"`. Lock."""
         twin = self.own.get(node)
@@ -328,6 +349,31 @@ class Run:
             self.note_to(note)
         if len(self.notes) >= self.full:
             self.history.fold()
+
+    def complete(
+        self,
+        items: list[Item],
+        worker: int,
+        started: list[float],
+        ended: list[float],
+    ) -> None:
+        """Note and count activations of one slot that have completed; their permits are not given back. Lock."""
+        numbers = [item[3] for item in items]
+        attempts: Iterable[int] = repeat(1)
+        if self.attempts:
+            attempts = [self.attempts.pop(number, 1) for number in numbers]
+        if self.merged_by:
+            self.merged_by.difference_update(numbers)
+        slot, causes, posted = items[0][0].number, [item[4] for item in items], [item[5] for item in items]
+        fixed = repeat(slot), attempts, repeat(COMPLETED), repeat(worker)
+        notes = list(zip(numbers, causes, *fixed, posted, started, ended, strict=False))
+        self.history.note_all(notes)
+        if self.note_to is not None:
+            for note in notes:
+                self.note_to(note)
+        if len(self.notes) >= self.full:
+            self.history.fold()
+        self.over += len(items)
 
     def _retry(self, item: Item, delay: float, permit: bool) -> bool:
         """Try again after a delay in seconds; True if the permit is kept meanwhile. Lock."""
