@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from routilux_core._binding import Payload
 from routilux_core._pickling import loads
-from routilux_core._plan import Node, Outlet
+from routilux_core._plan import Node
 from routilux_core._remote_errors import Encoded, encode
 from routilux_core._shipped_routine import add_stats, restore
-from routilux_core._telling import Emitted
+from routilux_core._telling import Data
 from routilux_core.errors import ShippingError
 from routilux_core.routine import Routine
 
-Sent = Sequence[tuple[Outlet, Payload]]
+
+def unpacked(data: list[Data]) -> list[Payload] | None:
+    """Return what was emitted; None if some of it can't be unpickled."""
+    try:
+        return [each if isinstance(each, dict) else loads(each) for each in data]
+    except Exception:
+        return None
 
 
-def unpacked(emitted: Emitted, node: Node) -> tuple[Sent, ShippingError | None]:
-    """Return what was emitted; the first that can't be unpickled ends it, with an error."""
-    sent: list[tuple[Outlet, Payload]] = []
-    for event, data in emitted:
+def unpacked_till_error(data: list[Data], node: Node, names: list[str]) -> tuple[list[Payload], ShippingError | None]:
+    """Return what one activation emitted; the first that can't be unpickled ends it, with an error."""
+    payloads: list[Payload] = []
+    for event, each in zip(names, data, strict=True):
         try:
-            sent.append((node.outlets[event], data if isinstance(data, dict) else loads(data)))
+            payloads.append(each if isinstance(each, dict) else loads(each))
         except Exception as error:
-            return sent, _unreadable(f"routine {node.routine_id!r}, event {event!r}: what it emitted", error)
-    return sent, None
+            return payloads, _unreadable(f"routine {node.routine_id!r}, event {event!r}: what it emitted", error)
+    return payloads, None
 
 
 def take_state_home(node: Node, last: dict[str, Any], sent_stats: dict[str, float]) -> Encoded | None:

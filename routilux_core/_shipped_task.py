@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
+from itertools import groupby
+from operator import itemgetter, sub
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from routilux_core._binding import Payload
 from routilux_core._decisions import OUTCOMES, carry_out
 from routilux_core._dispatch import logger
-from routilux_core._history import COMPLETED, FAILED
-from routilux_core._home_coming import Sent, take_state_home, unpacked
+from routilux_core._history import FAILED
+from routilux_core._home_coming import take_state_home, unpacked, unpacked_till_error
 from routilux_core._loop import merged
-from routilux_core._pickling import loads
 from routilux_core._plan import Item, Node
 from routilux_core._relay import replay
-from routilux_core._remote_errors import decode
+from routilux_core._remote_errors import Encoded, decode
 from routilux_core._run import GATHERED, Run
 from routilux_core._shipped_routine import add_stats
-from routilux_core._shipping import Crate, crate, packed, travels
-from routilux_core._telling import Told
+from routilux_core._shipping import Crate, Row, crate, packed, travels
+from routilux_core._telling import Data, Told
 from routilux_core.errors import ShippingError, StrategyError
 from routilux_core.strategy import Task
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from routilux_core._shipped_queue import ShippedQueue
 
 
-AT_ONCE = 32  # activations that are counted while the lock is held
+AT_ONCE = 256  # activations that are counted while the lock is held
 
 
 class ShippedTask(Task):
@@ -53,6 +55,7 @@ class ShippedTask(Task):
         self._crate: Crate | None = None
         self._ended = False
         self._next = 0  # index of the first activation whose end was not told
+        self._heard = 0  # emissions, of all of them
         self._emitted = 0  # of that one
         self._worker = 0
         self._sent = perf_counter()
@@ -79,27 +82,38 @@ class ShippedTask(Task):
         pool.submit(self)
 
     def _pack(self) -> None:
-        calls: list[tuple[Node, Item, Payload | bytes]] = []
-        holds: list[int] = []
-        for item in self.items:
-            node = item[0].node
-            try:
-                self.queue.luggage.part(node)
-                calls.append((node, item, packed(item[0], self._payload(item))))
-            except Exception as error:
-                self._refuse(len(calls), error)
-                break
-            holds.append(self.queue.holds(node))
-        if self._ended:
-            return
         if self.has_state:
             self._stats = self.node.routine.stats()
         try:
-            self._crate = crate(self.queue.luggage, calls, holds, self.run.job_id in self.queue.whole)
+            self._crate = self._pack_at_once() or self._pack_one_by_one()
         except ShippingError as error:
             self._refuse(0, error)
-            return
-        self.size, self.parts = len(self.items), frozenset(self._crate.parts)
+        if self._crate is not None:
+            self.size, self.parts = len(self.items), frozenset(self._crate.parts)
+
+    def _pack_at_once(self) -> Crate | None:
+        """Pickle many calls in one go, which goes where their payloads are plain, as they come."""
+        if len(self.items) == 1:
+            return None
+        rows: list[Row] = [(inlet, [item[1] for item in same]) for inlet, same in groupby(self.items, itemgetter(0))]
+        try:
+            return self._crated(rows)
+        except Exception:  # one by one it is found out which
+            return None
+
+    def _pack_one_by_one(self) -> Crate | None:
+        rows: list[Row] = []
+        for index, item in enumerate(self.items):
+            try:
+                self.queue.luggage.part(item[0].node)
+                rows.append((item[0], [packed(item[0], self._payload(item))]))
+            except Exception as error:
+                self._refuse(index, error)
+                break
+        return None if self._ended else self._crated(rows)
+
+    def _crated(self, rows: list[Row]) -> Crate | None:
+        return crate(self.queue.luggage, rows, self.queue.holds, self.run.job_id in self.queue.whole)
 
     def _payload(self, item: Item) -> Payload:
         """Return what the handler is given, gathered or merged. The routine's permit is held."""
@@ -186,72 +200,102 @@ class ShippedTask(Task):
             self.queue.call()
 
     def _read(self, message: bytes) -> None:
-        worker, clock, told, relayed, last = loads(message)
+        worker, clock, told, relayed, last = pickle.loads(message)
         self._worker = worker
         self._offset = min(self._offset, perf_counter() - clock)
         replay(relayed)
+        stuck = None
         if last is not None and "state" in last:
             stuck = take_state_home(self.node, last, self._stats)
-            if stuck is not None and told:
-                index, emitted, started, ended, failure, stats = told[-1]
-                told[-1] = index, emitted, started, ended, failure or stuck, stats
         if last is not None and last.get("missing"):
             self.queue.send_whole(self.run)
-        self._take_all(told)
+        self._take(told, stuck)
 
-    def _take_all(self, told: list[Told]) -> None:
+    def _take(self, told: Told, stuck: Encoded | None) -> None:
         """Post what was emitted, and count what has ended: what simply completed in one go, the rest one by one."""
-        plain: list[tuple[Sent, float, float]] = []
-        for index, emitted, started, ended, failure, stats in told:
-            if index != self._next + len(plain):
-                continue  # told twice
-            node = self.items[index][0].node
-            sent, unreadable = unpacked(emitted, node) if emitted else ((), None)
-            if stats is not None:
-                add_stats(node.routine, *stats)
-            if started is not None and failure is None and unreadable is None:
-                plain.append((sent, started, ended))
-                continue
-            self._complete(plain)
-            plain = []
-            self._take_one(index, sent, started, ended, decode(failure) if failure else (unreadable, ""))
-        self._complete(plain)
+        first, before, started, ends, upto, names, data, stats, failure = told
+        if (first, before) != (self._next, self._heard):
+            return  # told twice
+        self._heard += len(names)
+        for index, reset, added in stats:
+            add_stats(self.items[index][0].node.routine, reset, added)
+        payloads = unpacked(data)
+        failure = failure or (stuck if ends else None)
+        count = 0 if payloads is None else len(ends) - (failure is not None)
+        starts = [started, *ends]
+        if payloads is not None:
+            self._complete(starts, ends[:count], upto, names, payloads)
+        rest = upto[count - 1] if count else 0
+        for index in range(count, len(ends)):
+            error = failure if index == len(ends) - 1 else None
+            span = slice(rest, upto[index])
+            self._take_one(first + index, names[span], data[span], starts[index], ends[index], error)
+            rest = upto[index]
+        if rest < len(names):
+            self._take_one(first + len(ends), names[rest:], data[rest:], None, 0.0, None)
 
     def _take_one(
         self,
         index: int,
-        sent: Sent,
+        names: list[str],
+        data: list[Data],
         started: float | None,
         ended: float,
-        failure: tuple[BaseException | None, str],
+        failure: Encoded | None,
     ) -> None:
-        """Post what an activation has emitted, and count it where it has failed."""
-        run, number = self.run, self.items[index][3]
-        if sent:
-            now = perf_counter()
+        """Post what an activation has emitted, and count it if it has ended."""
+        item = self.items[index]
+        payloads, unreadable = unpacked_till_error(data, item[0].node, names)
+        if payloads:
             with self.hub.lock:
-                for outlet, data in sent:
-                    run.send(outlet, data, number, now)
-            self._emitted += len(sent)
-        if started is not None and failure[0] is not None:
-            self._failed(index, failure[0], self._at_home(started), self._at_home(ended), failure[1])
+                self._post(item[0].node, names[: len(payloads)], payloads, [item[3]] * len(payloads))
+            self._emitted += len(payloads)
+        if started is None:
+            return
+        error, trace = decode(failure) if failure is not None else (unreadable, "")
+        if error is None:
+            self._complete([started], [ended], [0], [], [])
+        else:
+            self._failed(index, error, self._at_home(started), self._at_home(ended), trace)
 
-    def _complete(self, done: list[tuple[Sent, float, float]]) -> None:
-        """Post what activations have emitted, and count them: some at a time, since the lock is held meanwhile."""
-        run, measure, latest = self.run, self.queue.measure, perf_counter()
-        for first in range(0, len(done), AT_ONCE):
-            with self.hub.lock:
-                for sent, started, ended in done[first : first + AT_ONCE]:
-                    item = self.items[self._next]
-                    for outlet, data in sent:
-                        run.send(outlet, data, item[3], latest)
-                    measure(item[0].number, ended - started)
-                    started = min(max(started + self._offset, self._sent, item[5]), latest)
-                    run.note(item, COMPLETED, self._worker, started, min(max(ended + self._offset, started), latest))
-                    self._next += 1
-                    self._completed(item, run, item[3])
-                self._emitted = 0
-                run.quiet()
+    def _post(self, node: Node, names: list[str], payloads: list[Payload], causes: list[int]) -> None:
+        """Post what activations of one routine have emitted, in the order emitted. Lock."""
+        at, now = 0, perf_counter()
+        for name, same in groupby(names):
+            until = at + len(list(same))
+            self.run.send_all(node.outlets[name], payloads[at:until], causes[at:until], now)
+            at = until
+
+    def _complete(
+        self, starts: list[float], ends: list[float], upto: list[int], names: list[str], payloads: list[Payload]
+    ) -> None:
+        """Post what completed activations have emitted, and count them; some at a time, since the lock is held."""
+        done, at, heard = self.items[self._next : self._next + len(ends)], 0, 0
+        for inlet, same in groupby(done, itemgetter(0)):
+            items = list(same)
+            for first in range(0, len(items), AT_ONCE):
+                some = items[first : first + AT_ONCE]
+                span, heard = slice(heard, upto[at + len(some) - 1]), upto[at + len(some) - 1]
+                counts = map(sub, upto[at : at + len(some)], [span.start, *upto[at : at + len(some) - 1]])
+                causes = [item[3] for item, count in zip(some, counts, strict=True) for _ in range(count)]
+                began, ended = self._times(starts[at : at + len(some)], ends[at : at + len(some)])
+                with self.hub.lock:
+                    self._post(inlet.node, names[span], payloads[span], causes)
+                    self.queue.measure(inlet.number, sum(map(sub, ended, began)) / len(some))
+                    self.run.complete(some, self._worker, began, ended)
+                    self._next += len(some)
+                    self._emitted = 0
+                    self._release(inlet.node, len(some))
+                    self.run.quiet()
+                at += len(some)
+
+    def _times(self, started: list[float], ended: list[float]) -> tuple[list[float], list[float]]:
+        """Return times of the worker's clock, in order, on ours: they lie between the sending and now."""
+        offset, sent, now = self._offset, self._sent, perf_counter()
+        if started[0] + offset < sent or ended[-1] + offset > now:
+            at_home = self._at_home
+            return [at_home(each) for each in started], [at_home(each) for each in ended]
+        return [each + offset for each in started], [each + offset for each in ended]
 
     def _at_home(self, clock: float) -> float:
         """Return a time of the worker's clock on ours: it lies between the sending and now."""
@@ -304,17 +348,15 @@ class ShippedTask(Task):
             run.settle(item, outcome, delay)
             run.quiet()
 
-    def _completed(self, item: Item, run: Run, number: int) -> None:
-        run.over += 1
-        if run.attempts:
-            run.attempts.pop(number, None)
-        if run.merged_by:
-            run.merged_by.discard(number)
-        if not self.has_state:
-            self.queue.release(item[0].node)
-        elif self._ended and self._next == len(self.items):
-            self.has_state = False
-            self.queue.release(item[0].node)
+    def _release(self, node: Node, count: int) -> None:
+        """Give the permits of completed activations back: that of a routine with state after the last. Lock."""
+        if self.has_state:
+            if self._ended and self._next == len(self.items):
+                self.has_state = False
+                self.queue.release(node)
+        elif node.limited or node.waiting:
+            for _ in range(count):
+                self.queue.release(node)
 
     def _back(self, rest: list[Item]) -> None:
         """Put back what was not started, and the permit of a routine with state. Lock."""

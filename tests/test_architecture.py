@@ -42,6 +42,7 @@ LAYERS = (
     "_remote_errors",
     "_shipped_routine",
     "_telling",
+    "_kept",
     "worker",
     "_executor",
     "_history",
