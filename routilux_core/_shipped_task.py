@@ -245,7 +245,9 @@ class ShippedTask(Task):
     ) -> None:
         """Post what an activation has emitted, and count it if it has ended."""
         item = self.items[index]
-        payloads, unreadable = unpacked_till_error(data, item[0].node, names)
+        payloads, unreadable = unpacked(data), None
+        if payloads is None:
+            payloads, unreadable = unpacked_till_error(data, item[0].node, names)
         if payloads:
             with self.hub.lock:
                 self._post(item[0].node, names[: len(payloads)], payloads, [item[3]] * len(payloads))

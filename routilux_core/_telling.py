@@ -18,7 +18,7 @@ from routilux_core._remote_errors import Encoded
 
 DELAY = 0.001  # seconds that an emission waits for company while its handler runs
 PATIENCE = 0.005  # seconds that it waits in a task of many activations: its handler has ended, or is about to
-FIRST_CHUNK, LARGEST_CHUNK = 64, 512  # emissions that leave without waiting: others may begin while a source goes on
+FIRST_CHUNK, LARGEST_CHUNK = 64, 512  # emissions of one call that leave without waiting: others begin while it goes on
 IDLE = 0.1  # seconds after which the flusher's thread ends
 
 Data = dict[str, Any] | bytes  # a payload as it is where that is plain, else pickled
@@ -43,7 +43,7 @@ class Teller:
     """
 
     def __init__(
-        self, send: Callable[[bytes], None] | None, flusher: Flusher, relay: Relay | None, delay: float
+        self, send: Callable[[bytes], None] | None, flusher: Flusher, relay: Relay | None, alone: bool
     ) -> None:
         self.broken: BaseException | None = None
         self.names: list[str] = []  # of the events, one for each emission
@@ -58,9 +58,9 @@ class Teller:
         self._send = send
         self._flusher = flusher
         self._relay = relay
-        self._delay = delay
+        self._delay = DELAY if alone else PATIENCE
         self._lock = threading.Lock()
-        self._chunk = FIRST_CHUNK
+        self._chunk = FIRST_CHUNK if alone else LARGEST_CHUNK
         self._armed = False  # the flusher will come
         self._sent = self._ended = 0  # emissions and ends in the columns that have been told
         self._sent_before = self._ended_before = 0  # and that are no longer in them

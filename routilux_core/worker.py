@@ -15,7 +15,7 @@ from routilux_core._kept import process
 from routilux_core._pickling import ATOMS, dumps, explain, loads
 from routilux_core._remote_errors import encode
 from routilux_core._shipped_routine import Blueprint, Ready, pickle_state, state_of
-from routilux_core._telling import DELAY, PATIENCE, Data, Teller
+from routilux_core._telling import Data, Teller
 from routilux_core.errors import ActivationTimeout, ShippingError, UnknownNameError
 from routilux_core.routine import Routine
 
@@ -92,7 +92,7 @@ class _Batch:
         self._at_home = self._home == self._process.token
         relay = None if self._at_home else self._process.relay
         alone = len(self._calls) == 1 and len(self._calls[0][3]) == 1
-        self._teller = Teller(send, self._process.flusher, relay, DELAY if alone else PATIENCE)
+        self._teller = Teller(send, self._process.flusher, relay, alone)
         self._names, self._data = self._teller.names, self._teller.data
         self._held: list[tuple[str, Data]] | None = None  # by the activation that runs, where it may run again
         self._made: dict[str, Any] = {}
