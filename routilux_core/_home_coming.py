@@ -16,6 +16,8 @@ from routilux_core.routine import Routine
 
 def unpacked(data: list[Data]) -> list[Payload] | None:
     """Return what was emitted; None if some of it can't be unpickled."""
+    if set(map(type, data)) <= {dict}:
+        return data  # type: ignore[return-value]
     try:
         return [each if isinstance(each, dict) else loads(each) for each in data]
     except Exception:

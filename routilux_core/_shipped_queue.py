@@ -168,8 +168,8 @@ class ShippedQueue(WorkQueue):
         """Add the oldest (or newest) of what waits, while it is of stateless routines; each has a permit. Lock."""
         items, run, pace, joins = [item], item[2], self._pace, self._joins
         first, ready = self.first, self.ready
-        if not (first or newest or self._losses or item[0].node.limited):
-            spent = self._more_alike(items, spent, most)
+        if not (first or self._losses or item[0].node.limited):
+            spent = self._more_alike(items, spent, most, newest)
         while len(items) < most and (first or ready):
             has_permit = bool(first) and not newest
             following = first[0] if has_permit else ready[-1 if newest else 0] if ready else item
@@ -192,15 +192,19 @@ class ShippedQueue(WorkQueue):
             items.append(following)
         return items[::-1] if newest else items
 
-    def _more_alike(self, items: list[Item], each: float, most: int) -> float:
-        """Add the oldest of what waits while it is for the same slot and needs no permit; return the time. Lock."""
+    def _more_alike(self, items: list[Item], each: float, most: int, newest: bool) -> float:
+        """Add the oldest (or newest) of what waits while it is for the same slot and needs no permit. Lock.
+
+        Return the time that all of it will take.
+        """
         inlet, _, run, _, _, _ = items[0]
         ready = self.ready
+        take = ready.pop if newest else ready.popleft
         room = min(most - 1, int(self.strategy.capabilities.batch_seconds / each) - 1) if each else most - 1
         while room > 0 and ready:
-            following = ready.popleft()
+            following = take()
             if following[0] is not inlet or following[2] is not run:
-                ready.appendleft(following)
+                (ready.append if newest else ready.appendleft)(following)
                 break
             items.append(following)
             room -= 1

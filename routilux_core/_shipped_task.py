@@ -277,19 +277,18 @@ class ShippedTask(Task):
             items = list(same)
             for first in range(0, len(items), AT_ONCE):
                 some = items[first : first + AT_ONCE]
-                span, heard = slice(heard, upto[at + len(some) - 1]), upto[at + len(some) - 1]
-                counts = map(sub, upto[at : at + len(some)], [span.start, *upto[at : at + len(some) - 1]])
-                causes = [item[3] for item, count in zip(some, counts, strict=True) for _ in range(count)]
-                began, ended = self._times(starts[at : at + len(some)], ends[at : at + len(some)])
+                here = slice(at, at + len(some))
+                began, ended = self._times(starts[here], ends[here])
+                causes = _causes(some, upto[here], heard)
+                span, heard, at = slice(heard, upto[here.stop - 1]), upto[here.stop - 1], here.stop
                 with self.hub.lock:
                     self._post(inlet.node, names[span], payloads[span], causes)
-                    self.queue.measure(inlet.number, sum(map(sub, ended, began)) / len(some))
+                    self.queue.measure(inlet.number, (ended[-1] - began[0]) / len(some))
                     self.run.complete(some, self._worker, began, ended)
                     self._next += len(some)
                     self._emitted = 0
                     self._release(inlet.node, len(some))
                     self.run.quiet()
-                at += len(some)
 
     def _times(self, started: list[float], ended: list[float]) -> tuple[list[float], list[float]]:
         """Return times of the worker's clock, in order, on ours: they lie between the sending and now."""
@@ -378,3 +377,12 @@ class ShippedTask(Task):
             return
         where = self.node.waiting if self.has_state else self.queue.first
         where.extendleft(reversed(rest))
+
+
+def _causes(items: list[Item], upto: list[int], heard: int) -> list[int]:
+    """Return for each emission the number of the activation that made it."""
+    numbers = [item[3] for item in items]
+    if upto == list(range(heard + 1, heard + len(items) + 1)):  # one each
+        return numbers
+    counts = map(sub, upto, [heard, *upto])
+    return [number for number, count in zip(numbers, counts, strict=True) for _ in range(count)]

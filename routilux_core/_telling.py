@@ -151,7 +151,7 @@ class Teller:
             self._sent_before + sent,
             self.started,
             self.ends[ended:ends],
-            [count - sent for count in upto[ended:ends]],
+            [count - sent for count in upto[ended:ends]] if sent else upto[ended:ends],
             self.names[sent:emissions],
             self.data[sent:emissions],
             [each for each in self.stats if first <= each[0] < self._ended_before + ends],
