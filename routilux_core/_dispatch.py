@@ -174,6 +174,9 @@ class WorkQueue:
     def prepare(self, entry: Inlet, payload: Mapping[str, Any], running: bool) -> None:
         """Check what a job needs before it begins: in shared memory, nothing."""
 
+    def revoke(self, run: Job) -> None:
+        """Ask the pool for what it was given of a run that was stopped: in shared memory, nothing."""
+
     def kill(self, run: Job) -> None:
         """End the workers that run something of a run, where that can be done: in shared memory, it can't."""
 

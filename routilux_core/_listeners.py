@@ -154,8 +154,10 @@ class Listeners:
 
     # -- details
 
-    def activation_started(self, inlet: Inlet, number: int, attempt: int, item: Any, data: Mapping[str, Any]) -> None:
-        """Tell that a handler is about to be called with `data`."""
+    def activation_started(
+        self, inlet: Inlet, number: int, attempt: int, item: Any, data: Mapping[str, Any], worker: int | None = None
+    ) -> None:
+        """Tell that a handler is about to be called with `data`; without `worker`, in this thread."""
         if not self.hears("routilux_activation_started"):
             return
         activation = Activation(
@@ -165,12 +167,12 @@ class Listeners:
             routine_id=inlet.node.routine_id,
             slot=inlet.name,
             attempt=attempt,
-            worker=get_ident(),
+            worker=get_ident() if worker is None else worker,
             posted=item[5],
             started=perf_counter(),
             data=MappingProxyType(dict(data)),
         )
-        self._tell("routilux_activation_started", {"activation": activation})
+        self._tell_outside("routilux_activation_started", {"activation": activation})
 
     def event_emitted(self, node: Node, outlet: Outlet, number: int, time: float, data: Mapping[str, Any]) -> None:
         """Tell that an emission was posted."""
@@ -185,7 +187,7 @@ class Listeners:
             time=time,
             data=MappingProxyType(dict(data)),
         )
-        self._tell("routilux_event_emitted", {"emission": emission})
+        self._tell_outside("routilux_event_emitted", {"emission": emission})
 
     def outlets_of(self, node: Node) -> dict[str, Outlet]:
         """Return the events of a routine with no short way to a lone target, so that each emission is told."""
@@ -226,6 +228,11 @@ class Listeners:
         text = "plugin %r raised %s in %s, and is not told about job %s any more"
         name = type(error).__name__
         log.log(logging.WARNING, text, plugin, name, hook, self._job.job_id, exc_info=error)
+
+
+def in_detail(listeners: Listeners | None) -> Listeners | None:
+    """Return the listeners of a job if any of them is told of each call, or of each emission."""
+    return listeners if listeners is not None and listeners.details else None
 
 
 class _Telling:

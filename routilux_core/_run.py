@@ -632,8 +632,10 @@ class Run:
             self.stop("cancelled")
             self.quiet()
             hands = self.hub.hands()
-        for queue in self.hub.queues if kill else ():
-            queue.kill(self)
+        for queue in self.hub.queues:
+            queue.revoke(self)
+            if kill:
+                queue.kill(self)
         self.finish()
         self.hub.answer()
         if hands:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from routilux_core._decisions import decide
 from routilux_core._dispatch import Dispatcher, Job, WorkQueue, logger
+from routilux_core._listeners import in_detail
 from routilux_core._plan import Inlet, Item, Node
 from routilux_core._run import Run
 from routilux_core._shipped_task import ShippedTask
@@ -132,7 +133,7 @@ class ShippedQueue(WorkQueue):
     def _batch(self, item: Item, workers: int, newest: bool) -> tuple[list[Item], bool]:
         """Add to an activation what may travel with it; also return whether that will be quick. Lock."""
         spent = self._pace.get(item[0].number)
-        if spent is None or self._goes_alone(item[0]) or self._is_suspect(item):
+        if spent is None or self._goes_alone(item[0]) or self._is_suspect(item) or in_detail(item[2].listeners):
             return [item], spent is not None and spent < self.strategy.capabilities.ahead_below
         most = self.strategy.capabilities.max_batch
         if travels(item[0].node):
@@ -285,15 +286,25 @@ class ShippedQueue(WorkQueue):
                 self.hub.calls.append(self)
         return super().drop(run)
 
+    def revoke(self, run: Job) -> None:
+        """Ask the pool for what is away of a run that was stopped; when this returns, it has been asked."""
+        with self.hub.lock:
+            away = [task for task in self.away if task.run is run]
+        self._ask_back(away)
+
     def _cancel_revoked(self) -> None:
         """Ask the pool for what is away of jobs that have stopped."""
         with self.hub.lock:
             revoked, self._revoked = self._revoked, []
-            pool = self.pool
-        for task in revoked:
+        self._ask_back(revoked)
+
+    def _ask_back(self, tasks: list[ShippedTask]) -> None:
+        pool = self.pool
+        if pool is None:
+            return
+        for task in tasks:
             try:
-                if pool is not None and task.submitted and pool.cancel(task):
-                    task.take_back()
+                task.revoke(pool)
             except Exception:
                 logger().exception("strategy %r: its pool raised in cancel", self.strategy.name)
 

@@ -14,6 +14,7 @@ from routilux_core._decisions import OUTCOMES, carry_out
 from routilux_core._dispatch import logger
 from routilux_core._history import FAILED
 from routilux_core._home_coming import take_state_home, unpacked, unpacked_till_error
+from routilux_core._listeners import in_detail
 from routilux_core._loop import merged
 from routilux_core._plan import Item, Node
 from routilux_core._relay import replay
@@ -23,13 +24,14 @@ from routilux_core._shipped_routine import add_stats
 from routilux_core._shipping import Crate, Row, crate, packed, travels
 from routilux_core._telling import Data, Told
 from routilux_core.errors import ShippingError, StrategyError
-from routilux_core.strategy import Task
+from routilux_core.strategy import Task, WorkerPool
 
 if TYPE_CHECKING:
     from routilux_core._shipped_queue import ShippedQueue
 
 
 AT_ONCE = 256  # activations that are counted while the lock is held
+PATIENCE = 1.0  # seconds that a cancel waits for a pool to take a task that it is just given
 
 
 class ShippedTask(Task):
@@ -50,6 +52,8 @@ class ShippedTask(Task):
         self.timeout = self.node.timeout
         self.quick = quick  # whether it is expected to take no longer than a batch should
         self.submitted = False
+        self._revoked = False
+        self._handing = threading.RLock()  # held while the pool is given it, or is asked for it back
         self._stats: dict[str, float] = {}
         self._lock = threading.RLock()
         self._crate: Crate | None = None
@@ -57,6 +61,7 @@ class ShippedTask(Task):
         self._next = 0  # index of the first activation whose end was not told
         self._heard = 0  # emissions, of all of them
         self._emitted = 0  # of that one
+        self._told = 0  # activations whose end was told, counted or not
         self._worker = 0
         self._sent = perf_counter()
         self._offset = float("inf")  # of the worker's clock; the quickest message knows best
@@ -76,10 +81,31 @@ class ShippedTask(Task):
             return
         if pool is None:
             self.fail(StrategyError(f"strategy {self.queue.strategy.name!r}: its pool was closed"))
-            return
-        self._sent = perf_counter()
-        self.submitted = True
-        pool.submit(self)
+        elif not self._hand_over(pool):
+            self.take_back()
+
+    def _hand_over(self, pool: WorkerPool) -> bool:
+        """Give the task to the pool, unless its job was stopped while it was packed."""
+        with self._handing:
+            if self.run.stopped:
+                return False
+            self._sent = perf_counter()
+            self.submitted = True
+            pool.submit(self)
+        return True
+
+    def revoke(self, pool: WorkerPool) -> None:
+        """Ask the pool, once, to drop the task. Its job was stopped: if it has not been handed over, it never will."""
+        held = self._handing.acquire(timeout=PATIENCE)
+        try:
+            asks = self.submitted and not (self._ended or self._revoked)
+            self._revoked = self._revoked or asks
+            dropped = asks and pool.cancel(self)
+        finally:
+            if held:
+                self._handing.release()
+        if dropped:
+            self.take_back()
 
     def _pack(self) -> None:
         if self.has_state:
@@ -93,7 +119,7 @@ class ShippedTask(Task):
 
     def _pack_at_once(self) -> Crate | None:
         """Pickle many calls in one go, which goes where their payloads are plain, as they come."""
-        if len(self.items) == 1:
+        if len(self.items) == 1 or in_detail(self.run.listeners):
             return None
         rows: list[Row] = [(inlet, [item[1] for item in same]) for inlet, same in groupby(self.items, itemgetter(0))]
         try:
@@ -103,14 +129,21 @@ class ShippedTask(Task):
 
     def _pack_one_by_one(self) -> Crate | None:
         rows: list[Row] = []
+        payloads: list[Payload] = []
         for index, item in enumerate(self.items):
             try:
                 self.queue.luggage.part(item[0].node)
-                rows.append((item[0], [packed(item[0], self._payload(item))]))
+                payloads.append(self._payload(item))
+                rows.append((item[0], [packed(item[0], payloads[-1])]))
             except Exception as error:
                 self._refuse(index, error)
                 break
-        return None if self._ended else self._crated(rows)
+        made = None if self._ended else self._crated(rows)
+        if made is not None and (listeners := in_detail(self.run.listeners)):
+            for item, payload in zip(self.items, payloads, strict=False):
+                attempt = self.run.attempts.get(item[3], 1)
+                listeners.activation_started(item[0], item[3], attempt, item, payload, worker=0)
+        return made
 
     def _crated(self, rows: list[Row]) -> Crate | None:
         return crate(self.queue.luggage, rows, self.queue.holds, self.run.job_id in self.queue.whole)
@@ -219,7 +252,8 @@ class ShippedTask(Task):
         self._heard += len(names)
         for index, reset, added in stats:
             add_stats(self.items[index][0].node.routine, reset, added)
-        payloads = unpacked(data)
+        self._told = first + len(ends)
+        payloads = None if in_detail(self.run.listeners) else unpacked(data)  # they are told of each emission
         failure = failure or (stuck if ends else None)
         count = 0 if payloads is None else len(ends) - (failure is not None)
         starts = [started, *ends]
@@ -243,15 +277,13 @@ class ShippedTask(Task):
         ended: float,
         failure: Encoded | None,
     ) -> None:
-        """Post what an activation has emitted, and count it if it has ended."""
+        """Post what an activation has emitted, tell so, and count it if it has ended."""
         item = self.items[index]
         payloads, unreadable = unpacked(data), None
         if payloads is None:
             payloads, unreadable = unpacked_till_error(data, item[0].node, names)
         if payloads:
-            with self.hub.lock:
-                self._post(item[0].node, names[: len(payloads)], payloads, [item[3]] * len(payloads))
-            self._emitted += len(payloads)
+            self._post_one(item, names[: len(payloads)], payloads)
         if started is None:
             return
         error, trace = decode(failure) if failure is not None else (unreadable, "")
@@ -259,6 +291,15 @@ class ShippedTask(Task):
             self._complete([started], [ended], [0], [], [])
         else:
             self._failed(index, error, self._at_home(started), self._at_home(ended), trace)
+
+    def _post_one(self, item: Item, names: list[str], payloads: list[Payload]) -> None:
+        node, number, now = item[0].node, item[3], perf_counter()
+        with self.hub.lock:
+            self._post(node, names, payloads, [number] * len(payloads))
+        self._emitted += len(payloads)
+        if listeners := in_detail(self.run.listeners):
+            for name, payload in zip(names, payloads, strict=True):
+                listeners.event_emitted(node, node.outlets[name], number, now, payload)
 
     def _post(self, node: Node, names: list[str], payloads: list[Payload], causes: list[int]) -> None:
         """Post what activations of one routine have emitted, in the order emitted. Lock."""
@@ -339,14 +380,16 @@ class ShippedTask(Task):
         item = self.items[index]
         run: Run = item[2]
         started = max(started, item[5])
+        # A routine with state has come home with what its calls after this one made of it: they are counted, too.
+        permit = not self.has_state or index + 1 >= self._told
         with self.hub.lock:
             run.note(item, outcome, self._worker, started, max(ended, started))
             self._next, self._emitted = index + 1, 0
-            if self.has_state:
+            if self.has_state and permit:
                 self._back_in_order(self.items[index + 1 :])
                 del self.items[index + 1 :]
                 self.has_state = False  # the permit is no longer this task's
-            run.settle(item, outcome, delay)
+            run.settle(item, outcome, delay, permit)
             run.quiet()
 
     def _release(self, node: Node, count: int) -> None:

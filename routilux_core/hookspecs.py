@@ -63,6 +63,7 @@ class Activation:
     """One call of a handler that is about to be made. `cause` is the activation that emitted what started it.
 
     `data` is what the handler gets, after merging; read it and change nothing. Times are of `time.perf_counter`.
+    `worker` is 0 where memory is not shared: the call is only sent, and nobody has it yet.
     """
 
     job_id: str
@@ -155,8 +156,9 @@ def routilux_activations_finished(job: JobState, records: Sequence[ActivationRec
 def routilux_activation_started(activation: Activation) -> None:
     """Tell that a handler is about to be called. In detail, for debugging: it slows down every call.
 
-    Called on the worker's thread, several at a time under a parallel strategy; where memory is not shared, when the
-    call is sent. An exception is logged and mutes the plugin for this job.
+    Called on the worker's thread, several at a time under a parallel strategy; where memory is not shared, in this
+    process when the call is sent, which it is alone. There it is told of again if its worker died before it began. An
+    exception is logged and mutes the plugin for this job.
     """
 
 
@@ -165,5 +167,6 @@ def routilux_event_emitted(emission: Emission) -> None:
     """Tell that an emission was posted. In detail, for debugging: it slows down every emission.
 
     Called on the worker's thread, inside `emit`; what a handler under a RETRY policy emits is told when it leaves,
-    after the call. An exception is logged and mutes the plugin for this job.
+    after the call. Where memory is not shared, in this process when it has come home. An exception is logged and mutes
+    the plugin for this job.
     """

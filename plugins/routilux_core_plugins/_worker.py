@@ -19,13 +19,14 @@ GRACE = 5.0  # seconds that a worker gets to close its resources and to end
 class Batch:
     """A task on its way: in the queue, or with a worker as its batch of this number."""
 
-    __slots__ = ("deadline", "expired", "killed", "losses", "number", "task")
+    __slots__ = ("cancelled", "deadline", "expired", "killed", "losses", "number", "task")
 
     def __init__(self, task: Task) -> None:
         self.task = task
         self.number = 0
         self.losses = 0  # workers that were lost when this was their next, and none of it had begun
         self.deadline: float | None = None
+        self.cancelled = False  # if its worker is lost, it goes to another one, which does not begin it either
         self.expired = False
         self.killed = False
 
@@ -75,12 +76,13 @@ class Worker:
         self._numbers += 1
         batch.number = self._numbers
         batch.deadline = None
-        self._words[CANCEL + batch.number % 2] = 0
+        self._words[CANCEL + batch.number % 2] = batch.number if batch.cancelled else 0
         self.batches.append(batch)
         self.channel.put(BATCH, batch.number, payload)
 
     def tell_to_stop_before_the_next(self, batch: Batch) -> None:
         """Let the worker see that a batch is cancelled. The lock is held."""
+        batch.cancelled = True
         self._words[CANCEL + batch.number % 2] = batch.number
 
     def retire(self) -> None:
