@@ -1,31 +1,53 @@
-"""What comes home with a reply, unpickled: emissions, and the state of the routine that travelled."""
+"""What comes home of a task: emissions and ends of activations, posted and counted, and the state that travelled."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import pickle
+from itertools import groupby
+from operator import itemgetter, sub
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
 
 from routilux_core._binding import Payload
+from routilux_core._decisions import OUTCOMES, carry_out
+from routilux_core._dispatch import Dispatcher
+from routilux_core._history import FAILED
 from routilux_core._pickling import loads
-from routilux_core._plan import Node, Outlet
-from routilux_core._remote_errors import Encoded, encode
+from routilux_core._plan import Item, Node
+from routilux_core._relay import replay
+from routilux_core._remote_errors import Encoded, decode, encode
+from routilux_core._run import Run
 from routilux_core._shipped_routine import add_stats, restore
-from routilux_core._telling import Emitted
+from routilux_core._telling import Data, Told
 from routilux_core.errors import ShippingError
 from routilux_core.routine import Routine
+from routilux_core.strategy import Task
 
-Sent = Sequence[tuple[Outlet, Payload]]
+if TYPE_CHECKING:
+    from routilux_core._shipped_queue import ShippedQueue
+
+AT_ONCE = 256  # activations that are counted while the dispatcher's lock is held
 
 
-def unpacked(emitted: Emitted, node: Node) -> tuple[Sent, ShippingError | None]:
-    """Return what was emitted; the first that can't be unpickled ends it, with an error."""
-    sent: list[tuple[Outlet, Payload]] = []
-    for event, data in emitted:
+def unpacked(data: list[Data]) -> list[Payload] | None:
+    """Return what was emitted; None if some of it can't be unpickled."""
+    if set(map(type, data)) <= {dict}:
+        return data  # type: ignore[return-value]
+    try:
+        return [each if isinstance(each, dict) else loads(each) for each in data]
+    except Exception:
+        return None
+
+
+def unpacked_till_error(data: list[Data], node: Node, names: list[str]) -> tuple[list[Payload], ShippingError | None]:
+    """Return what one activation emitted; the first that can't be unpickled ends it, with an error."""
+    payloads: list[Payload] = []
+    for event, each in zip(names, data, strict=True):
         try:
-            sent.append((node.outlets[event], data if isinstance(data, dict) else loads(data)))
+            payloads.append(each if isinstance(each, dict) else loads(each))
         except Exception as error:
-            return sent, _unreadable(f"routine {node.routine_id!r}, event {event!r}: what it emitted", error)
-    return sent, None
+            return payloads, _unreadable(f"routine {node.routine_id!r}, event {event!r}: what it emitted", error)
+    return payloads, None
 
 
 def take_state_home(node: Node, last: dict[str, Any], sent_stats: dict[str, float]) -> Encoded | None:
@@ -62,3 +84,198 @@ def _unreadable(what: str, error: Exception) -> ShippingError:
     made = ShippingError(f"{what} can't be unpickled where it came home: {error!r}")
     made.__cause__ = error
     return made
+
+
+class HomeComing(Task):
+    """The way home of a task that has travelled: it is posted and counted in the order told.
+
+    All of it is called with the task's own lock held.
+    """
+
+    hub: Dispatcher
+    queue: ShippedQueue
+    run: Run
+    node: Node
+    has_state: bool
+
+    def __init__(self, items: list[Item]) -> None:
+        self.items = items
+        self._ended = False
+        self._next = 0  # index of the first activation whose end was not counted
+        self._heard = 0  # emissions, of all of them
+        self._emitted = 0  # of that one
+        self._told = 0  # activations whose end was told, counted or not
+        self._stats: dict[str, float] = {}  # of a routine with state, when it was sent
+        self._worker = 0
+        self._sent = perf_counter()
+        self._offset = float("inf")  # of the worker's clock; the quickest message knows best
+
+    def _read(self, message: bytes) -> None:
+        worker, clock, told, relayed, last = pickle.loads(message)
+        self._worker = worker
+        self._offset = min(self._offset, perf_counter() - clock)
+        replay(relayed)
+        stuck = None
+        if last is not None and "state" in last:
+            stuck = take_state_home(self.node, last, self._stats)
+        if last is not None and last.get("missing"):
+            self.queue.send_whole(self.run)
+        self._take(told, stuck)
+
+    def _take(self, told: Told, stuck: Encoded | None) -> None:
+        """Post what was emitted, and count what has ended: what simply completed in one go, the rest one by one."""
+        first, before, started, ends, upto, names, data, stats, failure = told
+        if (first, before) != (self._next, self._heard):
+            return  # told twice
+        self._heard += len(names)
+        for index, reset, added in stats:
+            add_stats(self.items[index][0].node.routine, reset, added)
+        self._told = first + len(ends)
+        payloads = None if self.run.told_in_detail() else unpacked(data)  # they are told of each emission
+        failure = failure or (stuck if ends else None)
+        count = 0 if payloads is None else len(ends) - (failure is not None)
+        starts = [started, *ends]
+        if payloads is not None:
+            self._complete(starts, ends[:count], upto, names, payloads)
+        rest = upto[count - 1] if count else 0
+        for index in range(count, len(ends)):
+            error = failure if index == len(ends) - 1 else None
+            span = slice(rest, upto[index])
+            self._take_one(first + index, names[span], data[span], starts[index], ends[index], error)
+            rest = upto[index]
+        if rest < len(names):
+            self._take_one(first + len(ends), names[rest:], data[rest:], None, 0.0, None)
+
+    def _take_one(
+        self,
+        index: int,
+        names: list[str],
+        data: list[Data],
+        started: float | None,
+        ended: float,
+        failure: Encoded | None,
+    ) -> None:
+        """Post what an activation has emitted, tell so, and count it if it has ended."""
+        item = self.items[index]
+        payloads, unreadable = unpacked(data), None
+        if payloads is None:
+            payloads, unreadable = unpacked_till_error(data, item[0].node, names)
+        if payloads:
+            self._post_one(item, names[: len(payloads)], payloads)
+        if started is None:
+            return
+        error, trace = decode(failure) if failure is not None else (unreadable, "")
+        if error is None:
+            self._complete([started], [ended], [0], [], [])
+        else:
+            self._failed(index, error, self._at_home(started), self._at_home(ended), trace)
+
+    def _post_one(self, item: Item, names: list[str], payloads: list[Payload]) -> None:
+        node, number, now = item[0].node, item[3], perf_counter()
+        with self.hub.lock:
+            self._post(node, names, payloads, [number] * len(payloads))
+        self._emitted += len(payloads)
+        if listeners := self.run.told_in_detail():
+            for name, payload in zip(names, payloads, strict=True):
+                listeners.event_emitted(node, node.outlets[name], number, now, payload)
+
+    def _post(self, node: Node, names: list[str], payloads: list[Payload], causes: list[int]) -> None:
+        """Post what activations of one routine have emitted, in the order emitted. Lock."""
+        at, now = 0, perf_counter()
+        for name, same in groupby(names):
+            until = at + len(list(same))
+            self.run.send_all(node.outlets[name], payloads[at:until], causes[at:until], now)
+            at = until
+
+    def _complete(
+        self, starts: list[float], ends: list[float], upto: list[int], names: list[str], payloads: list[Payload]
+    ) -> None:
+        """Post what completed activations have emitted, and count them; some at a time, since the lock is held."""
+        done, at, heard = self.items[self._next : self._next + len(ends)], 0, 0
+        for inlet, same in groupby(done, itemgetter(0)):
+            items = list(same)
+            for first in range(0, len(items), AT_ONCE):
+                some = items[first : first + AT_ONCE]
+                here = slice(at, at + len(some))
+                began, ended = self._times(starts[here], ends[here])
+                causes = _causes(some, upto[here], heard)
+                span, heard, at = slice(heard, upto[here.stop - 1]), upto[here.stop - 1], here.stop
+                with self.hub.lock:
+                    self._post(inlet.node, names[span], payloads[span], causes)
+                    self.queue.measure(inlet.number, (ended[-1] - began[0]) / len(some))
+                    self.run.complete(some, self._worker, began, ended)
+                    self._next += len(some)
+                    self._emitted = 0
+                    self._release(inlet.node, len(some))
+                    self.run.quiet()
+
+    def _times(self, started: list[float], ended: list[float]) -> tuple[list[float], list[float]]:
+        """Return times of the worker's clock, in order, on ours: they lie between the sending and now."""
+        offset, sent, now = self._offset, self._sent, perf_counter()
+        if started[0] + offset < sent or ended[-1] + offset > now:
+            at_home = self._at_home
+            return [at_home(each) for each in started], [at_home(each) for each in ended]
+        return [each + offset for each in started], [each + offset for each in ended]
+
+    def _at_home(self, clock: float) -> float:
+        """Return a time of the worker's clock on ours: it lies between the sending and now."""
+        return max(self._sent, min(clock + self._offset, perf_counter()))
+
+    # -- counting
+
+    def _failed(self, index: int, error: BaseException, started: float, ended: float, trace: str | None) -> None:
+        inlet, payload, run, number, _, _ = self.items[index]
+        failure = run.failure(inlet, payload, number, error, self._emitted)
+        if trace:
+            failure.traceback = trace
+        decision = self.queue.judge(run, number, failure)
+        decision = carry_out(run, failure, decision)
+        self._count(index, OUTCOMES.get(decision.strategy, FAILED), started, ended, decision.delay)
+
+    def _count(self, index: int, outcome: int, started: float, ended: float, delay: float) -> None:
+        """Count an activation that did not simply complete, as the very last thing that it does."""
+        item = self.items[index]
+        run: Run = item[2]
+        started = max(started, item[5])
+        # A routine with state has come home with what its calls after this one made of it: they are counted, too.
+        permit = not self.has_state or index + 1 >= self._told
+        with self.hub.lock:
+            run.note(item, outcome, self._worker, started, max(ended, started))
+            self._next, self._emitted = index + 1, 0
+            if self.has_state and permit:
+                self._back_in_order(self.items[index + 1 :])
+                del self.items[index + 1 :]
+                self.has_state = False  # the permit is no longer this task's
+            run.settle(item, outcome, delay, permit)
+            run.quiet()
+
+    def _release(self, node: Node, count: int) -> None:
+        """Give the permits of completed activations back: that of a routine with state after the last. Lock."""
+        if self.has_state:
+            if self._ended and self._next == len(self.items):
+                self.has_state = False
+                self.queue.release(node)
+        elif node.limited or node.waiting:
+            for _ in range(count):
+                self.queue.release(node)
+
+    def _back_in_order(self, rest: list[Item]) -> None:
+        """Put activations back before everything else of their queue; discard them where their job stopped. Lock."""
+        run = self.run
+        if run.stopped:
+            run.discard(rest)
+            for item in rest if not self.has_state else ():
+                self.queue.release(item[0].node)
+            run.quiet()
+            return
+        where = self.node.waiting if self.has_state else self.queue.first
+        where.extendleft(reversed(rest))
+
+
+def _causes(items: list[Item], upto: list[int], heard: int) -> list[int]:
+    """Return for each emission the number of the activation that made it."""
+    numbers = [item[3] for item in items]
+    if upto == list(range(heard + 1, heard + len(items) + 1)):  # one each
+        return numbers
+    counts = map(sub, upto, [heard, *upto])
+    return [number for number, count in zip(numbers, counts, strict=True) for _ in range(count)]

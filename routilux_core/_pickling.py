@@ -33,7 +33,26 @@ class _ByValueOnlyError(Exception):
 
 def is_plain(payload: dict[str, Any]) -> bool:
     """Return whether pickling the payload can't fail, neither here nor there."""
-    return ATOMS.issuperset(map(type, payload.values()))
+    return ATOMS.issuperset(map(type, payload.values())) and all(type(key) is str for key in payload)
+
+
+class _NotPlainError(Exception):
+    """Found something that is made by a call when it is unpickled."""
+
+
+class _Plain(pickle.Pickler):
+    def reducer_override(self, value: Any) -> Any:
+        raise _NotPlainError
+
+
+def dumps_plain(value: Any) -> bytes | None:
+    """Pickle what is made of builtin values and containers only, so that unpickling it can't fail; else None."""
+    file = io.BytesIO()
+    try:
+        _Plain(file, PROTOCOL).dump(value)
+    except Exception:  # of too deep a nesting, too
+        return None
+    return file.getvalue()
 
 
 def dumps(value: Any, routine: Routine | None = None) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from contextvars import Context
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from routilux_core._begun import wait_until_begun
 from routilux_core._binding import Payload
 from routilux_core._completion import Completion
 from routilux_core._context import check_outside
-from routilux_core._history import DISCARDED, FAILED, RETRIED, SKIPPED, History, Stretch, records
+from routilux_core._history import COMPLETED, DISCARDED, FAILED, RETRIED, SKIPPED, History, Stretch, records
 from routilux_core._measures import JobSource
 from routilux_core._plan import Inlet, Item, Node, Outlet, rename
 from routilux_core.error_handling import ErrorStrategy, Failure
@@ -220,6 +220,28 @@ class Run:
         for queue in self.hub.queues:
             queue.call()
 
+    def send_all(self, outlet: Outlet, payloads: list[Payload], causes: Iterable[int], now: float) -> None:
+        """Post emissions of one event, each with the activation that caused it. Nobody else has the payloads. Lock."""
+        lone = outlet.targets[0][0] if outlet.plain and len(outlet.targets) == 1 else None
+        if self.stopped or (lone is None and (outlet.targets or len(outlet.outputs) > 1)):
+            for data, cause in zip(payloads, causes, strict=True):
+                self.send(outlet, data, cause, now)
+            return
+        count = len(payloads)
+        self.sent += count
+        for name in outlet.outputs:
+            self.collected.setdefault(name, []).extend(payloads)
+        if lone is not None:
+            queue = lone.node.queue
+            inbox, numbers = queue.inbox_of(lone.node), self.numbers
+            inbox.extend(
+                zip(itertools.repeat(lone), payloads, itertools.repeat(self), numbers, causes, itertools.repeat(now))
+            )  # payloads end first
+            self.last, self.placed = self.last + count, self.placed + count
+            queue.call()
+        elif not outlet.outputs:
+            self.unconnected += count
+
     def node_for(self, node: Node) -> Node:
         """Return this job's own twin of a node with `scope="job"`. Lock."""
         twin = self.own.get(node)
@@ -300,6 +322,26 @@ class Run:
             worker.show_completed()
         for worker in workers:
             worker.tell_posted()
+
+    def complete(
+        self,
+        items: list[Item],
+        worker: int,
+        started: list[float],
+        ended: list[float],
+    ) -> None:
+        """Note and count activations of one slot that have completed; their permits are not given back. Lock."""
+        if self.merged_by:
+            self.merged_by.difference_update(item[3] for item in items)
+        if self.attempts or not self.timed:
+            for item, began, end in zip(items, started, ended, strict=True):
+                self.note(item, COMPLETED, worker, began, end)
+                self.attempts.pop(item[3], None)
+            self.over += len(items)
+            return
+        numbers, causes, posted = ([item[column] for item in items] for column in (3, 4, 5))
+        rows = zip(numbers, causes, itertools.repeat(items[0][0].number), posted, started, ended, strict=False)
+        self.add(worker, list(itertools.chain.from_iterable(rows)))
 
     def _retry(self, item: Item, delay: float, permit: bool) -> bool:
         """Try again after a delay in seconds; True if the permit is kept meanwhile. Lock."""

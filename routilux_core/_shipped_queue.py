@@ -20,6 +20,7 @@ from routilux_core.strategy import ExecutionStrategy, WorkerPool
 from routilux_core.worker import NOT, UNTIL_END, UNTIL_SUCCESS
 
 LIMITLESS = 1 << 29  # batches
+WORTHWHILE = 0.0003  # seconds of work below which a batch is not made smaller: to hand it over costs as much
 WEIGHT = 0.25  # of the newest measurement in the mean
 MAX_LOSSES = 3  # workers that an activation may kill, where the strategy has no `max_worker_losses`
 
@@ -138,7 +139,8 @@ class ShippedQueue(WorkQueue):
             items = self._more_of(item, spent, most)
         else:
             waiting = len(self.first) + len(self.ready) + 1
-            items = self._more_stateless(item, spent, min(most, waiting // (2 * workers)), newest)
+            fair = max(waiting // (2 * workers), int(WORTHWHILE / spent) if spent else most)
+            items = self._more_stateless(item, spent, min(most, fair), newest)
         return items, spent < self.strategy.capabilities.ahead_below
 
     def _more_of(self, item: Item, spent: float, most: int) -> list[Item]:
@@ -166,6 +168,8 @@ class ShippedQueue(WorkQueue):
         """Add the oldest (or newest) of what waits, while it is of stateless routines; each has a permit. Lock."""
         items, run, pace, joins = [item], item[2], self._pace, self._joins
         first, ready = self.first, self.ready
+        if not (first or self._losses or item[0].node.limited):
+            spent = self._more_alike(items, spent, most, newest)
         while len(items) < most and (first or ready):
             has_permit = bool(first) and not newest
             following = first[0] if has_permit else ready[-1 if newest else 0] if ready else item
@@ -187,6 +191,24 @@ class ShippedQueue(WorkQueue):
                 break
             items.append(following)
         return items[::-1] if newest else items
+
+    def _more_alike(self, items: list[Item], each: float, most: int, newest: bool) -> float:
+        """Add the oldest (or newest) of what waits while it is for the same slot and needs no permit. Lock.
+
+        Return the time that all of it will take.
+        """
+        inlet, _, run, _, _, _ = items[0]
+        ready = self.ready
+        take = ready.pop if newest else ready.popleft
+        room = min(most - 1, int(self.strategy.capabilities.batch_seconds / each) - 1) if each else most - 1
+        while room > 0 and ready:
+            following = take()
+            if following[0] is not inlet or following[2] is not run:
+                (ready.append if newest else ready.appendleft)(following)
+                break
+            items.append(following)
+            room -= 1
+        return each * len(items)
 
     def _take_newest(self) -> Item | Literal[False]:
         """Return the newest activation if its routine keeps nothing: its order does not matter. Lock.

@@ -1,65 +1,52 @@
-"""One task that travels: sent as bytes, and what comes back of it, taken home in the order told."""
+"""One task that travels: packed, sent, ended, and what of it has to be put back."""
 
 from __future__ import annotations
 
 import threading
+from itertools import groupby
+from operator import itemgetter
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from routilux_core._binding import Payload
 from routilux_core._calling import merged
-from routilux_core._decisions import OUTCOMES, carry_out
 from routilux_core._dispatch import logger
-from routilux_core._history import COMPLETED, FAILED
-from routilux_core._home_coming import Sent, take_state_home, unpacked
-from routilux_core._pickling import loads
-from routilux_core._plan import Item, Node
-from routilux_core._relay import replay
-from routilux_core._remote_errors import decode
-from routilux_core._run import GATHERED, Run
-from routilux_core._shipped_routine import add_stats
-from routilux_core._shipping import Crate, crate, packed, travels
-from routilux_core._telling import Told
+from routilux_core._home_coming import HomeComing
+from routilux_core._plan import Item
+from routilux_core._run import GATHERED
+from routilux_core._shipping import Crate, Row, crate, packed, travels
 from routilux_core.errors import ActivationTimeout, ShippingError, StrategyError
-from routilux_core.strategy import Task, WorkerPool
+from routilux_core.strategy import WorkerPool
 
 if TYPE_CHECKING:
     from routilux_core._shipped_queue import ShippedQueue
 
 
-AT_ONCE = 32  # activations that are counted while the lock is held
 PATIENCE = 1.0  # seconds that a cancel waits for a pool to take a task that it is just given
 
 
-class ShippedTask(Task):
+class ShippedTask(HomeComing):
     """A batch of activations of one job, with their permits: of stateless routines, or all of one with state.
 
     What comes back is handled under the task's own lock, in the thread of the pool that brings it.
     """
 
     def __init__(self, queue: ShippedQueue, items: list[Item], quick: bool) -> None:
+        super().__init__(items)
         self.id = f"batch-{next(queue.numbers)}"
         self.queue = queue
         self.hub = queue.hub
-        self.items = items
         self.size = len(items)
-        self.run: Run = items[0][2]
-        self.node: Node = items[0][0].node
+        self.run = items[0][2]
+        self.node = items[0][0].node
         self.has_state = travels(self.node)
         self.timeout = self.node.timeout
         self.quick = quick  # whether it is expected to take no longer than a batch should
         self.submitted = False
         self._revoked = False
         self._handing = threading.RLock()  # held while the pool is given it, or is asked for it back
-        self._stats: dict[str, float] = {}
         self._lock = threading.RLock()
         self._crate: Crate | None = None
-        self._ended = False
-        self._next = 0  # index of the first activation whose end was not told
-        self._emitted = 0  # of that one
-        self._worker = 0
-        self._sent = perf_counter()
-        self._offset = float("inf")  # of the worker's clock; the quickest message knows best
 
     # -- there
 
@@ -103,33 +90,45 @@ class ShippedTask(Task):
             self.take_back()
 
     def _pack(self) -> None:
-        calls: list[tuple[Node, Item, Payload | bytes]] = []
-        payloads: list[Payload] = []
-        holds: list[int] = []
-        for item in self.items:
-            node = item[0].node
-            try:
-                self.queue.luggage.part(node)
-                payloads.append(self._payload(item))
-                calls.append((node, item, packed(item[0], payloads[-1])))
-            except Exception as error:
-                self._refuse(len(calls), error)
-                break
-            holds.append(self.queue.holds(node))
-        if self._ended:
-            return
         if self.has_state:
             self._stats = self.node.routine.stats()
         try:
-            self._crate = crate(self.queue.luggage, calls, holds, self.run.job_id in self.queue.whole)
+            self._crate = self._pack_at_once() or self._pack_one_by_one()
         except ShippingError as error:
             self._refuse(0, error)
-            return
-        self.size, self.parts = len(self.items), frozenset(self._crate.parts)
-        if listeners := self.run.told_in_detail():
+        if self._crate is not None:
+            self.size, self.parts = len(self.items), frozenset(self._crate.parts)
+
+    def _pack_at_once(self) -> Crate | None:
+        """Pickle many calls in one go, which goes where their payloads are plain, as they come."""
+        if len(self.items) == 1 or self.run.told_in_detail():
+            return None
+        rows: list[Row] = [(inlet, [item[1] for item in same]) for inlet, same in groupby(self.items, itemgetter(0))]
+        try:
+            return self._crated(rows)
+        except Exception:  # one by one it is found out which
+            return None
+
+    def _pack_one_by_one(self) -> Crate | None:
+        rows: list[Row] = []
+        payloads: list[Payload] = []
+        for index, item in enumerate(self.items):
+            try:
+                self.queue.luggage.part(item[0].node)
+                payloads.append(self._payload(item))
+                rows.append((item[0], [packed(item[0], payloads[-1])]))
+            except Exception as error:
+                self._refuse(index, error)
+                break
+        made = None if self._ended else self._crated(rows)
+        if made is not None and (listeners := self.run.told_in_detail()):
             for item, payload in zip(self.items, payloads, strict=False):
                 attempt = self.run.attempts.get(item[3], 1)
                 listeners.activation_started(item[0], item[3], attempt, item, payload, worker=0)
+        return made
+
+    def _crated(self, rows: list[Row]) -> Crate | None:
+        return crate(self.queue.luggage, rows, self.queue.holds, self.run.job_id in self.queue.whole)
 
     def _payload(self, item: Item) -> Payload:
         """Return what the handler is given, gathered or merged. The routine's permit is held."""
@@ -215,88 +214,6 @@ class ShippedTask(Task):
             self._back(rest)
             self.queue.call()
 
-    def _read(self, message: bytes) -> None:
-        worker, clock, told, relayed, last = loads(message)
-        self._worker = worker
-        self._offset = min(self._offset, perf_counter() - clock)
-        replay(relayed)
-        if last is not None and "state" in last:
-            stuck = take_state_home(self.node, last, self._stats)
-            if stuck is not None and told:
-                index, emitted, started, ended, failure, stats = told[-1]
-                told[-1] = index, emitted, started, ended, failure or stuck, stats
-        if last is not None and last.get("missing"):
-            self.queue.send_whole(self.run)
-        self._take_all(told)
-
-    def _take_all(self, told: list[Told]) -> None:
-        """Post what was emitted, and count what has ended: what simply completed in one go, the rest one by one."""
-        plain: list[tuple[Sent, float, float]] = []
-        for index, emitted, started, ended, failure, stats in told:
-            if index != self._next + len(plain):
-                continue  # told twice
-            node = self.items[index][0].node
-            sent, unreadable = unpacked(emitted, node) if emitted else ((), None)
-            if stats is not None:
-                add_stats(node.routine, *stats)
-            watched = sent and self.run.told_in_detail()  # then they are told before the call counts as over
-            if started is not None and failure is None and unreadable is None and not watched:
-                plain.append((sent, started, ended))
-                continue
-            self._complete(plain)
-            plain = []
-            self._take_one(index, sent, started, ended, decode(failure) if failure else (unreadable, ""))
-        self._complete(plain)
-
-    def _take_one(
-        self,
-        index: int,
-        sent: Sent,
-        started: float | None,
-        ended: float,
-        failure: tuple[BaseException | None, str],
-    ) -> None:
-        """Post what an activation has emitted, tell so, and count it where it has ended."""
-        if sent:
-            self._post(self.items[index], sent)
-        if started is None:
-            return
-        if failure[0] is None:
-            self._complete([((), started, ended)])
-        else:
-            self._failed(index, failure[0], self._at_home(started), self._at_home(ended), failure[1])
-
-    def _post(self, item: Item, sent: Sent) -> None:
-        run, number, now = self.run, item[3], perf_counter()
-        with self.hub.lock:
-            for outlet, data in sent:
-                run.send(outlet, data, number, now)
-        self._emitted += len(sent)
-        if listeners := run.told_in_detail():
-            for outlet, data in sent:
-                listeners.event_emitted(item[0].node, outlet, number, now, data)
-
-    def _complete(self, done: list[tuple[Sent, float, float]]) -> None:
-        """Post what activations have emitted, and count them: some at a time, since the lock is held meanwhile."""
-        run, measure, latest = self.run, self.queue.measure, perf_counter()
-        for first in range(0, len(done), AT_ONCE):
-            with self.hub.lock:
-                for sent, started, ended in done[first : first + AT_ONCE]:
-                    item = self.items[self._next]
-                    for outlet, data in sent:
-                        run.send(outlet, data, item[3], latest)
-                    measure(item[0].number, ended - started)
-                    started = min(max(started + self._offset, self._sent, item[5]), latest)
-                    run.note(item, COMPLETED, self._worker, started, min(max(ended + self._offset, started), latest))
-                    self._next += 1
-                    self._completed(item, run, item[3])
-                self._emitted = 0
-                run.quiet()
-
-    def _at_home(self, clock: float) -> float:
-        """Return a time of the worker's clock on ours: it lies between the sending and now."""
-        return max(self._sent, min(clock + self._offset, perf_counter()))
-
     def _fail_rest(self, error: BaseException, at: int | None) -> None:
         """Fail the activation that ran, or all that were not told where the pool can't say which."""
         now = perf_counter()
@@ -325,59 +242,9 @@ class ShippedTask(Task):
             self._back_in_order(self.items[self._next : at])
         del self.items[self._next : at]
 
-    # -- counting
-
-    def _failed(self, index: int, error: BaseException, started: float, ended: float, trace: str | None) -> None:
-        inlet, payload, run, number, _, _ = self.items[index]
-        failure = run.failure(inlet, payload, number, error, self._emitted)
-        if trace:
-            failure.traceback = trace
-        decision = self.queue.judge(run, number, failure)
-        decision = carry_out(run, failure, decision)
-        self._count(index, OUTCOMES.get(decision.strategy, FAILED), started, ended, decision.delay)
-
-    def _count(self, index: int, outcome: int, started: float, ended: float, delay: float) -> None:
-        """Count an activation that did not simply complete, as the very last thing that it does."""
-        item = self.items[index]
-        run: Run = item[2]
-        started = max(started, item[5])
-        with self.hub.lock:
-            run.note(item, outcome, self._worker, started, max(ended, started))
-            self._next, self._emitted = index + 1, 0
-            if self.has_state:
-                self._back_in_order(self.items[index + 1 :])
-                del self.items[index + 1 :]
-                self.has_state = False  # the permit is no longer this task's
-            run.settle(item, outcome, delay)
-            run.quiet()
-
-    def _completed(self, item: Item, run: Run, number: int) -> None:
-        run.over += 1
-        if run.attempts:
-            run.attempts.pop(number, None)
-        if run.merged_by:
-            run.merged_by.discard(number)
-        if not self.has_state:
-            self.queue.release(item[0].node)
-        elif self._ended and self._next == len(self.items):
-            self.has_state = False
-            self.queue.release(item[0].node)
-
     def _back(self, rest: list[Item]) -> None:
         """Put back what was not started, and the permit of a routine with state. Lock."""
         self._back_in_order(rest)
         if self.has_state:
             self.has_state = False
             self.queue.release(self.node)
-
-    def _back_in_order(self, rest: list[Item]) -> None:
-        """Put activations back before everything else of their queue; discard them where their job stopped. Lock."""
-        run = self.run
-        if run.stopped:
-            run.discard(rest)
-            for item in rest if not self.has_state else ():
-                self.queue.release(item[0].node)
-            run.quiet()
-            return
-        where = self.node.waiting if self.has_state else self.queue.first
-        where.extendleft(reversed(rest))

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from typing import Any
 
-from routilux_core import worker
 from routilux_core._binding import Payload
 from routilux_core._dispatch import logger
-from routilux_core._pickling import PROTOCOL, is_plain
-from routilux_core._plan import Inlet, Item, Node
+from routilux_core._kept import process
+from routilux_core._pickling import PROTOCOL, dumps_plain, is_plain
+from routilux_core._plan import Inlet, Node
 from routilux_core._relay import environment
 from routilux_core._shipped_routine import definition_of, pickle_state
+from routilux_core._telling import Data
 from routilux_core.errors import ShippingError
-from routilux_core.worker import Body, Call, Named, pack
+from routilux_core.worker import Body, Calls, Named, pack
 
 HEAVY = 1 << 20  # bytes of state beyond which a user should know that they travel with each task
 
+Row = tuple[Inlet, list[Data]]  # calls of one slot in a row
 Part = tuple[str, bytes]  # the key by which a worker keeps it, and what it is made of
 
 
@@ -96,23 +99,28 @@ class Crate:
         return pickle.dumps((self._body, needed), PROTOCOL)
 
 
-def crate(luggage: Luggage, calls: list[tuple[Node, Item, Payload | bytes]], holds: list[int], whole: bool) -> Crate:
-    """Put a task together; raises `ShippingError` where its routine's state can't be sent."""
+def crate(luggage: Luggage, rows: list[Row], holds: Callable[[Node], int], whole: bool) -> Crate | None:
+    """Put a task together; None if a payload has to be pickled by itself first, since it is not plain.
+
+    Raises `ShippingError` where a routine, or its state, can't be sent.
+    """
     numbers: dict[Node, int] = {}
     named: list[Named] = []
     parts = dict([luggage.environment])
-    for node, _, _ in calls:
+    for inlet, _ in rows:
+        node = inlet.node
         if node not in numbers:
             numbers[node] = len(named)
             key, data = luggage.part(node)
             parts[key] = data
             named.append((key, node.routine_id, node.timeout, node.routine.stats()))
-    first = calls[0][0]
+    calls: list[Calls] = [(numbers[inlet.node], inlet.name, holds(inlet.node), data) for inlet, data in rows]
+    plain = dumps_plain(calls)
+    if plain is None:
+        return None
+    first = rows[0][0].node
     state = luggage.state(first) if travels(first) else None
-    called: list[Call] = [
-        (numbers[node], item[0].name, data, held) for (node, item, data), held in zip(calls, holds, strict=True)
-    ]
-    body: Body = (worker.process().token, luggage.environment[0], state, named, called)
+    body: Body = (process().token, luggage.environment[0], state, named, plain)
     return Crate(pickle.dumps(body, PROTOCOL), parts, whole)
 
 

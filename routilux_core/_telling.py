@@ -6,6 +6,7 @@ import heapq
 import itertools
 import os
 import pickle
+import sys
 import threading
 from collections.abc import Callable
 from time import perf_counter
@@ -16,97 +17,114 @@ from routilux_core._relay import Relay
 from routilux_core._remote_errors import Encoded
 
 DELAY = 0.001  # seconds that an emission waits for company while its handler runs
-PATIENCE = 0.005  # seconds that it waits when its handler has ended: others are about to, too
+PATIENCE = 0.005  # seconds that it waits in a task of many activations: its handler has ended, or is about to
+FIRST_CHUNK, LARGEST_CHUNK = 64, 512  # emissions of one call that leave without waiting: others begin while it goes on
 IDLE = 0.1  # seconds after which the flusher's thread ends
 
 Data = dict[str, Any] | bytes  # a payload as it is where that is plain, else pickled
-Emitted = list[tuple[str, Data]]
-Stats = tuple[bool, dict[str, float]]  # whether the counters were reset, and what was added since
-# Told of one activation: its index, what it emitted since it was last told of; then its start, end, failure and
-# counters, all None where it has not ended.
-Told = tuple[int, Emitted, float | None, float, Encoded | None, Stats | None]
+Stats = tuple[int, bool, dict[str, float]]  # index of an activation, whether it reset its counters, what it added
+# What is told, in columns: so many activations cost little more than one. How many activations and emissions were told
+# before; the clock when the first of these began, and when each ended; how many of these emissions there were by then;
+# event and payload of each emission; counters; and the failure of the last to end.
+Told = tuple[int, int, float, list[float], list[int], list[str], list[Data], list[Stats], Encoded | None]
 # What a message is made of: worker, its clock as of now, told, relayed, and what only the reply has.
-Message = tuple[int, float, list[Told], list[tuple[str, bytes]], dict[str, Any] | None]
+Message = tuple[int, float, Told, list[tuple[str, bytes]], dict[str, Any] | None]
 
 
 class Teller:
-    """Gathers what a task has to tell. With `send`, what streaming activations emit leaves in chunks.
+    """Gathers what a task has to tell. With `send`, what is emitted leaves in chunks while the task runs.
 
     If a part of an activation's emissions has been sent, its end is sent before the next one begins: so when the
     worker dies, at most one activation is half told.
+
+    The thread of the task appends to the columns without a lock, to `names` and `ends` last, and nobody else changes
+    them. The flusher's thread reads, and notes how much of them it has told. Where each side writes one thing and then
+    reads another, one of the two is a list, whose own lock keeps that order, under free-threaded Python as well.
     """
 
-    def __init__(self, send: Callable[[bytes], None] | None, flusher: Flusher, relay: Relay | None) -> None:
+    def __init__(
+        self, send: Callable[[bytes], None] | None, flusher: Flusher, relay: Relay | None, alone: bool
+    ) -> None:
         self.broken: BaseException | None = None
-        self.streams = send is not None
+        self.names: list[str] = []  # of the events, one for each emission
+        self.data: list[Data] = []
+        self.ends: list[float] = []
+        self.upto: list[int] = []
+        self.stats: list[Stats] = []
+        self.failure: Encoded | None = None
+        self.started = perf_counter()
+        self.mark = 0 if send is not None else sys.maxsize  # with more emissions than that, it is time to `look`
+        self.half_told = False  # of the activation that runs, some emissions have been sent
         self._send = send
         self._flusher = flusher
         self._relay = relay
+        self._delay = DELAY if alone else PATIENCE
         self._lock = threading.Lock()
-        self._told: list[Told] = []
-        self._index = -1  # of the activation that streams now
-        self._emitted: Emitted = []  # by it, and not told
-        self._since: float | None = None  # when the oldest emission that was not sent was made
-        self._by = -1  # the activation that made it
-        self._half_told = False
+        self._chunk = FIRST_CHUNK if alone else LARGEST_CHUNK
+        self._armed = False  # the flusher will come
+        self._sent = self._ended = 0  # emissions and ends in the columns that have been told
+        self._sent_before = self._ended_before = 0  # and that are no longer in them
 
-    def emit(self, index: int, event: str, data: Data) -> None:
-        """Take what a streaming activation emits."""
-        with self._lock:
-            self._index = index
-            self._emitted.append((event, data))
-            now = perf_counter()
-            if self._since is None:
-                self._since, self._by = now, index
-                self._flusher.arm(now + DELAY, self)
-            elif now - self._since > (DELAY if self._by == index else PATIENCE):
-                self._tell()
+    # -- the thread of the task
 
-    def end(
-        self,
-        index: int,
-        emitted: Emitted,
-        started: float,
-        ended: float,
-        failure: Encoded | None = None,
-        stats: Stats | None = None,
-    ) -> None:
-        """Take the end of an activation; `emitted` is what it did not stream."""
-        if not self.streams:
-            self._told.append((index, emitted, started, ended, failure, stats))
-            return
+    def look(self) -> None:
+        """Send a chunk if there is enough for one; else see to it that the flusher does so soon."""
         with self._lock:
-            if self._emitted:
-                emitted, self._emitted = self._emitted, []
-            self._told.append((index, emitted, started, ended, failure, stats))
-            self._index = -1
-            if self._half_told:
+            self._drop_told()
+            if len(self.names) >= self._chunk:
+                self._chunk = min(2 * self._chunk, LARGEST_CHUNK)
                 self._tell()
-                self._half_told = False
+                self._drop_told()
+            elif not self._armed:
+                self._armed = True
+                self._flusher.arm(perf_counter() + self._delay, self)
+            self.mark = self._chunk - 1 if self._armed else 0
 
-    def flush(self, due: float) -> None:
-        """Send what has waited for long enough, or come again."""
+    def end_half_told(self) -> None:
+        """Send the end of an activation of which some emissions have been sent, if it was not sent with them."""
         with self._lock:
-            if self._since is None or self._since + DELAY > due:
-                return  # what it was for has left
-            late = self._since + PATIENCE
-            if self._by == self._index or due >= late:
+            if self.half_told:
                 self._tell()
-            else:
-                self._flusher.arm(late, self)
+            self._drop_told()
+            self.half_told = False
+            if not self.ends:
+                self.started = perf_counter()  # the sending took its time
+
+    def fail(self, failure: Encoded) -> None:
+        """Note that the activation which ends now has failed: its end is for the reply alone."""
+        with self._lock:
+            self.mark, self._send, self.failure = sys.maxsize, None, failure
 
     def reply(self, last: dict[str, Any]) -> bytes:
         """Return the last message, with everything not told yet."""
         with self._lock:
-            self._since = None
+            self.mark, self._send = sys.maxsize, None
             return self._message(last)
+
+    def _drop_told(self) -> None:
+        # The lock is held.
+        sent, ended = self._sent, self._ended
+        if sent or ended:
+            del self.names[:sent], self.data[:sent], self.ends[:ended], self.upto[:ended]
+            self.upto[:] = [count - sent for count in self.upto]
+            self._sent_before += sent
+            self._ended_before += ended
+            self._sent = self._ended = 0
+            self.stats[:] = [each for each in self.stats if each[0] >= self._ended_before]
+
+    # -- any thread, with the lock
+
+    def flush(self) -> None:
+        """Send what there is. The flusher's thread, without the lock."""
+        with self._lock:
+            self._armed = False
+            if self._send is not None:
+                self.mark = 0  # before it is looked what there is: whoever emits from now on asks for the flusher again
+                if len(self.names) > self._sent:
+                    self._tell()
 
     def _tell(self) -> None:
         # The lock is held while it is sent, so that chunks stay in order.
-        if self._emitted:
-            self._told.append((self._index, self._emitted, None, 0.0, None, None))
-            self._emitted, self._half_told = [], True
-        self._since = None
         if self.broken is None and self._send is not None:
             try:
                 self._send(self._message(None))
@@ -115,8 +133,35 @@ class Teller:
 
     def _message(self, last: dict[str, Any] | None) -> bytes:
         relayed = [] if self._relay is None else self._relay.taken()
-        told, self._told = self._told, []
+        told = self._told()
         return pickle.dumps((os.getpid(), perf_counter(), told, relayed, last), PROTOCOL)
+
+    def _told(self) -> Told:
+        was_half_told, self.half_told = (
+            self.half_told,
+            True,
+        )  # before it is looked what there is: who ends an activation meanwhile waits for the lock
+        sent, ended, upto = self._sent, self._ended, self.upto
+        emissions, ends = len(self.names), len(self.ends)
+        while ends > ended and upto[ends - 1] > emissions:  # it has ended since the emissions were counted
+            ends -= 1
+        first = self._ended_before + ended
+        told = (
+            first,
+            self._sent_before + sent,
+            self.started,
+            self.ends[ended:ends],
+            [count - sent for count in upto[ended:ends]] if sent else upto[ended:ends],
+            self.names[sent:emissions],
+            self.data[sent:emissions],
+            [each for each in self.stats if first <= each[0] < self._ended_before + ends],
+            self.failure,
+        )
+        if ends > ended:
+            self.started, was_half_told, sent = self.ends[ends - 1], False, upto[ends - 1]
+        self.half_told = was_half_told or emissions > sent
+        self._sent, self._ended = emissions, ends
+        return told
 
 
 class Flusher:
@@ -152,4 +197,4 @@ class Flusher:
                     self._changed.wait(left)
                     continue
                 heapq.heappop(self._due)
-            teller.flush(due)
+            teller.flush()

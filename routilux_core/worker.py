@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-import atexit
-import os
 import pickle
 import threading
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from time import perf_counter
 from typing import Any
 
 from routilux_core._binding import Payload
 from routilux_core._context import CURRENT, Frame
-from routilux_core._pickling import dumps, explain, is_plain, loads
-from routilux_core._relay import Relay
+from routilux_core._kept import process
+from routilux_core._pickling import ATOMS, dumps, explain, loads
 from routilux_core._remote_errors import encode
-from routilux_core._resources import Resources
 from routilux_core._shipped_routine import Blueprint, Ready, pickle_state, state_of
-from routilux_core._telling import Data, Emitted, Flusher, Teller
+from routilux_core._telling import Data, Teller
 from routilux_core.errors import ActivationTimeout, ShippingError, UnknownNameError
 from routilux_core.routine import Routine
 
 __all__ = ["close", "run"]
 
-MOST_PARTS = 4096
-MOST_BYTES = 256 << 20
-
 # How long what a call emits is held back: not at all; until its end, since it is made again if the worker dies; until
 # its success, since it is made again if it fails.
 NOT, UNTIL_END, UNTIL_SUCCESS = range(3)
 
-# A routine: key of its part, id, time-out, counters. A call: number of the routine, slot, payload, what is held back.
+# A routine: key of its part, id, time-out, counters. Calls of one slot in a row: number of the routine, slot, what is
+# held back, payloads.
 Named = tuple[str, str, float | None, dict[str, float]]
-Call = tuple[int, str, Data, int]
-Body = tuple[str, str, bytes | None, list[Named], list[Call]]  # home, key of the environment, state, routines, calls
+Calls = tuple[int, str, int, list[Data]]
+Body = tuple[str, str, bytes | None, list[Named], bytes]  # home, key of the environment, state, routines, calls
 
 
 def run(
@@ -57,56 +51,7 @@ def run(
 
 def close() -> None:
     """Close everything that `per_worker` made in this process. Call it at the worker's end."""
-    _process.resources.close_all()
-
-
-class Process:
-    """What a worker process keeps from task to task."""
-
-    def __init__(self) -> None:
-        self.token = f"{os.getpid()}-{os.urandom(8).hex()}"  # says whether work comes from this very process
-        self.pid = os.getpid()
-        self.resources = Resources()
-        self.relay = Relay()
-        self.flusher = Flusher()
-        self._parts: OrderedDict[str, tuple[int, Any]] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
-        self._closes = False
-
-    def close_at_exit(self) -> None:
-        """Close the resources when the process ends, if nobody has before."""
-        if not self._closes:
-            self._closes = True
-            atexit.register(self.resources.close_all)
-
-    def part(self, key: str, data: bytes | None, make: Callable[[bytes], Any]) -> Any:
-        """Return what was made of a part, from memory or from what came with the task; None if neither has it."""
-        with self._lock:
-            if key in self._parts:
-                self._parts.move_to_end(key)
-                return self._parts[key][1]
-        if data is None:
-            return None
-        made = make(data)
-        with self._lock:
-            if key not in self._parts:
-                self._parts[key] = len(data), made
-                self._bytes += len(data)
-            while len(self._parts) > MOST_PARTS or (self._bytes > MOST_BYTES and len(self._parts) > 1):
-                self._bytes -= self._parts.popitem(last=False)[1][0]
-            return made
-
-
-_process = Process()
-
-
-def process() -> Process:
-    """Return what this process keeps; a forked one starts anew, since locks and threads don't survive the fork."""
-    global _process
-    if _process.pid != os.getpid():
-        _process = Process()
-    return _process
+    process().resources.close_all()
 
 
 def _make_part(routine_id: str, stats: dict[str, float]) -> Callable[[bytes], Blueprint | Ready]:
@@ -136,17 +81,20 @@ class _Batch:
         self.hub: object = self
         self.thread = threading.get_ident()
         self.routine: Routine | None = None
+        self._events: Mapping[str, object] = {}
+        self._readies: dict[int, Ready] = {}
         self.outer: Frame | None = CURRENT.get()
-        self._home, self._environment, self._state, self._named, self._calls = body
+        self._home, self._environment, self._state, self._named, calls = body
+        self._calls: list[Calls] = pickle.loads(calls)
         self._parts = parts
         self._mark, self._cancelled = mark, cancelled
         self._process = process()
         self._at_home = self._home == self._process.token
-        self._teller = Teller(send, self._process.flusher, None if self._at_home else self._process.relay)
-        self._readies: list[Ready | None] = [None] * len(self._named)
-        self._index = 0
-        self._emitted: Emitted = []  # by the activation that runs, where that does not stream
-        self._streams = False
+        relay = None if self._at_home else self._process.relay
+        alone = len(self._calls) == 1 and len(self._calls[0][3]) == 1
+        self._teller = Teller(send, self._process.flusher, relay, alone)
+        self._names, self._data = self._teller.names, self._teller.data
+        self._held: list[tuple[str, Data]] | None = None  # by the activation that runs, where it may run again
         self._made: dict[str, Any] = {}
         self._current: Ready
         self._travelling: Ready | None = None  # the routine whose state came with the task
@@ -191,41 +139,81 @@ class _Batch:
             self._process.relay.apply(self._made[self._environment])
 
     def _run_all(self) -> None:
-        # Everything that many short calls would pay for is local, and done in one function.
-        cancelled, mark, clock, end = self._cancelled, self._mark, perf_counter, self._teller.end
-        stays = self._state is None
-        for index, (number, slot, data, holds) in enumerate(self._calls):
-            if cancelled is not None and cancelled():
+        self._teller.started = perf_counter()
+        index = 0
+        for number, slot, holds, payloads in self._calls:
+            before, index = index, index + len(payloads)
+            if not self._run_calls(before, number, slot, holds, payloads):
                 return
+
+    def _run_calls(self, index: int, number: int, slot: str, holds: int, payloads: list[Data]) -> bool:
+        """Run some calls of one slot; return whether all of them have completed."""
+        # Everything that many short calls would pay for is local, and done in one function.
+        cancelled, mark, clock, teller = self._cancelled, self._mark, perf_counter, self._teller
+        names, ends, upto, timeout = self._names, teller.ends, teller.upto, self._named[number][2]
+        if self._state is not None:
+            holds = holds or UNTIL_END
+        ready = call = None
+        for data in payloads:
+            if cancelled is not None and cancelled():
+                return False
             if mark is not None:
                 mark(index)
-            self._index, self._emitted = index, []
-            self._streams = self._teller.streams and stays and not holds
-            started = clock()
             try:
-                ready = self._current = self._readies[number] or self._routine(number)
-                self.routine = ready.routine
-                payload = data if isinstance(data, dict) else _load_payload(data, ready.routine_id, slot)
-                ready.calls[slot](payload)
-                ended = clock()
-                if self._named[number][2] is not None:
-                    self._check_time(number, slot, ended - started)
+                if ready is None or call is None:
+                    ready = self._routine(number)
+                    call = ready.calls[slot]
+                if holds:
+                    self._held = []
+                call(_load_payload(data, ready.routine_id, slot) if isinstance(data, bytes) else data)
+                if timeout is not None:
+                    self._check_time(number, slot)
             except BaseException as error:  # SystemExit and KeyboardInterrupt too: they fail the activation
-                ended = clock()
-                failed = self._readies[number]
-                stats = failed.tally.taken() if stays and failed is not None else None
-                end(index, [] if holds == UNTIL_SUCCESS else self._emitted, started, ended, encode(error), stats)
-                return
-            end(
-                index,
-                self._emitted,
-                started,
-                ended,
-                None,
-                ready.tally.taken() if stays and ready.tally.touched else None,
-            )
+                self._failed(index, number, error, holds)
+                return False
+            if holds:
+                self._let_go()
+            if ready.tally.touched and self._state is None:
+                self._count(index, ready)
+            upto.append(len(names))
+            ends.append(clock())
+            if teller.half_told:
+                teller.end_half_told()
+            index += 1
+        return True
+
+    def _let_go(self) -> None:
+        """Emit what was held back."""
+        for name, data in self._held or ():
+            self._data.append(data)
+            self._names.append(name)
+        self._held = None
+
+    def _count(self, index: int, ready: Ready) -> None:
+        taken = ready.tally.taken()
+        if taken is not None:
+            self._teller.stats.append((index, *taken))
+
+    def _failed(self, index: int, number: int, error: BaseException, holds: int) -> None:
+        teller, ready = self._teller, self._readies.get(number)
+        ended = perf_counter()
+        teller.fail(encode(error))
+        if holds != UNTIL_SUCCESS:
+            self._let_go()
+        if self._state is None and ready is not None:
+            self._count(index, ready)
+        teller.upto.append(len(self._names))
+        teller.ends.append(ended)
 
     def _routine(self, number: int) -> Ready:
+        """Return a routine of this task, which runs from now on."""
+        ready = self._readies.get(number)
+        if ready is None:
+            ready = self._readies[number] = self._build(number)
+        self._current, self.routine, self._events = ready, ready.routine, ready.events
+        return ready
+
+    def _build(self, number: int) -> Ready:
         key, routine_id, _, stats = self._named[number]
         found = self._made[key]
         try:
@@ -239,11 +227,12 @@ class _Batch:
                 "importable there, and its state has to survive pickling"
             ) from error
         ready: Ready = found
-        self._readies[number] = ready
         return ready
 
-    def _check_time(self, number: int, slot: str, spent: float) -> None:
+    def _check_time(self, number: int, slot: str) -> None:
         _, routine_id, timeout, _ = self._named[number]
+        ends = self._teller.ends
+        spent = perf_counter() - (ends[-1] if ends else self._teller.started)
         if timeout is not None and spent > timeout:
             raise ActivationTimeout(
                 f"routine {routine_id!r}, slot {slot!r}: the call took {spent:.3g} s, its timeout is {timeout:g} s"
@@ -253,16 +242,20 @@ class _Batch:
 
     def emit(self, event_name: str, data: Payload, /) -> None:
         """Take what a handler emits; what can't be pickled is refused here, in the handler."""
-        ready = self._current
-        if event_name not in ready.events:
-            raise UnknownNameError("event", event_name, ready.events, f"routine {ready.routine_id!r}")
+        if event_name not in self._events:
+            raise UnknownNameError("event", event_name, self._events, f"routine {self._current.routine_id!r}")
         packed: Data = data
-        if not is_plain(data):
-            packed = pack(data, f"routine {ready.routine_id!r}, event {event_name!r}")
-        if self._streams:
-            self._teller.emit(self._index, event_name, packed)
-        else:
-            self._emitted.append((event_name, packed))
+        for value in data.values():
+            if type(value) not in ATOMS:
+                packed = pack(data, f"routine {self._current.routine_id!r}, event {event_name!r}")
+                break
+        if self._held is not None:
+            self._held.append((event_name, packed))
+            return
+        self._data.append(packed)
+        self._names.append(event_name)
+        if len(self._names) > self._teller.mark:
+            self._teller.look()
 
     def is_cancelled(self) -> bool:
         return self._cancelled is not None and self._cancelled()

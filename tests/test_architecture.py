@@ -45,6 +45,7 @@ LAYERS = (
     "_remote_errors",
     "_shipped_routine",
     "_telling",
+    "_kept",
     "worker",
     "_executor",
     "_history",

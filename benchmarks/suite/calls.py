@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-LONG_LOOPS = 460_000  # about 50 ms of pure Python on a machine with time for us
-SHORT_LOOPS = 190  # about 20 µs
+LONG_LOOPS = 700_000  # about 50 ms of pure Python on a machine with time for us
+SHORT_LOOPS = 280  # about 20 µs
 
 
 def spin(n: int, loops: int) -> int:

@@ -12,7 +12,7 @@ from collections import deque
 
 HEAD = struct.Struct("<IIQ")
 READY, BATCH, CHUNK, REPLY, STOP = range(1, 6)
-ONE_READ = 1 << 18  # bytes; also what may be read or sent at a time before the others get their turn
+ONE_READ = 1 << 18  # bytes of a large frame that may be read or sent at a time before the others get their turn
 SMALL = 1 << 16  # a body below this is copied into one piece with its head: that saves a call of the system
 
 Frame = tuple[int, int, bytes]  # kind, number, body
@@ -99,7 +99,7 @@ class ParentEnd:
             if self._large is not None:
                 got = self._large.receive(self.sock)
             else:
-                data = self.sock.recv(ONE_READ)
+                data = self.sock.recv(SMALL)  # of a large frame the rest is read straight to its place
                 self._in += data
                 got = len(data)
         except BlockingIOError:

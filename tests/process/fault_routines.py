@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Any
 
-from routilux_core import Routine, event, slot
+from routilux_core import Routine, event, field, slot
 
 OTHERS = 10
 BAD = 5  # the number of the bad activation
@@ -92,6 +92,41 @@ class Work(Routine, stateless=True):
         elif fault == "never back":
             raise NeverBack
         self.emit("done", n=n, result=result)
+
+
+class OnlyThere:
+    """Can be unpickled where it was pickled, and nowhere else."""
+
+    def __reduce__(self) -> Any:
+        return _only_in, (os.getpid(),)
+
+
+def _only_in(pid: int) -> OnlyThere:
+    if pid != os.getpid():
+        raise RuntimeError("not here")
+    return OnlyThere()
+
+
+class Keeps(Routine):
+    """Has state; what it emits for the bad one can't be unpickled at home."""
+
+    seen: list[int] = field(factory=list)
+    done = event("n", "thing")
+
+    @slot
+    def input(self, n: int) -> None:
+        self.seen.append(n)
+        self.emit("done", n=n, thing=OnlyThere() if n == BAD else n)
+
+
+class Many(Routine):
+    """Emits numbers."""
+
+    item = event("n")
+
+    def __call__(self, first: int, last: int) -> None:
+        for n in range(first, last):
+            self.emit("item", n=n)
 
 
 def note(path: str, n: int) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fault_routines import BAD, OTHERS, Source, Work
+from fault_routines import BAD, OTHERS, Keeps, Many, Source, Work
 
 from routilux_core import ErrorStrategy, Flow, JobState, ShippingError, WorkerLost
 
@@ -165,6 +165,24 @@ def test_what_cant_be_sent_back_fails_readably(case: Case, fault: str) -> None:
 def test_an_argument_that_cant_be_sent_fails_the_call_that_it_is_for(source_at_home: Case) -> None:
     for _ in range(SHORT):
         check_unsendable_argument(source_at_home)
+
+
+def test_what_a_routine_with_state_emits_and_cant_be_read_at_home_costs_that_call_and_doubles_none(
+    make_flow: MakeFlow,
+) -> None:
+    flow = make_flow(execution_strategy="process", max_workers=2, error_handler=ErrorStrategy.CONTINUE)
+    keeps = Keeps()
+    flow.add_routine(Many(), "many", execution_strategy="concurrent")
+    flow.add_routine(keeps, "keeps")
+    flow.connect("many", "item", "keeps", "input")
+    flow.add_output("keeps", "done")
+    for first, last in ((100, 110), (0, 50)):  # the second time they travel together
+        job = flow.run("many", {"first": first, "last": last})
+    assert keeps.seen == [*range(100, 110), *range(50)]
+    assert (job.ledger.posted, job.ledger.completed, job.ledger.failed) == (51, 50, 1)
+    assert [payload["n"] for payload in job.outputs["keeps.done"]] == [n for n in range(50) if n != BAD]
+    (failure,) = job.errors
+    assert "routine 'keeps', event 'done': what it emitted can't be unpickled" in str(failure.exception)
 
 
 def test_a_worker_killed_while_it_returns_a_large_result_costs_that_call_at_most(case: Case) -> None:

@@ -36,6 +36,44 @@ def test_a_program_from_stdin_works(tmp_path: Path) -> None:
         assert ended(start(stdin=stdin)) == (0, "[{'n': 7}]\n", "")
 
 
+TYPED_IN = """
+import sys
+{block}
+from routilux_core import Flow, Routine, event, slot
+
+def make(base):
+    class Local(base, stateless=True):
+        done = event("n")
+        @slot
+        def input(self, n):
+            self.emit("done", n=self.twice(n))
+    return Local()
+
+class Base(Routine):
+    def twice(self, n):
+        return 2 * n
+
+with Flow(execution_strategy="process", max_workers=1) as flow:
+    flow.add_routine(make(Base), "local")
+    flow.add_output("local", "done")
+    job = flow.run("local", {{"n": 21}})
+    job.raise_for_errors()
+    print(job.outputs["local.done"])
+"""
+
+
+def test_a_local_class_of_a_class_typed_in_works_with_cloudpickle() -> None:
+    assert ended(start("-c", TYPED_IN.format(block=""))) == (0, "[{'n': 42}]\n", "")
+
+
+def test_without_cloudpickle_a_class_typed_in_is_refused_and_it_is_said_what_to_do() -> None:
+    code, out, err = ended(start("-c", TYPED_IN.format(block="sys.modules['cloudpickle'] = None")))
+    assert (code, out) == (1, "")
+    last = err.strip().splitlines()[-1]
+    assert "routine 'local': its class (make.<locals>.Local) can't be sent to a worker process" in last
+    assert "install routilux-core[cloudpickle], or move it to a module that the worker can import" in last
+
+
 def test_a_module_run_with_m_works(tmp_path: Path) -> None:
     (tmp_path / "tool.py").write_text(guarded(HELLO))
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}

@@ -43,9 +43,9 @@ from routilux_core import (
     RemoteError,
     Routine,
     ShippingError,
+    _kept,
     event,
     slot,
-    worker,
 )
 
 MakeFlow = Callable[..., Flow]
@@ -429,7 +429,7 @@ def test_a_part_that_the_worker_lost_is_sent_again(make_flow: MakeFlow) -> None:
     flow.add_routine(Square(), "square")
     for _ in range(6):
         finished(flow.execute("square", {"n": 1}))
-        worker._process._parts.clear()  # as if other flows had pushed everything out
+        _kept.process()._parts.clear()  # as if other flows had pushed everything out
     assert flow.routines["square"].stats() == {"calls": 6}
 
 

@@ -1,0 +1,111 @@
+"""What a worker tells while a task runs: nothing is lost, doubled or put down to another activation."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from routilux_core import _telling
+from routilux_core._telling import Flusher, Teller
+
+
+class Parent:
+    """Takes messages in as the parent of a worker does."""
+
+    def __init__(self) -> None:
+        self.ended = 0
+        self.heard: list[tuple[int, int]] = []  # emissions: of which activation, and its number
+        self.last_heard = 0  # emissions by the end of the last activation that was told to have ended
+        self.messages = 0
+
+    def take(self, message: bytes) -> None:
+        _, _, told, _, _ = pickle.loads(message)
+        first, before, _, ends, upto, names, data, _, _ = told
+        assert (first, before) == (self.ended, len(self.heard))
+        assert len(ends) == len(upto)
+        assert len(names) == len(data)
+        assert upto == sorted(upto)
+        for index, each in enumerate(data):
+            activation = first + sum(count <= index for count in upto)
+            self.heard.append((activation, each["n"]))
+        if upto:
+            self.last_heard = before + upto[-1]
+        self.ended += len(ends)
+        self.messages += 1
+
+    @property
+    def half_told(self) -> bool:
+        return len(self.heard) > self.last_heard
+
+
+@pytest.fixture
+def quick_switches() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_two_threads_tell_each_emission_once_and_an_end_before_the_next_begins(
+    quick_switches: None, monkeypatch: pytest.MonkeyPatch, alone: bool, seed: int
+) -> None:
+    monkeypatch.setattr(_telling, "FIRST_CHUNK", 5)
+    monkeypatch.setattr(_telling, "LARGEST_CHUNK", 40)
+    parent, numbers, made = Parent(), random.Random(seed), []
+    teller = Teller(parent.take, Flusher(), None, alone)
+    over = threading.Event()
+
+    def flush() -> None:
+        while not over.is_set():
+            teller.flush()
+
+    flusher = threading.Thread(target=flush)
+    flusher.start()
+    for activation in range(600):
+        assert not parent.half_told
+        for n in range(numbers.choice((0, 1, 1, 3, 60))):
+            made.append((activation, n))
+            teller.data.append({"n": n})
+            teller.names.append("made")
+            if len(teller.names) > teller.mark:
+                teller.look()
+        teller.upto.append(len(teller.names))
+        teller.ends.append(float(activation))
+        if teller.half_told:
+            teller.end_half_told()
+    over.set()
+    flusher.join()
+    parent.take(teller.reply({}))
+    assert parent.heard == made
+    assert parent.ended == 600
+    assert parent.messages > 10
+
+
+def test_a_source_is_heard_before_it_has_ended_without_a_look_at_a_clock() -> None:
+    parent = Parent()
+    teller = Teller(parent.take, Flusher(), None, alone=True)
+    for n in range(_telling.FIRST_CHUNK):
+        teller.data.append({"n": n})
+        teller.names.append("made")
+        if len(teller.names) > teller.mark:
+            teller.look()
+    assert len(parent.heard) == _telling.FIRST_CHUNK
+
+
+def test_without_a_channel_everything_comes_with_the_reply() -> None:
+    parent = Parent()
+    teller = Teller(None, Flusher(), None, alone=True)
+    for n in range(10_000):
+        teller.data.append({"n": n})
+        teller.names.append("made")
+        assert len(teller.names) <= teller.mark
+    parent.take(teller.reply({}))
+    assert len(parent.heard) == 10_000
