@@ -178,9 +178,10 @@ class Emitter:
         if listeners is not None:
             listeners.event_emitted(self.node, outlet, item[3], now, data)
         hub.answer()
+        crowded = any(queue.backlog() > hub.max_pending for queue in hub.queues)
         for inlet, _ in outlet.targets:
-            node = run.own.get(inlet.node, inlet.node)
-            if node.queue.backlog() > hub.max_pending or node.waiting:
+            node = run.own.get(inlet.node, inlet.node) if run.own else inlet.node
+            if crowded or node.waiting:
                 self._relieve(node)
 
     def _drop_late(self) -> None:

@@ -184,7 +184,7 @@ class Worker(Caller):
             pass
         finally:
             self.ended = started
-        return (len(notes) - noted) // run.history.width
+        return max(0, len(notes) - noted) // run.history.width  # about: another thread may have taken some over
 
     def _give_back(self, node: Node) -> None:
         """Release the permit that a plain call of a worker that is alone had to take after all."""

@@ -216,7 +216,11 @@ class Run:
         self.last += len(outlet.targets)
         self.placed += len(outlet.targets)
         for inlet, _ in outlet.targets:
-            inlet.node.queue.inbox_of(inlet.node).append((inlet, data, self, next(numbers), cause, now))
+            node = inlet.node
+            queue = node.queue
+            lane = queue.lane  # as `inbox_of` has it, without a call
+            inbox = queue.ready if lane is None or (node.limited and not queue.solo) else lane
+            inbox.append((inlet, data, self, next(numbers), cause, now))
         for queue in self.hub.queues:
             queue.call()
 
