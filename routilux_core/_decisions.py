@@ -6,6 +6,7 @@ from routilux_core._dispatch import logger
 from routilux_core._history import RETRIED, SKIPPED
 from routilux_core._run import Run
 from routilux_core.error_handling import Decision, ErrorStrategy, Failure
+from routilux_core.errors import text_of
 
 OUTCOMES = {ErrorStrategy.SKIP: SKIPPED, ErrorStrategy.RETRY: RETRIED}
 STATES = {ErrorStrategy.STOP: "failed", ErrorStrategy.CONTINUE: "error_continued", ErrorStrategy.SKIP: "skipped"}
@@ -48,7 +49,7 @@ def _log(failure: Failure, decision: ErrorStrategy) -> None:
             level,
             "job %s: routine %r, slot %r, attempt %d: %s: %s -> %s",
             *(failure.job_id, failure.routine_id, failure.slot, failure.attempt),
-            *(type(error).__name__, error, decision.value),
+            *(type(error).__name__, text_of(error), decision.value),
             exc_info=error if level > logging.INFO else None,
         )
     except Exception:

@@ -6,7 +6,7 @@ import traceback
 from typing import Any
 
 from routilux_core._pickling import dumps, loads
-from routilux_core.errors import RemoteError
+from routilux_core.errors import RemoteError, text_of
 
 AS_ITSELF, WITHOUT_CONSTRUCTOR, AS_TEXT = range(3)
 Encoded = tuple[int, bytes, str, str, str]  # how, pickled, name of the type, text, traceback
@@ -31,13 +31,13 @@ class Shown:
 
 def encode(error: BaseException) -> Encoded:
     """Return an exception as plain data. Its round trip is tried here: nothing raises at home."""
-    name, text = type(error).__qualname__, _text(error)
+    name, text = type(error).__qualname__, text_of(error)
     trace = _trace(error)
     for how, make in ((AS_ITSELF, _as_itself), (WITHOUT_CONSTRUCTOR, _without_constructor)):
         try:
             data = dumps(make(error))
             again = _rebuild(how, data)
-            if type(again) is type(error) and _text(again) == text:
+            if type(again) is type(error) and text_of(again) == text:
                 return how, data, name, text, trace
         except BaseException:  # a constructor may raise anything
             continue
@@ -87,15 +87,8 @@ def _travels(value: Any) -> bool:
     return True
 
 
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:
-        return "<its __str__ raises>"
-
-
 def _trace(error: BaseException) -> str:
     try:
         return "".join(traceback.format_exception(error))
     except Exception:
-        return f"{type(error).__qualname__}: {_text(error)}\n"
+        return f"{type(error).__qualname__}: {text_of(error)}\n"

@@ -134,3 +134,11 @@ def _close_to(asked: object, known: list[str]) -> str:
     hint = f"; did you mean {close[0]!r}?" if close else ""
     shown = ", ".join(repr(name) for name in known[:20]) or "none"
     return f"{hint} (there is: {shown}{', ...' if len(known) > 20 else ''})"
+
+
+def text_of(error: BaseException) -> str:
+    """Return what an exception says, whatever its own `__str__` does."""
+    try:
+        return str(error)
+    except Exception:
+        return "<its __str__ raises>"

@@ -749,3 +749,22 @@ def test_many_calls_in_time_leave_no_timers(make_flow: MakeFlow) -> None:
     assert job.ledger.completed == 1001
     assert len(flow._hub.timers) == 0
     assert len(flow._hub.timers._heap) < 300
+
+
+def test_an_error_that_cannot_say_what_it_is_is_logged_and_kept(
+    make_flow: MakeFlow, strategy: dict[str, Any], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Speechless(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("not even this")
+
+    class Fails(Routine):
+        def __call__(self) -> None:
+            raise Speechless
+
+    flow = make_flow(**strategy, error_handler="continue")
+    flow.add_routine(Fails(), "fails")
+    job = flow.run("fails")
+    assert [type(failure.exception) for failure in job.errors] == [Speechless]
+    assert "Speechless: <its __str__ raises> -> continue" in caplog.text
+    assert capsys.readouterr().err == ""
