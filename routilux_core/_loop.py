@@ -144,14 +144,14 @@ class Worker(Caller):
             for item in islice(iter(lane.popleft, None), most):
                 self.item = item
                 inlet, payload, whose, number, cause, posted = item
-                if whose is not run or not run.plain or not inlet.plain or (inlet is not known and not inlet.node.free):
+                if inlet is not known:
+                    node, self.routine, key, handler, slot = inlet.short_way
+                    known = inlet if node.free else None
+                if whose is not run or not run.plain or not inlet.plain or known is None:
                     lane.appendleft(item)
                     self.item = None
                     self.stuck = True
                     break
-                if inlet is not known:
-                    known, node, key, handler, slot = inlet, inlet.node, inlet.key, inlet.handler, inlet.number
-                    self.routine = node.routine
                 before = self.emitted
                 try:
                     if key in payload:

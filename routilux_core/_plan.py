@@ -42,7 +42,20 @@ class Lane(Protocol):
 class Inlet:
     """A slot, bound: `call(payload)` calls its handler. `number` names it in records."""
 
-    __slots__ = ("call", "gathers", "handler", "key", "merge", "name", "node", "number", "plain", "required", "whole")
+    __slots__ = (
+        "call",
+        "gathers",
+        "handler",
+        "key",
+        "merge",
+        "name",
+        "node",
+        "number",
+        "plain",
+        "required",
+        "short_way",
+        "whole",
+    )
 
     def __init__(self, node: Node, slot: Slot, number: int) -> None:
         where = f"routine {node.routine_id!r}, slot {slot.name!r}"
@@ -57,11 +70,17 @@ class Inlet:
         self.gathers = slot.merge_strategy == "gather"
         self.merge: Callable[[Payload, Payload], Payload] | None = _merge_function(slot, where)
         self.plain = False  # whether running it is no more than `call(payload)`
+        self.short_way = self._short_way()
 
     def rebind(self, slot: Slot) -> None:
         """Call another handler of the same signature from now on: the old one's owner has been replaced."""
         self.call = bind(slot.handler, slot.signature, f"routine {self.node.routine_id!r}, slot {slot.name!r}")
         self.handler = slot.handler
+        self.short_way = self._short_way()
+
+    def _short_way(self) -> tuple[Node, Routine, str | None, Callable[..., Any], int]:
+        """Return all that the worker loop needs for a plain call: one tuple, since it looks for nothing else then."""
+        return self.node, self.node.routine, self.key, self.handler, self.number
 
     def collect(self, payloads: list[Payload]) -> Payload:
         """Return a list for each parameter, of everything that arrived in a job."""
