@@ -284,6 +284,11 @@ class Run:
             if not self._retry(item, delay, permit) and permit:
                 node.queue.release(node)
             return
+        if (
+            outcome == RETRIED
+        ):  # the job was stopped since that was decided: the retry is discarded, as waiting ones are
+            self.retried += 1
+            outcome = DISCARDED
         self.attempts.pop(item[3], None)
         self.merged_by.discard(item[3])
         self.over += 1

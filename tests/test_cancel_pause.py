@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -223,6 +224,35 @@ def test_cancel_discards_a_retry_that_waits(make_flow: MakeFlow) -> None:
     fails.set_error_handler("skip")
     assert flow.run("fails", {"n": 2}).status == "completed"
     assert fails.seen == [1, 2]
+
+
+def test_a_retry_decided_just_before_the_cancel_is_discarded_and_not_taken_for_a_success(
+    make_flow: MakeFlow, strategy: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Fails(Routine):
+        def __call__(self) -> None:
+            raise OSError("later")
+
+    class Cancels(logging.Handler):
+        """Logs the decision, between it and the count of the attempt, by cancelling the job."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.levelno == logging.INFO:
+                flow.cancel()
+
+    flow, cancels = make_flow(**strategy, error_handler="retry"), Cancels()
+    flow.add_routine(Fails(), "fails")
+    log = logging.getLogger("routilux_core")
+    log.addHandler(cancels)
+    try:
+        with caplog.at_level(logging.INFO, logger="routilux_core"):
+            job = flow.run("fails")
+    finally:
+        log.removeHandler(cancels)
+    ledger = job.ledger
+    assert (job.status, [str(failure.decision) for failure in job.errors]) == ("cancelled", ["retry"])
+    assert (ledger.posted, ledger.completed, ledger.retried, ledger.discarded, ledger.pending) == (1, 0, 1, 1, 0)
+    assert [record.outcome for record in job.get_execution_history()] == ["retried"]
 
 
 def test_cancel_of_one_job_leaves_the_others(make_flow: MakeFlow) -> None:
