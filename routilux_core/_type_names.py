@@ -130,7 +130,9 @@ class KnownTypes:
         if self._routines is None:
             self._routines = defaultdict(list)
             for cls in _subclasses(Routine):
-                self._routines[type_name(cls)].append(cls)
+                name: Any = type_name(cls)
+                if isinstance(name, str):  # a class that was refused when it was made is there until it is collected
+                    self._routines[name].append(cls)
         return self._routines
 
     def _own_packages(self) -> set[str]:

@@ -173,7 +173,7 @@ def test_run_prints_what_came_of_the_job(folder: Path) -> None:
     done = routilux(folder, "run", "flow.json", "--types", "doubles", *arguments, "--max-workers", "2")
     assert (done.returncode, done.stderr) == (0, "")
     facts = json.loads(done.stdout)
-    assert facts["outputs"] == {"result": [{"number": 40, "word": "x"}]}
+    assert facts["outputs"] == {"result": [{"number": 40, "word": "x"}], "first.odd": []}
     assert (facts["status"], facts["ledger"]["completed"]) == ("completed", 2)
 
 
