@@ -21,7 +21,7 @@ from routilux_core._resources import Resources
 from routilux_core._timers import Timers
 from routilux_core.error_handling import ErrorHandler
 from routilux_core.errors import StrategyError
-from routilux_core.strategy import Chooser, Done, ExecutionStrategy, Task, WorkerPool
+from routilux_core.strategy import Chooser, Done, ExecutionStrategy, WorkerPool
 
 if TYPE_CHECKING:
     import logging
@@ -98,7 +98,7 @@ class WorkQueue:
         "workers",
     )
 
-    def __init__(self, hub: Dispatcher, strategy: ExecutionStrategy, make_task: Callable[[WorkQueue], Task]) -> None:
+    def __init__(self, hub: Dispatcher, strategy: ExecutionStrategy, make_task: Callable[[WorkQueue], Any]) -> None:
         self.hub = hub
         self.strategy = strategy
         self.make_task = make_task
@@ -121,7 +121,8 @@ class WorkQueue:
         can = self.strategy.capabilities
         shares = can.shares_memory and can.parallel and not can.coroutines and self.chooser is None
         self.shares_lane = shares and lanes_are_safe()
-        self.lane = deque() if self.shares_lane else None
+        if self.shares_lane and self.lane is None:  # a worker of the pool before this one may still work in its lane
+            self.lane = deque()
 
     # -- taking (lock)
 
@@ -272,11 +273,10 @@ class WorkQueue:
 
     def recruit(self) -> None:
         """Hand the pool one task: come and work."""
-        pool = self.pool
-        if pool is not None:
-            task = self.make_task(self)
+        task = self.make_task(self)
+        if task.pool is not None:
             try:
-                pool.submit(task)
+                task.pool.submit(task)
             except Exception as error:  # it never should
                 refused = StrategyError(f"strategy {self.strategy.name!r} raised in submit: {error!r}")
                 refused.__cause__ = error

@@ -23,10 +23,11 @@ ENOUGH = STRETCH * WIDTH  # length of a worker's notes at which the job is told 
 class WorkTask(Task):
     """What a pool of shared memory is given: come and work until nothing is left."""
 
-    __slots__ = ("_begun", "id", "queue", "size", "timeout")
+    __slots__ = ("_begun", "id", "pool", "queue", "size", "timeout")
 
     def __init__(self, queue: WorkQueue) -> None:
         self.queue = queue
+        self.pool = queue.pool
         self.id = f"work-{id(self):x}"
         self.size = 1
         self.timeout = None
@@ -39,7 +40,7 @@ class WorkTask(Task):
             (Interleaved if shares else Worker)(self.queue).start()
 
     def fail(self, error: BaseException, at: int | None = None) -> None:
-        if self._first():
+        if self._first() and self.pool is self.queue.pool:  # else it was closed, and what comes of it is history
             self.queue.lost(error)
 
     def _first(self) -> bool:

@@ -6,11 +6,25 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
+import attrs
 import pytest
 
-from routilux_core import Flow, FlowStateError, JobState, Routine, event, field, slot
+from routilux_core import (
+    Capabilities,
+    ExecutionStrategy,
+    Flow,
+    FlowStateError,
+    Host,
+    JobState,
+    Routine,
+    Task,
+    WorkerPool,
+    event,
+    field,
+    slot,
+)
 
 MakeFlow = Callable[..., Flow]
 SECONDS = 20.0
@@ -139,3 +153,51 @@ def test_a_job_that_has_begun_ends_whatever_other_threads_do_to_the_flow(
     disturber.join(SECONDS)
     assert (stuck, len(ended), disturber.is_alive()) == ([], 3 * JOBS, False)
     assert set(ended) <= ({"completed", "cancelled"} if disturb is close_at_once else {"completed"})
+
+
+@attrs.frozen(kw_only=True)
+class SlowPools(ExecutionStrategy):
+    """Threads; but the first pool keeps its first task, and what becomes of it is up to the test."""
+
+    name: ClassVar[str] = "slow-pools"
+    capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=True)
+    kept: list[Task] = attrs.field(factory=list, eq=False)
+
+    def open(self, host: Host) -> WorkerPool:
+        return SlowPool(self.kept)
+
+
+class SlowPool(WorkerPool):
+    workers = 1
+
+    def __init__(self, kept: list[Task]) -> None:
+        self._kept = kept
+
+    def submit(self, task: Task) -> None:
+        if self._kept:
+            threading.Thread(target=task, daemon=True).start()
+        else:
+            self._kept.append(task)
+
+    def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
+        pass
+
+
+def test_what_a_closed_pool_says_of_its_tasks_is_nothing_to_later_jobs(make_flow: MakeFlow) -> None:
+    strategy, held = SlowPools(), threading.Event()
+
+    class Holds(Routine):
+        @slot
+        def n(self, n: int) -> None:
+            assert held.wait(SECONDS)
+
+    flow = make_flow(execution_strategy=strategy)
+    flow.add_routine(Holds(), "holds")
+    first = flow.execute("holds", {"n": 1})
+    flow.shutdown(timeout=0.0)
+    second = flow.execute("holds", {"n": 2})
+    third = flow.execute("holds", {"n": 3})
+    strategy.kept[0].fail(RuntimeError("too late"))
+    held.set()
+    assert flow.wait_for_completion(SECONDS)
+    assert [job.status for job in (first, second, third)] == ["cancelled", "completed", "completed"]
