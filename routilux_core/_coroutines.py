@@ -10,11 +10,11 @@ from typing import Any
 
 from routilux_core._context import CURRENT
 from routilux_core._deadlines import too_long
-from routilux_core._dispatch import WorkQueue
 from routilux_core._history import DISCARDED
 from routilux_core._loop import Interleaved, WorkTask
 from routilux_core._plan import Inlet, Item, Node
 from routilux_core._run import Run
+from routilux_core._work_queue import WorkQueue
 from routilux_core.errors import StrategyError, WorkerLost
 
 

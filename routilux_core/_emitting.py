@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from routilux_core._binding import Payload
 from routilux_core._context import CURRENT, Frame
-from routilux_core._dispatch import WorkQueue
 from routilux_core._plan import Inlet, Item, Node, Outlet
 from routilux_core._run import Run
+from routilux_core._work_queue import WorkQueue
 from routilux_core.errors import UnknownNameError
 from routilux_core.routine import Routine
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from routilux_core._calling import Caller
 from routilux_core._context import CURRENT, in_greenlet
-from routilux_core._dispatch import WorkQueue, logger
+from routilux_core._dispatch import logger
 from routilux_core._emitting import Emitter
 from routilux_core._history import COMPLETED, DISCARDED, LATE, WIDTH
 from routilux_core._plan import Inlet, Item, Node
 from routilux_core._run import Run
+from routilux_core._work_queue import WorkQueue
 from routilux_core.strategy import Task
 
 FOREVER = 1 << 29  # activations; small enough for CPython's fast integers

@@ -7,7 +7,8 @@ import weakref
 from typing import TYPE_CHECKING
 
 from routilux_core._choice import allowed, as_waiting
-from routilux_core._dispatch import WorkQueue, logger
+from routilux_core._dispatch import logger
+from routilux_core._work_queue import WorkQueue
 from routilux_core.errors import StrategyError
 from routilux_core.strategy import Waiting, WorkerPool
 

@@ -19,11 +19,12 @@ from routilux_core._plan import Inlet, Item, Node, Outlet, rename
 from routilux_core.error_handling import ErrorStrategy, Failure
 
 if TYPE_CHECKING:
-    from routilux_core._dispatch import Dispatcher, WorkQueue
+    from routilux_core._dispatch import Dispatcher
     from routilux_core._job_records import ActivationRecord, Ledger
     from routilux_core._listeners import Listeners
     from routilux_core._plugins import PluginSet
     from routilux_core._timers import Timer
+    from routilux_core._work_queue import WorkQueue
     from routilux_core.job import JobState
     from routilux_core.routine import Routine
     from routilux_core.tracking import Source

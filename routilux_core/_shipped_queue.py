@@ -9,11 +9,12 @@ from threading import get_ident
 from typing import Any, Literal
 
 from routilux_core._decisions import decide
-from routilux_core._dispatch import Dispatcher, Job, WorkQueue, logger
+from routilux_core._dispatch import Dispatcher, logger
 from routilux_core._plan import Inlet, Item, Node
 from routilux_core._run import Run
 from routilux_core._shipped_task import ShippedTask
 from routilux_core._shipping import Luggage, check_payload, travels
+from routilux_core._work_queue import Job, WorkQueue
 from routilux_core.error_handling import Decision, ErrorStrategy, Failure
 from routilux_core.errors import StrategyError, WorkerLost
 from routilux_core.strategy import ExecutionStrategy, WorkerPool

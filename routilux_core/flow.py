@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from routilux_core._asking import Plugins, make_strategy
 from routilux_core._context import CURRENT, check_outside, inside
-from routilux_core._dispatch import Dispatcher, WorkQueue, logger
+from routilux_core._dispatch import Dispatcher, logger
 from routilux_core._loop import WorkTask
 from routilux_core._measures import FlowSource
 from routilux_core._plan import Inlet, Node, Outlet
 from routilux_core._pools import close_pool, open_pool
 from routilux_core._run import Run
+from routilux_core._work_queue import WorkQueue
 from routilux_core.error_handling import ErrorHandler, ErrorStrategy
 from routilux_core.errors import CapabilityError, ConfigurationError, FlowStateError
 from routilux_core.graph import Connection, Graph

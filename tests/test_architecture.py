@@ -55,6 +55,7 @@ LAYERS = (
     "_explain",
     "_measures",
     "_listeners",
+    "_work_queue",
     "_dispatch",
     "_pools",
     "_begun",

@@ -11,7 +11,7 @@ from typing import Any
 
 from attrs import frozen
 
-from routilux_core import _calling, _dispatch, _loop, _run
+from routilux_core import _calling, _loop, _run, _work_queue
 
 
 @frozen
@@ -82,7 +82,7 @@ ENDS_WHILE_IT_IS_HELD = (
 # "A mailbox queued twice": who hands the permit on to the next in line gives it back as well.
 QUEUES_A_MAILBOX_TWICE = (
     Change(
-        _dispatch.WorkQueue,
+        _work_queue.WorkQueue,
         "release",
         """
             self.first.append(node.waiting.popleft())
@@ -98,7 +98,7 @@ QUEUES_A_MAILBOX_TWICE = (
 # The same with books that balance in the end: a permit more than there are is lent, and given back.
 LENDS_A_PERMIT_TOO_MANY = (
     Change(
-        _dispatch.WorkQueue,
+        _work_queue.WorkQueue,
         "take",
         """
             elif node.free:
@@ -108,7 +108,7 @@ LENDS_A_PERMIT_TOO_MANY = (
         """,
     ),
     Change(
-        _dispatch.WorkQueue,
+        _work_queue.WorkQueue,
         "_take_from_lane",
         """
             elif inlet.node.free:
@@ -150,7 +150,7 @@ COUNTS_BEFORE_ITS_EMISSIONS = (
 # The newest in line for a routine with state gets the permit, not the one that has waited longest.
 SERVES_THE_LAST_FIRST = (
     Change(
-        _dispatch.WorkQueue,
+        _work_queue.WorkQueue,
         "release",
         """
             self.first.append(node.waiting.popleft())

@@ -1,0 +1,323 @@
+"""The work of one strategy: what waits, what may run, and the call for workers. Guarded by the dispatcher's lock.
+
+Only a lane is appended to and taken from without it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from routilux_core._choice import bring_back, take_chosen
+from routilux_core._plan import Inlet, Item, Node
+from routilux_core._resources import Resources
+from routilux_core.errors import StrategyError
+from routilux_core.strategy import Chooser, Done, ExecutionStrategy, WorkerPool
+
+if TYPE_CHECKING:
+    from routilux_core._dispatch import Dispatcher
+
+
+class Job(Protocol):
+    """What the dispatcher knows of a run."""
+
+    own: dict[Node, Node]
+    halted: bool
+    stopped: bool
+    swept: set[int]
+
+    @property
+    def done(self) -> Done: ...
+    def cancel(self) -> None: ...
+    def write_off(self) -> None: ...
+    def finish(self) -> None: ...
+    def lost(self, queue: WorkQueue, error: BaseException) -> None: ...
+
+
+class Hand(Protocol):
+    """Who takes an activation: `item` is the one in hand, from its leaving the queue until it is counted."""
+
+    item: Item | None
+
+
+def lanes_are_safe() -> bool:
+    """Return whether threads may share a lane without the lock.
+
+    Who leaves counts itself out, then looks at the lane once more; who posts appends, then looks who is counted in. The
+    order of such plain steps is kept by the GIL only.
+    """
+    return getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
+class WorkQueue:
+    """The work of one strategy, oldest first, and the pool that does it.
+
+    `ready` is what was posted; `first` is what has a permit of its routine in hand already, and goes before. A worker
+    that finds a routine without a permit left moves the activation to that routine's waiting list.
+
+    `lane`, where there is one, is worked off without the lock. Of several workers it has what needs no permit, in
+    whatever order. A worker that is alone (`solo`) has everything in it: then nobody else takes from it, and permits
+    are taken only by the calls below the newest one on its stack, and kept by calls that wait for a retry.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_turn",
+        "active",
+        "chooser",
+        "first",
+        "hands",
+        "hub",
+        "lane",
+        "make_task",
+        "pool",
+        "ready",
+        "recruiting",
+        "resources",
+        "shares_lane",
+        "solo",
+        "strategy",
+        "workers",
+    )
+
+    def __init__(self, hub: Dispatcher, strategy: ExecutionStrategy, make_task: Callable[[WorkQueue], Any]) -> None:
+        self.hub = hub
+        self.strategy = strategy
+        self.make_task = make_task
+        self.first: deque[Item] = deque()
+        self.ready: deque[Item] = deque()
+        self.lane: deque[Item] | None = None
+        self.solo = False
+        self.shares_lane = False
+        self.pool: WorkerPool | None = None
+        self.chooser: Chooser | None = None  # of a pool for tests
+        self.workers = 0
+        self.active = 0  # workers in their loop
+        self.hands: set[Hand] = set()  # of workers in their loop, nested ones included
+        self.recruiting = False  # a task is on its way to the pool, and has not begun: one at a time
+        self.resources = Resources()
+        self._turn = False  # of the lane, where there is work in both
+
+    def open_lane(self) -> None:
+        """Let several workers share a lane, where the strategy and the interpreter allow it. The lock is held."""
+        can = self.strategy.capabilities
+        shares = can.shares_memory and can.parallel and not can.coroutines and self.chooser is None
+        self.shares_lane = shares and lanes_are_safe()
+        if self.shares_lane and self.lane is None:  # a worker of the pool before this one may still work in its lane
+            self.lane = deque()
+
+    # -- taking (lock)
+
+    def take(self, hand: Hand, from_lane: bool = False) -> Item | None:
+        """Return the oldest activation that may run, with its permit, noted in `hand`. The lock is held.
+
+        What is in the lane comes behind what is not, or `from_lane` before it. It is noted before it leaves the
+        queue, so that a KeyboardInterrupt in between can't lose it.
+        """
+        if self.chooser is not None:
+            return take_chosen(self, self.chooser, hand)
+        first, ready = self.first, self.ready
+        while True:
+            if first:
+                item = hand.item = first[0]
+                first.popleft()
+                if not item[2].halted:
+                    return item
+                hand.item = None
+                item[2].set_aside(item, True)
+                continue
+            if self.lane and (from_lane or not ready):
+                if self._take_from_lane(hand):
+                    return hand.item
+                continue
+            if not ready:
+                hand.item = None
+                return None
+            item = ready[0]
+            node = item[0].node
+            if item[2].halted:
+                ready.popleft()
+                item[2].set_aside(item, False)
+            elif node.free:
+                if node.limited:
+                    node.free -= 1
+                hand.item = item
+                ready.popleft()
+                return item
+            else:
+                node.waiting.append(item)
+                ready.popleft()
+
+    def is_turn_of_lane(self) -> bool:
+        """Return whether the lane is next, where there is work in both. The lock is held."""
+        if self.first:
+            return False
+        self._turn = not self._turn
+        return self._turn or not self.ready
+
+    def _take_from_lane(self, hand: Hand) -> bool:
+        """Take the oldest of the lane, noted in `hand`; False if that one can't run now, or is gone."""
+        lane = self.lane
+        try:
+            item = hand.item = lane.popleft() if lane else None
+        except IndexError:  # another worker was faster
+            item = hand.item = None
+        if item is None:
+            return False
+        inlet, run = item[0], item[2]
+        if item[3] in run.swept:
+            run.swept.discard(item[3])
+        elif run.halted:
+            if self.solo:
+                self.ready.append(item)
+                self.end_solo()
+            else:
+                run.set_aside(item, False)
+        elif inlet.node.free:
+            if inlet.node.limited:
+                inlet.node.free -= 1
+            return True
+        else:
+            inlet.node.waiting.append(item)
+        hand.item = None
+        return False
+
+    def begin_solo(self) -> None:
+        """Let the only worker of the flow have everything in its lane, if nothing stands against it. The lock is held.
+
+        While a job is halted, what was set aside of it has to come before the rest: then everything lies in `ready`.
+        """
+        hub, pool = self.hub, self.pool
+        alone = self.workers == 1 and self.active == 1 and len(hub.queues) == 1 and self.chooser is None
+        if not alone or pool is None or (hub.has_timeouts and not pool.in_caller):
+            return  # where calls can be given up, a second worker comes while the first goes on
+        if any(run.halted for run in hub.runs):
+            return
+        self.lane = deque((*self.ready, *(self.lane or ())))
+        self.ready.clear()
+        self.solo = True
+
+    def look_again(self) -> None:
+        """Let the worker that is at its next step be alone, or no longer, as the pool has it now. The lock is held."""
+        if not self.solo:
+            self.begin_solo()
+        elif self.workers != 1:
+            self.end_solo()
+            self.call()
+
+    def end_solo(self) -> None:
+        """Put everything back where others find it. The lock is held."""
+        left = [item for item in self.lane or () if item[3] not in item[2].swept]
+        self.ready.extend(left)
+        self.lane = deque() if self.shares_lane else None
+        self.solo = False
+
+    # -- posting (lock)
+
+    def inbox_of(self, node: Node) -> deque[Item]:
+        """Return where an activation of a node is queued."""
+        lane = self.lane
+        return self.ready if lane is None or (node.limited and not self.solo) else lane
+
+    def backlog(self) -> int:
+        """Return how much is queued here, without the lock: about."""
+        lane = self.lane
+        return len(self.ready) + (len(lane) if lane else 0)
+
+    def queued(self) -> list[Item]:
+        """Return everything that is queued here."""
+        lane = () if self.lane is None else self.lane.copy()
+        return [*self.first, *self.ready, *(item for item in lane if item[3] not in item[2].swept)]
+
+    def release(self, node: Node) -> None:
+        """Give a permit back: to the activation that has waited longest for it, if any. The lock is held."""
+        if self.chooser is not None:
+            bring_back(self, node.waiting)
+        if node.waiting:
+            self.first.append(node.waiting.popleft())
+        elif node.limited:
+            node.free += 1
+
+    def call(self) -> None:
+        """Ask for one more worker, if there could be one. The lock is held; `Dispatcher.answer` follows without it."""
+        if self.solo:
+            return  # where there could be more workers by now, the one that is alone says so
+        if self.active < self.workers and not self.recruiting and (self.ready or self.first or self.lane):
+            self.recruiting = True
+            self.hub.calls.append(self)
+
+    def begin(self) -> None:
+        """Count a worker in, and call the next one if there is more for it. The lock is held."""
+        self.recruiting = False
+        self.active += 1
+        if self.backlog() + len(self.first) > 1:
+            self.call()
+
+    def recruit(self) -> None:
+        """Hand the pool one task: come and work."""
+        task = self.make_task(self)
+        if task.pool is not None:
+            try:
+                task.pool.submit(task)
+            except Exception as error:  # it never should
+                refused = StrategyError(f"strategy {self.strategy.name!r} raised in submit: {error!r}")
+                refused.__cause__ = error
+                task.fail(refused)
+
+    def drop(self, run: Job) -> list[Item]:
+        """Take out everything of a run that is queued here, passing its permits on. The lock is held."""
+        gone = [item for item in self.ready if item[2] is run]
+        permits = [item for item in self.first if item[2] is run]
+        for items in (self.ready, self.first):
+            kept = [item for item in items if item[2] is not run]
+            items.clear()
+            items.extend(kept)
+        for item in permits:
+            self.release(item[0].node)
+        return gone + permits
+
+    def sweep(self, run: Job) -> list[Item]:
+        """Take everything of a stopped run out of the lane, too, while others work it off. The lock is held.
+
+        From the lane of a worker that is alone nobody else may take: what lies there is noted, and dropped when met.
+        """
+        lane = self.lane
+        if not lane:
+            return []
+        if self.solo:
+            met = [item for item in lane.copy() if item[2] is run and item[3] not in run.swept]
+            run.swept.update(item[3] for item in met)
+            return met
+        gone: list[Item] = []
+        kept: list[Item] = []
+        for _ in range(len(lane)):
+            try:
+                item = lane.popleft()
+            except IndexError:
+                break
+            (gone if item[2] is run else kept).append(item)
+        lane.extend(kept)
+        return gone
+
+    def prepare(self, entry: Inlet, payload: Mapping[str, Any], running: bool) -> None:
+        """Check what a job needs before it begins: in shared memory, nothing."""
+
+    def revoke(self, run: Job) -> None:
+        """Ask the pool for what it was given of a run that was stopped: in shared memory, nothing."""
+
+    def kill(self, run: Job) -> None:
+        """End the workers that run something of a run, where that can be done: in shared memory, it can't."""
+
+    def abandon(self) -> None:
+        """Give up what the pool, now closed, has not brought back: in shared memory, nothing."""
+
+    def lost(self, error: BaseException) -> None:
+        """Let every job that has work here fail: the executor broke. The next job opens a new pool."""
+        with self.hub.lock:
+            self.pool, self.workers, self.recruiting = None, 0, False
+            runs = list(self.hub.runs)
+            for run in runs:
+                run.lost(self, error)
+        self.hub.settle(runs)
