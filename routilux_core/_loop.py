@@ -250,6 +250,7 @@ class Worker(Caller):
             else:
                 if run.plain:
                     return run
+        self.permit = True
         item = queue.take(self, self.stuck)
         self.stuck = False
         return None if item is None else item[2]
@@ -328,6 +329,7 @@ class Interleaved(Worker):
         self.work(1)
 
     def _next(self) -> Run | None:
+        self.permit = True
         item = self.queue.take(self)
         return None if item is None else item[2]
 

@@ -159,30 +159,41 @@ class WorkQueue:
 
     def _take_from_lane(self, hand: Hand) -> bool:
         """Take the oldest of the lane, noted in `hand`; False if that one can't run now, or is gone."""
-        lane = self.lane
-        try:
-            item = hand.item = lane.popleft() if lane else None
-        except IndexError:  # another worker was faster
-            item = hand.item = None
+        hand.item = None
+        item = self._head_of_lane()
         if item is None:
             return False
-        inlet, run = item[0], item[2]
+        node, run = item[0].node, item[2]
         if item[3] in run.swept:
+            self._leave_lane()
             run.swept.discard(item[3])
+        elif run.halted and self.solo:
+            self.end_solo()
         elif run.halted:
-            if self.solo:
-                self.ready.append(item)
-                self.end_solo()
-            else:
-                run.set_aside(item, False)
-        elif inlet.node.free:
-            if inlet.node.limited:
-                inlet.node.free -= 1
+            run.set_aside(item, False)
+        elif node.free:
+            if node.limited:
+                node.free -= 1
+            hand.item = item
+            self._leave_lane()
             return True
         else:
-            inlet.node.waiting.append(item)
-        hand.item = None
+            node.waiting.append(item)
+            self._leave_lane()
         return False
+
+    def _head_of_lane(self) -> Item | None:
+        """Return the oldest of the lane: where others take from it, it has left the lane by now."""
+        lane = self.lane
+        try:
+            return None if not lane else lane[0] if self.solo else lane.popleft()
+        except IndexError:  # another worker was faster
+            return None
+
+    def _leave_lane(self) -> None:
+        """Let the oldest leave the lane of a worker that is alone."""
+        if self.solo and self.lane:
+            self.lane.popleft()
 
     def begin_solo(self) -> None:
         """Let the only worker of the flow have everything in its lane, if nothing stands against it. The lock is held.

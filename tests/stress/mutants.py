@@ -111,10 +111,10 @@ LENDS_A_PERMIT_TOO_MANY = (
         _work_queue.WorkQueue,
         "_take_from_lane",
         """
-            elif inlet.node.free:
+            elif node.free:
         """,
         """
-            elif inlet.node.free > 0 or (not inlet.node.free and planted("lent in the lane")):
+            elif node.free > 0 or (not node.free and planted("lent in the lane")):
         """,
     ),
 )
