@@ -55,12 +55,13 @@ class Long(Routine):
         threading.Event().wait(self.seconds)
 
 class Sleeps(Routine):
-    "In the main thread, where a signal wakes it."
+    "In the main thread, where a signal wakes it; one that comes just before a sleep begins is seen behind it."
     @slot
     def n(self, n=0):
         calls.append(n)
         started.set()
-        time.sleep(3600.0)
+        while True:
+            time.sleep(0.2)
 
 class Fails(Routine):
     @slot
