@@ -249,10 +249,11 @@ class Emitter:
         if (node.queue.backlog() <= mark and len(node.waiting) <= mark) or node.queue.chooser is not None:
             return
         began = self.lending = perf_counter()
+        before = node.queue.backlog() + len(node.waiting)
         if node.queue is self.queue and self.depth < DEPTH:
             self._take_permit()
             self._work_off(mark // 2, began + TURN)
-        if node.queue.backlog() > mark or len(node.waiting) > mark:
+        if node.queue.backlog() + len(node.waiting) >= before:  # nothing came of it: not just that the turn was over
             self._nap(node, mark)
         self.borrowed, self.lending = self.borrowed + perf_counter() - began, 0.0
 
