@@ -60,7 +60,12 @@ def noted_behind_its_count(seconds: float) -> tuple[Change, ...]:
     """Count activations, and leave it to another thread to note their records."""
     late = f"""
         planted("noted behind its count")
-        __import__("threading").Timer({seconds}, self.history.add, (worker, notes)).start()
+
+        def note() -> None:
+            with self.hub.lock:
+                self.history.add(worker, notes)
+
+        __import__("threading").Timer({seconds}, note).start()
     """
     return (Change(_run.Run, "add", "self.history.add(worker, notes)", late),)
 
