@@ -220,9 +220,11 @@ class WorkQueue:
 
     def end_solo(self) -> None:
         """Put everything back where others find it. The lock is held."""
-        left = [item for item in self.lane or () if item[3] not in item[2].swept]
-        self.ready.extend(left)
-        self.lane = deque() if self.shares_lane else None
+        if self.lane is not None:
+            self.ready.extend(item for item in self.lane if item[3] not in item[2].swept)
+            self.lane.clear()  # a worker below the one that found this may be at work in it
+        if not self.shares_lane:
+            self.lane = None
         self.solo = False
 
     # -- posting (lock)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any
 
 import pytest
@@ -426,3 +427,43 @@ def test_a_paused_job_with_a_gather_slot_calls_it_after_resume(make_flow: MakeFl
     flow.resume()
     assert job.wait(SECONDS)
     assert got == [[0, 1, 2, 3]]
+
+
+ALONE = [{"execution_strategy": "sequential"}, {"execution_strategy": "concurrent", "max_workers": 1}]
+
+
+class Does(Routine, stateless=True):
+    """Does what the test says, with everything that a handler can do."""
+
+    sent = event("n")
+
+    def __init__(self, action: Callable[[Does], object]) -> None:
+        super().__init__()
+        self.action = action
+
+    def __call__(self) -> None:
+        self.action(self)
+
+
+@pytest.mark.parametrize("alone", ALONE, ids=["sequential", "concurrent"])
+def test_a_pause_met_inside_an_emit_lets_nothing_run_twice(make_flow: MakeFlow, alone: dict[str, Any]) -> None:
+    flow = make_flow(max_pending=1, **alone)
+    jobs: dict[str, JobState] = {}
+    collect = Collect()
+
+    def pause_and_emit(routine: Does) -> None:
+        routine.emit("sent", n=1)
+        flow.execute("resume")
+        jobs["sends"].pause()
+        routine.emit("sent", n=2)  # too much waits: here the first is set aside, and the resume runs
+
+    flow.add_routine(Does(lambda _: jobs.update(sends=flow.execute("sends"))), "begin")
+    flow.add_routine(Does(pause_and_emit), "sends")
+    flow.add_routine(Does(lambda _: jobs["sends"].resume()), "resume")
+    flow.add_routine(collect, "collect")
+    flow.connect("sends", "sent", "collect", "n")
+    Context().run(flow.execute, "begin")
+    assert Context().run(flow.wait_for_completion, SECONDS)
+    assert sorted(collect.seen) == [1, 2]
+    ledger = jobs["sends"].ledger
+    assert (ledger.posted, ledger.completed, ledger.pending) == (3, 3, 0)
