@@ -126,6 +126,8 @@ class WorkQueue:
                 if not item[2].halted:
                     return item
                 hand.item = None
+                if self.solo:
+                    self.end_solo()  # else what comes back of this job would lie beside the lane, and be overtaken
                 item[2].set_aside(item, True)
                 continue
             if self.lane and (from_lane or not ready):

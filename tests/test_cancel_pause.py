@@ -467,3 +467,65 @@ def test_a_pause_met_inside_an_emit_lets_nothing_run_twice(make_flow: MakeFlow, 
     assert sorted(collect.seen) == [1, 2]
     ledger = jobs["sends"].ledger
     assert (ledger.posted, ledger.completed, ledger.pending) == (3, 3, 0)
+
+
+class FillsItself(Routine):
+    """Emits three numbers to itself, and does what the test says before any of them has come."""
+
+    seen: list[int] = field(factory=list)
+    sent = event("n")
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        super().__init__()
+        self.action = action
+
+    @slot
+    def n(self, n: int) -> None:
+        self.seen.append(n)
+        if n == 0:
+            self.emit("sent", n=1)
+            self.emit("sent", n=2)
+            self.emit("sent", n=3)
+            self.action()
+
+
+class Chain(Routine, stateless=True):
+    """Emits to itself until the last number, and then does what the test says."""
+
+    passed = event("n")
+
+    def __init__(self, last: int, action: Callable[[], object]) -> None:
+        super().__init__()
+        self.last, self.action = last, action
+
+    @slot
+    def n(self, n: int) -> None:
+        if n == self.last:
+            self.action()
+        else:
+            self.emit("passed", n=n + 1)
+
+
+@pytest.mark.parametrize("alone", ALONE, ids=["sequential", "concurrent"])
+@pytest.mark.parametrize("last", [3, 4, 5])
+def test_what_waited_for_its_routine_in_a_pause_keeps_its_place(
+    make_flow: MakeFlow, alone: dict[str, Any], last: int
+) -> None:
+    flow = make_flow(max_pending=2, **alone)
+    jobs: dict[str, JobState] = {}
+    fills = FillsItself(lambda: jobs["fills"].pause())
+
+    def begin(_: Does) -> None:
+        jobs["fills"] = flow.execute("fills", {"n": 0})
+        flow.execute("chain", {"n": 0})
+
+    flow.add_routine(Does(begin), "begin")
+    flow.add_routine(fills, "fills")
+    flow.add_routine(Chain(last, lambda: jobs["fills"].resume()), "chain")
+    flow.connect("fills", "sent", "fills", "n")
+    flow.connect("chain", "passed", "chain", "n")
+    Context().run(flow.execute, "begin")  # without variables: handlers are called without more ado
+    if not Context().run(flow.wait_for_completion, 0.2):
+        jobs["fills"].resume()  # the chain had ended before the pause
+    assert Context().run(flow.wait_for_completion, SECONDS)
+    assert fills.seen == [0, 1, 2, 3]
