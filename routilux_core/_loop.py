@@ -67,6 +67,9 @@ class Worker(Caller):
     def start(self) -> None:
         """Work until the queue has nothing left for this worker."""
         with self.hub.lock:
+            if self.queue.solo:  # whoever is alone counts on it: this task was for a pool before, or a larger one
+                self.queue.recruiting = False
+                return
             self.queue.begin()
             self.queue.begin_solo()
         self.work(FOREVER if self.queue.chooser is None else 1)
