@@ -302,12 +302,13 @@ class Worker(Caller):
                     if self.permit:
                         self.queue.release(item[0].node)
                 run.stop("cancelled")
-            self.let_go()
+            finished = self.let_go()  # perhaps a job for which another thread waits
             if run is not None:
                 run.quiet()
             self._leave()
-        if run is not None:
-            run.finish()
+        for each in (finished, run):
+            if each is not None:
+                each.finish()
 
 
 NOTED = -1  # completed, and noted: no more than the permit is to be given back

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import Context
+from types import FrameType
 from typing import Any, ClassVar
 
 import attrs
@@ -26,6 +27,7 @@ from routilux_core import (
     field,
     slot,
 )
+from routilux_core._loop import Worker
 
 MakeFlow = Callable[..., Flow]
 SECONDS = 20.0
@@ -233,3 +235,37 @@ def test_a_task_of_a_closed_pool_that_begins_late_does_not_join_a_worker_that_is
     assert flow.wait_for_completion(SECONDS)
     assert [job.status for job in (first, second, third)] == ["cancelled", "completed", "completed"]
     assert counts.most == 1
+
+
+def test_a_ctrl_c_between_two_activations_tells_another_job_that_it_has_ended(make_flow: MakeFlow) -> None:
+    flow = make_flow()  # sequential: who waits for one job works on both
+    jobs: list[JobState] = []
+
+    def interrupt(frame: FrameType, event: str, _: object) -> None:
+        """Raise what a Ctrl-C does, where a signal may: as the worker begins a step with nothing in hand."""
+        if frame.f_code is Worker._step.__code__ and frame.f_locals["self"].item is None:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+
+    class Waits(Routine, stateless=True):
+        again = event()
+
+        def __call__(self) -> None:
+            jobs.append(flow.execute("ends"))
+            self.emit("again")
+
+        @slot
+        def rest(self) -> None:
+            pass
+
+    class Ends(Routine, stateless=True):
+        def __call__(self) -> None:
+            sys.settrace(interrupt)
+
+    flow.add_routine(Waits(), "waits")
+    flow.add_routine(Ends(), "ends")
+    flow.connect("waits", "again", "waits", "rest")
+    with pytest.raises(KeyboardInterrupt):
+        Context().run(flow.run, "waits")
+    assert jobs[0].wait(SECONDS)
+    assert jobs[0].status == "completed"
