@@ -68,6 +68,16 @@ class Stretch:
     def __len__(self) -> int:
         return len(self.flat) // WIDTH or len(self.rows)
 
+    def first_end(self) -> float:
+        """Return when the first of these calls ended; a worker notes its own in that order."""
+        end: float = self.flat[WIDTH - 1] if self.flat else min(row[8] for row in self.rows)
+        return end
+
+    def last_end(self) -> float:
+        """Return when the last of these calls ended."""
+        end: float = self.flat[-1] if self.flat else max(row[8] for row in self.rows)
+        return end
+
     def notes(self) -> list[Note]:
         """Return the notes in full."""
         return in_full(self.worker, self.flat) if self.flat else self.rows
@@ -79,12 +89,13 @@ class History:
     Without records (`size` 0) no times are measured; workers then note just the slot numbers of completed calls.
     """
 
-    __slots__ = ("_count", "_size", "_stretches", "_sums", "timed", "width")
+    __slots__ = ("_count", "_most", "_size", "_stretches", "_sums", "timed", "width")
 
     def __init__(self, size: int) -> None:
         self._stretches: deque[Stretch] = deque()
         self._count = 0  # of notes in them
         self._size = size
+        self._most = size + FRESH  # notes at which the oldest are added up
         self._sums: dict[int, list[Any]] = {}
         self.time(size > 0)
 
@@ -108,7 +119,7 @@ class History:
             self._stretches.append(last)
         last.rows.append(note)
         self._count += 1
-        if self._count > self._size + FRESH:
+        if self._count > self._most:
             self._fold()
 
     def add(self, worker: int, flat: list[Any]) -> None:
@@ -125,15 +136,28 @@ class History:
     def _append(self, stretch: Stretch) -> None:
         self._stretches.append(stretch)
         self._count += len(stretch)
-        if self._count > self._size + FRESH:
+        if self._count > self._most:
             self._fold()
 
     def _fold(self) -> None:
-        """Add up the oldest notes, and drop them, as far as enough of the newest stay."""
-        while self._stretches and self._count - len(self._stretches[0]) >= self._size:
-            oldest = self._stretches.popleft()
-            self._count -= len(oldest)
-            _add_up(oldest, self._sums)
+        """Add up stretches that are older than enough others, and drop them.
+
+        Not those that came first: what a slow worker notes may come long after what others noted later.
+        """
+        since, enough = float("inf"), 0
+        for stretch in sorted(self._stretches, key=Stretch.first_end, reverse=True):
+            if enough >= self._size:
+                break
+            since, enough = stretch.first_end(), enough + len(stretch)
+        kept: deque[Stretch] = deque()
+        for stretch in self._stretches:
+            if stretch.last_end() >= since:
+                kept.append(stretch)
+                continue
+            self._count -= len(stretch)
+            _add_up(stretch, self._sums)
+        self._stretches = kept
+        self._most = max(self._size, self._count) + FRESH
 
     def absorb(self, other: History) -> None:
         """Take over what another one, which is not added to any more, has."""

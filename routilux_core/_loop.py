@@ -67,6 +67,9 @@ class Worker(Caller):
     def start(self) -> None:
         """Work until the queue has nothing left for this worker."""
         with self.hub.lock:
+            if self.queue.solo:  # whoever is alone counts on it: this task was for a pool before, or a larger one
+                self.queue.recruiting = False
+                return
             self.queue.begin()
             self.queue.begin_solo()
         self.work(FOREVER if self.queue.chooser is None else 1)
@@ -299,12 +302,13 @@ class Worker(Caller):
                     if self.permit:
                         self.queue.release(item[0].node)
                 run.stop("cancelled")
-            self.let_go()
+            finished = self.let_go()  # perhaps a job for which another thread waits
             if run is not None:
                 run.quiet()
             self._leave()
-        if run is not None:
-            run.finish()
+        for each in (finished, run):
+            if each is not None:
+                each.finish()
 
 
 NOTED = -1  # completed, and noted: no more than the permit is to be given back

@@ -126,6 +126,8 @@ class WorkQueue:
                 if not item[2].halted:
                     return item
                 hand.item = None
+                if self.solo:
+                    self.end_solo()  # else what comes back of this job would lie beside the lane, and be overtaken
                 item[2].set_aside(item, True)
                 continue
             if self.lane and (from_lane or not ready):
@@ -220,9 +222,11 @@ class WorkQueue:
 
     def end_solo(self) -> None:
         """Put everything back where others find it. The lock is held."""
-        left = [item for item in self.lane or () if item[3] not in item[2].swept]
-        self.ready.extend(left)
-        self.lane = deque() if self.shares_lane else None
+        if self.lane is not None:
+            self.ready.extend(item for item in self.lane if item[3] not in item[2].swept)
+            self.lane.clear()  # a worker below the one that found this may be at work in it
+        if not self.shares_lane:
+            self.lane = None
         self.solo = False
 
     # -- posting (lock)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any
 
 import pytest
@@ -426,3 +427,105 @@ def test_a_paused_job_with_a_gather_slot_calls_it_after_resume(make_flow: MakeFl
     flow.resume()
     assert job.wait(SECONDS)
     assert got == [[0, 1, 2, 3]]
+
+
+ALONE = [{"execution_strategy": "sequential"}, {"execution_strategy": "concurrent", "max_workers": 1}]
+
+
+class Does(Routine, stateless=True):
+    """Does what the test says, with everything that a handler can do."""
+
+    sent = event("n")
+
+    def __init__(self, action: Callable[[Does], object]) -> None:
+        super().__init__()
+        self.action = action
+
+    def __call__(self) -> None:
+        self.action(self)
+
+
+@pytest.mark.parametrize("alone", ALONE, ids=["sequential", "concurrent"])
+def test_a_pause_met_inside_an_emit_lets_nothing_run_twice(make_flow: MakeFlow, alone: dict[str, Any]) -> None:
+    flow = make_flow(max_pending=1, **alone)
+    jobs: dict[str, JobState] = {}
+    collect = Collect()
+
+    def pause_and_emit(routine: Does) -> None:
+        routine.emit("sent", n=1)
+        flow.execute("resume")
+        jobs["sends"].pause()
+        routine.emit("sent", n=2)  # too much waits: here the first is set aside, and the resume runs
+
+    flow.add_routine(Does(lambda _: jobs.update(sends=flow.execute("sends"))), "begin")
+    flow.add_routine(Does(pause_and_emit), "sends")
+    flow.add_routine(Does(lambda _: jobs["sends"].resume()), "resume")
+    flow.add_routine(collect, "collect")
+    flow.connect("sends", "sent", "collect", "n")
+    Context().run(flow.execute, "begin")
+    assert Context().run(flow.wait_for_completion, SECONDS)
+    assert sorted(collect.seen) == [1, 2]
+    ledger = jobs["sends"].ledger
+    assert (ledger.posted, ledger.completed, ledger.pending) == (3, 3, 0)
+
+
+class FillsItself(Routine):
+    """Emits three numbers to itself, and does what the test says before any of them has come."""
+
+    seen: list[int] = field(factory=list)
+    sent = event("n")
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        super().__init__()
+        self.action = action
+
+    @slot
+    def n(self, n: int) -> None:
+        self.seen.append(n)
+        if n == 0:
+            self.emit("sent", n=1)
+            self.emit("sent", n=2)
+            self.emit("sent", n=3)
+            self.action()
+
+
+class Chain(Routine, stateless=True):
+    """Emits to itself until the last number, and then does what the test says."""
+
+    passed = event("n")
+
+    def __init__(self, last: int, action: Callable[[], object]) -> None:
+        super().__init__()
+        self.last, self.action = last, action
+
+    @slot
+    def n(self, n: int) -> None:
+        if n == self.last:
+            self.action()
+        else:
+            self.emit("passed", n=n + 1)
+
+
+@pytest.mark.parametrize("alone", ALONE, ids=["sequential", "concurrent"])
+@pytest.mark.parametrize("last", [3, 4, 5])
+def test_what_waited_for_its_routine_in_a_pause_keeps_its_place(
+    make_flow: MakeFlow, alone: dict[str, Any], last: int
+) -> None:
+    flow = make_flow(max_pending=2, **alone)
+    jobs: dict[str, JobState] = {}
+    fills = FillsItself(lambda: jobs["fills"].pause())
+
+    def begin(_: Does) -> None:
+        jobs["fills"] = flow.execute("fills", {"n": 0})
+        flow.execute("chain", {"n": 0})
+
+    flow.add_routine(Does(begin), "begin")
+    flow.add_routine(fills, "fills")
+    flow.add_routine(Chain(last, lambda: jobs["fills"].resume()), "chain")
+    flow.connect("fills", "sent", "fills", "n")
+    flow.connect("chain", "passed", "chain", "n")
+    Context().run(flow.execute, "begin")  # without variables: handlers are called without more ado
+    if not Context().run(flow.wait_for_completion, 0.2):
+        jobs["fills"].resume()  # the chain had ended before the pause
+    assert Context().run(flow.wait_for_completion, SECONDS)
+    assert fills.seen == [0, 1, 2, 3]

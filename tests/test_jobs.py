@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextvars import Context
 from pathlib import Path
 from typing import Any
 
@@ -440,3 +441,50 @@ def test_a_routine_of_scope_flow_is_the_flows_own_in_each_job(make_flow: MakeFlo
     assert flow.wait_for_completion(SECONDS)
     assert sorted(collect.seen) == sorted(list(range(10)) * 4)
     assert all(job.routines["collect"] is collect for job in jobs)
+
+
+def test_the_newest_records_are_kept_whoever_noted_them(make_flow: MakeFlow) -> None:
+    """A worker in a long call brings what it noted before that call when others have noted much more since."""
+
+    class Begins(Routine, stateless=True):
+        begun = event()
+
+        def __call__(self) -> None:
+            self.emit("begun")
+
+    class Early(Routine, stateless=True):
+        again = event("n")
+
+        @slot
+        def n(self, n: int = 0) -> None:
+            if n < 250:
+                self.emit("again", n=n + 1)
+            else:
+                early.set()
+                assert late.wait(SECONDS)
+
+    class Late(Routine, stateless=True):
+        again = event("n")
+
+        @slot
+        def n(self, n: int = 0) -> None:
+            assert early.wait(SECONDS)
+            if n < many:
+                self.emit("again", n=n + 1)
+            else:
+                late.set()
+
+    early, late = threading.Event(), threading.Event()
+    flow = make_flow(execution_strategy="concurrent", max_workers=2, history_size=10)
+    for name, routine in (("begins", Begins()), ("early", Early()), ("late", Late())):
+        flow.add_routine(routine, name)
+    for name in ("early", "late"):
+        flow.connect("begins", "begun", name, "n")
+        flow.connect(name, "again", name, "n")
+    for many in range(2000, 2800, 50):
+        early.clear()
+        late.clear()
+        job = Context().run(flow.execute, "begins")
+        assert job.wait(SECONDS)
+        kept = [record.routine_id for record in job.get_execution_history()]
+        assert (len(kept), kept.count("early")) in ((10, 0), (10, 1)), many

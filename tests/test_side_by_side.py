@@ -6,6 +6,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from contextvars import Context
+from types import FrameType
 from typing import Any, ClassVar
 
 import attrs
@@ -25,6 +27,7 @@ from routilux_core import (
     field,
     slot,
 )
+from routilux_core._loop import Worker
 
 MakeFlow = Callable[..., Flow]
 SECONDS = 20.0
@@ -201,3 +204,68 @@ def test_what_a_closed_pool_says_of_its_tasks_is_nothing_to_later_jobs(make_flow
     held.set()
     assert flow.wait_for_completion(SECONDS)
     assert [job.status for job in (first, second, third)] == ["cancelled", "completed", "completed"]
+
+
+def test_a_task_of_a_closed_pool_that_begins_late_does_not_join_a_worker_that_is_alone(make_flow: MakeFlow) -> None:
+    strategy, entered, go = SlowPools(), threading.Semaphore(0), threading.Event()
+
+    class Counts(Routine):
+        inside: int = 0
+        most: int = 0
+
+        @slot
+        def n(self, n: int) -> None:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            entered.release()
+            assert go.wait(SECONDS)
+            self.inside -= 1
+
+    flow, counts = make_flow(execution_strategy=strategy), Counts()
+    flow.add_routine(counts, "counts")
+    first = Context().run(flow.execute, "counts", {"n": 1})
+    flow.shutdown(timeout=0.0)
+    second = Context().run(flow.execute, "counts", {"n": 2})
+    assert entered.acquire(timeout=SECONDS)
+    third = Context().run(flow.execute, "counts", {"n": 3})
+    late = threading.Thread(target=strategy.kept[0], daemon=True)
+    late.start()
+    late.join(0.1)  # it leaves at once; if it joined, it would be in the handler now, or wait for it
+    go.set()
+    assert flow.wait_for_completion(SECONDS)
+    assert [job.status for job in (first, second, third)] == ["cancelled", "completed", "completed"]
+    assert counts.most == 1
+
+
+def test_a_ctrl_c_between_two_activations_tells_another_job_that_it_has_ended(make_flow: MakeFlow) -> None:
+    flow = make_flow()  # sequential: who waits for one job works on both
+    jobs: list[JobState] = []
+
+    def interrupt(frame: FrameType, event: str, _: object) -> None:
+        """Raise what a Ctrl-C does, where a signal may: as the worker begins a step with nothing in hand."""
+        if frame.f_code is Worker._step.__code__ and frame.f_locals["self"].item is None:
+            sys.settrace(None)
+            raise KeyboardInterrupt
+
+    class Waits(Routine, stateless=True):
+        again = event()
+
+        def __call__(self) -> None:
+            jobs.append(flow.execute("ends"))
+            self.emit("again")
+
+        @slot
+        def rest(self) -> None:
+            pass
+
+    class Ends(Routine, stateless=True):
+        def __call__(self) -> None:
+            sys.settrace(interrupt)
+
+    flow.add_routine(Waits(), "waits")
+    flow.add_routine(Ends(), "ends")
+    flow.connect("waits", "again", "waits", "rest")
+    with pytest.raises(KeyboardInterrupt):
+        Context().run(flow.run, "waits")
+    assert jobs[0].wait(SECONDS)
+    assert jobs[0].status == "completed"
