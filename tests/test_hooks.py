@@ -10,6 +10,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextvars import Context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -278,6 +279,25 @@ def test_routilux_handle_error_decides_before_the_policies(make_flow: MakeFlow, 
     ]
     assert (job.status, job.ledger.skipped, job.ledger.failed) == ("failed", 1, 2)
     assert [(failure.routine_id, failure.slot, failure.attempt) for failure in seen] == [("target0", "n", 1)] * 3
+
+
+def test_a_retry_that_a_plugin_decides_is_recorded_as_another_attempt(
+    make_flow: MakeFlow, strategy: dict[str, Any]
+) -> None:
+    class FailsTwice(Routine, stateless=True):
+        @slot
+        def n(self, n: int) -> None:
+            tries.append(n)
+            if tries.count(n) < 3:
+                raise ValueError(n)
+
+    tries: list[int] = []
+    flow = make_flow(**strategy, plugins=[tracker(handle_error=lambda failure: Decision("retry", 0.001))])
+    flow.add_routine(FailsTwice(), "fails")
+    job = Context().run(flow.run, "fails", {"n": 1})
+    outcomes = [(record.attempt, record.outcome) for record in job.get_execution_history()]
+    assert outcomes == [(1, "retried"), (2, "retried"), (3, "completed")]
+    assert (job.ledger.completed, job.ledger.retried) == (1, 2)
 
 
 def test_routilux_handle_error_that_raises_counts_as_none(
