@@ -9,9 +9,10 @@ import logging
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import Context
 from pathlib import Path
+from time import sleep
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -692,3 +693,25 @@ def test_one_listener_does_not_hear_of_the_jobs_of_another_flow(make_flow: MakeF
         build(flow, Keeps())
         run(flow, count=1)
     assert len(mine.of("finished")) == len(theirs.of("finished")) == 1
+
+
+def test_the_time_of_a_slow_listener_is_in_no_record(make_flow: MakeFlow) -> None:
+    calls: list[int] = []
+
+    def slow(records: Sequence[ActivationRecord]) -> None:
+        calls.append(len(records))
+        if len(calls) <= 3:
+            sleep(0.4)
+
+    class Ignores(Routine):
+        @slot
+        def n(self, n: int) -> None:
+            pass
+
+    plugin = tracker(activations_finished=slow)
+    flow = make_flow(execution_strategy="concurrent", max_workers=2, plugins=[plugin], history_size=10_000)
+    flow.add_routine(Source(), "source")
+    flow.add_routine(Ignores(), "ignores")
+    flow.connect("source", "item", "ignores", "n")
+    job = Context().run(flow.run, "source", {"count": 2000})
+    assert max(record.ended - record.started for record in job.get_execution_history("ignores")) < 0.4
