@@ -228,13 +228,14 @@ class Worker(Caller):
                     self.hold(following)
         finally:
             hub.release()
-        if hub.calls:
+        answers = bool(hub.calls)  # a listener that is told takes its own time
+        if answers:
             hub.answer()
         if finished is not None:
             finished.finish()
         if interrupt is not None:
             raise interrupt
-        if finished is not None or not self.ended or self.outcome != NOTED:
+        if answers or finished is not None or not self.ended or self.outcome != NOTED:
             self.ended = perf_counter()
         self.started, self.borrowed = self.ended, 0.0
         return following is not None

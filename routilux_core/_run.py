@@ -83,6 +83,7 @@ class Run:
         "swept",
         "timed",
         "unconnected",
+        "wary",
     )
 
     def __init__(self, hub: Dispatcher, job_id: str, flow_id: str, history_size: int, context: Context | None) -> None:
@@ -90,6 +91,7 @@ class Run:
         self.job_id = job_id
         self.context = context
         self.plain = context is None  # whether calling a handler is no more than that: the loop looks at nothing else
+        self.wary = False  # a plugin let a plain call be tried again: each call may be another attempt
         self.quick = True  # whether an emission needs no further thought
         self.numbers = itertools.count(1)  # of activations
         # Workers count for themselves what they post and complete, and add it here now and then. So the job can't have
@@ -156,7 +158,7 @@ class Run:
     def _look_again(self) -> None:
         """Work out `quick` and `plain`. Lock, or before anything is posted."""
         self.quick = not self.stopped and (self.listeners is None or not self.listeners.details)
-        self.plain = self.quick and not self.halted and self.context is None
+        self.plain = self.quick and not self.halted and not self.wary and self.context is None
 
     # -- posting (lock)
 
@@ -358,6 +360,9 @@ class Run:
         number, node = item[3], item[0].node
         self.retried += 1
         self.attempts[number] = self.attempts.get(number, 1) + 1
+        if item[0].plain and not self.wary:
+            self.wary = True
+            self._look_again()
         keeps = node.limit == 1 and permit  # order holds behind a routine with state
         timer = self.hub.timers.add(delay, lambda: self._try_again(number))
         self.retrying[number] = (timer, item, keeps)

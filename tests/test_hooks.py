@@ -9,8 +9,10 @@ import logging
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import Context
 from pathlib import Path
+from time import sleep
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -278,6 +280,25 @@ def test_routilux_handle_error_decides_before_the_policies(make_flow: MakeFlow, 
     ]
     assert (job.status, job.ledger.skipped, job.ledger.failed) == ("failed", 1, 2)
     assert [(failure.routine_id, failure.slot, failure.attempt) for failure in seen] == [("target0", "n", 1)] * 3
+
+
+def test_a_retry_that_a_plugin_decides_is_recorded_as_another_attempt(
+    make_flow: MakeFlow, strategy: dict[str, Any]
+) -> None:
+    class FailsTwice(Routine, stateless=True):
+        @slot
+        def n(self, n: int) -> None:
+            tries.append(n)
+            if tries.count(n) < 3:
+                raise ValueError(n)
+
+    tries: list[int] = []
+    flow = make_flow(**strategy, plugins=[tracker(handle_error=lambda failure: Decision("retry", 0.001))])
+    flow.add_routine(FailsTwice(), "fails")
+    job = Context().run(flow.run, "fails", {"n": 1})
+    outcomes = [(record.attempt, record.outcome) for record in job.get_execution_history()]
+    assert outcomes == [(1, "retried"), (2, "retried"), (3, "completed")]
+    assert (job.ledger.completed, job.ledger.retried) == (1, 2)
 
 
 def test_routilux_handle_error_that_raises_counts_as_none(
@@ -672,3 +693,25 @@ def test_one_listener_does_not_hear_of_the_jobs_of_another_flow(make_flow: MakeF
         build(flow, Keeps())
         run(flow, count=1)
     assert len(mine.of("finished")) == len(theirs.of("finished")) == 1
+
+
+def test_the_time_of_a_slow_listener_is_in_no_record(make_flow: MakeFlow) -> None:
+    calls: list[int] = []
+
+    def slow(records: Sequence[ActivationRecord]) -> None:
+        calls.append(len(records))
+        if len(calls) <= 3:
+            sleep(0.4)
+
+    class Ignores(Routine):
+        @slot
+        def n(self, n: int) -> None:
+            pass
+
+    plugin = tracker(activations_finished=slow)
+    flow = make_flow(execution_strategy="concurrent", max_workers=2, plugins=[plugin], history_size=10_000)
+    flow.add_routine(Source(), "source")
+    flow.add_routine(Ignores(), "ignores")
+    flow.connect("source", "item", "ignores", "n")
+    job = Context().run(flow.run, "source", {"count": 2000})
+    assert max(record.ended - record.started for record in job.get_execution_history("ignores")) < 0.4
