@@ -20,7 +20,7 @@ def decide(failure: Failure, run: Run) -> Decision:
         from routilux_core._plugins import handle_error  # with it comes pluggy
 
         return handle_error(run.plugins, failure)
-    except Exception:
+    except (Exception, SystemExit, GeneratorExit):  # whatever a policy of somebody else's does: the worker goes on
         logger().exception("job %s: the error handler of routine %r raised", failure.job_id, failure.routine_id)
         return Decision(ErrorStrategy.STOP)
 

@@ -14,7 +14,7 @@ from routilux_core._choice import bring_back, take_chosen
 from routilux_core._plan import Inlet, Item, Node
 from routilux_core._resources import Resources
 from routilux_core.errors import StrategyError
-from routilux_core.strategy import Chooser, Done, ExecutionStrategy, WorkerPool
+from routilux_core.strategy import Chooser, Done, ExecutionStrategy, Task, WorkerPool
 
 if TYPE_CHECKING:
     from routilux_core._dispatch import Dispatcher
@@ -272,14 +272,21 @@ class WorkQueue:
 
     def recruit(self) -> None:
         """Hand the pool one task: come and work."""
-        task = self.make_task(self)
-        if task.pool is not None:
-            try:
-                task.pool.submit(task)
-            except Exception as error:  # it never should
-                refused = StrategyError(f"strategy {self.strategy.name!r} raised in submit: {error!r}")
-                refused.__cause__ = error
-                task.fail(refused)
+        try:
+            task = self.make_task(self)
+            if task.pool is not None:
+                self._submit(task.pool, task)
+        except BaseException:  # a Ctrl-C: the next call is not to wait for this task
+            self.recruiting = False
+            raise
+
+    def _submit(self, pool: WorkerPool, task: Task) -> None:
+        try:
+            pool.submit(task)
+        except Exception as error:  # it never should
+            refused = StrategyError(f"strategy {self.strategy.name!r} raised in submit: {error!r}")
+            refused.__cause__ = error
+            task.fail(refused)
 
     def drop(self, run: Job) -> list[Item]:
         """Take out everything of a run that is queued here, passing its permits on. The lock is held."""

@@ -269,3 +269,32 @@ def test_a_ctrl_c_between_two_activations_tells_another_job_that_it_has_ended(ma
         Context().run(flow.run, "waits")
     assert jobs[0].wait(SECONDS)
     assert jobs[0].status == "completed"
+
+
+def test_a_ctrl_c_that_hits_the_call_for_a_worker_leaves_the_flow_usable(
+    make_flow: MakeFlow, strategy: dict[str, Any]
+) -> None:
+    def interrupt(frame: FrameType, event: str, _: object) -> None:
+        """Raise what a Ctrl-C does, where a signal may: as the pool is given a task."""
+        if frame.f_code.co_name == "submit":
+            sys.settrace(None)
+            raise KeyboardInterrupt
+
+    class Collect(Routine):
+        seen: list[int] = field(factory=list)
+
+        @slot
+        def n(self, n: int) -> None:
+            self.seen.append(n)
+
+    collect = Collect()
+    flow = make_flow(**strategy)
+    flow.add_routine(collect, "collect")
+    sys.settrace(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        flow.execute("collect", {"n": 1})
+    flow.cancel()
+    later = threading.Thread(target=flow.run, args=("collect", {"n": 2}), daemon=True)
+    later.start()
+    later.join(SECONDS)
+    assert (later.is_alive(), collect.seen) == (False, [2])
