@@ -329,7 +329,8 @@ class Flow:
         """Let running jobs end, cancel paused ones, and close the pools. A later `execute` opens new ones.
 
         With `wait=False` it returns at once, and the pools close behind the last job. After `timeout` seconds jobs that
-        still run are cancelled.
+        still run are cancelled. A handler that goes on all the same keeps its place among the workers until it returns,
+        also those of the next job.
         """
         if wait:
             check_outside(self._hub, "Flow.shutdown")
