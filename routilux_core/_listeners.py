@@ -64,13 +64,22 @@ class Listener:
 class Records(Sequence[ActivationRecord]):
     """A batch of records, each made when it is looked at: most listeners look at few of them, or only count."""
 
-    __slots__ = ("_inlets", "_notes")
+    __slots__ = ("_inlets", "_made", "_stretches")
 
-    def __init__(self, notes: list[Note], inlets: Sequence[Inlet]) -> None:
-        self._notes, self._inlets = notes, inlets
+    def __init__(self, stretches: list[Stretch], inlets: Sequence[Inlet]) -> None:
+        self._stretches, self._inlets = stretches, inlets
+        self._made: list[Note] | None = None
+
+    @property
+    def _notes(self) -> list[Note]:
+        if self._made is None:
+            made = [note for stretch in self._stretches for note in stretch.notes()]
+            made.sort(key=itemgetter(8))  # by their end: several workers have noted them
+            self._made = made
+        return self._made
 
     def __len__(self) -> int:
-        return len(self._notes)
+        return sum(map(len, self._stretches))
 
     def __iter__(self) -> Iterator[ActivationRecord]:
         return iter(records(self._notes, self._name))
@@ -81,7 +90,7 @@ class Records(Sequence[ActivationRecord]):
     def __getitem__(self, index: slice) -> Sequence[ActivationRecord]: ...
     def __getitem__(self, index: int | slice) -> ActivationRecord | Sequence[ActivationRecord]:
         if isinstance(index, slice):
-            return Records(self._notes[index], self._inlets)
+            return Records([Stretch.of(*self._notes[index])], self._inlets)
         return next(iter(records([self._notes[index]], self._name)))
 
     def _name(self, number: int) -> tuple[str, str]:
@@ -105,6 +114,7 @@ class Listeners:
         self._waiting: list[Stretch] = []  # until they are enough for a batch
         self._count = 0  # of the notes in them
         self._timer: Timer | None = None
+        self.armed = False  # whether what workers note for themselves will be asked for in time
         self.starts = self.hears("routilux_job_started")
         self.counts = self.hears("routilux_activations_finished")
         self.details = self.hears("routilux_activation_started") or self.hears("routilux_event_emitted")
@@ -136,11 +146,6 @@ class Listeners:
     # Nothing is called for each note: workers keep them for themselves, and a timer asks for them in time. Where none
     # runs (`armed`), a worker brings its next note at once.
 
-    @property
-    def armed(self) -> bool:
-        """Whether what workers note for themselves will be asked for in time."""
-        return self._timer is not None
-
     def note(self, stretch: Stretch) -> None:
         """Keep what was noted until there is enough for a batch, or the time is over. Lock."""
         while len(stretch) > BATCH:
@@ -150,7 +155,10 @@ class Listeners:
         if self._batches:
             self._hub.calls.append(self)
         if self._timer is None:
-            self._timer = self._hub.timers.add(PATIENCE, self._due)
+            self._arm(PATIENCE)
+
+    def _arm(self, seconds: float) -> None:
+        self._timer, self.armed = self._hub.timers.add(seconds, self._due), True
 
     def _add(self, stretch: Stretch) -> None:
         if self._count + len(stretch) > BATCH:
@@ -168,7 +176,7 @@ class Listeners:
 
     def _due(self) -> None:
         """The time is over for the oldest note, if it is in no batch. Lock."""
-        self._timer = None
+        self._timer, self.armed = None, False
         self._run.collect()
         if not self._waiting:
             return
@@ -177,7 +185,7 @@ class Listeners:
             self._close_batch()
             self._hub.calls.append(self)
         elif self._timer is None:
-            self._timer = self._hub.timers.add(left, self._due)
+            self._arm(left)
 
     def recruit(self) -> None:
         """Tell what is due: called for through the dispatcher, as workers are. No lock of the engine is held.
@@ -197,9 +205,7 @@ class Listeners:
     def _next_batch(self) -> Sequence[ActivationRecord]:
         with self._hub.lock:
             stretches = self._batches.popleft() if self._batches else []
-        notes = [note for stretch in stretches for note in stretch.notes()]
-        notes.sort(key=itemgetter(8))  # by their end: several workers have noted them
-        return Records(notes, self._hub.inlets)
+        return Records(stretches, self._hub.inlets)
 
     # -- details
 

@@ -97,7 +97,7 @@ class Worker(Caller):
             if self.item is not None:
                 self._handle(self.item)
                 limit -= 1
-            if self.item is None and limit and queue.lane:
+            if self.item is None and limit and queue.lane and self.mine is not None and self.mine.plain:
                 limit -= self._work_lane_off(limit)
 
     def _handle(self, item: Item) -> None:
