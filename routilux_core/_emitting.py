@@ -132,7 +132,7 @@ class Emitter:
         hub.acquire()
         try:
             if run.stopped:
-                run.refuse(False)
+                run.refuse()
             else:
                 run.last += 1
                 queue.ready.append((inlet, data, run, number, cause, now))

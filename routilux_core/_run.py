@@ -190,14 +190,11 @@ class Run:
         self.over += len(items)
         self.discarded += len(items)
 
-    def refuse(self, late: bool) -> None:
-        """Count an emission, of a call that is late or of a stopped job, that is not delivered. Lock."""
-        if late:
-            self.late += 1
-        else:
-            self.last += 1
-            self.over += 1
-            self.discarded += 1
+    def refuse(self) -> None:
+        """Count an emission of a stopped job, which is not delivered. Lock."""
+        self.last += 1
+        self.over += 1
+        self.discarded += 1
 
     def send(self, outlet: Outlet, data: Payload, cause: int, now: float) -> None:
         """Post one emission to everything that it is connected to. Lock."""
