@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -18,6 +19,13 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 
 # What a thread may still need to end after `shutdown` has returned; a thread that stays fails the test after it.
 SECONDS_TO_END = 5.0
+
+SECONDS_TO_EXIT = 60.0
+
+
+def pytest_unconfigure() -> None:
+    """End the interpreter, with the stack of each thread and a code that is not 0, if a thread that is left keeps it."""
+    faulthandler.dump_traceback_later(SECONDS_TO_EXIT, exit=True)
 
 
 @pytest.fixture(params=sorted(STRATEGIES))

@@ -67,12 +67,13 @@ def test_a_call_that_is_packed_when_its_job_is_cancelled_is_not_sent(
 
 @frozen(kw_only=True)
 class Hesitant(Mortal):
-    """Its pool waits for the test before it takes a task."""
+    """Its pool waits for the test before it takes a task, and begins none before it is asked for it back."""
 
     name: ClassVar[str] = "hesitant"
     happened: list[str] = field(factory=list, eq=False)
     asked: threading.Event = field(factory=threading.Event, eq=False)
     may_take: threading.Event = field(factory=threading.Event, eq=False)
+    may_begin: threading.Event = field(factory=threading.Event, eq=False)
 
     def open(self, host: Host) -> WorkerPool:
         return HesitantPool(self)
@@ -91,7 +92,13 @@ class HesitantPool(MortalPool):
 
     def cancel(self, task: Task) -> bool:
         self._strategy.happened.append("cancelled")
-        return super().cancel(task)
+        dropped = super().cancel(task)
+        self._strategy.may_begin.set()
+        return dropped
+
+    def _run(self, task: Task, payload: bytes) -> bool:
+        assert self._strategy.may_begin.wait(SECONDS)
+        return super()._run(task, payload)
 
 
 def stopped(job: JobState) -> bool:

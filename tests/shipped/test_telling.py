@@ -22,8 +22,13 @@ class Parent:
         self.heard: list[tuple[int, int]] = []  # emissions: of which activation, and its number
         self.last_heard = 0  # emissions by the end of the last activation that was told to have ended
         self.messages = 0
+        self._lock = threading.Lock()  # a message is heard as a whole: nobody sees a part of it
 
     def take(self, message: bytes) -> None:
+        with self._lock:
+            self._take(message)
+
+    def _take(self, message: bytes) -> None:
         _, _, told, _, _ = pickle.loads(message)
         first, before, _, ends, upto, names, data, _, _ = told
         assert (first, before) == (self.ended, len(self.heard))
@@ -40,7 +45,8 @@ class Parent:
 
     @property
     def half_told(self) -> bool:
-        return len(self.heard) > self.last_heard
+        with self._lock:
+            return len(self.heard) > self.last_heard
 
 
 @pytest.fixture
@@ -69,20 +75,22 @@ def test_two_threads_tell_each_emission_once_and_an_end_before_the_next_begins(
 
     flusher = threading.Thread(target=flush)
     flusher.start()
-    for activation in range(600):
-        assert not parent.half_told
-        for n in range(numbers.choice((0, 1, 1, 3, 60))):
-            made.append((activation, n))
-            teller.data.append({"n": n})
-            teller.names.append("made")
-            if len(teller.names) > teller.mark:
-                teller.look()
-        teller.upto.append(len(teller.names))
-        teller.ends.append(float(activation))
-        if teller.half_told:
-            teller.end_half_told()
-    over.set()
-    flusher.join()
+    try:
+        for activation in range(600):
+            assert not parent.half_told
+            for n in range(numbers.choice((0, 1, 1, 3, 60))):
+                made.append((activation, n))
+                teller.data.append({"n": n})
+                teller.names.append("made")
+                if len(teller.names) > teller.mark:
+                    teller.look()
+            teller.upto.append(len(teller.names))
+            teller.ends.append(float(activation))
+            if teller.half_told:
+                teller.end_half_told()
+    finally:  # it would spin beside every later test, and keep the interpreter alive
+        over.set()
+        flusher.join()
     parent.take(teller.reply({}))
     assert parent.heard == made
     assert parent.ended == 600
