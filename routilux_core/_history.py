@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from operator import itemgetter, sub
@@ -15,7 +16,8 @@ Note = tuple[int, int, int, int, int, int, float, float, float]
 # What a worker notes of a first attempt that has completed: id, cause, slot number, posted, started, ended. Such notes
 # lie one behind the other in a flat list: nothing is left for the garbage collector, and a column is a slice.
 WIDTH = 6
-FRESH = 1000  # notes beyond the newest that wait to be added up
+FRESH = 1000  # notes beyond the newest that wait to be added up, at least
+EACH = 2  # of each slot that may, on average: what is added up for a slot costs little more than a single note
 FEW = 8  # notes that are not worth a stretch of their own
 OUTCOMES = ("completed", "failed", "skipped", "retried")
 COUNTS = 4  # where the counts begin in a list of sums
@@ -65,6 +67,17 @@ class Stretch:
             return Stretch(self.worker, self.flat[: count * WIDTH]), Stretch(self.worker, self.flat[count * WIDTH :])
         return Stretch.of(*self.rows[:count]), Stretch.of(*self.rows[count:])
 
+    def since(self, end: float) -> tuple[Stretch, Stretch]:
+        """Return the notes that ended before a time, and the others."""
+        if self.flat:
+            return self.split(bisect_left(self.ends(), end))
+        older, newer = ([row for row in self.rows if (row[8] >= end) is new] for new in (False, True))
+        return Stretch.of(*older), Stretch.of(*newer)
+
+    def ends(self) -> list[float]:
+        """Return when each of these calls ended."""
+        return self.flat[WIDTH - 1 :: WIDTH] or [row[8] for row in self.rows]
+
     def __len__(self) -> int:
         return len(self.flat) // WIDTH or len(self.rows)
 
@@ -89,13 +102,14 @@ class History:
     Without records (`size` 0) no times are measured; workers then note just the slot numbers of completed calls.
     """
 
-    __slots__ = ("_count", "_most", "_size", "_stretches", "_sums", "timed", "width")
+    __slots__ = ("_count", "_fresh", "_most", "_size", "_stretches", "_sums", "timed", "width")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, slots: int = 0) -> None:
         self._stretches: deque[Stretch] = deque()
         self._count = 0  # of notes in them
         self._size = size
-        self._most = size + FRESH  # notes at which the oldest are added up
+        self._fresh = max(FRESH, EACH * slots)
+        self._most = size + self._fresh  # notes at which the oldest are added up
         self._sums: dict[int, list[Any]] = {}
         self.time(size > 0)
 
@@ -157,16 +171,36 @@ class History:
             self._count -= len(stretch)
             _add_up(stretch, self._sums)
         self._stretches = kept
-        self._most = max(self._size, self._count) + FRESH
+        self._most = max(self._size, self._count) + self._fresh
+
+    def trim(self) -> None:
+        """Keep no more than the newest, where there were so many that the rest of them is soon added up."""
+        over = self._count - self._size
+        if over <= 0 or not self._sums:
+            return
+        ends = sorted(end for stretch in self._stretches for end in stretch.ends())
+        since = ends[over] if self._size else float("inf")
+        kept: deque[Stretch] = deque()
+        for stretch in self._stretches:
+            older, newer = stretch.since(since)
+            if len(older):
+                _add_up(older, self._sums)
+            if len(newer):
+                kept.append(newer)
+        self._stretches, self._count = kept, sum(map(len, kept))
 
     def absorb(self, other: History) -> None:
         """Take over what another one, which is not added to any more, has."""
+        self._fresh = max(self._fresh, other._fresh)
+        self._most = max(self._most, self._size + self._fresh)
         _add_sums(other._sums, self._sums)
         for stretch in other._stretches:
             if self.timed:
                 self._append(stretch)
             else:
                 _add_up(stretch, self._sums)
+        if other._sums:
+            self.trim()
 
     def totals(self, *others: History) -> dict[int, Totals]:
         """Return the totals by slot number, as of now: its own, and those of others."""

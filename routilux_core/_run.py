@@ -107,7 +107,7 @@ class Run:
         self.final = "completed"
         self.done = Completion()
         self.at_rest: Completion | None = None  # while a caller works on this job: set when it ends or is paused
-        self.history = History(history_size)
+        self.history = History(history_size, len(hub.inlets))
         self.timed = self.history.timed
         self.failures: deque[Failure] = deque(maxlen=max(history_size, 100))
         self.decided: dict[str, str] = {}  # routine id -> the gravest decision
@@ -484,6 +484,7 @@ class Run:
                 return
             self.finished = True
             self.hub.runs.discard(self)  # not before: who finds no jobs has to find them finished
+            self.history.trim()
             self.hub.measures.end(self)
             for node in self.hub.raised:
                 node.mark = 0
