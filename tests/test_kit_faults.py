@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from attrs import frozen
 
+pytestmark = pytest.mark.once
+
 FOLDER = Path(__file__).parent / "kit"
 ROUNDS = 20
 PROCESSES = 6  # at a time: a case that finds a fault mostly waits, for what never comes

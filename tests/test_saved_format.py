@@ -84,6 +84,7 @@ def test_the_golden_job_tells_what_happened(golden: Any) -> None:
     assert [record.outcome for record in job.get_execution_history("divides")] == ["completed", "failed", "completed"]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("file", GOLDEN, ids=lambda file: file.stem)
 def test_the_schema_refuses_what_the_loader_refuses(golden: Any, validator: Any, file: Path) -> None:
     """Drop each key in turn, and add one beside it: neither of the two may be more lenient about the format's own."""

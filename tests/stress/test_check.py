@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 SEEDS = 60
 MODULES = ("draw", "harness", "inside", "model", "plan")
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 TESTS = Path(__file__).parents[1]
 ISSUED = 2_000  # flows within which a wrong dispatcher has to be found
 SHORT = 500  # flows in every run; each mutant is found in the first few
