@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from routilux_core._binding import Payload
+from routilux_core._books import GATHERED
 from routilux_core._context import CURRENT
 from routilux_core._deadlines import Deadline, too_long
 from routilux_core._decisions import OUTCOMES, carry_out, decide
@@ -15,7 +16,7 @@ from routilux_core._dispatch import logger
 from routilux_core._emitting import Emitter
 from routilux_core._history import COMPLETED, DISCARDED, FAILED, LATE
 from routilux_core._plan import Inlet, Item, Node, snapshot
-from routilux_core._run import GATHERED, Run
+from routilux_core._run import Run
 from routilux_core._work_queue import WorkQueue
 from routilux_core.error_handling import Decision, ErrorStrategy
 

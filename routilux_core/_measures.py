@@ -12,6 +12,7 @@ from routilux_core._plan import Inlet
 from routilux_core.errors import FlowStateError
 
 if TYPE_CHECKING:
+    from routilux_core._books import Books
     from routilux_core._dispatch import Dispatcher
     from routilux_core._run import Run
     from routilux_core.tracking import Counted, Counts
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 class JobSource:
     """One job."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Books) -> None:
         self.run = run
 
     def counts(self) -> Counts:

@@ -1,132 +1,70 @@
-"""One job's run: posting, the ledger, completion, gathering, retries, stop, pause, and what its JobState shows."""
+"""One job's run: posting, completion, gathering, retries, stop, pause and cancel."""
 
 from __future__ import annotations
 
 import itertools
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sized
+from collections.abc import Iterable, Sized
 from contextvars import Context
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from routilux_core._begun import wait_until_begun
 from routilux_core._binding import Payload
+from routilux_core._books import GATHERED, Books
 from routilux_core._completion import Completion
 from routilux_core._context import check_outside
-from routilux_core._history import COMPLETED, DISCARDED, FAILED, RETRIED, SKIPPED, History, Stretch, records
-from routilux_core._measures import JobSource
+from routilux_core._history import DISCARDED, FAILED, RETRIED, SKIPPED
 from routilux_core._plan import Inlet, Item, Node, Outlet, rename
-from routilux_core.error_handling import ErrorStrategy, Failure
+from routilux_core.error_handling import ErrorStrategy
 
 if TYPE_CHECKING:
     from routilux_core._dispatch import Dispatcher
-    from routilux_core._job_records import ActivationRecord, Ledger
-    from routilux_core._listeners import Listeners
     from routilux_core._plugins import PluginSet
     from routilux_core._timers import Timer
     from routilux_core._work_queue import WorkQueue
     from routilux_core.job import JobState
-    from routilux_core.routine import Routine
-    from routilux_core.tracking import Source
-
-GATHERED = "gathered payloads"  # the key under which a gather slot's arrivals travel to its one call
-GRAVITY = {"skipped": 1, "error_continued": 2, "failed": 3}
 
 
-class Run:
+class Run(Books):
     """The live side of a job. What is marked "lock" is called with the dispatcher's lock held."""
 
     __slots__ = (
         "arrivals",
         "at_rest",
-        "attempts",
-        "began",
-        "collected",
         "context",
-        "decided",
-        "discarded",
         "done",
         "ended",
-        "ended_at",
-        "failed",
-        "failures",
-        "final",
-        "finished",
-        "flow_id",
-        "gathered",
         "halted",
-        "history",
-        "holders",
-        "hub",
-        "job_id",
-        "last",
-        "late",
-        "listeners",
         "merged",
-        "merged_by",
-        "note_to",
         "numbers",
-        "over",
-        "own",
         "parked",
         "parked_retries",
-        "paused",
-        "placed",
         "plain",
         "plugins",
         "quick",
-        "retried",
         "retrying",
-        "sent",
-        "skipped",
         "stopped",
         "swept",
-        "timed",
-        "unconnected",
         "wary",
     )
 
     def __init__(self, hub: Dispatcher, job_id: str, flow_id: str, history_size: int, context: Context | None) -> None:
-        self.hub = hub
-        self.job_id = job_id
+        super().__init__(hub, job_id, flow_id, history_size)
         self.context = context
         self.plain = context is None  # whether calling a handler is no more than that: the loop looks at nothing else
         self.wary = False  # a plugin let a plain call be tried again: each call may be another attempt
         self.quick = True  # whether an emission needs no further thought
         self.numbers = itertools.count(1)  # of activations
-        # Workers count for themselves what they post and complete, and add it here now and then. So the job can't have
-        # ended while one of them, a holder, has anything of it in hand.
-        self.holders = 0
-        self.last = 0  # how many activations were posted
-        self.over = 0  # how many of them are over, however they ended
-        self.failed = self.skipped = self.discarded = self.retried = self.late = 0
-        # The hot path counts neither: it sends one emission for each activation that it posts.
-        self.placed = self.sent = 0  # activations posted, and emissions sent, by the methods here
-        self.unconnected = self.gathered = 0
-        self.stopped = self.paused = self.halted = self.ended = self.finished = False
-        self.final = "completed"
+        self.stopped = self.halted = self.ended = False
         self.done = Completion()
         self.at_rest: Completion | None = None  # while a caller works on this job: set when it ends or is paused
-        self.history = History(history_size, len(hub.inlets))
-        self.timed = self.history.timed
-        self.failures: deque[Failure] = deque(maxlen=max(history_size, 100))
-        self.decided: dict[str, str] = {}  # routine id -> the gravest decision
-        self.collected: dict[str, list[Payload]] = {}
         self.merged: dict[Inlet, Payload] = {}
-        self.merged_by: set[int] = set()  # activations that may be tried again and have merged what they brought
         self.arrivals: dict[Inlet, list[Payload]] = {}
-        self.attempts: dict[int, int] = {}  # of activations that were tried before
         self.retrying: dict[int, tuple[Timer, Item, bool]] = {}
         self.parked: list[Item] = []
         self.parked_retries: list[Item] = []  # with their permits
         self.swept: set[int] = set()  # counted as discarded, but still in the lane of a worker that works alone
-        self.own: dict[Node, Node] = {}
-        self.began = perf_counter()
-        self.ended_at = 0.0
-        self.flow_id = flow_id
         self.plugins: PluginSet | None = None
-        self.listeners: Listeners | None = None
-        self.note_to: Callable[[Stretch], None] | None = None
 
     def listen(self, plugins: PluginSet | None, job: JobState) -> None:
         """Work out who listens to this job; done once, before anything is posted."""
@@ -141,10 +79,6 @@ class Run:
                 self.note_to = listeners.note
             self.halted = listeners.starts  # nothing runs before they have been told
             self._look_again()
-
-    def told_in_detail(self) -> Listeners | None:
-        """Return the listeners if any of them is told of each call, or of each emission."""
-        return self.listeners if self.listeners is not None and self.listeners.details else None
 
     def tell_started(self) -> None:
         """Tell that the job begins, and let its entry run. Not under the lock."""
@@ -301,57 +235,6 @@ class Run:
         if permit:
             node.queue.release(node)
 
-    def note(self, item: Item, outcome: int, worker: int, started: float, ended: float) -> None:
-        """Note an attempt, however it ended. Lock."""
-        inlet, _, _, number, cause, posted = item
-        attempt = self.attempts.get(number, 1)
-        note = (number, cause, inlet.number, attempt, outcome, worker, posted, started, ended)
-        self.history.note(note)
-        if self.note_to is not None:
-            self.note_to(Stretch.of(note))
-
-    def add(self, worker: int, notes: list[Any]) -> None:
-        """Count completed activations of a worker, and note them. Lock."""
-        self.over += len(notes) // self.history.width
-        if self.note_to is not None:
-            self.note_to(Stretch(worker, notes))
-        self.history.add(worker, notes)
-
-    def is_listened_to(self) -> bool:
-        """Return whether a listener waits for notes, and has not asked for them in time. Lock."""
-        return self.note_to is not None and self.listeners is not None and not self.listeners.armed
-
-    def collect(self) -> None:
-        """Add what workers have counted for themselves so far. Lock.
-
-        What was completed first, what was posted second: so no activation is counted as over that is not as posted.
-        """
-        workers = [worker for worker in self.hub.hands() if worker.mine is self]
-        for worker in workers:
-            worker.show_completed()
-        for worker in workers:
-            worker.tell_posted()
-
-    def complete(
-        self,
-        items: list[Item],
-        worker: int,
-        started: list[float],
-        ended: list[float],
-    ) -> None:
-        """Note and count activations of one slot that have completed; their permits are not given back. Lock."""
-        if self.merged_by:
-            self.merged_by.difference_update(item[3] for item in items)
-        if self.attempts or not self.timed:
-            for item, began, end in zip(items, started, ended, strict=True):
-                self.note(item, COMPLETED, worker, began, end)
-                self.attempts.pop(item[3], None)
-            self.over += len(items)
-            return
-        numbers, causes, posted = ([item[column] for item in items] for column in (3, 4, 5))
-        rows = zip(numbers, causes, itertools.repeat(items[0][0].number), posted, started, ended, strict=False)
-        self.add(worker, list(itertools.chain.from_iterable(rows)))
-
     def _retry(self, item: Item, delay: float, permit: bool) -> bool:
         """Try again after a delay in seconds; True if the permit is kept meanwhile. Lock."""
         number, node = item[3], item[0].node
@@ -397,23 +280,7 @@ class Run:
         if permit:
             item[0].node.queue.release(item[0].node)
 
-    def note_failure(self, failure: Failure, state: str | None) -> None:
-        """Record a failure with its decision. Lock."""
-        self.failures.append(failure)
-        if state is not None and GRAVITY[state] > GRAVITY.get(self.decided.get(failure.routine_id, ""), 0):
-            self.decided[failure.routine_id] = state
-
     # -- stop, pause (lock)
-
-    @property
-    def emitted(self) -> int:
-        """How many emissions were sent. Lock."""
-        return self.last - self.placed + self.sent
-
-    @property
-    def pending(self) -> int:
-        """How many activations are queued, running or waiting. Lock."""
-        return self.last - self.over
 
     def stop(self, status: str) -> None:
         """Discard everything that has not started, and count it; what runs ends. Lock."""
@@ -461,22 +328,6 @@ class Run:
         self.hub.wait([self], None, rest)
         self.at_rest = None
 
-    def failure(self, inlet: Inlet, payload: Payload, number: int, error: BaseException, emitted: int = 0) -> Failure:
-        """Return the record of an exception, not decided yet."""
-        import traceback
-
-        return Failure(
-            job_id=self.job_id,
-            routine_id=inlet.node.routine_id,
-            slot=inlet.name,
-            attempt=self.attempts.get(number, 1),
-            exception=error,
-            traceback="".join(traceback.format_exception(error)),
-            payload_keys=tuple(dict.fromkeys(key for each in payload.get(GATHERED, (payload,)) for key in each)),
-            policy=inlet.node.policy,
-            emitted=emitted,
-        )
-
     def finish(self) -> None:
         """Tell those who wait that the job has ended, if it has. Not under the lock, and once."""
         with self.hub.lock:
@@ -500,8 +351,6 @@ class Run:
         if idle is not None:
             idle()
 
-    # -- what the JobState shows
-
     def write_off(self) -> None:
         """End a stopped job of which nothing is in hand, though an interrupt between two steps spoiled its books."""
         with self.hub.lock:
@@ -516,71 +365,12 @@ class Run:
                     node.free = node.limit
         self.finish()
 
-    def status(self) -> str:
-        if self.finished:
-            return self.final
-        return "paused" if self.paused else "running"
-
-    def errors(self) -> list[Failure]:
-        with self.hub.lock:
-            return list(self.failures)
-
-    def outputs(self) -> dict[str, list[Payload]]:
-        with self.hub.lock:
-            return {name: list(payloads) for name, payloads in self.collected.items()}
-
-    def ledger(self) -> Ledger:
-        from routilux_core._job_records import Ledger
-
-        with self.hub.lock:
-            self.collect()
-            return Ledger(
-                posted=self.last,
-                completed=self.over - self.failed - self.skipped - self.discarded,
-                failed=self.failed,
-                skipped=self.skipped,
-                discarded=self.discarded,
-                pending=self.pending,
-                retried=self.retried,
-                emitted=self.emitted,
-                unconnected=self.unconnected,
-                gathered=self.gathered,
-            )
-
-    def routines(self) -> Mapping[str, Routine]:
-        with self.hub.lock:
-            own = {node.routine_id: twin.routine for node, twin in self.own.items()}
-            return {name: own.get(name, node.routine) for name, node in self.hub.nodes.items()}
-
-    def routine_states(self) -> dict[str, str]:
-        with self.hub.lock:
-            self.collect()
-            inlets, totals = self.hub.inlets, self.history.totals()
-            states = {inlets[slot].node.routine_id: "completed" for slot, total in totals.items() if total.completed}
-            return {**states, **self.decided}
-
-    def history_of(self, routine_id: str | None) -> list[ActivationRecord]:
-        inlets = self.hub.inlets
-        with self.hub.lock:
-            self.collect()
-            newest = self.history.newest()
-        found = records(newest, lambda number: (inlets[number].node.routine_id, inlets[number].name))
-        return [record for record in found if routine_id in (None, record.routine_id)]
-
-    def wall(self) -> float:
-        """Return the seconds that the job has taken so far."""
-        return (self.ended_at or perf_counter()) - self.began
-
-    def source(self) -> Source:
-        return JobSource(self)
-
-    def late_emissions(self) -> int:
-        return self.late
-
     def explain(self) -> str:
         from routilux_core._explain import explain
 
         return explain(self)
+
+    # -- what the JobState asks for
 
     def wait(self, timeout: float | None) -> bool:
         check_outside(self.hub, "JobState.wait")

@@ -9,11 +9,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from routilux_core._binding import Payload
+from routilux_core._books import GATHERED
 from routilux_core._calling import merged
 from routilux_core._dispatch import logger
 from routilux_core._home_coming import HomeComing
 from routilux_core._plan import Item
-from routilux_core._run import GATHERED
 from routilux_core._shipping import Crate, Row, crate, packed, travels
 from routilux_core.errors import ActivationTimeout, ShippingError, StrategyError
 from routilux_core.strategy import WorkerPool

@@ -24,7 +24,7 @@ SECONDS_TO_EXIT = 60.0
 
 
 def pytest_unconfigure() -> None:
-    """End the interpreter, with the stack of each thread and a code that is not 0, if a thread that is left keeps it."""
+    """End the interpreter, with all stacks and a code that is not 0, if a thread that is left keeps it alive."""
     faulthandler.dump_traceback_later(SECONDS_TO_EXIT, exit=True)
 
 

@@ -60,6 +60,7 @@ LAYERS = (
     "_pools",
     "_begun",
     "_completion",
+    "_books",
     "_run",
     "_decisions",
     "_deadlines",

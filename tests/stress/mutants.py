@@ -11,7 +11,7 @@ from typing import Any
 
 from attrs import frozen
 
-from routilux_core import _calling, _loop, _run, _work_queue
+from routilux_core import _books, _calling, _loop, _run, _work_queue
 
 
 @frozen
@@ -67,7 +67,7 @@ def noted_behind_its_count(seconds: float) -> tuple[Change, ...]:
 
         __import__("threading").Timer({seconds}, note).start()
     """
-    return (Change(_run.Run, "add", "self.history.add(worker, notes)", late),)
+    return (Change(_books.Books, "add", "self.history.add(worker, notes)", late),)
 
 
 # "An activation counted before its record": by a moment, and by a little longer.
