@@ -58,7 +58,9 @@ class Flow:
         max_pending: int = 1024,
         history_size: int = 1000,
     ) -> None:
-        self.flow_id = flow_id if flow_id is not None else f"flow-{os.urandom(4).hex()}"
+        self.flow_id = f"flow-{os.urandom(4).hex()}" if flow_id is None else flow_id
+        if not isinstance(self.flow_id, str):
+            raise ConfigurationError(f"a flow id is a string, not {flow_id!r}")
         self.history_size = _whole(history_size, "history_size", 0)
         self._hub = Dispatcher(_whole(max_pending, "max_pending", 1), self.history_size)
         self._graph = Graph(self.flow_id)

@@ -89,6 +89,8 @@ class Graph:
         """Name an event whose payloads jobs collect; return the name, `routine_id.event` by default."""
         self.event(routine_id, event)
         chosen = f"{routine_id}.{event}" if name is None else name
+        if not isinstance(chosen, str):
+            raise ConfigurationError(f"the name of an output is a string, not {name!r}")
         if any(output.name == chosen for output in self.outputs):
             raise DuplicateNameError(f"flow {self.flow_id!r} has an output {chosen!r} already: give another name")
         self.outputs.append(Output(routine_id, event, chosen))

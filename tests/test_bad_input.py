@@ -273,6 +273,13 @@ ROWS = [
         UnknownStrategyError,
         ("'thread'", "'concurrent'"),
     ),
+    Row("a flow id that is no string", lambda flow: Flow(5), ConfigurationError, ("flow id", "not 5")),
+    Row(
+        "an output name that is no string",
+        lambda flow: flow.add_output("double", "doubled", 7),
+        ConfigurationError,
+        ("name of an output", "not 7"),
+    ),
     *(
         Row(f"max_workers={bad!r}", lambda flow, bad=bad: Flow(None, "concurrent", bad), ConfigurationError, names)
         for bad, names in [

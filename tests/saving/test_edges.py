@@ -254,9 +254,12 @@ def test_a_name_that_no_file_can_hold_is_refused_by_its_path(path: str) -> None:
     assert [each.partition(": ")[0] for each in found] == [path]
 
 
-def test_a_flow_id_that_is_no_string_is_refused() -> None:
-    assert problems(Flow(flow_id=5).serialize) == [  # type: ignore[arg-type]
-        "flow_id: a name is a plain string, not 5, a int"
+def test_a_flow_id_that_is_no_plain_string_is_refused() -> None:
+    class Name(str):
+        pass
+
+    assert problems(Flow(flow_id=Name("prices")).serialize) == [
+        "flow_id: a name is a plain string, not 'prices', a Name"
     ]
 
 
