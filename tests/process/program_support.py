@@ -12,12 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SECONDS = 30.0
-GRACE = 3.0  # what running handlers get at interpreter exit
+GRACE = 1.0  # seconds that running handlers get at exit: fewer than usual, since these programs use them up
 
-PRELUDE = """
+PRELUDE = f"""
 import itertools, multiprocessing, os, signal, sys, threading, time
+import routilux_core.flow
 from routilux_core import Flow, Routine, event, slot
 
+routilux_core.flow.EXIT_GRACE = {GRACE}
+"""
+PRELUDE += """
 IN_WORKER = __name__ == "__mp_main__"
 
 class Work(Routine, stateless=True):
