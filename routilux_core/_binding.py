@@ -34,6 +34,11 @@ class Signature(NamedTuple):
         plain = len(self.names) == 1 and self.required == self.names and self.whole is None and not self.takes_all
         return self.names[0] if plain and not self.keyword_only else None
 
+    @property
+    def takes_nothing(self) -> bool:
+        """Whether there is no parameter at all."""
+        return not self.names and not self.takes_all
+
     @classmethod
     def of(cls, handler: Handler, where: str) -> Signature:
         """Read the signature; a generator function is refused, because calling it would run nothing."""
@@ -95,7 +100,7 @@ def bind(handler: Handler, signature: Signature, where: str) -> Callable[[Payloa
         return _bind_whole(handler, signature, where)
     if signature.takes_all:
         return _bind_all(handler, signature, where)
-    if not signature.names:
+    if signature.takes_nothing:
         return lambda payload: handler()
     plain = signature.required == signature.names and not signature.keyword_only
     if plain and len(signature.names) == 1:

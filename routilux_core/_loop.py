@@ -11,7 +11,7 @@ from routilux_core._context import CURRENT, in_greenlet
 from routilux_core._dispatch import logger
 from routilux_core._emitting import Emitter
 from routilux_core._history import COMPLETED, DISCARDED, LATE, WIDTH
-from routilux_core._plan import Inlet, Item, Node
+from routilux_core._plan import NO_KEY, Inlet, Item, Node
 from routilux_core._run import Run
 from routilux_core._work_queue import WorkQueue
 from routilux_core.strategy import Task
@@ -161,6 +161,8 @@ class Worker(Caller):
                 try:
                     if key in payload:
                         handler(payload[key])
+                    elif key is NO_KEY:
+                        handler()
                     else:
                         inlet.call(payload)
                 except BaseException as error:

@@ -14,6 +14,7 @@ from routilux_core.routine import Routine, fresh_copy
 from routilux_core.strategy import Chooser, ExecutionStrategy
 
 DEFAULT_POLICY = ErrorHandler()
+NO_KEY = object()  # in no payload
 UNLIMITED = 1 << 29  # small enough for CPython's fast integers
 
 # inlet, payload, run, number in its run (from 1), number of what caused it (0: the entry), time posted
@@ -64,7 +65,8 @@ class Inlet:
         self.number = number
         self.call: Callable[[Payload], Any] = bind(slot.handler, slot.signature, where)
         self.handler = slot.handler
-        self.key = slot.signature.lone  # a handler of this one parameter is called without `call` in between
+        # A handler of one parameter, or of none, is called without `call` in between.
+        self.key: object = NO_KEY if slot.signature.takes_nothing else slot.signature.lone
         self.required = slot.signature.required
         self.whole = slot.signature.whole is not None
         self.gathers = slot.merge_strategy == "gather"
@@ -78,7 +80,7 @@ class Inlet:
         self.handler = slot.handler
         self.short_way = self._short_way()
 
-    def _short_way(self) -> tuple[Node, Routine, str | None, Callable[..., Any], int]:
+    def _short_way(self) -> tuple[Node, Routine, object, Callable[..., Any], int]:
         """Return all that the worker loop needs for a plain call: one tuple, since it looks for nothing else then."""
         return self.node, self.node.routine, self.key, self.handler, self.number
 
