@@ -174,7 +174,7 @@ class History:
         self._most = max(self._size, self._count) + self._fresh
 
     def trim(self) -> None:
-        """Keep no more than the newest, where there were so many that the rest of them is soon added up."""
+        """Add up all but the newest, if any were before: so what a long job leaves does not depend on its length."""
         over = self._count - self._size
         if over <= 0 or not self._sums:
             return
