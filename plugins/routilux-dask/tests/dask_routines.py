@@ -99,3 +99,10 @@ class WhoAmI(Routine, stateless=True):
 def kept_keys(dask_scheduler: Any) -> list[str]:
     """Return what a scheduler keeps of ours."""
     return [str(key) for key in dask_scheduler.tasks if str(key).startswith("routilux")]
+
+
+def kept_pools() -> list[str]:
+    """Return the pools for which a worker keeps something."""
+    from routilux_dask import _remote
+
+    return list(_remote._desks)

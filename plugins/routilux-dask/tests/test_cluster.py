@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
 import sys
 import sysconfig
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,15 @@ from typing import Any
 import psutil
 import pytest
 from dask.distributed import Client
-from dask_routines import Keeps, Loose, Waits, WhoAmI, Work, kept_keys
+from dask_routines import Keeps, Loose, Waits, WhoAmI, Work, kept_keys, kept_pools
+from routilux_dask import _remote
 from shipped_routines import Sum, UsesClient
 from test_lost import appeared, build, finished
 
 from routilux_core import ConfigurationError, Flow, ShippingError, StrategyError
 
 MakeFlow = Callable[..., Flow]
+SECONDS = 60.0
 
 
 def test_it_is_found_by_its_name_and_checks_its_options() -> None:
@@ -74,6 +78,34 @@ def test_a_worker_that_lacks_the_package_is_said(make_flow: MakeFlow, make_clust
     flow = build(make_flow("f", **cluster.settings()), Work())
     with pytest.raises(StrategyError, match="lacks routilux-core: run `pip install routilux-core=="):
         flow.execute("source", {"count": 1})
+
+
+def test_a_worker_that_comes_while_the_pool_is_closed_keeps_nothing(
+    make_flow: MakeFlow, make_cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, greets, run = threading.Event(), _remote.hello, Client.run
+
+    def slow_run(client: Client, function: Any, *arguments: Any, **settings: Any) -> Any:
+        answer = run(client, function, *arguments, **settings)
+        return late(answer) if function is greets else answer
+
+    async def late(answer: Any) -> Any:
+        found = await answer
+        said.set()
+        await asyncio.sleep(SECONDS)
+        return found
+
+    cluster = make_cluster(1)
+    flow = build(make_flow("f", **cluster.settings()), Work())
+    finished(flow.execute("source", {"count": 1}))
+    monkeypatch.setattr(Client, "run", slow_run)
+    cluster.add_worker()
+    assert said.wait(SECONDS)
+    flow.shutdown()
+    monkeypatch.undo()
+    with Client(cluster.address, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=SECONDS)
+        assert list(client.run(kept_pools).values()) == [[], []]
 
 
 def test_a_late_worker_is_used(make_flow: MakeFlow, make_cluster: Any, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from routilux_dask._fleet import AHEAD, Fleet, Worker
 from routilux_dask._journal import UNKNOWN, Story
 
 OVERDUE = 0.25  # seconds that a task may wait at one worker while another is idle
+GREETING = 1.0  # seconds that a goodbye waits for a hello that is on its way
 REVIVAL = 5.0  # seconds in which a neighbour of a dead worker may come up, to tell what that one had done
 
 Calls = SimpleQueue[Callable[[], None] | None]
@@ -59,6 +60,9 @@ class Traffic:
         self._loop = asyncio.get_running_loop()
         self._numbers = itertools.count(1)
         self._balancing = False
+        self._forgotten = False  # what was away: the pool is being closed
+        self._greeted: set[str] = set()  # addresses of workers that may keep something for this pool
+        self._hellos: set[asyncio.Future[dict[str, Any]]] = set()  # that are on their way
         self._chores: set[asyncio.Task[None]] = set()
 
     def _begin(self, chore: Coroutine[Any, Any, None]) -> None:
@@ -67,10 +71,11 @@ class Traffic:
         task.add_done_callback(self._chores.discard)
 
     async def leave(self) -> None:
-        """Say goodbye to the workers."""
-        if self.fleet.workers:
-            where = list(self.fleet.workers)
-            await self._client.run(_remote.leave, self._name, workers=where, on_error="ignore")
+        """Say goodbye to everybody who was greeted, also if that one's answer has not come."""
+        if self._hellos:
+            await asyncio.wait(self._hellos, timeout=GREETING)
+        if self._greeted:
+            await self._client.run(_remote.leave, self._name, workers=list(self._greeted), on_error="ignore")
 
     async def all_home(self) -> None:
         while self.fleet.away:
@@ -80,13 +85,14 @@ class Traffic:
     def compare(self, there: dict[str, int]) -> None:
         """Make good for news of workers that were missed."""
         for address in self.fleet.workers.keys() - there.keys():
-            self.gone(address, "the scheduler does not have it any more")
+            self._left(address, "the scheduler does not have it any more")
         new = [address for address in there if address not in self.fleet.workers]
         if new:
             self._begin(self.welcome(new))
 
     def forget(self) -> None:
-        """Let go of what is away: the engine fails it."""
+        """Let go of what is away: the engine fails it. Nobody is greeted any more."""
+        self._forgotten = True
         for worker in self.fleet.workers.values():
             worker.away.clear()
             for future in worker.futures.values():
@@ -100,12 +106,12 @@ class Traffic:
     def heard(self, event: tuple[float, Any]) -> None:
         """Take in an event of the scheduler's topic `all`."""
         _, said = event
-        if not isinstance(said, dict) or self.lost:
+        if not isinstance(said, dict) or self.lost or self._forgotten:
             return
         if said.get("action") == "add-worker":
             self._begin(self.welcome([said["worker"]]))
         elif said.get("action") == "remove-worker":
-            self.gone(said["worker"], "its process or its connection ended")
+            self._left(said["worker"], "its process or its connection ended")
 
     async def welcome(self, addresses: list[str]) -> None:
         for problem in await self.greet(addresses):
@@ -121,9 +127,7 @@ class Traffic:
         found = {address: problems(address, each) for address, each in said.items()}
         fine = [address for address, each in found.items() if not each]
         keep = 2 * AHEAD * max(there.values(), default=1)
-        hellos = (
-            await self._client.run(_remote.hello, self._name, keep, workers=fine, on_error="return") if fine else {}
-        )
+        hellos = await self._say_hello(fine, keep) if fine else {}
         for address, hello in hellos.items():
             if isinstance(hello, BaseException):
                 found[address].append(f"worker {address} can't import routilux_dask: {hello!r}; install it there")
@@ -132,11 +136,30 @@ class Traffic:
         self._count()
         return [problem for each in found.values() for problem in each]
 
+    async def _say_hello(self, addresses: list[str], keep: int) -> dict[str, Any]:
+        """Return what workers say, or raise; the question goes on where the one who asks is cancelled."""
+        self._greeted.update(addresses)
+        asked = asyncio.ensure_future(
+            self._client.run(_remote.hello, self._name, keep, workers=addresses, on_error="return")
+        )
+        self._hellos.add(asked)
+        asked.add_done_callback(self._answered)
+        return await asyncio.shield(asked)
+
+    def _answered(self, asked: asyncio.Future[dict[str, Any]]) -> None:
+        self._hellos.discard(asked)
+        if not asked.cancelled():
+            asked.exception()  # perhaps nobody else looks at it any more
+
     def _count(self) -> None:
         self.fleet.count()
         changed = getattr(self._host, "workers_changed", None)  # a host of tests may have none
         if changed is not None:
             self._home.put(changed)
+
+    def _left(self, address: str, reason: str) -> None:
+        self._greeted.discard(address)
+        self.gone(address, reason)
 
     def gone(self, address: str, reason: str) -> None:
         worker = self.fleet.workers.pop(address, None)
