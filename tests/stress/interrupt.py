@@ -25,7 +25,7 @@ LONGEST_PAUSE = 0.003  # seconds
 
 
 class LateStart(Difference):
-    """Handlers were entered after `cancel()` had returned."""
+    """Handlers began after `cancel()` had returned."""
 
 
 @frozen
@@ -140,7 +140,7 @@ class Interrupter:
 def check_interrupted(seed: int, events: int, strictly: bool = False, limit: float = LIMIT) -> Counter[str]:
     """Interrupt the flow of a seed, look at all that has to hold all the same, and return what was done to it.
 
-    `strictly` raises `LateStart` where as much as one handler was entered after `cancel` had returned.
+    `strictly` raises `LateStart` where as much as one handler began after `cancel` had returned.
     """
     plan = draw(seed, most=2 * events, least=events * 9 // 10, waves=1)
     answer = answer_of(plan)
@@ -158,8 +158,8 @@ def check_interrupted(seed: int, events: int, strictly: bool = False, limit: flo
     found += late_calls(interrupter)
     if found:
         raise Difference("\n".join([label, *found[:20]]))
-    if strictly and (late := interrupter.after_cancel):
-        raise LateStart(f"{label}: {sum(late.values())} handlers were entered after cancel() had returned")
+    if strictly and (late := stage.world.begun_late()):
+        raise LateStart(f"{label}: {late} handlers began after cancel() had returned")
     return interrupter.done
 
 

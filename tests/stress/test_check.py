@@ -160,6 +160,17 @@ def test_a_handler_that_still_runs_is_noticed(stress: SimpleNamespace) -> None:
     assert list(stress.harness.leftovers(stage)) == ["1 handlers still run"]
 
 
+def test_a_handler_that_begins_behind_a_cancel_is_noticed(stress: SimpleNamespace) -> None:
+    world = finished_stage(stress).world
+    job = next(data["job"] for data in world.begun if isinstance(data["job"], int))
+    world.close([job])
+    assert world.begun_late() == 0
+    world.begun.append({"job": job})
+    world.begun.append({"job": [job]})
+    world.begun.append({"job": -1})
+    assert world.begun_late() == 2
+
+
 def finished_stage(stress: SimpleNamespace) -> Any:
     stage = stress.harness.Stage(stress.draw.draw(0))
     with stress.harness.quiet_log():
