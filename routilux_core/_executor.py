@@ -89,9 +89,8 @@ class ExecutorPool(WorkerPool):
             lost = WorkerLost(reason=f"the executor broke: {error}")
             lost.__cause__ = error
             error = lost
+            self._host.lost(error)  # before a job ends with this task: the next one is to open a new pool
         task.fail(error)
-        if broken:
-            self._host.lost(error)
 
     def cancel(self, task: Task) -> bool:
         with self._lock:

@@ -91,10 +91,12 @@ class ShippedQueue(WorkQueue):
 
     def _recruit(self) -> None:
         self._cancel_revoked()
-        if self._broken is not None and self.pool is None:
-            with self.hub.lock:
-                self.recruiting = False
-            self.lost(self._broken)
+        with self.hub.lock:
+            broken = self._broken if self.pool is None else None
+            runs = list(self.hub.runs)
+            self.recruiting = self.recruiting and broken is None
+        if broken is not None:
+            self.lose(runs, broken)
             return
         while True:
             with self.hub.lock:
@@ -322,12 +324,14 @@ class ShippedQueue(WorkQueue):
     def lost(self, error: BaseException) -> None:
         """Fail what is away, and every job that has work here: the executor broke. The next job opens a new pool."""
         with self.hub.lock:
-            pool, self.pool, self._broken, away = self.pool, None, error, list(self.away)
-        for task in away:
-            task.fail(error)
+            pool, self.pool, self._broken = self.pool, None, error
+            self.workers, self.recruiting = 0, False
+            away, runs = list(self.away), list(self.hub.runs)
+        for task in away:  # with the last of them a job may end, and another begin, with a new pool
+            task.give_up(error)
         if pool is not None:  # not here: it may be the pool's own thread that tells of its end
             threading.Thread(target=self._close_broken, args=(pool,), name="routilux-close", daemon=True).start()
-        super().lost(error)
+        self.lose(runs, error)
         with self.hub.lock:
             self.workers = LIMITLESS if self.pool is None else self.workers  # whoever comes is told so
 

@@ -44,6 +44,7 @@ class ShippedTask(HomeComing):
         self.quick = quick  # whether it is expected to take no longer than a batch should
         self.submitted = False
         self._revoked = False
+        self._given_up = False
         self._handing = threading.RLock()  # held while the pool is given it, or is asked for it back
         self._lock = threading.RLock()
         self._crate: Crate | None = None
@@ -186,6 +187,11 @@ class ShippedTask(HomeComing):
             self._close()
         self._settle()
 
+    def give_up(self, error: BaseException) -> None:
+        """Fail it for its pool, which is lost, and may say so of this task, too."""
+        self._given_up = True
+        self.fail(error)
+
     def take_back(self) -> None:
         """Put everything back: the pool has not run it."""
         with self._lock:
@@ -200,9 +206,9 @@ class ShippedTask(HomeComing):
         """Note that the task is over, if it was not."""
         with self._lock:
             ended, self._ended = self._ended, True
-        if ended:
+        if ended and not self._given_up:
             logger().warning("task %s was ended twice by its pool; what came later is ignored", self.id)
-        else:
+        elif not ended:
             self.queue.came_back(self)
         return not ended
 

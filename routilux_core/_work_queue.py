@@ -340,6 +340,11 @@ class WorkQueue:
         with self.hub.lock:
             self.pool, self.workers, self.recruiting = None, 0, False
             runs = list(self.hub.runs)
+        self.lose(runs, error)
+
+    def lose(self, runs: list[Job], error: BaseException) -> None:
+        """Let those jobs fail that have work here. A job that has begun since has a pool of its own."""
+        with self.hub.lock:
             for run in runs:
                 run.lost(self, error)
         self.hub.settle(runs)

@@ -92,9 +92,22 @@ class Breaks(Executor):
         if len(self.futures) < self.after:
             self.futures.append(Future())
             return self.futures[-1]
+        self.break_down()
+        raise BrokenExecutor("it broke")
+
+    def break_down(self) -> None:
         for future in self.futures:
             future.set_exception(BrokenExecutor("all gone"))
-        raise BrokenExecutor("it broke")
+
+
+@frozen(kw_only=True)
+class OneAfterTheOther(ExecutorStrategy):
+    name: ClassVar[str] = "one after the other"
+    capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=False)
+    executors: list[Executor]
+
+    def make_executor(self) -> Executor:
+        return self.executors.pop(0)
 
 
 def test_a_broken_executor_fails_what_is_away_and_what_waits(make_flow: MakeFlow) -> None:
@@ -105,6 +118,21 @@ def test_a_broken_executor_fails_what_is_away_and_what_waits(make_flow: MakeFlow
         finished(job)
         assert [type(each.exception) for each in job.errors] == [WorkerLost]
         assert job.ledger.failed == 1
+
+
+def test_a_job_that_begins_when_one_ends_by_a_broken_executor_has_a_new_pool(make_flow: MakeFlow) -> None:
+    executors = [Breaks(1), ThreadPoolExecutor(1)]
+    flow = make_flow(execution_strategy=OneAfterTheOther(max_workers=1, executors=executors), error_handler="continue")
+    flow.add_routine(Square(), "square")
+    breaks = executors[0]
+    first, following = flow.execute("square", {"n": 1}), []
+    first._controls.done.add_callback(lambda: following.append(flow.execute("square", {"n": 2})))
+    breaks.break_down()
+    finished(first)
+    assert [type(each.exception) for each in first.errors] == [WorkerLost]
+    assert finished(following[0]).errors == []
+    assert flow.run("square", {"n": 3}).errors == []
+    assert executors == []
 
 
 class Refuses(Executor):
