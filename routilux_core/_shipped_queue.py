@@ -91,12 +91,7 @@ class ShippedQueue(WorkQueue):
 
     def _recruit(self) -> None:
         self._cancel_revoked()
-        with self.hub.lock:
-            broken = self._broken if self.pool is None else None
-            runs = list(self.hub.runs)
-            self.recruiting = self.recruiting and broken is None
-        if broken is not None:
-            self.lose(runs, broken)
+        if self._broken is not None and self.pool is None and self._refuse(self._broken):
             return
         while True:
             with self.hub.lock:
@@ -105,6 +100,16 @@ class ShippedQueue(WorkQueue):
             if task is None:
                 return
             task.send()
+
+    def _refuse(self, error: BaseException) -> bool:
+        """Let jobs that have work here fail, and return True, if there is still no pool for it."""
+        with self.hub.lock:
+            if self.pool is not None:  # another job has opened one meanwhile
+                return False
+            self.recruiting = False
+            runs = list(self.hub.runs)
+        self.lose(runs, error)
+        return True
 
     def _next_task(self) -> ShippedTask | None:
         """Return a batch, counted as away; None if nothing may run now, or enough is away. Lock."""
