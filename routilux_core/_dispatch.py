@@ -107,10 +107,7 @@ class Dispatcher:
             gone += queue.sweep(run)
         for node in self.all_nodes():
             if node.waiting:
-                gone += [item for item in node.waiting if item[2] is run]
-                kept = [item for item in node.waiting if item[2] is not run]
-                node.waiting.clear()
-                node.waiting.extend(kept)
+                gone += _sift(node.waiting, run)
         for queue in self.queues:
             gone += queue.drop(run)
             queue.call()
@@ -157,6 +154,13 @@ class Dispatcher:
         for run in ended:
             run.finish()
         self.answer()
+
+
+def _sift(waiting: deque[Item], run: Job) -> list[Item]:
+    """Take what belongs to a run out of a waiting list, to whose end others may append meanwhile. The lock is held."""
+    items = [waiting.popleft() for _ in range(len(waiting))]
+    waiting.extendleft(reversed([item for item in items if item[2] is not run]))
+    return [item for item in items if item[2] is run]
 
 
 def logger() -> logging.Logger:

@@ -111,9 +111,17 @@ class Emitter:
         if queue.solo:
             self.emitted += 1
             lane.append((inlet, data, run, number, item[3], perf_counter() if run.timed else 0.0))  # type: ignore[union-attr]
-        elif lane is None or node.limited:
+        elif lane is None:
             self._post(inlet, data, run, number, item[3])
             return
+        elif node.limited:
+            lane = node.waiting
+            self.emitted += 1
+            lane.append((inlet, data, run, number, item[3], perf_counter() if run.timed else 0.0))
+            if node.free:  # else who has a permit looks here once more when giving it back
+                with self.hub.lock:
+                    queue.admit(node)
+                self.hub.answer()
         else:
             self.emitted += 1
             lane.append((inlet, data, run, number, item[3], perf_counter() if run.timed else 0.0))
@@ -249,11 +257,11 @@ class Emitter:
         if (node.queue.backlog() <= mark and len(node.waiting) <= mark) or node.queue.chooser is not None:
             return
         began = self.lending = perf_counter()
-        before = node.queue.backlog() + len(node.waiting)
+        before = waits_with(node)
         if node.queue is self.queue and self.depth < DEPTH:
             self._take_permit()
-            self._work_off(mark // 2, began + TURN)
-        if node.queue.backlog() + len(node.waiting) >= before:  # nothing came of it: not just that the turn was over
+            self._work_off(node, mark // 2, began + TURN)
+        if waits_with(node) >= before:  # nothing came of it: not just that the turn was over
             self._nap(node, mark)
         self.borrowed, self.lending = self.borrowed + perf_counter() - began, 0.0
 
@@ -265,11 +273,11 @@ class Emitter:
                 if self.node.limited:
                     self.node.free -= 1
 
-    def _work_off(self, enough: int, until: float) -> None:
+    def _work_off(self, node: Node, enough: int, until: float) -> None:
         nested, at_once = type(self)(self.queue, self), AT_ONCE[0]
-        while (before := self.queue.backlog()) > enough:
+        while (before := waits_with(node)) > enough:
             nested.work(min(at_once, before - enough))
-            if self.queue.backlog() >= before or perf_counter() > until:
+            if waits_with(node) >= before or perf_counter() > until:
                 return
             at_once = AT_ONCE[1]
 
@@ -290,3 +298,8 @@ class Emitter:
             found.add(frame.node)
             frame = frame.outer
         return found
+
+
+def waits_with(node: Node) -> int:
+    """Return how much is queued with a node, and for it, without the lock: about."""
+    return node.queue.backlog() + len(node.waiting)

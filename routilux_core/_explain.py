@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from routilux_core._history import Totals
 
 if TYPE_CHECKING:
-    from routilux_core._plan import Inlet, Node
+    from routilux_core._plan import Inlet, Item, Node
     from routilux_core._run import Run
 
 ENOUGH = 20  # activations before a hint is worth giving
@@ -33,7 +33,7 @@ def _headline(run: Run) -> str:
 def _waiting(run: Run) -> list[str]:
     lines = []
     queued = Counter(item[0].node.routine_id for queue in run.hub.queues for item in queue.queued() if item[2] is run)
-    behind = Counter(item[0].node.routine_id for node in run.hub.all_nodes() for item in node.waiting if item[2] is run)
+    behind = Counter(item[0].node.routine_id for item in _behind(run) if item[2] is run)
     retries = Counter(item[0].node.routine_id for _, item, _ in run.retrying.values())
     parked = Counter(item[0].node.routine_id for item in (*run.parked, *run.parked_retries))
     running = run.pending - sum(map(len, (run.retrying, run.parked, run.parked_retries)))
@@ -51,6 +51,14 @@ def _waiting(run: Run) -> list[str]:
         names = ", ".join(f"{inlet.node.routine_id}.{inlet.name}" for inlet in run.arrivals)
         lines.append(f"gathered for the end of the job: {names}")
     return lines
+
+
+def _behind(run: Run) -> Iterator[Item]:
+    """Yield what waits for a permit, or behind a call of a worker that has one for all of it. Lock."""
+    for node in run.hub.all_nodes():
+        yield from node.waiting.copy()  # others may append
+    for hand in run.hub.hands():
+        yield from hand.stretch.copy()
 
 
 def hints(totals: Mapping[int, Totals], inlets: Sequence[Inlet]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from itertools import islice
 from time import perf_counter
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from routilux_core._calling import Caller
 from routilux_core._context import CURRENT, in_greenlet
 from routilux_core._dispatch import logger
-from routilux_core._emitting import Emitter
+from routilux_core._emitting import TURN, Emitter, waits_with
 from routilux_core._history import COMPLETED, DISCARDED, LATE, WIDTH
 from routilux_core._plan import NO_KEY, Inlet, Item, Node
 from routilux_core._run import Run
@@ -17,6 +18,7 @@ from routilux_core._work_queue import WorkQueue
 from routilux_core.strategy import Task
 
 FOREVER = 1 << 29  # activations; small enough for CPython's fast integers
+TOGETHER = 64  # calls of a routine with state that a worker takes at a time
 STRETCH = 256  # activations of a lane after which the job is told of them
 ENOUGH = STRETCH * WIDTH  # length of a worker's notes at which the job is told of others, too
 
@@ -55,7 +57,7 @@ class WorkTask(Task):
 class Worker(Caller):
     """One thread in the loop."""
 
-    __slots__ = ("ended", "in_caller", "outcome", "started", "stuck")
+    __slots__ = ("ended", "in_caller", "outcome", "owner", "started", "stretch", "stuck")
 
     def __init__(self, queue: WorkQueue, outer: Emitter | None = None) -> None:
         super().__init__(queue, outer)
@@ -63,6 +65,8 @@ class Worker(Caller):
         self.started = self.ended = 0.0
         self.in_caller = queue.pool is not None and queue.pool.in_caller
         self.stuck = False  # what comes next in the lane is no plain call of the job that this worker is at
+        self.owner: Node | None = None  # the routine whose permit this worker has for all of its stretch
+        self.stretch: deque[Item] = deque()  # plain calls of that routine, and of one job, to be made next
 
     def start(self) -> None:
         """Work until the queue has nothing left for this worker."""
@@ -97,8 +101,10 @@ class Worker(Caller):
             if self.item is not None:
                 self._handle(self.item)
                 limit -= 1
-            if self.item is None and limit and queue.lane and self.mine is not None and self.mine.plain:
-                limit -= self._work_lane_off(limit)
+            if self.item is None and limit and self.mine is not None and self.mine.plain:
+                source = queue.lane if self.owner is None else self.stretch
+                if source:
+                    limit -= self._work_off_plainly(source, limit)
 
     def _handle(self, item: Item) -> None:
         """Run an activation of whatever kind; it stays in hand if there is more to count than its note."""
@@ -125,19 +131,22 @@ class Worker(Caller):
             if not node.limited:
                 self.item = None
 
-    def _work_lane_off(self, limit: int) -> int:
-        """Run up to `limit` activations of the lane, as long as they are plain ones of the same job; return how many.
+    def _work_off_plainly(self, source: deque[Item], limit: int) -> int:
+        """Run up to `limit` activations of a lane, or of this worker's stretch, without the lock; return how many.
 
-        The hot path: without the lock, and everything is local. A lane's item is in hand in the step in which it is
-        taken: an iterator is not interrupted by a Ctrl-C, as a call would be.
+        As long as they are plain ones of the same job. This is the hot path: everything is local. An item is in hand
+        in the step in which it is taken: an iterator is not interrupted by a Ctrl-C, as a call would be.
         """
         queue, run, notes, clock = self.queue, self.mine, self.notes, perf_counter
-        lane, first, ready = queue.lane, queue.first, queue.ready
-        if lane is None or run is None or self.interrupt is not None:
+        first = queue.first
+        if run is None or self.interrupt is not None:
             return 0
         most = min(limit, STRETCH)
         timed, started = run.timed, self.ended if not self.borrowed else clock()
-        self.borrowed, self.permit, self.stuck = 0.0, False, False
+        owns = self.owner is not None
+        others = queue.lane if owns else queue.ready
+        turn = started + TURN if owns and timed else 0.0  # until then they wait
+        self.borrowed, self.permit, self.stuck = 0.0, owns, False
         listeners = run.listeners if run.note_to is not None else None
         known: Inlet | None = None  # whose the next four are: neighbours in a lane often go the same way
         node: Any = None
@@ -146,16 +155,16 @@ class Worker(Caller):
         slot = 0
         noted = len(notes)
         try:
-            for item in islice(iter(lane.popleft, None), most):
+            for item in islice(iter(source.popleft, None), most):
                 self.item = item
                 inlet, payload, whose, number, cause, posted = item
                 if inlet is not known:
                     node, self.routine, key, handler, slot = inlet.short_way
-                    known = inlet if node.free else None
+                    known = inlet if owns or node.free else None
                 if whose is not run or not run.plain or not inlet.plain or known is None:
-                    lane.appendleft(item)
+                    source.appendleft(item)
                     self.item = None
-                    self.stuck = True
+                    self.stuck = not owns
                     break
                 before = self.emitted
                 try:
@@ -172,7 +181,9 @@ class Worker(Caller):
                 if self.borrowed:
                     ended = clock() - self.borrowed
                     notes += (number, cause, slot, posted, max(started, posted), ended) if timed else (slot,)
-                    self._give_back(node)
+                    if not owns:
+                        self._give_back(node)
+                    self.borrowed = 0.0
                     known, started = None, clock()
                 elif timed:
                     ended = clock()
@@ -183,7 +194,9 @@ class Worker(Caller):
                 else:
                     notes += (slot,)
                 self.item = None
-                if first or ready or (listeners is not None and not listeners.armed):
+                if (first or others) and started >= turn:
+                    break
+                if listeners is not None and not listeners.armed:
                     break
             else:
                 return most
@@ -195,7 +208,6 @@ class Worker(Caller):
 
     def _give_back(self, node: Node) -> None:
         """Release the permit that a plain call of a worker that is alone had to take after all."""
-        self.borrowed = 0.0
         if self.permit:
             with self.hub.lock:
                 self.permit = False
@@ -213,7 +225,10 @@ class Worker(Caller):
             if self.item is not None:
                 if self.outcome == LATE or interrupt is not None:
                     limit = 0
+                self._put_back()
                 self._settle(self.item)
+            else:
+                self._give_up_stretch()
             if self.mine is not None and (self.in_caller or len(self.notes) >= ENOUGH or self.mine.is_listened_to()):
                 self.tell_completed()
                 self.tell_posted()
@@ -259,7 +274,41 @@ class Worker(Caller):
         self.permit = True
         item = queue.take(self, self.stuck)
         self.stuck = False
-        return None if item is None else item[2]
+        if item is None:
+            return None
+        run = item[2]
+        node = item[0].node
+        if node.waiting and node.limit == 1 and queue.shares_lane and not queue.solo:
+            self._take_stretch(item)
+        return run
+
+    def _take_stretch(self, item: Item) -> None:
+        """Take an activation along with those that follow it in its routine, if all are plain calls of one job. Lock.
+
+        Nobody else could run them: this worker has the one permit.
+        """
+        node, run, stretch = item[0].node, item[2], self.stretch
+        if not (run.plain and item[0].plain):
+            return
+        stretch.append(item)
+        waiting = node.waiting
+        while waiting and len(stretch) < TOGETHER and waiting[0][2] is run and waiting[0][0].plain:
+            stretch.append(waiting.popleft())
+        self.owner, self.item = node, None
+
+    def _put_back(self) -> None:
+        """Let what is left of the stretch wait for the permit again, before what came later. Lock."""
+        if self.owner is not None:
+            self.owner.waiting.extendleft(reversed(self.stretch))
+            self.stretch.clear()
+            self.owner = None
+
+    def _give_up_stretch(self) -> None:
+        """Put the stretch back with its permit, between two of its calls. Lock."""
+        node = self.owner
+        if node is not None:
+            self._put_back()
+            self.queue.release(node)
 
     def _settle(self, item: Item) -> None:
         """Count the activation in hand, and give its permit back. Lock."""
@@ -297,9 +346,13 @@ class Worker(Caller):
         with self.hub.lock:
             item, self.item, lane = self.item, None, self.queue.lane
             run: Run | None = None
+            queued = item is not None and any(each and each[0] is item for each in (lane, self.stretch))
+            if item is None or queued:
+                self._give_up_stretch()
+            self._put_back()
             if item is not None:
                 run = item[2]
-                if not (lane and lane[0] is item):  # it was just being put back
+                if not queued:  # it was just being put back
                     run.over += 1
                     run.discarded += 1
                     if self.permit:
@@ -340,11 +393,11 @@ class Interleaved(Worker):
         item = self.queue.take(self)
         return None if item is None else item[2]
 
-    def _work_off(self, enough: int, until: float) -> None:
+    def _work_off(self, node: Node, enough: int, until: float) -> None:
         queue = self.queue
-        while (before := queue.backlog()) > enough and perf_counter() < until:
+        while (before := waits_with(node)) > enough and perf_counter() < until:
             type(self)(queue, self).work(1)
-            if queue.backlog() >= before:
+            if waits_with(node) >= before:
                 return
 
     def _nap(self, node: Node, mark: int) -> None:

@@ -115,7 +115,7 @@ class Run(Books):
             self.over += 1
             self.discarded += 1
             return
-        queue.inbox_of(inlet.node).append((inlet, payload, self, next(self.numbers), cause, now))
+        queue.post((inlet, payload, self, next(self.numbers), cause, now))
         if queue.active < queue.workers and not queue.recruiting:
             queue.call()
 
@@ -152,9 +152,12 @@ class Run(Books):
         for inlet, _ in outlet.targets:
             node = inlet.node
             queue = node.queue
-            lane = queue.lane  # as `inbox_of` has it, without a call
-            inbox = queue.ready if lane is None or (node.limited and not queue.solo) else lane
-            inbox.append((inlet, data, self, next(numbers), cause, now))
+            lane = queue.lane
+            item = (inlet, data, self, next(numbers), cause, now)
+            if lane is not None and (queue.solo or not node.limited):  # as `post` does it, without a call
+                lane.append(item)
+            else:
+                queue.post(item)
         for queue in self.hub.queues:
             queue.call()
 
@@ -171,9 +174,10 @@ class Run(Books):
             self.collected.setdefault(name, []).extend(payloads)
         if lone is not None:
             queue = lone.node.queue
-            inbox, numbers = queue.inbox_of(lone.node), self.numbers
-            inbox.extend(
-                zip(itertools.repeat(lone), payloads, itertools.repeat(self), numbers, causes, itertools.repeat(now))
+            numbers = self.numbers
+            queue.post_all(
+                zip(itertools.repeat(lone), payloads, itertools.repeat(self), numbers, causes, itertools.repeat(now)),
+                lone.node,
             )  # payloads end first
             self.last, self.placed = self.last + count, self.placed + count
             queue.call()
@@ -402,8 +406,8 @@ class Run(Books):
         if self.parked:
             back = sorted(self.parked + self.hub.drop(self), key=lambda item: item[3])
             self.parked.clear()
-            for item in reversed(back):
-                item[0].node.queue.ready.appendleft(item)
+            for queue in self.hub.queues:
+                queue.post_again([item for item in back if item[0].node.queue is queue])
         for queue in self.hub.queues:
             queue.call()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from routilux_core._choice import bring_back, take_chosen
@@ -42,6 +42,12 @@ class Hand(Protocol):
     item: Item | None
 
 
+class WorkingHand(Hand, Protocol):
+    """A worker in its loop. `stretch` is what it took to do next; it takes the oldest of it without the lock."""
+
+    stretch: deque[Item]
+
+
 def lanes_are_safe() -> bool:
     """Return whether threads may share a lane without the lock.
 
@@ -58,8 +64,10 @@ class WorkQueue:
     that finds a routine without a permit left moves the activation to that routine's waiting list.
 
     `lane`, where there is one, is worked off without the lock. Of several workers it has what needs no permit, in
-    whatever order. A worker that is alone (`solo`) has everything in it: then nobody else takes from it, and permits
-    are taken only by the calls below the newest one on its stack, and kept by calls that wait for a retry.
+    whatever order. What needs one then goes to its routine's waiting list, without the lock as well, and from there to
+    `first` when a permit is free. A worker that is alone (`solo`) has everything in the lane: then nobody else takes
+    from it, and permits are taken only by the calls below the newest one on its stack, and kept by calls that wait for
+    a retry.
     """
 
     __slots__ = (
@@ -95,7 +103,7 @@ class WorkQueue:
         self.chooser: Chooser | None = None  # of a pool for tests
         self.workers = 0
         self.active = 0  # workers in their loop
-        self.hands: set[Hand] = set()  # of workers in their loop, nested ones included
+        self.hands: set[WorkingHand] = set()  # of workers in their loop, nested ones included
         self.recruiting = False  # a task is on its way to the pool, and has not begun: one at a time
         self.resources = Resources()
         self._turn = False  # of the lane, where there is work in both
@@ -107,6 +115,8 @@ class WorkQueue:
         self.shares_lane = shares and lanes_are_safe()
         if self.shares_lane and self.lane is None:  # a worker of the pool before this one may still work in its lane
             self.lane = deque()
+        if self.shares_lane:
+            self._distribute()
 
     # -- taking (lock)
 
@@ -153,11 +163,11 @@ class WorkQueue:
                 ready.popleft()
 
     def is_turn_of_lane(self) -> bool:
-        """Return whether the lane is next, where there is work in both. The lock is held."""
-        if self.first:
+        """Return whether the lane is next, where there is other work, too. The lock is held."""
+        if self.first and self.solo:
             return False
         self._turn = not self._turn
-        return self._turn or not self.ready
+        return self._turn or not (self.first or self.ready)
 
     def _take_from_lane(self, hand: Hand) -> bool:
         """Take the oldest of the lane, noted in `hand`; False if that one can't run now, or is gone."""
@@ -225,16 +235,62 @@ class WorkQueue:
         if self.lane is not None:
             self.ready.extend(item for item in self.lane if item[3] not in item[2].swept)
             self.lane.clear()  # a worker below the one that found this may be at work in it
-        if not self.shares_lane:
-            self.lane = None
         self.solo = False
+        if self.shares_lane:
+            self._distribute()
+        else:
+            self.lane = None
 
     # -- posting (lock)
 
-    def inbox_of(self, node: Node) -> deque[Item]:
-        """Return where an activation of a node is queued."""
-        lane = self.lane
-        return self.ready if lane is None or (node.limited and not self.solo) else lane
+    def post(self, item: Item) -> None:
+        """Queue an activation."""
+        node, lane = item[0].node, self.lane
+        if lane is None:
+            self.ready.append(item)
+        elif self.solo or not node.limited:
+            lane.append(item)
+        elif node.free and not node.waiting:
+            node.free -= 1
+            self.first.append(item)
+        else:
+            node.waiting.append(item)
+
+    def post_all(self, items: Iterable[Item], node: Node) -> None:
+        """Queue activations of one routine."""
+        if self.lane is None:
+            self.ready.extend(items)
+        elif self.solo or not node.limited:
+            self.lane.extend(items)
+        else:
+            node.waiting.extend(items)
+            self.admit(node)
+
+    def post_again(self, items: list[Item]) -> None:
+        """Queue what was taken out, in the order posted, before everything else for the same routines."""
+        for item in reversed(items):
+            node = item[0].node
+            (node.waiting if node.limited and self.lane is not None and not self.solo else self.ready).appendleft(item)
+        if self.lane is not None and not self.solo:
+            for node in {item[0].node for item in items}:
+                self.admit(node)
+
+    def admit(self, node: Node) -> None:
+        """Let what waits for a routine have the permits that are free, and call for workers. The lock is held."""
+        while node.free and node.waiting:
+            node.free -= 1
+            self.first.append(node.waiting.popleft())
+        self.call()
+
+    def _distribute(self) -> None:
+        """Post what lies in `ready` and needs a permit to where it waits for one when workers share a lane."""
+        items = list(self.ready)
+        self.ready.clear()
+        for item in items:
+            if item[0].node.limited:
+                self.post(item)
+            else:
+                self.ready.append(item)
 
     def backlog(self) -> int:
         """Return how much is queued here, without the lock: about."""
@@ -254,6 +310,8 @@ class WorkQueue:
             self.first.append(node.waiting.popleft())
         elif node.limited:
             node.free += 1
+            if node.waiting:  # posted since, without the lock, by somebody who may have seen no permit
+                self.admit(node)
 
     def call(self) -> None:
         """Ask for one more worker, if there could be one. The lock is held; `Dispatcher.answer` follows without it."""
@@ -301,18 +359,18 @@ class WorkQueue:
         return gone + permits
 
     def sweep(self, run: Job) -> list[Item]:
-        """Take everything of a stopped run out of the lane, too, while others work it off. The lock is held.
+        """Take everything of a stopped run out of the lane and of what workers do next, while they work it off. Lock.
 
         From the lane of a worker that is alone nobody else may take: what lies there is noted, and dropped when met.
         """
         lane = self.lane
-        if not lane:
+        if lane is None:
             return []
         if self.solo:
             met = [item for item in lane.copy() if item[2] is run and item[3] not in run.swept]
             run.swept.update(item[3] for item in met)
             return met
-        gone: list[Item] = []
+        gone = [item for hand in self.hands for item in _taken_back(hand.stretch, run)]
         kept: list[Item] = []
         for _ in range(len(lane)):
             try:
@@ -348,3 +406,15 @@ class WorkQueue:
             for run in runs:
                 run.lost(self, error)
         self.hub.settle(runs)
+
+
+def _taken_back(stretch: deque[Item], run: Job) -> list[Item]:
+    """Take everything back of what a worker took to do next, if it is of a run; the worker may take of it, too."""
+    mine: list[Item] = []
+    if any(item[2] is run for item in stretch.copy()):
+        while stretch:
+            try:
+                mine.append(stretch.popleft())
+            except IndexError:  # the worker was faster
+                break
+    return mine

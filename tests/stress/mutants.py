@@ -122,6 +122,49 @@ LENDS_A_PERMIT_TOO_MANY = (
             elif node.free > 0 or (not node.free and planted("lent in the lane")):
         """,
     ),
+    Change(
+        _work_queue.WorkQueue,
+        "post",
+        """
+        elif node.free and not node.waiting:
+        """,
+        """
+        elif (node.free > 0 or (not node.free and planted("lent in post"))) and not node.waiting:
+        """,
+    ),
+)
+
+# The second look of a mailbox left out: what was posted without the lock, by somebody who saw no permit, stays there.
+LOOKS_ONCE = (
+    Change(
+        _work_queue.WorkQueue,
+        "release",
+        """
+            node.free += 1
+            if node.waiting:  # posted since, without the lock, by somebody who may have seen no permit
+                self.admit(node)
+        """,
+        """
+            planted("given back without a second look", switch=True)
+            node.free += 1
+        """,
+    ),
+)
+
+# What a worker took to do next, and has not done, comes back behind what was posted since.
+COMES_BACK_LAST = (
+    Change(
+        _loop.Worker,
+        "_put_back",
+        """
+            self.owner.waiting.extendleft(reversed(self.stretch))
+        """,
+        """
+            if self.stretch and self.owner.waiting:
+                planted("put back last")
+            self.owner.waiting.extend(self.stretch)
+        """,
+    ),
 )
 
 # An activation counts as finished when its handler has returned, before what was held back until then is posted.
@@ -176,4 +219,6 @@ MUTANTS: dict[str, tuple[Change, ...]] = {
     "lends_a_permit_too_many": LENDS_A_PERMIT_TOO_MANY,
     "counts_before_its_emissions": COUNTS_BEFORE_ITS_EMISSIONS,
     "serves_the_last_first": SERVES_THE_LAST_FIRST,
+    "looks_once": LOOKS_ONCE,
+    "comes_back_last": COMES_BACK_LAST,
 }
