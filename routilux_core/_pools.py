@@ -24,6 +24,7 @@ class QueueHost:
     def __init__(self, queue: WorkQueue) -> None:
         self._queue = weakref.ref(queue)  # a pool's threads hold the host: they must not keep a forgotten flow alive
         self._resources = queue.resources
+        self.opened: int | None = None  # which of the queue's pools it was made for, when that is open
 
     @property
     def log(self) -> logging.Logger:
@@ -40,7 +41,7 @@ class QueueHost:
     def lost(self, error: BaseException, /) -> None:
         queue = self._queue()
         if queue is not None:
-            queue.lost(error)
+            queue.lost(error, self.opened)
 
     def workers_changed(self) -> None:
         queue = self._queue()
@@ -59,22 +60,24 @@ class QueueHost:
 
 def open_pool(queue: WorkQueue) -> None:
     """Open the pool of a queue that has none. Not under the engine's lock: it may take seconds."""
-    strategy = queue.strategy
+    strategy, host = queue.strategy, QueueHost(queue)
     try:
-        pool = strategy.open(QueueHost(queue))
+        pool = strategy.open(host)
     except Exception as error:
         raise StrategyError(f"strategy {strategy.name!r} could not be opened: {error!r}") from error
     if not isinstance(pool, WorkerPool) or pool.workers < 1:
         raise StrategyError(f"strategy {strategy.name!r} opened {pool!r}, not a WorkerPool with workers")
     with queue.hub.lock:
         queue.pool, queue.workers, queue.chooser = pool, pool.workers, pool.chooser
+        queue.opened += 1
+        host.opened = queue.opened
         queue.open_lane()
 
 
 def close_pool(queue: WorkQueue, *, cancel: bool = False, timeout: float | None = None) -> None:
     """Close the pool of a queue, if any, and what its workers made. Past the deadline a warning, and we go on."""
     with queue.hub.lock:
-        pool, queue.pool, queue.workers, queue.recruiting = queue.pool, None, 0, False
+        pool = queue.let_go_of_pool()
     if pool is not None:
         if pool.in_caller:
             _close(pool, queue, cancel, timeout)

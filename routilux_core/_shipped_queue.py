@@ -326,11 +326,12 @@ class ShippedQueue(WorkQueue):
             except Exception:
                 logger().exception("strategy %r: its pool raised in kill", self.strategy.name)
 
-    def lost(self, error: BaseException) -> None:
+    def lost(self, error: BaseException, opened: int | None = None) -> None:
         """Fail what is away, and every job that has work here: the executor broke. The next job opens a new pool."""
         with self.hub.lock:
-            pool, self.pool, self._broken = self.pool, None, error
-            self.workers, self.recruiting = 0, False
+            if opened not in (None, self.opened):
+                return
+            pool, self._broken = self.let_go_of_pool(), error
             away, runs = list(self.away), list(self.hub.runs)
         for task in away:  # with the last of them a job may end, and another begin, with a new pool
             task.give_up(error)

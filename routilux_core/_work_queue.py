@@ -80,6 +80,7 @@ class WorkQueue:
         "hub",
         "lane",
         "make_task",
+        "opened",
         "pool",
         "ready",
         "recruiting",
@@ -100,6 +101,7 @@ class WorkQueue:
         self.solo = False
         self.shares_lane = False
         self.pool: WorkerPool | None = None
+        self.opened = 0  # changes when the pool does
         self.chooser: Chooser | None = None  # of a pool for tests
         self.workers = 0
         self.active = 0  # workers in their loop
@@ -393,10 +395,21 @@ class WorkQueue:
     def abandon(self) -> None:
         """Give up what the pool, now closed, has not brought back: in shared memory, nothing."""
 
-    def lost(self, error: BaseException) -> None:
-        """Let every job that has work here fail: the executor broke. The next job opens a new pool."""
+    def let_go_of_pool(self) -> WorkerPool | None:
+        """Have no pool any more, and return the one there was. The lock is held."""
+        pool, self.pool, self.workers, self.recruiting = self.pool, None, 0, False
+        self.opened += 1
+        return pool
+
+    def lost(self, error: BaseException, opened: int | None = None) -> None:
+        """Let every job that has work here fail: the executor broke. The next job opens a new pool.
+
+        Nothing is done if the pool `opened` then has been closed since: what comes of it is history.
+        """
         with self.hub.lock:
-            self.pool, self.workers, self.recruiting = None, 0, False
+            if opened not in (None, self.opened):
+                return
+            self.let_go_of_pool()
             runs = list(self.hub.runs)
         self.lose(runs, error)
 

@@ -316,19 +316,22 @@ def test_a_pool_that_breaks_fails_the_job_and_the_next_job_opens_another(make_fl
     assert len(strategy.opened) == 2
 
 
+class Waits(Routine):
+    """Runs until it is released."""
+
+    left = event("n")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.running, self.release = threading.Event(), threading.Event()
+
+    @slot
+    def n(self, n: int) -> None:
+        self.running.set()
+        assert self.release.wait(SECONDS)
+
+
 def test_a_pool_that_says_it_was_lost_fails_what_is_in_flight(make_flow: MakeFlow) -> None:
-    class Waits(Routine):
-        left = event("n")
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.running, self.release = threading.Event(), threading.Event()
-
-        @slot
-        def n(self, n: int) -> None:
-            self.running.set()
-            assert self.release.wait(SECONDS)
-
     strategy, waits = ForEachStrategy(max_workers=1), Waits()
     flow = make_flow(execution_strategy=strategy)
     build(flow, waits)
@@ -341,6 +344,23 @@ def test_a_pool_that_says_it_was_lost_fails_what_is_in_flight(make_flow: MakeFlo
     assert ["the scheduler is gone" in str(failure.exception) for failure in job.errors] == [True]
     assert run(flow, count=2).status == "completed"
     assert len(strategy.opened) == 2
+
+
+def test_a_closed_pool_that_says_it_was_lost_does_not_concern_the_next_one(make_flow: MakeFlow) -> None:
+    strategy, waits = ForEachStrategy(max_workers=1), Waits()
+    flow = make_flow(execution_strategy=strategy)
+    build(flow, waits)
+    waits.release.set()
+    assert run(flow, count=2).status == "completed"
+    flow.shutdown()
+    waits.running.clear()
+    waits.release.clear()
+    job = flow.execute("source", {"count": 4})
+    assert waits.running.wait(SECONDS)
+    strategy.opened[0].host.lost(ConnectionError("the scheduler is gone"))
+    waits.release.set()
+    assert job.wait(SECONDS)
+    assert (job.status, job.ledger.completed, len(strategy.opened)) == ("completed", 5, 2)
 
 
 def test_a_task_that_is_delivered_twice_runs_once(make_flow: MakeFlow, caplog: pytest.LogCaptureFixture) -> None:
