@@ -56,7 +56,7 @@ class Emitter:
         self.queue = queue
         self.hub = queue.hub
         self.outer: Frame | None = outer or CURRENT.get()
-        self.mask = queue.hub.mask
+        self.mask = queue.hub.mask if len(queue.hub.queues) == 1 else 0  # else those numbers could all go elsewhere
         self.depth: int = 0 if outer is None else outer.depth + 1
         self.thread = threading.get_ident()
         self.item: Item | None = None
@@ -115,13 +115,16 @@ class Emitter:
             self._post(inlet, data, run, number, item[3])
             return
         elif node.limited:
-            lane = node.waiting
+            waiting = node.waiting
             self.emitted += 1
-            lane.append((inlet, data, run, number, item[3], perf_counter() if run.timed else 0.0))
+            waiting.append((inlet, data, run, number, item[3], perf_counter() if run.timed else 0.0))
             if node.free:  # else who has a permit looks here once more when giving it back
                 with self.hub.lock:
                     queue.admit(node)
                 self.hub.answer()
+            if len(waiting) > (node.mark or self.hub.max_pending):
+                self._relieve(node)
+                return
         else:
             self.emitted += 1
             lane.append((inlet, data, run, number, item[3], perf_counter() if run.timed else 0.0))

@@ -336,7 +336,7 @@ class Worker(Caller):
             self.queue.active -= 1
             if self.queue.solo:
                 self.queue.end_solo()
-            self.queue.call()
+        self.queue.call()
 
     def _interrupted(self) -> None:
         """Put the books in order after a KeyboardInterrupt: what was in hand is counted, its job is cancelled."""

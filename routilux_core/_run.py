@@ -310,7 +310,8 @@ class Run(Books):
 
     def lost(self, queue: WorkQueue, error: BaseException) -> None:
         """The executor of a queue broke: what this job has there fails. Lock."""
-        mine = [item for item in queue.queued() if item[2] is self]
+        behind = (item for node in self.hub.all_nodes() if node.queue is queue for item in node.waiting.copy())
+        mine = [item for item in (*queue.queued(), *behind) if item[2] is self]
         if not mine:
             return
         inlet, payload, _, number, _, _ = mine[0]

@@ -208,3 +208,79 @@ def test_a_routine_of_its_own_strategy_keeps_the_order_too(make_flow: MakeFlow, 
     flow.connect("watched", "passed", "last", "item")
     run(flow, who=0, count=300)
     assert watched.seen == last.seen == [(0, n) for n in range(300)]
+
+
+class Keeps(Routine):
+    """Keeps what it gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    @slot
+    def n(self, n: int) -> None:
+        self.seen.append(n)
+
+
+class Alternating(Routine):
+    """Emits numbers in turn to two routines, and notes how much waited at most for one of them."""
+
+    odd, even = event("n"), event("n")
+
+    def __init__(self, watched: Keeps) -> None:
+        super().__init__()
+        self.watched, self.most = watched, 0
+
+    @slot
+    def __call__(self, count: int) -> None:
+        for n in range(count):
+            self.emit("even", n=n)
+            self.emit("odd", n=n)
+            self.most = max(self.most, n + 1 - len(self.watched.seen))
+
+
+def test_what_waits_for_a_routine_is_bounded_whatever_else_is_emitted(
+    make_flow: MakeFlow, strategy: dict[str, Any]
+) -> None:
+    odd, even = Keeps(), Keeps()
+    flow, source = make_flow(**strategy, max_pending=16), Alternating(odd)
+    for routine, name in ((source, "source"), (odd, "odd"), (even, "even")):
+        flow.add_routine(routine, name)
+    flow.connect("source", "odd", "odd", "n")
+    flow.connect("source", "even", "even", "n")
+    run(flow, count=10_000)
+    assert [each.seen == list(range(10_000)) for each in (odd, even)] == [True, True]
+    assert source.most <= 1_024
+
+
+@pytest.mark.parametrize("max_pending", [1, 4, 64, 1_024])
+def test_what_was_emitted_is_handled_while_the_emitter_goes_on(make_flow: MakeFlow, max_pending: int) -> None:
+    class Last(Keeps):
+        def __init__(self) -> None:
+            super().__init__()
+            self.all_there = threading.Event()
+
+        @slot
+        def n(self, n: int) -> None:
+            self.seen.append(n)
+            if len(self.seen) == 300:
+                self.all_there.set()
+
+    class Goes(Routine, stateless=True):
+        item = event("n")
+
+        @slot
+        def __call__(self) -> None:
+            for n in range(300):
+                self.emit("item", n=n)
+            assert last.all_there.wait(SECONDS / 2), f"{len(last.seen)} of 300 were handled"
+
+    flow, last = make_flow(execution_strategy="concurrent", max_workers=2, max_pending=max_pending), Last()
+    flow.add_routine(Goes(), "source")
+    flow.add_routine(last, "last")
+    flow.connect("source", "item", "last", "n")
+    for _ in range(10):
+        last.seen.clear()
+        last.all_there.clear()
+        run(flow)
+        assert last.seen == list(range(300))
