@@ -22,6 +22,7 @@ LEFT_OUT = {
     "test_a_policy_that_raises_fails_the_activation_and_the_worker_lives": "gives max_workers beside the strategy",
     "test_a_log_that_raises_does_not_cost_a_worker": "gives max_workers beside the strategy",
     "test_a_stateless_routine_lets_others_pass_while_a_retry_waits": "waits for an event of this process",
+    "test_what_waits_for_a_routine_is_bounded_whatever_else_is_emitted": "watches a routine of this process",
     "test_context_variables_of_the_caller_are_seen_in_every_handler": "context variables don't travel",
     "test_a_job_started_in_a_handler_is_returned_running": "executes its own flow in a handler",
     "test_a_handler_may_run_another_flow": "holds the other flow",
