@@ -10,11 +10,16 @@ from time import monotonic, sleep
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
+from routilux_core._stacks import FRAMES_ARE_SAFE, places_of
+
 if TYPE_CHECKING:
     from routilux_core._loop import Worker
     from routilux_core._run import Run
 
 PATIENCE = 1.0  # seconds; only what goes before a handler can take long: a slow merge function, or a plugin's hook
+MOMENT = (
+    0.05  # seconds that are waited where it can't be told: a thread that was about to call has had its turn by then
+)
 RESUME = opmap["RESUME"]
 
 
@@ -24,13 +29,16 @@ def wait_until_begun(hands: Iterable[Worker], run: Run) -> None:
     A worker looks whether its job was stopped just before it calls a handler, but its thread may be interrupted in
     between. Not under the lock; the job has to be stopped.
     """
-    until = monotonic() + PATIENCE
+    now = monotonic()
     for worker in _innermost(hands):
         item = worker.item
         if item is None or item[2] is not run or worker.thread == get_ident():
             continue
         code = _code_of(item[0].handler)
-        while worker.item is item and not _runs(worker, code) and monotonic() < until:
+        while worker.item is item:
+            begun = code is None or _is_in(worker, code)  # not written in Python: it can't be interrupted on entry
+            if begun or monotonic() > now + (MOMENT if begun is None else PATIENCE):
+                break
             sleep(0)
 
 
@@ -47,14 +55,35 @@ def _code_of(handler: Callable[..., Any]) -> CodeType | None:
     return getattr(getattr(handler, "__func__", handler), "__code__", None)
 
 
-def _runs(worker: Worker, code: CodeType | None) -> bool:
-    """Return whether a worker is in a function, behind the step at which its thread may be interrupted on entry."""
-    if code is None:  # not written in Python: it can't be interrupted on entry
-        return True
+def _is_in(worker: Worker, code: CodeType) -> bool | None:
+    """Return whether a worker is in a function, behind the step at which its thread may be interrupted on entry.
+
+    None where that can't be told. Below the loop are the handlers of other activations.
+    """
     loop = type(worker)._loop.__code__
+    if not FRAMES_ARE_SAFE:
+        return _is_listed(worker.thread, loop, code)
     frame: FrameType | None = sys._current_frames().get(worker.thread)
-    while frame is not None and frame.f_code is not loop:  # below it are the handlers of other activations
+    while frame is not None and frame.f_code is not loop:
         if frame.f_code is code:
-            return frame.f_lasti > 2 * code.co_code[::2].index(RESUME)
+            return frame.f_lasti > _entry_of(code)
         frame = frame.f_back
     return False
+
+
+def _is_listed(thread: int, loop: CodeType, code: CodeType) -> bool | None:
+    for depth, place in enumerate(places_of(thread)):
+        if (place.file, place.function) == (loop.co_filename, loop.co_name):
+            return False
+        if (place.file, place.function) == (code.co_filename, code.co_name):
+            return True if depth or place.line != _line_of(code, _entry_of(code)) else None
+    return None
+
+
+def _entry_of(code: CodeType) -> int:
+    """Return the offset of the step at which a thread may be interrupted before anything of a function was done."""
+    return 2 * code.co_code[::2].index(RESUME)
+
+
+def _line_of(code: CodeType, offset: int) -> int | None:
+    return next((line for start, end, line in code.co_lines() if start <= offset < end), None)

@@ -6,13 +6,13 @@ dropped and counted, and a routine with state keeps its permit until the call ha
 
 from __future__ import annotations
 
-import sys
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from routilux_core._decisions import OUTCOMES, carry_out, decide
 from routilux_core._history import FAILED
 from routilux_core._plan import Item, Node
+from routilux_core._stacks import stack_of
 from routilux_core.errors import ActivationTimeout
 
 if TYPE_CHECKING:
@@ -63,12 +63,9 @@ class Deadline:
         inlet, payload, _, number, _, _ = self._item
         worker, ended = self._worker, perf_counter()
         run: Run = self._item[2]
-        frame = sys._current_frames().get(worker.thread)
+        stack = stack_of(worker.thread)  # where it is now, which is what its author will want to know
         failure = run.failure(inlet, payload, number, too_long(self._node, inlet.name, ended - self._began))
-        if frame is not None:  # where it is now, which is what its author will want to know
-            import traceback
-
-            failure.traceback = "".join(traceback.format_stack(frame)) + failure.traceback
+        failure.traceback = stack + failure.traceback
         decision = carry_out(run, failure, decide(failure, run))
         worker.spare(1)
         with run.hub.lock:

@@ -58,6 +58,7 @@ LAYERS = (
     "_work_queue",
     "_dispatch",
     "_pools",
+    "_stacks",
     "_begun",
     "_completion",
     "_books",
