@@ -52,7 +52,7 @@ def lanes_are_safe() -> bool:
     """Return whether threads may share a lane without the lock.
 
     Who leaves counts itself out, then looks at the lane once more; who posts appends, then looks who is counted in. The
-    order of such plain steps is kept by the GIL only.
+    same goes for a permit that is given back, and what waits for one. Only the GIL keeps the order of such plain steps.
     """
     return getattr(sys, "_is_gil_enabled", lambda: True)()
 
