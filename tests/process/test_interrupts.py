@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 
 import pytest
 from program_support import GRACE, ended, guarded, left_after, running
@@ -69,8 +70,14 @@ def test_an_interrupt_while_the_pool_starts_ends_the_program(script: Path) -> No
     script.write_text(guarded(body))
     with running(script) as program:
         assert program.stdout.readline() == "starting\n"
+        began = monotonic()
         os.killpg(program.pid, signal.SIGINT)
-        code, _out, _err = ended(program, within=GRACE + 1.0)
+        said = program.stdout.readline()  # nothing: it has ended
+        assert said or monotonic() - began < GRACE + 1.0
+        if said:  # Python drops an interrupt that comes in a callback of a weak reference, of which imports have many
+            os.killpg(program.pid, signal.SIGINT)
+        code, _out, err = ended(program, within=GRACE + 1.0)
+    assert not said or "Exception ignored" in err
     assert code == -signal.SIGINT
 
 
