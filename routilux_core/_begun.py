@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from routilux_core._run import Run
 
 PATIENCE = 1.0  # seconds; only what goes before a handler can take long: a slow merge function, or a plugin's hook
-MOMENT = (
-    0.05  # seconds that are waited where it can't be told: a thread that was about to call has had its turn by then
-)
+MOMENT = 0.05  # seconds to wait where it can't be told: who was about to call has had a turn by then
 RESUME = opmap["RESUME"]
 
 

@@ -66,6 +66,11 @@ def check_outside(hub: object, what: str) -> None:
         )
 
 
+def has_gil() -> bool:
+    """Return whether one thread at a time runs Python code, so that others see its plain steps in their order."""
+    return getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
 def in_greenlet() -> bool:
     """Return whether the caller runs in a greenlet, which may share its thread with others."""
     greenlet = sys.modules.get("greenlet")

@@ -11,8 +11,9 @@ from __future__ import annotations
 import sys
 from typing import NamedTuple
 
-HAS_GIL = bool(getattr(sys, "_is_gil_enabled", lambda: True)())
-FRAMES_ARE_SAFE = HAS_GIL and sys.version_info >= (3, 12)
+from routilux_core._context import has_gil
+
+FRAMES_ARE_SAFE = has_gil() and sys.version_info >= (3, 12)
 _THREAD = r"(?:Thread|Current thread) 0x([0-9a-f]+) "
 _PLACE = r'  File "(.*)", line (\d+|\?\?\?) in (.*)'
 
@@ -27,7 +28,7 @@ class Place(NamedTuple):
 
 def places_of(thread: int) -> list[Place]:
     """Return where a thread is, the newest first, and at most a hundred; nothing where that can't be told."""
-    if not HAS_GIL:
+    if not has_gil():
         return []
     return _read(thread, _report())
 

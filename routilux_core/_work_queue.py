@@ -5,12 +5,12 @@ Only a lane is appended to and taken from without it.
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from routilux_core._choice import bring_back, take_chosen
+from routilux_core._context import has_gil
 from routilux_core._plan import Inlet, Item, Node
 from routilux_core._resources import Resources
 from routilux_core.errors import StrategyError
@@ -54,7 +54,7 @@ def lanes_are_safe() -> bool:
     Who leaves counts itself out, then looks at the lane once more; who posts appends, then looks who is counted in. The
     same goes for a permit that is given back, and what waits for one. Only the GIL keeps the order of such plain steps.
     """
-    return getattr(sys, "_is_gil_enabled", lambda: True)()
+    return has_gil()
 
 
 class WorkQueue:
@@ -115,9 +115,9 @@ class WorkQueue:
         can = self.strategy.capabilities
         shares = can.shares_memory and can.parallel and not can.coroutines and self.chooser is None
         self.shares_lane = shares and lanes_are_safe()
-        if self.shares_lane and self.lane is None:  # a worker of the pool before this one may still work in its lane
-            self.lane = deque()
         if self.shares_lane:
+            if self.lane is None:  # a worker of the pool before this one may still work in its lane
+                self.lane = deque()
             self._distribute()
 
     # -- taking (lock)
