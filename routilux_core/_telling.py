@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import os
 import pickle
 import sys
@@ -17,9 +15,9 @@ from routilux_core._relay import Relay
 from routilux_core._remote_errors import Encoded
 
 DELAY = 0.001  # seconds that an emission waits for company while its handler runs
-PATIENCE = 0.005  # seconds that it waits in a task of many activations: its handler has ended, or is about to
+PATIENCE = 0.02  # seconds that it waits in a task of many activations: most of these tasks have ended by then
 FIRST_CHUNK, LARGEST_CHUNK = 64, 512  # emissions of one call that leave without waiting: others begin while it goes on
-IDLE = 0.1  # seconds after which the flusher's thread ends
+IDLE = 5  # looks, each after `PATIENCE`, that find nothing: then the flusher's thread ends
 
 Data = dict[str, Any] | bytes  # a payload as it is where that is plain, else pickled
 Stats = tuple[int, bool, dict[str, float]]  # index of an activation, whether it reset its counters, what it added
@@ -99,6 +97,8 @@ class Teller:
         """Return the last message, with everything not told yet."""
         with self._lock:
             self.mark, self._send = sys.maxsize, None
+            if self._armed:
+                self._flusher.disarm(self)
             return self._message(last)
 
     def _drop_told(self) -> None:
@@ -165,36 +165,54 @@ class Teller:
 
 
 class Flusher:
-    """One thread that sends what tellers have waited with for long enough; it exists only while there is something."""
+    """One thread that sends what tellers have waited with for long enough; it exists only while there is something.
+
+    While short tasks follow each other it wakes up seldom: each time it takes the interpreter from a handler.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._due: list[tuple[float, int, Teller]] = []
-        self._order = itertools.count()
+        self._due: dict[Teller, float] = {}  # when to call which
+        self._wakes_at = 0.0
         self._thread: threading.Thread | None = None
 
     def arm(self, due: float, teller: Teller) -> None:
-        """Call `teller.flush` at a time of `perf_counter`, or a little later."""
+        """Call `teller.flush` at a time of `perf_counter`, or a little later, unless `disarm` comes first."""
         with self._changed:
-            heapq.heappush(self._due, (due, next(self._order), teller))
+            self._due[teller] = due
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="routilux-flusher", daemon=True)
                 self._thread.start()
-            elif self._due[0][2] is teller:
+            elif due < self._wakes_at:
                 self._changed.notify()
 
+    def disarm(self, teller: Teller) -> None:
+        """Forget a teller that has told everything. The thread is left to find out when it wakes up."""
+        with self._changed:
+            self._due.pop(teller, None)
+
     def _run(self) -> None:
+        idle = 0
         while True:
             with self._changed:
-                if not self._due and not self._changed.wait(IDLE) and not self._due:
-                    self._thread = None
-                    return
                 if not self._due:
+                    idle += 1
+                    if idle > IDLE:
+                        self._thread = None
+                        return
+                    self._wait(PATIENCE)
                     continue
-                due, _, teller = self._due[0]
-                left = due - perf_counter()
+                idle = 0
+                teller = min(self._due, key=self._due.__getitem__)
+                left = self._due[teller] - perf_counter()
                 if left > 0:
-                    self._changed.wait(left)
+                    self._wait(left)
                     continue
-                heapq.heappop(self._due)
+                del self._due[teller]
             teller.flush()
+
+    def _wait(self, seconds: float) -> None:
+        # The lock is held.
+        self._wakes_at = perf_counter() + seconds
+        self._changed.wait(seconds)
+        self._wakes_at = 0.0  # it looks at everything now
