@@ -215,7 +215,8 @@ class HomeComing(Task):
         if started[0] + offset < sent or ended[-1] + offset > now:
             at_home = self._at_home
             return [at_home(each) for each in started], [at_home(each) for each in ended]
-        return [each + offset for each in started], [each + offset for each in ended]
+        there = [each + offset for each in ended]
+        return [started[0] + offset, *there[:-1]], there  # each began when the one before it had ended
 
     def _at_home(self, clock: float) -> float:
         """Return a time of the worker's clock on ours: it lies between the sending and now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Mapping
+from math import inf
 from threading import get_ident
 from typing import Any, Literal
 
@@ -21,7 +22,8 @@ from routilux_core.strategy import ExecutionStrategy, WorkerPool
 from routilux_core.worker import NOT, UNTIL_END, UNTIL_SUCCESS
 
 LIMITLESS = 1 << 29  # batches
-WORTHWHILE = 0.0003  # seconds of work below which a batch is not made smaller: to hand it over costs as much
+WORTHWHILE = 0.001  # seconds of work below which a batch is not made smaller: to hand it over costs half as much
+ALONE = 0.25  # of `batch_seconds`: a call that takes longer travels alone, and is in doubt alone if its worker dies
 WEIGHT = 0.25  # of the newest measurement in the mean
 MAX_LOSSES = 3  # workers that an activation may kill, where the strategy has no `max_worker_losses`
 
@@ -43,6 +45,7 @@ class ShippedQueue(WorkQueue):
         "_pace",
         "_recruiters",
         "_revoked",
+        "_short",
         "away",
         "luggage",
         "numbers",
@@ -62,6 +65,7 @@ class ShippedQueue(WorkQueue):
         self._revoked: list[ShippedTask] = []
         self._losses: dict[tuple[str, int], int] = {}  # job and activation -> workers that it has killed
         self._broken: BaseException | None = None
+        self._short = ALONE * strategy.capabilities.batch_seconds  # what takes no longer may travel with others
 
     # -- before a job
 
@@ -139,17 +143,20 @@ class ShippedQueue(WorkQueue):
 
     def _batch(self, item: Item, workers: int, newest: bool) -> tuple[list[Item], bool]:
         """Add to an activation what may travel with it; also return whether that will be quick. Lock."""
-        spent = self._pace.get(item[0].number)
-        if spent is None or self._goes_alone(item[0]) or self._is_suspect(item) or item[2].told_in_detail():
-            return [item], spent is not None and spent < self.strategy.capabilities.ahead_below
+        spent, quick = self._pace_of(item)
+        if spent > self._short or self._goes_alone(item[0]) or self._is_suspect(item) or item[2].told_in_detail():
+            return [item], quick
         most = self.strategy.capabilities.max_batch
         if travels(item[0].node):
-            items = self._more_of(item, spent, most)
-        else:
-            waiting = len(self.first) + len(self.ready) + 1
-            fair = max(waiting // (2 * workers), int(WORTHWHILE / spent) if spent else most)
-            items = self._more_stateless(item, spent, min(most, fair), newest)
-        return items, spent < self.strategy.capabilities.ahead_below
+            return self._more_of(item, spent, most), quick
+        waiting = len(self.first) + len(self.ready) + 1
+        fair = max(waiting // (2 * workers), int(WORTHWHILE / spent) if spent else most)
+        return self._more_stateless(item, spent, min(most, fair), newest), quick
+
+    def _pace_of(self, item: Item) -> tuple[float, bool]:
+        """Return the mean seconds of a call, infinite where none was measured, and whether it is quick. Lock."""
+        spent = self._pace.get(item[0].number, inf)
+        return spent, spent < self.strategy.capabilities.ahead_below
 
     def _more_of(self, item: Item, spent: float, most: int) -> list[Item]:
         """Add what a routine with state would run next, in its order; its permit is for all of them. Lock."""
@@ -159,9 +166,9 @@ class ShippedQueue(WorkQueue):
             following = source[0] if source else None
             if following is None or source is None or following[0].node is not node or following[2] is not run:
                 break
-            pace = self._pace.get(following[0].number)
+            pace = self._pace.get(following[0].number, inf)
             if (
-                pace is None
+                pace > self._short
                 or spent + pace > self.strategy.capabilities.batch_seconds
                 or self._goes_alone(following[0])
                 or self._is_suspect(following)
@@ -174,7 +181,7 @@ class ShippedQueue(WorkQueue):
 
     def _more_stateless(self, item: Item, spent: float, most: int, newest: bool) -> list[Item]:
         """Add the oldest (or newest) of what waits, while it is of stateless routines; each has a permit. Lock."""
-        items, run, pace, joins = [item], item[2], self._pace, self._joins
+        items, run, joins = [item], item[2], self._joins
         first, ready = self.first, self.ready
         if not (first or self._losses or item[0].node.limited):
             spent = self._more_alike(items, spent, most, newest)
@@ -186,8 +193,9 @@ class ShippedQueue(WorkQueue):
                 break
             if not joins.get(inlet, False) and not self._learn_to_join(inlet):
                 break
-            spent += pace.get(inlet.number, self.strategy.capabilities.batch_seconds)
-            if spent > self.strategy.capabilities.batch_seconds:
+            pace = self._pace.get(inlet.number, inf)
+            spent += pace
+            if pace > self._short or spent > self.strategy.capabilities.batch_seconds:
                 break
             if has_permit:
                 first.popleft()

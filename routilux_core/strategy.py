@@ -28,8 +28,9 @@ class Capabilities:
     `shares_memory`: handlers run in this process; else tasks travel as bytes. `parallel`: several at a time.
     `coroutines`: awaits `async def` handlers. `enforces_timeout`: can end a running task. `streams`: emissions come
     back while a shipped task runs. `max_batch`: the most activations that one shipped task may hold, and
-    `batch_seconds` the most measured run time. `ahead_below`: mean seconds of a call below which a worker may have a
-    second shipped task waiting. A slow channel wants more of both.
+    `batch_seconds` the most measured run time; calls that take more than a quarter of that travel alone.
+    `ahead_below`: mean seconds of a call below which a worker may have a second shipped task waiting. A slow channel
+    wants more of both.
     """
 
     shares_memory: bool

@@ -47,7 +47,7 @@ class ProcessStrategy(ExecutionStrategy):
 
     name: ClassVar[str] = "process"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        shares_memory=False, enforces_timeout=True, streams=True, max_batch=4096
+        shares_memory=False, enforces_timeout=True, streams=True, max_batch=4096, batch_seconds=0.016
     )
     max_tasks_per_worker: int | None = field(default=None, converter=_check_tasks)
     max_worker_losses: int = field(default=3, converter=_check_losses)
