@@ -215,15 +215,15 @@ class ShippedQueue(WorkQueue):
         """
         inlet, _, run, _, _, _ = items[0]
         ready = self.ready
+        room = int(self.strategy.capabilities.batch_seconds / each) - 1 if each else most
+        count = min(most - 1, room, len(ready))
         take = ready.pop if newest else ready.popleft
-        room = min(most - 1, int(self.strategy.capabilities.batch_seconds / each) - 1) if each else most - 1
-        while room > 0 and ready:
-            following = take()
-            if following[0] is not inlet or following[2] is not run:
-                (ready.append if newest else ready.appendleft)(following)
-                break
-            items.append(following)
-            room -= 1
+        taken = [take() for _ in range(count)]
+        alike = count
+        if [item[0] for item in taken].count(inlet) < count or [item[2] for item in taken].count(run) < count:
+            alike = next(at for at, item in enumerate(taken) if item[0] is not inlet or item[2] is not run)
+            (ready.extend if newest else ready.extendleft)(reversed(taken[alike:]))
+        items += taken[:alike]
         return each * len(items)
 
     def _take_newest(self) -> Item | Literal[False]:

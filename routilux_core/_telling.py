@@ -21,10 +21,11 @@ IDLE = 5  # looks, each after `PATIENCE`, that find nothing: then the flusher's 
 
 Data = dict[str, Any] | bytes  # a payload as it is where that is plain, else pickled
 Stats = tuple[int, bool, dict[str, float]]  # index of an activation, whether it reset its counters, what it added
+Names = list[str] | tuple[str, int]  # one for each emission; or the one that all have, and their number
 # What is told, in columns: so many activations cost little more than one. How many activations and emissions were told
 # before; the clock when the first of these began, and when each ended; how many of these emissions there were by then;
 # event and payload of each emission; counters; and the failure of the last to end.
-Told = tuple[int, int, float, list[float], list[int], list[str], list[Data], list[Stats], Encoded | None]
+Told = tuple[int, int, float, list[float], list[int], Names, list[Data], list[Stats], Encoded | None]
 # What a message is made of: worker, its clock as of now, told, relayed, and what only the reply has.
 Message = tuple[int, float, Told, list[tuple[str, bytes]], dict[str, Any] | None]
 
@@ -152,7 +153,7 @@ class Teller:
             self.started,
             self.ends[ended:ends],
             [count - sent for count in upto[ended:ends]] if sent else upto[ended:ends],
-            self.names[sent:emissions],
+            _shortened(self.names[sent:emissions]),
             self.data[sent:emissions],
             [each for each in self.stats if first <= each[0] < self._ended_before + ends],
             self.failure,
@@ -162,6 +163,15 @@ class Teller:
         self.half_told = was_half_told or emissions > sent
         self._sent, self._ended = emissions, ends
         return told
+
+
+def _shortened(names: list[str]) -> Names:
+    return (names[0], len(names)) if names and names.count(names[0]) == len(names) else names
+
+
+def each_name(names: Names) -> list[str]:
+    """Return the name of each emission that was told."""
+    return [names[0]] * names[1] if isinstance(names, tuple) else names
 
 
 class Flusher:

@@ -17,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from routilux_core import ConfigurationError
+from routilux_core.worker import SharedFlag, SharedMark
 from routilux_core_plugins._channel import BATCH, CHUNK, READY, REPLY, WorkerEnd
 
 # A worker's words in the memory that it shares with its parent; a cache line, so that workers don't slow each other.
@@ -133,17 +134,10 @@ def _serve(channel: WorkerEnd, words: memoryview, run: Callable[..., bytes]) -> 
 
 
 def _run(run: Callable[..., bytes], payload: bytes, number: int, words: memoryview, channel: WorkerEnd) -> bytes:
-    base, cancel = number << 32, CANCEL + number % 2
-
-    def mark(index: int) -> None:
-        words[MARK] = base | index
-
-    def cancelled() -> bool:
-        return bool(words[cancel] == number)
-
     def send(chunk: bytes) -> None:
         channel.send(CHUNK, number, chunk)
 
+    mark, cancelled = SharedMark(words, MARK, number << 32), SharedFlag(words, CANCEL + number % 2, number)
     return run(payload, send, mark=mark, cancelled=cancelled)
 
 

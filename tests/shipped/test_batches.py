@@ -51,6 +51,26 @@ def test_long_ones_never_wait_behind_each_other(make_flow: MakeFlow) -> None:
     assert max(away for _, away in sizes) <= 2
 
 
+def test_what_takes_more_than_a_quarter_of_a_batch_travels_alone(make_flow: MakeFlow) -> None:
+    seconds = Mortal.capabilities.batch_seconds * 0.3
+    assert {size for size, _ in sizes_of(make_flow, Pause(seconds=seconds), 12)} == {1}
+
+
+def test_what_takes_more_than_a_quarter_of_a_batch_joins_no_short_ones(make_flow: MakeFlow) -> None:
+    strategy, count = Mortal(max_workers=2), 12
+    flow = make_flow(execution_strategy=strategy)
+    flow.add_routine(Here(), "source", execution_strategy="concurrent")
+    flow.add_routine(Pause(seconds=strategy.capabilities.batch_seconds * 0.3), "pause")
+    flow.add_routine(Square(), "square")
+    flow.connect("source", "item", "pause", "n")
+    flow.connect("source", "item", "square", "n")
+    for _ in range(2):  # the second time, both have been measured
+        strategy.sizes.clear()
+        job = flow.execute("source", {"count": count})
+        assert job.wait(SECONDS), job.explain()
+    assert [size for size, _ in strategy.sizes].count(1) >= count
+
+
 def test_a_routine_with_state_travels_with_many_and_in_order(make_flow: MakeFlow) -> None:
     total = Sum()
     sizes = sizes_of(make_flow, total, 1000)

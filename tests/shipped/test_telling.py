@@ -6,12 +6,13 @@ import pickle
 import random
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from routilux_core import _telling
-from routilux_core._telling import Flusher, Teller
+from routilux_core._telling import Flusher, Teller, each_name
 
 
 class Parent:
@@ -19,7 +20,7 @@ class Parent:
 
     def __init__(self) -> None:
         self.ended = 0
-        self.heard: list[tuple[int, int]] = []  # emissions: of which activation, and its number
+        self.heard: list[tuple[int, str, int]] = []  # emissions: of which activation, event, and its number
         self.last_heard = 0  # emissions by the end of the last activation that was told to have ended
         self.messages = 0
         self._lock = threading.Lock()  # a message is heard as a whole: nobody sees a part of it
@@ -33,11 +34,10 @@ class Parent:
         first, before, _, ends, upto, names, data, _, _ = told
         assert (first, before) == (self.ended, len(self.heard))
         assert len(ends) == len(upto)
-        assert len(names) == len(data)
         assert upto == sorted(upto)
-        for index, each in enumerate(data):
+        for index, (name, each) in enumerate(zip(each_name(names), data, strict=True)):
             activation = first + sum(count <= index for count in upto)
-            self.heard.append((activation, each["n"]))
+            self.heard.append((activation, name, each["n"]))
         if upto:
             self.last_heard = before + upto[-1]
         self.ended += len(ends)
@@ -79,9 +79,10 @@ def test_two_threads_tell_each_emission_once_and_an_end_before_the_next_begins(
         for activation in range(600):
             assert not parent.half_told
             for n in range(numbers.choice((0, 1, 1, 3, 60))):
-                made.append((activation, n))
+                name = "other" if n == 50 else "made"
+                made.append((activation, name, n))
                 teller.data.append({"n": n})
-                teller.names.append("made")
+                teller.names.append(name)
                 if len(teller.names) > teller.mark:
                     teller.look()
             teller.upto.append(len(teller.names))
@@ -117,3 +118,58 @@ def test_without_a_channel_everything_comes_with_the_reply() -> None:
         assert len(teller.names) <= teller.mark
     parent.take(teller.reply({}))
     assert len(parent.heard) == 10_000
+
+
+class CountedFlusher(Flusher):
+    """Counts how often its thread goes to sleep."""
+
+    waits = 0
+
+    def _wait(self, seconds: float) -> None:
+        self.waits += 1
+        super()._wait(seconds)
+
+
+def test_short_tasks_that_follow_each_other_seldom_wake_the_flusher() -> None:
+    parent, flusher = Parent(), CountedFlusher()
+    started = time.perf_counter()
+    for _ in range(500):
+        teller = Teller(parent.take, flusher, None, alone=False)
+        teller.data.append({"n": 1})
+        teller.names.append("made")
+        teller.look()
+        teller.upto.append(1)
+        teller.ends.append(1.0)
+        teller.reply({})
+    assert flusher.waits <= 3 + (time.perf_counter() - started) / _telling.PATIENCE
+    assert parent.messages == 0, "all of it is in the replies"
+
+
+def test_what_a_batch_emits_is_told_while_a_call_of_it_goes_on() -> None:
+    parent, flusher = Parent(), Flusher()
+    for _ in range(2):  # the second time, the flusher's thread is there, and asleep
+        told = parent.messages
+        teller = Teller(parent.take, flusher, None, alone=False)
+        teller.data.append({"n": 1})
+        teller.names.append("made")
+        teller.look()
+        parent.ended, parent.heard = 0, []
+        deadline = time.monotonic() + 10.0
+        while parent.messages == told and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert parent.heard == [(0, "made", 1)]
+
+
+def test_the_flushers_thread_ends_where_nothing_is_left_and_comes_again() -> None:
+    parent, flusher = Parent(), Flusher()
+    for _ in range(2):
+        teller = Teller(parent.take, flusher, None, alone=True)
+        teller.data.append({"n": 1})
+        teller.names.append("made")
+        teller.look()
+        thread = flusher._thread
+        assert thread is not None
+        teller.reply({})
+        thread.join(10.0)
+        assert not thread.is_alive()
+        assert flusher._thread is None
