@@ -15,7 +15,7 @@ from routilux_core._relay import Relay
 from routilux_core._remote_errors import Encoded
 
 DELAY = 0.001  # seconds that an emission waits for company while its handler runs
-PATIENCE = 0.02  # seconds that it waits in a task of many activations: most of these tasks have ended by then
+PATIENCE = 0.03  # seconds that it waits in a task of many activations: most of these tasks have ended by then
 FIRST_CHUNK, LARGEST_CHUNK = 64, 2048  # emissions of one call that leave without waiting: others begin while it goes on
 IDLE = 5  # looks, each after `PATIENCE`, that find nothing: then the flusher's thread ends
 
