@@ -74,8 +74,18 @@ def _is_listed(thread: int, loop: CodeType, code: CodeType) -> bool | None:
         if (place.file, place.function) == (loop.co_filename, loop.co_name):
             return False
         if (place.file, place.function) == (code.co_filename, code.co_name):
-            return True if depth or place.line != _line_of(code, _entry_of(code)) else None
+            if place.line != _line_of(code, _entry_of(code)):
+                return True
+            if not _is_used_again(code, place.line):
+                return False  # also where something is on top: then it is the function of a tracer or profiler
+            return True if depth else None
     return None
+
+
+def _is_used_again(code: CodeType, line: int) -> bool:
+    """Return whether more of a function is on the line of its entry: a handler written in one line."""
+    behind = _entry_of(code) + 2
+    return any(number == line and end > behind for _, end, number in code.co_lines())
 
 
 def _entry_of(code: CodeType) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
+from types import FrameType
 
 import pytest
 
@@ -80,6 +82,32 @@ def test_whether_a_function_was_entered_is_told_by_its_line(waiter: Waiter) -> N
 
     assert (entered(Waiter.wait), entered(Waiter.enter)) == (True, True)
     assert entered(Waiter.__init__) is False  # the search ends at what is taken for the loop here
+
+
+def test_a_tracer_at_the_entry_of_a_function_is_not_taken_for_its_body() -> None:
+    at_entry, go_on = threading.Event(), threading.Event()
+
+    def handler() -> None:
+        go_on.clear()
+
+    def stop_at_entry(frame: FrameType, event: str, _: object) -> None:
+        if frame.f_code is handler.__code__ and event == "call":
+            at_entry.set()
+            go_on.wait(SECONDS)
+
+    def traced() -> None:
+        sys.settrace(stop_at_entry)
+        handler()
+
+    thread = threading.Thread(target=traced)
+    thread.start()
+    try:
+        assert at_entry.wait(SECONDS)
+        assert thread.ident is not None
+        assert _begun._is_listed(thread.ident, thread.run.__code__, handler.__code__) is False
+    finally:
+        go_on.set()
+        thread.join(SECONDS)
 
 
 def test_where_a_function_is_one_line_it_cannot_be_told() -> None:
