@@ -236,7 +236,10 @@ def test_the_list_of_strategies_names_each_with_its_state(bad_site: Site) -> Non
     assert len(table) == len(entries) + 1
     shown = {line.split()[0]: line.split(maxsplit=4)[3:] for line in table}
     assert shown["good"] == ["ok", "shares_memory, parallel, contract 1"]
-    assert shown["process"] == ["ok", "parallel, enforces_timeout, streams, max_batch 4096, contract 1"]
+    assert shown["process"] == [
+        "ok",
+        "parallel, enforces_timeout, streams, max_batch 4096, batch_seconds 0.016, contract 1",
+    ]
 
 
 BAD_PLUGINS = {

@@ -494,7 +494,10 @@ def test_a_file_that_is_no_json_is_refused(tmp_path: Path, text: str | bytes, wo
 # -- jobs
 
 
-def test_a_job_comes_back_as_a_record(make_flow: MakeFlow, tmp_path: Path, strategy: dict[str, Any]) -> None:
+def test_a_job_comes_back_as_a_record(
+    make_flow: MakeFlow, tmp_path: Path, strategy: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("CRITICAL", "routilux_core")  # its log has what pytest-xdist can't pass on
     flow = make_flow("f", error_handler="skip", **strategy)
     flow.add_routine(Adds(), "adds")
     flow.add_routine(Fails(), "fails")
