@@ -38,6 +38,7 @@ class Dispatcher:
     __slots__ = (
         "acquire",
         "calls",
+        "ending",
         "error_handler",
         "gather_order",
         "has_timeouts",
@@ -67,6 +68,7 @@ class Dispatcher:
         self.inlets: list[Inlet] = []  # by number
         self.measures = Measures(history_size)
         self.runs: set[Job] = set()
+        self.ending: set[Job] = set()  # no longer among them, but those who wait have not been told yet
         self.calls: deque[Called] = deque()
         self.timers = Timers(self.lock, self.answer)
         self.has_timeouts = False  # of any routine

@@ -340,6 +340,7 @@ class Run(Books):
                 return
             self.finished = True
             self.hub.runs.discard(self)  # not before: who finds no jobs has to find them finished
+            self.hub.ending.add(self)
             self.history.trim()
             self.hub.measures.end(self)
             for node in self.hub.raised:
@@ -349,10 +350,14 @@ class Run(Books):
             if not self.hub.runs:
                 self.hub.timers.wake()  # what is left there was cancelled: its thread may end
         self.merged.clear()
-        if self.listeners is not None:
-            self.listeners.job_finished()
+        try:
+            if self.listeners is not None:
+                self.listeners.job_finished()
+        finally:  # a KeyboardInterrupt in a listener
             self.listeners = None
-        self.done.set()
+            self.done.set()
+            with self.hub.lock:
+                self.hub.ending.discard(self)
         if idle is not None:
             idle()
 

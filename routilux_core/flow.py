@@ -301,8 +301,8 @@ class Flow:
         check_outside(self._hub, "Flow.wait_for_completion")
         deadline = _deadline(timeout)
         try:
-            while running := self._running():
-                if not self._hub.wait(running, _left(deadline)):
+            while unfinished := self._unfinished():
+                if not self._hub.wait(unfinished, _left(deadline)):
                     return False
             return True
         except KeyboardInterrupt:  # perhaps before there was anything to wait for
@@ -345,7 +345,7 @@ class Flow:
             if not wait:
                 self._close_when_idle()
                 return
-            if not self._hub.wait(self._running(), _left(deadline)):
+            if not self._hub.wait(self._unfinished(), _left(deadline)):
                 self.cancel()
             closed = self._close(_left(deadline))
 
@@ -365,6 +365,11 @@ class Flow:
     def _running(self) -> list[Run]:
         with self._hub.lock:
             return [run for run in self._hub.runs if isinstance(run, Run)]
+
+    def _unfinished(self) -> list[Run]:
+        """Return the jobs that run, and those whose end is being told to listeners."""
+        with self._hub.lock:
+            return [run for run in (*self._hub.runs, *self._hub.ending) if isinstance(run, Run)]
 
     def _check_idle(self, what: str) -> None:
         running = self._running()

@@ -434,6 +434,26 @@ def test_routilux_job_finished_comes_before_those_who_wait_go_on(make_flow: Make
     assert len(recorder.of("started")) == len(recorder.of("finished")) == 30
 
 
+def test_who_waits_for_the_flow_waits_for_its_listeners_too(make_flow: MakeFlow) -> None:
+    telling, go_on = threading.Event(), threading.Event()
+
+    def job_finished(job: JobState) -> None:
+        telling.set()
+        assert go_on.wait(SECONDS)
+
+    flow = make_flow(execution_strategy="concurrent", plugins=[tracker(job_finished=job_finished)])
+    build(flow)
+    job = flow.execute("source", {"count": 3})
+    try:
+        assert telling.wait(SECONDS)
+        assert not job.wait(0.05)
+        assert not flow.wait_for_completion(0.05)
+    finally:
+        go_on.set()
+    assert flow.wait_for_completion(SECONDS)
+    assert job.wait(0.0)
+
+
 @pytest.mark.parametrize("size", [0, 10, 5000])
 def test_routilux_activations_finished_has_every_attempt_once(
     make_flow: MakeFlow, strategy: dict[str, Any], size: int
