@@ -135,14 +135,14 @@ class HomeComing(Task):
         payloads = None if self.run.told_in_detail() else unpacked(data)  # they are told of each emission
         failure = failure or (stuck if ends else None)
         count = 0 if payloads is None else len(ends) - (failure is not None)
-        starts = [started, *ends]
         if payloads is not None:
-            self._complete(starts, ends[:count], upto, names, payloads)
+            self._complete(started, ends[:count], upto, names, payloads)
         rest = upto[count - 1] if count else 0
         for index in range(count, len(ends)):
             error = failure if index == len(ends) - 1 else None
             span = slice(rest, upto[index])
-            self._take_one(first + index, names[span], data[span], starts[index], ends[index], error)
+            began = ends[index - 1] if index else started
+            self._take_one(first + index, names[span], data[span], began, ends[index], error)
             rest = upto[index]
         if rest < len(names):
             self._take_one(first + len(ends), names[rest:], data[rest:], None, 0.0, None)
@@ -167,7 +167,7 @@ class HomeComing(Task):
             return
         error, trace = decode(failure) if failure is not None else (unreadable, "")
         if error is None:
-            self._complete([started], [ended], [0], [], [])
+            self._complete(started, [ended], [0], [], [])
         else:
             self._failed(index, error, self._at_home(started), self._at_home(ended), trace)
 
@@ -192,35 +192,39 @@ class HomeComing(Task):
             at = until
 
     def _complete(
-        self, starts: list[float], ends: list[float], upto: list[int], names: list[str], payloads: list[Payload]
+        self, began: float, ends: list[float], upto: list[int], names: list[str], payloads: list[Payload]
     ) -> None:
-        """Post what completed activations have emitted, and count them; some at a time, since the lock is held."""
+        """Post what completed activations have emitted, and count them; some at a time, since the lock is held.
+
+        The first began at a time of the worker's clock, each of the others when the one before it had ended.
+        """
         done, at, heard = self.items[self._next : self._next + len(ends)], 0, 0
         for inlet, same in groupby(done, itemgetter(0)):
             items = list(same)
             for first in range(0, len(items), AT_ONCE):
                 some = items[first : first + AT_ONCE]
                 here = slice(at, at + len(some))
-                began, ended = self._times(starts[here], ends[here])
+                started, ended = self._times(began, ends[here])
+                began = ends[here.stop - 1]
                 causes = _causes(some, upto[here], heard)
                 span, heard, at = slice(heard, upto[here.stop - 1]), upto[here.stop - 1], here.stop
                 with self.hub.lock:
                     self._post(inlet.node, names[span], payloads[span], causes)
-                    self.queue.measure(inlet.number, (ended[-1] - began[0]) / len(some))
-                    self.run.complete(some, self._worker, began, ended)
+                    self.queue.measure(inlet.number, (ended[-1] - started[0]) / len(some))
+                    self.run.complete(some, self._worker, started, ended)
                     self._next += len(some)
                     self._emitted = 0
                     self._release(inlet.node, len(some))
                     self.run.quiet()
 
-    def _times(self, started: list[float], ended: list[float]) -> tuple[list[float], list[float]]:
-        """Return times of the worker's clock, in order, on ours: they lie between the sending and now."""
-        offset, sent, now = self._offset, self._sent, perf_counter()
-        if started[0] + offset < sent or ended[-1] + offset > now:
-            at_home = self._at_home
-            return [at_home(each) for each in started], [at_home(each) for each in ended]
-        there = [each + offset for each in ended]
-        return [started[0] + offset, *there[:-1]], there  # each began when the one before it had ended
+    def _times(self, began: float, ends: list[float]) -> tuple[list[float], list[float]]:
+        """Return when activations began and ended on our clock: between the sending and now, and in order."""
+        offset = self._offset
+        if began + offset < self._sent or ends[-1] + offset > perf_counter():
+            first, ended = self._at_home(began), [self._at_home(each) for each in ends]
+        else:
+            first, ended = began + offset, [each + offset for each in ends]
+        return [first, *ended[:-1]], ended
 
     def _at_home(self, clock: float) -> float:
         """Return a time of the worker's clock on ours: it lies between the sending and now."""

@@ -137,13 +137,12 @@ class ShippedQueue(WorkQueue):
     def _limit(self, workers: int) -> int:
         """Return how many batches may be away: two for each worker only where nobody waits long. Lock."""
         head = self.first[0] if self.first else self.ready[0]
-        bound = self.strategy.capabilities.ahead_below
-        quick = self._pace.get(head[0].number, bound) < bound and all(task.quick for task in self.away)
+        quick = self._is_quick(head) and all(task.quick for task in self.away)
         return 2 * workers if quick else workers
 
     def _batch(self, item: Item, workers: int, newest: bool) -> tuple[list[Item], bool]:
         """Add to an activation what may travel with it; also return whether that will be quick. Lock."""
-        spent, quick = self._pace_of(item)
+        spent, quick = self._pace.get(item[0].number, inf), self._is_quick(item)
         if spent > self._short or self._goes_alone(item[0]) or self._is_suspect(item) or item[2].told_in_detail():
             return [item], quick
         most = self.strategy.capabilities.max_batch
@@ -153,10 +152,9 @@ class ShippedQueue(WorkQueue):
         fair = max(waiting // (2 * workers), int(WORTHWHILE / spent) if spent else most)
         return self._more_stateless(item, spent, min(most, fair), newest), quick
 
-    def _pace_of(self, item: Item) -> tuple[float, bool]:
-        """Return the mean seconds of a call, infinite where none was measured, and whether it is quick. Lock."""
-        spent = self._pace.get(item[0].number, inf)
-        return spent, spent < self.strategy.capabilities.ahead_below
+    def _is_quick(self, item: Item) -> bool:
+        """Whether its call is so short that another batch may wait behind it; not where none was measured. Lock."""
+        return self._pace.get(item[0].number, inf) < self.strategy.capabilities.ahead_below
 
     def _more_of(self, item: Item, spent: float, most: int) -> list[Item]:
         """Add what a routine with state would run next, in its order; its permit is for all of them. Lock."""
@@ -215,15 +213,15 @@ class ShippedQueue(WorkQueue):
         """
         inlet, _, run, _, _, _ = items[0]
         ready = self.ready
-        room = int(self.strategy.capabilities.batch_seconds / each) - 1 if each else most
-        count = min(most - 1, room, len(ready))
         take = ready.pop if newest else ready.popleft
-        taken = [take() for _ in range(count)]
-        alike = count
-        if [item[0] for item in taken].count(inlet) < count or [item[2] for item in taken].count(run) < count:
-            alike = next(at for at, item in enumerate(taken) if item[0] is not inlet or item[2] is not run)
-            (ready.extend if newest else ready.extendleft)(reversed(taken[alike:]))
-        items += taken[:alike]
+        room = min(most - 1, int(self.strategy.capabilities.batch_seconds / each) - 1) if each else most - 1
+        while room > 0 and ready:
+            following = take()
+            if following[0] is not inlet or following[2] is not run:
+                (ready.append if newest else ready.appendleft)(following)
+                break
+            items.append(following)
+            room -= 1
         return each * len(items)
 
     def _take_newest(self) -> Item | Literal[False]:

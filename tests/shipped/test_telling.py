@@ -120,6 +120,15 @@ def test_without_a_channel_everything_comes_with_the_reply() -> None:
     assert len(parent.heard) == 10_000
 
 
+def emits_one(parent: Parent, flusher: Flusher, alone: bool) -> Teller:
+    """Return the teller of a task whose first call has emitted, and goes on."""
+    teller = Teller(parent.take, flusher, None, alone)
+    teller.data.append({"n": 1})
+    teller.names.append("made")
+    teller.look()
+    return teller
+
+
 class CountedFlusher(Flusher):
     """Counts how often its thread goes to sleep."""
 
@@ -134,10 +143,7 @@ def test_short_tasks_that_follow_each_other_seldom_wake_the_flusher() -> None:
     parent, flusher = Parent(), CountedFlusher()
     started = time.perf_counter()
     for _ in range(500):
-        teller = Teller(parent.take, flusher, None, alone=False)
-        teller.data.append({"n": 1})
-        teller.names.append("made")
-        teller.look()
+        teller = emits_one(parent, flusher, alone=False)
         teller.upto.append(1)
         teller.ends.append(1.0)
         teller.reply({})
@@ -148,12 +154,8 @@ def test_short_tasks_that_follow_each_other_seldom_wake_the_flusher() -> None:
 def test_what_a_batch_emits_is_told_while_a_call_of_it_goes_on() -> None:
     parent, flusher = Parent(), Flusher()
     for _ in range(2):  # the second time, the flusher's thread is there, and asleep
-        told = parent.messages
-        teller = Teller(parent.take, flusher, None, alone=False)
-        teller.data.append({"n": 1})
-        teller.names.append("made")
-        teller.look()
-        parent.ended, parent.heard = 0, []
+        told, parent.ended, parent.heard = parent.messages, 0, []
+        emits_one(parent, flusher, alone=False)
         deadline = time.monotonic() + 10.0
         while parent.messages == told and time.monotonic() < deadline:
             time.sleep(0.001)
@@ -163,10 +165,7 @@ def test_what_a_batch_emits_is_told_while_a_call_of_it_goes_on() -> None:
 def test_the_flushers_thread_ends_where_nothing_is_left_and_comes_again() -> None:
     parent, flusher = Parent(), Flusher()
     for _ in range(2):
-        teller = Teller(parent.take, flusher, None, alone=True)
-        teller.data.append({"n": 1})
-        teller.names.append("made")
-        teller.look()
+        teller = emits_one(parent, flusher, alone=True)
         thread = flusher._thread
         assert thread is not None
         teller.reply({})
