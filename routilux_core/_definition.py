@@ -10,6 +10,7 @@ import attrs
 
 from routilux_core.errors import ConfigurationError, DefinitionError, UnknownNameError
 from routilux_core.ports import Event, per_worker
+from routilux_core.seconds import check_seconds
 
 
 class RoutineSettings(NamedTuple):
@@ -36,12 +37,8 @@ def check_settings(cls: type, settings: RoutineSettings) -> None:
             f"class {cls.__name__}: concurrency bounds the parallel calls of a stateless routine; one with state has "
             "one call at a time; add stateless=True or drop concurrency"
         )
-    if timeout is not None and (
-        isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf
-    ):
-        raise ConfigurationError(
-            f"class {cls.__name__}: timeout has to be seconds above 0, not {timeout!r}; without a limit, leave it out"
-        )
+    if timeout is not None and check_seconds(timeout, f"class {cls.__name__}: timeout") == math.inf:
+        raise ConfigurationError(f"class {cls.__name__}: timeout can't be infinite; without a limit, leave it out")
     name = settings.type_name
     if name is not None and not (isinstance(name, str) and name):
         raise ConfigurationError(f"class {cls.__name__}: type_name has to be a non-empty string, not {name!r}")

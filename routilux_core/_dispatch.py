@@ -17,6 +17,7 @@ from routilux_core._plan import Inlet, Item, Node
 from routilux_core._timers import Timers
 from routilux_core._work_queue import Job, WorkQueue
 from routilux_core.error_handling import ErrorHandler
+from routilux_core.seconds import stretch
 from routilux_core.strategy import Done
 
 if TYPE_CHECKING:
@@ -142,11 +143,12 @@ class Dispatcher:
         while not done.is_set():
             left = None if deadline is None else max(0.0, deadline - monotonic())
             if not pools:
-                return done.wait(left)
-            if len(pools) == 1:
-                return pools[0].wait(done, left)
-            for pool in pools:  # each has to be given a turn
-                pool.wait(done, SLICE)
+                done.wait(stretch(left))
+            elif len(pools) == 1:
+                pools[0].wait(done, stretch(left))
+            else:
+                for pool in pools:  # each has to be given a turn
+                    pool.wait(done, SLICE)
             if left == 0.0:
                 return done.is_set()
         return True

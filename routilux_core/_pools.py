@@ -10,6 +10,7 @@ from routilux_core._choice import allowed, as_waiting
 from routilux_core._dispatch import logger
 from routilux_core._work_queue import WorkQueue
 from routilux_core.errors import StrategyError
+from routilux_core.seconds import stretch
 from routilux_core.strategy import Waiting, WorkerPool
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def open_pool(queue: WorkQueue) -> None:
 
 def close_pool(queue: WorkQueue, *, cancel: bool = False, timeout: float | None = None) -> None:
     """Close the pool of a queue, if any, and what its workers made. Past the deadline a warning, and we go on."""
+    timeout = stretch(timeout)
     with queue.hub.lock:
         pool = queue.let_go_of_pool()
     if pool is not None:

@@ -16,6 +16,7 @@ from routilux_core._context import check_outside
 from routilux_core._history import DISCARDED, FAILED, RETRIED, SKIPPED
 from routilux_core._plan import Inlet, Item, Node, Outlet, rename
 from routilux_core.error_handling import ErrorStrategy
+from routilux_core.seconds import check_patience
 
 if TYPE_CHECKING:
     from routilux_core._dispatch import Dispatcher
@@ -384,7 +385,7 @@ class Run(Books):
 
     def wait(self, timeout: float | None) -> bool:
         check_outside(self.hub, "JobState.wait")
-        return self.hub.wait([self], timeout)
+        return self.hub.wait([self], check_patience(timeout, "the timeout of JobState.wait"))
 
     def pause(self) -> None:
         with self.hub.lock:

@@ -19,6 +19,7 @@ from routilux_core.error_handling import ErrorStrategy, Failure
 from routilux_core.errors import FlowStateError, SavedError
 from routilux_core.job import FINAL_STATUSES, JobState
 from routilux_core.routine import Routine
+from routilux_core.seconds import check_patience
 
 STATUSES = ("pending", "running", "paused", *FINAL_STATUSES)
 STATES = ("running", "completed", "skipped", "error_continued", "failed")
@@ -186,6 +187,7 @@ class SavedRun:
         return f"job {self.job_id} was read from its record: it was {self.status()}, and nothing of it runs here"
 
     def wait(self, timeout: float | None) -> bool:
+        check_patience(timeout, "the timeout of JobState.wait")
         if self.status() not in FINAL_STATUSES:
             raise self._refused("wait")
         return True

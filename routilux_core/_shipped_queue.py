@@ -149,7 +149,7 @@ class ShippedQueue(WorkQueue):
         if travels(item[0].node):
             return self._more_of(item, spent, most), quick
         waiting = len(self.first) + len(self.ready) + 1
-        fair = max(waiting // (2 * workers), int(WORTHWHILE / spent) if spent else most)
+        fair = max(waiting // (2 * workers), _fitting(WORTHWHILE, spent, most))
         return self._more_stateless(item, spent, min(most, fair), newest), quick
 
     def _is_quick(self, item: Item) -> bool:
@@ -214,7 +214,7 @@ class ShippedQueue(WorkQueue):
         inlet, _, run, _, _, _ = items[0]
         ready = self.ready
         take = ready.pop if newest else ready.popleft
-        room = min(most - 1, int(self.strategy.capabilities.batch_seconds / each) - 1) if each else most - 1
+        room = _fitting(self.strategy.capabilities.batch_seconds, each, most) - 1
         while room > 0 and ready:
             following = take()
             if following[0] is not inlet or following[2] is not run:
@@ -359,6 +359,11 @@ class ShippedQueue(WorkQueue):
             away = list(self.away)
         for task in away:
             task.fail(StrategyError(f"strategy {self.strategy.name!r}: its pool was closed while task {task.id} ran"))
+
+
+def _fitting(seconds: float, each: float, most: int) -> int:
+    """Return how many calls fit into some seconds, which may be infinite; `most` at most."""
+    return most if each * most <= seconds else int(seconds / each)
 
 
 def _retries_losses(node: Node) -> bool:

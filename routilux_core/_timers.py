@@ -8,8 +8,9 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
+from routilux_core.seconds import stretch
+
 FEW = 64  # cancelled timers that are not worth a look
-LONGEST = 86_400.0  # seconds; a thread's wait has a platform limit, so longer delays are waited for in stretches
 
 
 class Timer:
@@ -87,7 +88,7 @@ class Timers:
             left = when - monotonic()
             if left <= 0:
                 return True
-            self._changed.wait(min(left, LONGEST))
+            self._changed.wait(stretch(left))
         return False
 
     def _fire(self) -> None:

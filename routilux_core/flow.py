@@ -28,6 +28,7 @@ from routilux_core.graph import Connection, Graph
 from routilux_core.job import JobState
 from routilux_core.ports import ENTRY
 from routilux_core.routine import Routine, let_go
+from routilux_core.seconds import check_patience
 from routilux_core.strategy import ExecutionStrategy, Task
 
 if TYPE_CHECKING:
@@ -299,7 +300,7 @@ class Flow:
         Jobs that begin meanwhile, in handlers perhaps, are waited for, too.
         """
         check_outside(self._hub, "Flow.wait_for_completion")
-        deadline = _deadline(timeout)
+        deadline = _deadline(check_patience(timeout, "the timeout of Flow.wait_for_completion"))
         try:
             while unfinished := self._unfinished():
                 if not self._hub.wait(unfinished, _left(deadline)):
@@ -336,7 +337,7 @@ class Flow:
         """
         if wait:
             check_outside(self._hub, "Flow.shutdown")
-        deadline = _deadline(timeout)
+        deadline = _deadline(check_patience(timeout, "the timeout of Flow.shutdown"))
         closed = False
         while not closed:  # again, where jobs have begun meanwhile
             for run in self._running():

@@ -14,11 +14,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 from attrs import field, frozen
 
 from routilux_core.errors import CapabilityError, ConfigurationError
+from routilux_core.seconds import check_seconds
 
 if TYPE_CHECKING:
     import logging
 
 CONTRACT = 1
+
+
+def _batch_seconds(value: Any) -> float:
+    return check_seconds(value, "batch_seconds")
+
+
+def _ahead_below(value: Any) -> float:
+    return 0.0 if value == 0 else check_seconds(value, "ahead_below")
 
 
 @frozen(kw_only=True)
@@ -39,8 +48,8 @@ class Capabilities:
     enforces_timeout: bool = False
     streams: bool = False
     max_batch: int = 1
-    batch_seconds: float = 0.004
-    ahead_below: float = 0.002
+    batch_seconds: float = field(default=0.004, converter=_batch_seconds)
+    ahead_below: float = field(default=0.002, converter=_ahead_below)
 
 
 class Task(ABC):

@@ -23,6 +23,7 @@ PACKAGES = {
 # Bottom first; a module imports only from modules further up in this table. A new module gets its place here.
 LAYERS = (
     "errors",
+    "seconds",
     "hookspecs",
     "strategy",
     "error_handling",

@@ -19,6 +19,7 @@ from time import monotonic
 from typing import Any
 
 from routilux_core import Host, StrategyError, Task
+from routilux_core.seconds import stretch
 from routilux_core_plugins._channel import CHUNK, READY, BrokenChannelError, Frame
 from routilux_core_plugins._roster import Failure, Roster, closed_error, fail_all
 from routilux_core_plugins._starts import NEVER, Settings, Starts, was_killed, why_not_ready
@@ -87,7 +88,7 @@ class Supervisor:
                 self.roster.closed = closed_error()
         self.wake()
         if threading.current_thread() is not self._thread:
-            self._ended.wait(timeout)
+            self._ended.wait(stretch(timeout))
 
     def abandon(self) -> None:
         """End the pool, and wait for nothing."""
@@ -136,7 +137,7 @@ class Supervisor:
                 self._watch_for(worker)
         fail_all(fail_later)
         nearest = min((each for each in deadlines if each is not None), default=None)
-        return None if nearest is None else max(0.0, nearest - now)
+        return None if nearest is None else stretch(nearest - now)
 
     def _watch_for(self, worker: Worker) -> None:
         """Wait until a worker can take more, exactly while something is left to send."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from attrs import field, frozen
 
 from routilux_core import Capabilities, ConfigurationError, ExecutionStrategy, Host, Task, WorkerPool
+from routilux_core.seconds import check_seconds
 from routilux_core_plugins._starts import Settings
 from routilux_core_plugins._supervisor import Supervisor
 from routilux_core_plugins._worker_process import check_start_method
@@ -31,9 +32,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _seconds(value: Any) -> float:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
-        return float(value)
-    raise ConfigurationError(f"start_timeout has to be a number of seconds above 0, not {value!r}")
+    return check_seconds(value, "start_timeout")
 
 
 @frozen(kw_only=True)

@@ -16,6 +16,7 @@ from typing import Any
 import distributed
 
 from routilux_core import Host, StrategyError, Task
+from routilux_core.seconds import FOREVER
 from routilux_dask._fleet import Fleet
 from routilux_dask._strategy import DaskStrategy
 from routilux_dask._traffic import Calls, Traffic, Waiting
@@ -133,7 +134,7 @@ class Link:
             await self._disconnect()
 
     async def _connect(self) -> None:
-        seconds, address = self._strategy.connect_timeout, self._strategy.address
+        seconds, address = min(self._strategy.connect_timeout, FOREVER), self._strategy.address  # Dask takes no inf
         if address is None:
             self._cluster = await self._private_cluster()
         where = address if self._cluster is None else self._cluster

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from attrs import field, frozen
 
 from routilux_core import Capabilities, ConfigurationError, ExecutionStrategy, Host, WorkerPool
+from routilux_core.seconds import check_seconds
 
 
 def _check_address(value: Any) -> str | None:
@@ -19,9 +20,7 @@ def _check_address(value: Any) -> str | None:
 
 
 def _check_seconds(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-        raise ConfigurationError(f"a time limit has to be a number of seconds above 0, not {value!r}")
-    return float(value)
+    return check_seconds(value, "a time limit")
 
 
 def _check_losses(value: Any) -> int:
