@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from operator import itemgetter
-from typing import Any, NamedTuple, get_origin
+from typing import Any, NamedTuple
 
 from routilux_core.errors import DefinitionError, PayloadError
 
 Handler = Callable[..., Any]
 Payload = dict[str, Any]
 
+WHOLE_ADVICE = "; to give it the whole payload, add @slot(whole=True)"
+
 _NAMED = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 class Signature(NamedTuple):
-    """What a handler takes: its parameters by name, and whether it takes everything or the payload as it is."""
+    """What a handler takes: its parameters by name, everything, or the payload as it is in its only parameter."""
 
     names: tuple[str, ...]
     defaults: dict[str, Any]
@@ -24,15 +26,19 @@ class Signature(NamedTuple):
     positional_only: tuple[str, ...]
     keyword_only: tuple[str, ...]
     takes_all: bool
-    whole: str | None
-    always_whole: bool
+    whole: bool
     is_async: bool
 
     @property
     def lone(self) -> str | None:
         """The name of the only parameter, where it is required, taken by position, and not the whole payload."""
-        plain = len(self.names) == 1 and self.required == self.names and self.whole is None and not self.takes_all
+        plain = len(self.names) == 1 and self.required == self.names and not self.whole and not self.takes_all
         return self.names[0] if plain and not self.keyword_only else None
+
+    @property
+    def advice(self) -> str:
+        """What to add to a message about a parameter that nothing arrived for."""
+        return WHOLE_ADVICE if len(self.names) == 1 and self.required and not self.takes_all else ""
 
     @property
     def takes_nothing(self) -> bool:
@@ -40,8 +46,11 @@ class Signature(NamedTuple):
         return not self.names and not self.takes_all
 
     @classmethod
-    def of(cls, handler: Handler, where: str) -> Signature:
-        """Read the signature; a generator function is refused, because calling it would run nothing."""
+    def of(cls, handler: Handler, where: str, whole: bool = False) -> Signature:
+        """Read the signature; a generator function is refused, because calling it would run nothing.
+
+        With `whole`, the only parameter gets the payload as it is, so there has to be exactly one.
+        """
         function = _called(handler)
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise DefinitionError(
@@ -50,18 +59,16 @@ class Signature(NamedTuple):
             )
         parameters = _parameters(handler, where)
         named = [p for p in parameters if p.kind in _NAMED]
-        takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-        lone = named[0] if len(named) == 1 and not takes_all else None
-        always = lone is not None and _is_mapping(lone.annotation)
+        if whole:
+            _check_whole(parameters, where)
         return cls(
             names=tuple(p.name for p in named),
             defaults={p.name: p.default for p in named if p.default is not p.empty},
             required=tuple(p.name for p in named if p.default is p.empty),
             positional_only=tuple(p.name for p in named if p.kind is p.POSITIONAL_ONLY),
             keyword_only=tuple(p.name for p in named if p.kind is p.KEYWORD_ONLY),
-            takes_all=takes_all,
-            whole=lone.name if lone is not None and (always or lone.name == "data") else None,
-            always_whole=always,
+            takes_all=any(p.kind is p.VAR_KEYWORD for p in parameters),
+            whole=bool(whole),
             is_async=inspect.iscoroutinefunction(function),
         )
 
@@ -83,12 +90,13 @@ def _parameters(handler: Handler, where: str) -> list[inspect.Parameter]:
         ) from None
 
 
-def _is_mapping(annotation: Any) -> bool:
-    if isinstance(annotation, str):
-        name = annotation.partition("[")[0].rpartition(".")[2].strip()
-        return name in ("dict", "Dict", "Mapping", "MutableMapping")
-    kind = get_origin(annotation) or annotation
-    return isinstance(kind, type) and kind is not object and issubclass(dict, kind) and issubclass(kind, Mapping)
+def _check_whole(parameters: list[inspect.Parameter], where: str) -> None:
+    if len(parameters) != 1 or parameters[0].kind not in _NAMED:
+        have = ", ".join(map(str, parameters)) or "none"
+        raise DefinitionError(
+            f"{where}: whole=True passes the whole payload to the only parameter of the handler, so it has to have "
+            f"exactly one, and has: {have}; drop whole=True, and name the keys that it takes"
+        )
 
 
 def bind(handler: Handler, signature: Signature, where: str) -> Callable[[Payload], Any]:
@@ -96,8 +104,8 @@ def bind(handler: Handler, signature: Signature, where: str) -> Callable[[Payloa
 
     A required parameter that did not arrive is a `PayloadError` which names the slot, the parameter and what came.
     """
-    if signature.whole is not None:
-        return _bind_whole(handler, signature, where)
+    if signature.whole:
+        return _bind_whole(handler, signature)
     if signature.takes_all:
         return _bind_all(handler, signature, where)
     if signature.takes_nothing:
@@ -110,17 +118,11 @@ def bind(handler: Handler, signature: Signature, where: str) -> Callable[[Payloa
     return _bind_named(handler, signature, where)
 
 
-def _bind_whole(handler: Handler, signature: Signature, where: str) -> Callable[[Payload], Any]:
-    name, always, required = signature.whole, signature.always_whole, bool(signature.required)
-    by_position = not signature.keyword_only
-
-    def call(payload: Payload) -> Any:
-        value = payload[name] if name in payload and not always else dict(payload)
-        if not required and not payload:
-            return handler()
-        return handler(value) if by_position else handler(**{str(name): value})
-
-    return call
+def _bind_whole(handler: Handler, signature: Signature) -> Callable[[Payload], Any]:
+    if not signature.keyword_only:
+        return lambda payload: handler(dict(payload))
+    (name,) = signature.names
+    return lambda payload: handler(**{name: dict(payload)})
 
 
 def _bind_all(handler: Handler, signature: Signature, where: str) -> Callable[[Payload], Any]:
@@ -143,7 +145,7 @@ def _bind_one(handler: Handler, name: str, where: str) -> Callable[[Payload], An
         try:
             value = payload[name]
         except KeyError:
-            raise _missing((name,), payload, where) from None
+            raise _missing((name,), payload, where, WHOLE_ADVICE) from None
         return handler(value)
 
     return call
@@ -166,24 +168,25 @@ def _bind_named(handler: Handler, signature: Signature, where: str) -> Callable[
     names, required, defaults = signature.names, signature.required, signature.defaults
     positional = signature.positional_only
     by_keyword = [name for name in names if name not in positional]
+    advice = signature.advice
 
     def call(payload: Payload) -> Any:
-        _check(required, payload, where)
+        _check(required, payload, where, advice)
         first = [payload.get(name, defaults.get(name)) for name in positional]
         return handler(*first, **{name: payload[name] for name in by_keyword if name in payload})
 
     return call
 
 
-def _check(required: tuple[str, ...], payload: Payload, where: str) -> None:
+def _check(required: tuple[str, ...], payload: Payload, where: str, advice: str = "") -> None:
     if not payload.keys() >= set(required):
-        raise _missing(required, payload, where)
+        raise _missing(required, payload, where, advice)
 
 
-def _missing(required: tuple[str, ...], payload: Payload, where: str) -> PayloadError:
+def _missing(required: tuple[str, ...], payload: Payload, where: str, advice: str = "") -> PayloadError:
     absent = ", ".join(repr(name) for name in required if name not in payload)
     arrived = ", ".join(repr(name) for name in payload) or "nothing"
     return PayloadError(
         f"{where}: the handler requires {absent}, but what arrived is {arrived}; "
-        "rename with param_mapping when connecting, or give the parameter a default"
+        f"rename with param_mapping when connecting, or give the parameter a default{advice}"
     )

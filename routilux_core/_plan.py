@@ -46,6 +46,7 @@ class Inlet:
     """A slot, bound: `call(payload)` calls its handler. `number` names it in records."""
 
     __slots__ = (
+        "advice",
         "call",
         "gathers",
         "handler",
@@ -70,7 +71,8 @@ class Inlet:
         # A handler of one parameter, or of none, is called without `call` in between.
         self.key: object = NO_KEY if slot.signature.takes_nothing else slot.signature.lone
         self.required = slot.signature.required
-        self.whole = slot.signature.whole is not None
+        self.advice = slot.signature.advice
+        self.whole = slot.signature.whole
         self.gathers = slot.merge_strategy == "gather"
         self.merge: Callable[[Payload, Payload], Payload] | None = _merge_function(slot, where)
         self.plain = False  # whether running it is no more than `call(payload)`
@@ -93,7 +95,7 @@ class Inlet:
             if have < len(payloads):
                 raise PayloadError(
                     f"routine {self.node.routine_id!r}, slot {self.name!r}: the handler requires {name!r}, but "
-                    f"{len(payloads) - have} of the {len(payloads)} gathered payloads have none"
+                    f"{len(payloads) - have} of the {len(payloads)} gathered payloads have none{self.advice}"
                 )
         keys = dict.fromkeys(key for payload in payloads for key in payload)
         return {key: [payload[key] for payload in payloads if key in payload] for key in keys}

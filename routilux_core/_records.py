@@ -64,10 +64,11 @@ class SettingsRecord:
 
 @frozen
 class SlotRecord:
-    """A slot: the name of its handler's method, and how arriving data is merged."""
+    """A slot: the name of its handler's method, how arriving data is merged, and whether all of it is passed."""
 
     handler: str
     merge: str
+    whole: bool = False  # written only where it is so
 
 
 @frozen

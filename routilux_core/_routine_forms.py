@@ -24,7 +24,7 @@ class Form:
     settings: dict[str, Any]
     quick: tuple[tuple[str, frozenset[type]], ...]
     count: int  # of the attributes of an instance that has its fields, and nothing else
-    slots: tuple[tuple[str, Any, Merge, str], ...]  # name, function, merge strategy, its saved name
+    slots: tuple[tuple[str, Any, Merge, dict[str, Any]], ...]  # name, function, merge strategy, what is saved
     events: dict[str, tuple[str, ...]]
     names_are_plain: bool  # ASCII, so that they need no second look
 
@@ -52,10 +52,21 @@ def _look_at(cls: type[Routine]) -> Form:
         settings,
         tuple((each.name, each.simple) for each in shape.fields.values()),
         1 + len(shape.fields),
-        tuple((name, method_of(cls, name), merge, _declared(merge)) for name, (merge, _) in declared.slots.items()),
+        tuple(
+            (name, method_of(cls, name), merge, slot_form(name, _declared(merge), signature.whole))
+            for name, (merge, signature) in declared.slots.items()
+        ),
         {name: each.output_params for name, each in declared.events.items()},
         all(type(name) is str and name.isascii() for name in names),
     )
+
+
+def slot_form(handler: str | None, merge: str, whole: bool) -> dict[str, Any]:
+    """Return the saved form of a slot."""
+    saved: dict[str, Any] = {"handler": handler, "merge": merge}
+    if whole:
+        saved["whole"] = True
+    return saved
 
 
 def _declared(merge: Merge) -> str:

@@ -105,13 +105,13 @@ class RoutineReader:
         return {} if any(each is BROKEN for each in found.values()) else found
 
     def _slots(self, form: Form, routine: Routine, slots: dict[str, SlotRecord], path: Path) -> None:
-        if [(name, each.handler, each.merge) for name, each in slots.items()] == [
-            (name, name, merge) for name, _, _, merge in form.slots
+        if [(name, each.handler, each.merge, each.whole) for name, each in slots.items()] == [
+            (name, name, saved["merge"], "whole" in saved) for name, _, _, saved in form.slots
         ] and len(routine._routilux.slots) == len(form.slots):
             return  # as the class declares them
-        declared = {name: (merge, own) for name, _, own, merge in form.slots}
+        declared = {name: (own, saved) for name, _, own, saved in form.slots}
         made: dict[str, Slot] = {}
-        signatures: dict[str, Signature] = {}  # of the handlers: one may serve any number of slots
+        signatures: dict[tuple[str, bool], Signature] = {}  # of the handlers: one may serve any number of slots
         for name, record in slots.items():
             try:
                 made[name] = self._slot(routine, name, record, declared, signatures, (path, name))
@@ -126,8 +126,8 @@ class RoutineReader:
         routine: Routine,
         name: str,
         record: SlotRecord,
-        declared: dict[str, Any],
-        signatures: dict[str, Signature],
+        declared: dict[str, tuple[Merge, dict[str, Any]]],
+        signatures: dict[tuple[str, bool], Signature],
         path: Path,
     ) -> Any:
         cls = type(routine)
@@ -136,18 +136,30 @@ class RoutineReader:
                 (path, Name("handler")), f"{type_name(cls)} has no method {shown(record.handler)} of its own"
             )
             return None
-        merge_name, own = declared.get(name, (None, None))
-        merge = own if record.merge == merge_name else self._merge(routine, record.merge, (path, Name("merge")))
+        own, saved = declared.get(name, (None, {}))
+        as_saved = record.merge == saved.get("merge")
+        merge = own if as_saved else self._merge(routine, record.merge, (path, Name("merge")))
         if merge is None:
             return None
         if routine.__routilux_settings__.stateless and merge not in ("override", "gather"):
             self.problems.add((path, Name("merge")), "a slot of a stateless routine is 'override' or 'gather'")
             return None
         handler: Handler = getattr(routine, record.handler)
-        signature = signatures.get(record.handler)
+        key = record.handler, self._whole(cls, name, record, saved, path)
+        signature = signatures.get(key)
         if signature is None:
-            signature = signatures[record.handler] = Signature.of(handler, f"slot {name!r}")
+            signature = signatures[key] = Signature.of(handler, f"slot {name!r}", key[1])
         return Slot(name, handler, merge, signature)
+
+    def _whole(self, cls: type, name: str, record: SlotRecord, saved: dict[str, Any], path: Path) -> bool:
+        """Return whether the handler takes the whole payload; files of earlier versions leave that to the class."""
+        if not saved or record.handler != name:
+            return record.whole
+        by_class = "whole" in saved
+        if record.whole and not by_class:
+            what = f"saved as true, but {type_name(cls)} declares the slot without it: correct the one or the other"
+            self.problems.add((path, Name("whole")), what)
+        return by_class
 
     def _merge(self, routine: Routine, merge: str, path: Path) -> Merge | None:
         if merge in ("override", "append", "gather"):

@@ -9,7 +9,7 @@ from typing import Any
 from routilux_core._kinds import LARGEST
 from routilux_core._policies import write_policy
 from routilux_core._problems import Name, Path, Problems
-from routilux_core._routine_forms import Form, form_of, is_free, method_of
+from routilux_core._routine_forms import Form, form_of, is_free, method_of, slot_form
 from routilux_core._type_names import shown
 from routilux_core._values import Writer
 from routilux_core.ports import Slot
@@ -48,7 +48,7 @@ class RoutineWriter:
             elif value is not MISSING:
                 self._field(form, fields, name, value, (path, routine_id))
         saved_slots = {}
-        for name, function, merge, merge_name in form.slots:
+        for name, function, merge, saved in form.slots:
             made = slots[name]
             handler: Any = made.handler
             if (
@@ -57,7 +57,7 @@ class RoutineWriter:
                 and handler.__func__ is function
                 and made.merge_strategy is merge
             ):
-                saved_slots[name] = {"handler": name, "merge": merge_name}
+                saved_slots[name] = saved.copy()
         saved_events = {}
         for name, each in events.items():
             saved_events[name] = [*each.output_params]
@@ -126,13 +126,13 @@ class RoutineWriter:
                 (within, Name("handler")),
                 f"{shown(made.handler)} is no method of {form.shape.name}, and code is saved by the name of its method",
             )
-        return {"handler": handler, "merge": self._merge(form, routine, made, within)}
+        return slot_form(handler, self._merge(form, routine, made, within), made.signature.whole)
 
     def _merge(self, form: Form, routine: Routine, made: Slot, path: Path) -> str:
         merge = made.merge_strategy
-        declared = next((name for slot, _, own, name in form.slots if slot == made.name and own is merge), None)
+        declared = next((saved for slot, _, own, saved in form.slots if slot == made.name and own is merge), None)
         if declared is not None:
-            return declared
+            return str(declared["merge"])
         if isinstance(merge, str):
             return merge
         name = _name_of(routine, merge)

@@ -18,7 +18,10 @@ State = tuple[dict[str, Any], dict[str, Handler]]  # attributes by name, and the
 def definition_of(routine: Routine, routine_id: str) -> bytes:
     """Pickle what a routine is: its class, slots and events, and who it belongs to."""
     internals = routine._routilux
-    slots = {slot.name: (_merge_name(slot), _method(routine, slot)) for slot in internals.slots.values()}
+    slots = {
+        slot.name: (_merge_name(slot), _method(routine, slot), slot.signature.whole)
+        for slot in internals.slots.values()
+    }
     events = {name: each.output_params for name, each in internals.events.items()}
     definition = (type(routine), internals.owner, internals.sealed, slots, events)
     try:
@@ -121,21 +124,21 @@ class Blueprint:
         attributes, handlers = loads(state, routine)
         restore(routine, (attributes, {}))
         calls: dict[str, Callable[[Payload], Any]] = {}
-        for name, (merge, method) in self._slots.items():
+        for name, (merge, method, whole) in self._slots.items():
             handler = handlers[name] if method is None else getattr(routine, method)
             where = f"routine {self.routine_id!r}, slot {name!r}"
-            signature = self._signature(name, method, handler, where)
+            signature = self._signature(name, method, whole, handler, where)
             internals.slots[name] = Slot(name, handler, merge, signature)
             calls[name] = bind(handler, signature, where)
         internals.changed = internals.policy_changed = _not_here
         internals.stats = tally = Tally(stats, internals.lock)
         return Ready(routine, self.routine_id, calls, frozenset(attributes), tally)
 
-    def _signature(self, name: str, method: str | None, handler: Handler, where: str) -> Signature:
+    def _signature(self, name: str, method: str | None, whole: bool, handler: Handler, where: str) -> Signature:
         if method is None:
-            return Signature.of(handler, where)
+            return Signature.of(handler, where, whole)
         if name not in self._signatures or name != method:
-            self._signatures[name] = Signature.of(handler, where)
+            self._signatures[name] = Signature.of(handler, where, whole)
         return self._signatures[name]
 
 

@@ -158,7 +158,7 @@ class Graph:
 
     def _warn_if_unsupplied(self, made: Connection, receiver: Slot) -> None:
         declared = self.routines[made.source]._routilux.events[made.event].output_params
-        if not declared or receiver.signature.whole is not None or callable(receiver.merge_strategy):
+        if not declared or receiver.signature.whole or callable(receiver.merge_strategy):
             return  # what a merge function returns, nobody knows
         renamed = dict(made.param_mapping)
         arriving = {renamed.get(name, name) for name in declared}
@@ -166,7 +166,8 @@ class Graph:
         if absent:
             warnings.warn(
                 f"{made.target}.{made.slot} requires {', '.join(map(repr, absent))}, but {made.source}.{made.event} "
-                f"declares {', '.join(map(repr, declared))}: rename with param_mapping, or correct the declaration",
+                f"declares {', '.join(map(repr, declared))}: rename with param_mapping, or correct the declaration"
+                f"{receiver.signature.advice}",
                 stacklevel=4,
             )
 

@@ -59,6 +59,7 @@ class SlotMark(NamedTuple):
     """What `@slot` leaves on a method."""
 
     merge_strategy: Merge
+    whole: bool = False
 
 
 class Declared(NamedTuple):
@@ -70,29 +71,32 @@ class Declared(NamedTuple):
     @classmethod
     def of(cls, routine_class: type, stateless: bool) -> Declared:
         """Look through a routine class."""
-        marks: dict[str, Merge] = {}
+        marks: dict[str, SlotMark] = {}
         events: dict[str, Event] = {}
         for base in reversed(routine_class.__mro__):
             for name, value in vars(base).items():
                 mark = getattr(value, "__routilux_slot__", None)
                 if isinstance(mark, SlotMark):
-                    marks[name] = mark.merge_strategy
+                    marks[name] = mark
                 elif isinstance(value, Event):
                     events[name] = value
         if any(ENTRY in vars(base) for base in routine_class.__mro__):
-            marks.setdefault(ENTRY, "override")
-        where = routine_class.__name__
+            marks.setdefault(ENTRY, SlotMark("override"))
         return cls(
-            {name: (merge, _declared(routine_class, name, merge, stateless, where)) for name, merge in marks.items()},
+            {
+                name: (mark.merge_strategy, _declared(routine_class, name, mark, stateless))
+                for name, mark in marks.items()
+            },
             events,
         )
 
 
-def _declared(routine_class: type, name: str, merge: Merge, stateless: bool, where: str) -> Signature:
-    check_slot(name, merge, stateless, where)
+def _declared(routine_class: type, name: str, mark: SlotMark, stateless: bool) -> Signature:
+    where = routine_class.__name__
+    check_slot(name, mark.merge_strategy, stateless, where)
     found = next(vars(base)[name] for base in routine_class.__mro__ if name in vars(base))
     bound = found.__get__(object(), routine_class) if hasattr(found, "__get__") else found
-    return Signature.of(bound, f"{where}, slot {name!r}")
+    return Signature.of(bound, f"{where}, slot {name!r}", mark.whole)
 
 
 def check_slot(name: str, merge_strategy: Merge, stateless: bool, where: str) -> None:
@@ -108,13 +112,19 @@ def check_slot(name: str, merge_strategy: Merge, stateless: bool, where: str) ->
 @overload
 def slot(handler: F, /) -> F: ...
 @overload
-def slot(*, merge_strategy: Merge = "override") -> Callable[[F], F]: ...
-def slot(handler: F | None = None, /, *, merge_strategy: Merge = "override") -> F | Callable[[F], F]:
-    """Declare a method to be the handler of an input slot of the same name."""
+def slot(*, merge_strategy: Merge = "override", whole: bool = False) -> Callable[[F], F]: ...
+def slot(
+    handler: F | None = None, /, *, merge_strategy: Merge = "override", whole: bool = False
+) -> F | Callable[[F], F]:
+    """Declare a method to be the handler of an input slot of the same name.
+
+    Each parameter gets the value of the key of its name. With `whole=True` the only parameter gets the whole payload,
+    a dict of its own.
+    """
 
     def mark(function: F) -> F:
         check_merge_strategy(merge_strategy, f"@slot on {function!r}")
-        function.__routilux_slot__ = SlotMark(merge_strategy)  # type: ignore[attr-defined]
+        function.__routilux_slot__ = SlotMark(merge_strategy, whole)  # type: ignore[attr-defined]
         return function
 
     return mark if handler is None else mark(handler)

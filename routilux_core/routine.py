@@ -101,8 +101,19 @@ class Routine:
         elif fields:
             raise TypeError(f"Routine() takes no fields: subclass it to declare {', '.join(fields)}")
 
-    def define_slot(self, name: str, handler: Handler | None = None, merge_strategy: Merge = "override") -> Slot:
-        """Add an input; without a handler, the method of the same name is the handler."""
+    def define_slot(
+        self,
+        name: str,
+        handler: Handler | None = None,
+        merge_strategy: Merge = "override",
+        *,
+        whole: bool = False,
+    ) -> Slot:
+        """Add an input; without a handler, the method of the same name is the handler.
+
+        Each parameter of the handler gets the value of the key of its name. With `whole=True` the only parameter gets
+        the whole payload.
+        """
         where = type(self).__name__
         check_slot(name, merge_strategy, self.__routilux_settings__.stateless, where)
         internals = self._routilux
@@ -112,7 +123,7 @@ class Routine:
             handler = getattr(self, name, None)
         if handler is None:
             raise DefinitionError(f"{where}, slot {name!r}: give a handler, or define a method {name!r}")
-        made = Slot(name, handler, merge_strategy, Signature.of(handler, f"{where}, slot {name!r}"))
+        made = Slot(name, handler, merge_strategy, Signature.of(handler, f"{where}, slot {name!r}", whole))
         _change(self, internals.slots, name, made)
         return made
 

@@ -90,6 +90,17 @@ class Named(Routine, type_name="tests/named"):
     pass
 
 
+class Whole(Routine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.define_slot("defined", handler=self.take, whole=True)
+        self.define_slot("named", handler=self.take)
+
+    @slot(whole=True)
+    def take(self, row: dict[str, Any]) -> None:
+        self.got = row
+
+
 @dataclass
 class Point:
     x: int
@@ -533,3 +544,26 @@ def test_a_payload_that_cannot_be_saved_is_refused_by_its_path(make_flow: MakeFl
     with pytest.raises(SerializationError) as refused:
         job.serialize()
     assert refused.value.problems[0].path == "outputs['sends.out'][0]['client']"
+
+
+def test_a_slot_that_takes_the_whole_payload_comes_back_as_one(make_flow: MakeFlow) -> None:
+    document = saved(Whole())
+    slots = document["routines"]["r0"]["slots"]
+    assert [each.get("whole") for each in slots.values()] == [True, True, None]
+    flow = loaded(document)
+    assert flow.serialize() == document
+    for name, got in (("defined", {"row": 1}), ("take", {"row": 1}), ("named", 1)):
+        assert flow.run("r0", {"row": 1}, slot=name).status == "completed"
+        assert flow.routines["r0"].got == got
+    del slots["take"]["whole"]  # as a file of an earlier version has it: what the class declares holds
+    assert loaded(document).serialize() == saved(Whole())
+
+
+def test_a_slot_saved_with_the_whole_payload_that_its_class_declares_without_is_refused() -> None:
+    document = saved(Adds())
+    document["routines"]["r0"]["slots"]["input"]["whole"] = True
+    [problem] = problems_of(document)
+    assert "slots['input'].whole: saved as true" in problem
+    document = saved(Whole())
+    document["routines"]["r0"]["slots"]["defined"]["whole"] = "yes"
+    assert problems_of(document) == ["routines['r0'].slots['defined'].whole: expected bool, not 'yes'"]

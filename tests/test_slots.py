@@ -31,10 +31,12 @@ class Source(Routine):
 class Sink(Routine):
     """Gives what its handler gets to a list."""
 
-    def __init__(self, make_handler: Callable[[list[Any]], Callable[..., Any]], merge: Any = "override") -> None:
+    def __init__(
+        self, make_handler: Callable[[list[Any]], Callable[..., Any]], merge: Any = "override", whole: bool = False
+    ) -> None:
         super().__init__()
         self.calls: list[Any] = []
-        self.define_slot("input", make_handler(self.calls), merge)
+        self.define_slot("input", make_handler(self.calls), merge, whole=whole)
 
 
 class SumUp(Routine):
@@ -238,14 +240,12 @@ def wraps_a_generator(calls: list[Any]) -> Callable[..., Any]:
         (takes_by_keyword, {"a": 1, "b": 2}, 1),
         (takes_by_keyword_with_default, {"b": 2}, ("default", 2)),
         (takes_by_keyword_with_default, {"a": 1, "b": 2}, (1, 2)),
-        (takes_data, {"a": 1, "b": 2}, {"a": 1, "b": 2}),
         (takes_data, {"data": 1, "b": 2}, 1),
-        (takes_data_by_keyword, {"a": 1}, {"a": 1}),
+        (takes_data_by_keyword, {"data": 1}, 1),
         (takes_data_and_more, {"data": 1, "a": 2}, (1, 2)),
-        (takes_a_dict, {"a": 1, "b": 2}, {"a": 1, "b": 2}),
-        (takes_a_mapping, {"a": 1, "b": 2}, {"a": 1, "b": 2}),
-        (takes_an_unquoted_dict, {"a": 1, "b": 2}, {"a": 1, "b": 2}),
-        # Only `dict` and `Mapping` say "all of it"; this one is a value like any other.
+        (takes_a_dict, {"row": {"a": 1}, "b": 2}, {"a": 1}),
+        (takes_a_mapping, {"row": {"a": 1}, "b": 2}, {"a": 1}),
+        (takes_an_unquoted_dict, {"row": {"a": 1}, "b": 2}, {"a": 1}),
         (takes_an_ordered_dict, {"row": 1, "b": 2}, 1),
         (bound_by_partial, {"a": 1, "b": 2}, ("fixed", 1)),
         (wraps_a_coroutine, {"a": 1}, 1),
@@ -265,12 +265,73 @@ def test_a_handler_gets_what_it_names(
     assert sink.calls == [expected]
 
 
+WHOLE = [takes_one, takes_by_keyword, takes_only_defaults, takes_data, takes_a_dict, takes_a_mapping]
+
+
+@pytest.mark.parametrize("make_handler", WHOLE)
+@pytest.mark.parametrize("payload", [{}, {"b": 2}, {"a": 1, "b": 2}, {"row": {"a": 1}}, {"data": 1}])
+def test_the_only_parameter_gets_the_whole_payload_where_that_is_asked_for(
+    make_flow: MakeFlow,
+    strategy: dict[str, Any],
+    make_handler: Callable[[list[Any]], Callable[..., Any]],
+    payload: dict[str, Any],
+) -> None:
+    sink = Sink(make_handler, whole=True)
+    job = deliver(make_flow(**strategy), sink, payload)
+    assert job.errors == []
+    assert sink.calls == [payload]
+
+
+def test_a_declared_slot_and_an_entry_may_take_the_whole_payload(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
+    class Declared(Routine, scope="job"):
+        @slot(whole=True)
+        def __call__(self, everything: dict[str, Any]) -> None:
+            self.increment_stat(",".join(everything))
+
+        @slot(merge_strategy="gather", whole=True)
+        def rows(self, lists: dict[str, Any]) -> None:
+            self.increment_stat(f"gathered {lists}")
+
+    flow = make_flow(**strategy)
+    flow.add_routine(Declared(), "declared")
+    for job in (flow.run("declared", {"a": 1, "everything": 2}), flow.run("declared", {"a": 3}, slot="rows")):
+        assert job.errors == []
+        assert job.routines["declared"].stats() in ({"a,everything": 1}, {"gathered {'a': [3]}": 1})
+
+
+@pytest.mark.parametrize(
+    "make_handler", [takes_nothing, takes_two, takes_a_default, takes_everything, takes_a_name_and_the_rest]
+)
+def test_the_whole_payload_goes_to_exactly_one_parameter(
+    make_handler: Callable[[list[Any]], Callable[..., Any]],
+) -> None:
+    with pytest.raises(DefinitionError, match=r"Sink, slot 'input': whole=True .* exactly one"):
+        Sink(make_handler, whole=True)
+    with pytest.raises(DefinitionError, match=r"Wrong, slot 'take': whole=True .* exactly one"):
+
+        class Wrong(Routine):
+            @slot(whole=True)
+            def take(self, a: int, b: int) -> None: ...
+
+
+@pytest.mark.parametrize("make_handler", [takes_data, takes_data_by_keyword, takes_a_dict, takes_a_mapping, takes_one])
+def test_a_lone_parameter_that_is_missing_says_how_to_get_the_whole_payload(
+    make_flow: MakeFlow, strategy: dict[str, Any], make_handler: Callable[[list[Any]], Callable[..., Any]]
+) -> None:
+    sink = Sink(make_handler)
+    job = deliver(make_flow(**strategy), sink, {"rwo": {"a": 1}})
+    assert [type(failure.exception) for failure in job.errors] == [PayloadError]
+    assert "what arrived is 'rwo'" in str(job.errors[0].exception)
+    assert "add @slot(whole=True)" in str(job.errors[0].exception)
+    assert sink.calls == []
+
+
 @pytest.mark.parametrize("make_handler", [takes_data, takes_a_dict])
 def test_the_whole_payload_is_a_copy_that_the_handler_may_change(
     make_flow: MakeFlow, make_handler: Callable[[list[Any]], Callable[..., Any]]
 ) -> None:
     flow = make_flow()
-    first, second = Sink(make_handler), Sink(make_handler)
+    first, second = Sink(make_handler, whole=True), Sink(make_handler, whole=True)
     flow.add_routine(second, "second")
     flow.add_routine(Source(), "both")
     flow.add_routine(first, "first")
@@ -312,7 +373,7 @@ def test_a_keyerror_or_typeerror_of_the_handler_itself_is_its_own(make_flow: Mak
 
         return handler
 
-    job = deliver(make_flow(), Sink(raises), {"a": 1})
+    job = deliver(make_flow(), Sink(raises), {"a": {}})
     assert [type(failure.exception) for failure in job.errors] == [KeyError]
 
 

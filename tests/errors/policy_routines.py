@@ -1,7 +1,4 @@
-"""Routines that fail as they are told, and note each call in a file, in a module that workers can import.
-
-The parameter `order` is a dict; one annotated so would take the whole payload.
-"""
+"""Routines that fail as they are told, and note each call in a file, in a module that workers can import."""
 
 from __future__ import annotations
 

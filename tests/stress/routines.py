@@ -313,7 +313,8 @@ def routine_for(probe: Probe) -> Routine:
     routine = KINDS[node.kind](probe)
     for slot, merge in enumerate(node.slots):
         handler = (routine.first, routine.second)[slot]
-        routine.define_slot(f"s{slot}", handler=handler, merge_strategy=add_up if merge == SUM else merge)
+        merges = add_up if merge == SUM else merge
+        routine.define_slot(f"s{slot}", handler=handler, merge_strategy=merges, whole=slot == 1)
     for event in range(len(node.fans)):
         routine.define_event(f"e{event}")
     return routine

@@ -83,7 +83,7 @@ class Aggregate(Routine, scope="job", type_name="aggregate"):
     def finish(self, data: list[bytes]) -> None:
         self.emit("done", count=len(data))
 
-    @slot(merge_strategy=lambda old, new: {**old, **new})
+    @slot(merge_strategy=lambda old, new: {**old, **new}, whole=True)
     def late(self, data: Mapping[str, Any]) -> None: ...
 
 
@@ -91,7 +91,7 @@ class Imperative(Routine):
     def __init__(self, limit: int) -> None:
         super().__init__()
         self.limit = limit
-        self.define_slot("input", handler=self.process, merge_strategy="append")
+        self.define_slot("input", handler=self.process, merge_strategy="append", whole=True)
         self.define_event("output", ["result"])
 
     def process(self, data: dict[str, Any]) -> None:
