@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from time import perf_counter
-from typing import Any
 
 from routilux_core._binding import Payload
 from routilux_core._books import GATHERED
@@ -31,6 +29,16 @@ class Caller(Emitter):
         self.delay = 0.0  # seconds before the retry that was decided
         self.interrupt: BaseException | None = None
 
+    def _call_in_context(self, inlet: Inlet, payload: Payload, run: Run, number: int) -> int:
+        """Call a handler in a copy of the context of who called `execute`; return the outcome."""
+        if run.context is None:
+            return self._call(inlet, payload, run, number)
+        return run.context.copy().run(self._enter, inlet, payload, run, number)
+
+    def _enter(self, inlet: Inlet, payload: Payload, run: Run, number: int) -> int:
+        CURRENT.set(self)
+        return self._call(inlet, payload, run, number)
+
     def _call(self, inlet: Inlet, payload: Payload, run: Run, number: int) -> int:
         """Call a handler with everything that goes with it, and return the outcome."""
         if run.stopped:
@@ -42,10 +50,7 @@ class Caller(Emitter):
         deadline = self._deadline(node)
         began = perf_counter()
         try:
-            if run.context is None:
-                inlet.call(payload)
-            else:
-                run.context.copy().run(self._enter, inlet.call, payload)
+            inlet.call(payload)
         except BaseException as error:
             if deadline is not None and deadline.close():
                 return self._late_error(node, error)
@@ -71,10 +76,6 @@ class Caller(Emitter):
         if listeners is not None and listeners.details:
             listeners.activation_started(inlet, number, run.attempts.get(number, 1), self.item, payload)
         return payload
-
-    def _enter(self, call: Callable[[Payload], Any], payload: Payload) -> None:
-        CURRENT.set(self)
-        call(payload)
 
     def _succeed(self, run: Run, number: int) -> None:
         """Send what was held, and forget what another attempt would have needed."""

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import copy_context
 from operator import itemgetter
 from threading import get_ident
 from time import perf_counter
@@ -247,16 +248,13 @@ class Listeners:
     # -- telling
 
     def _tell_outside(self, hook: str, record: dict[str, Any]) -> None:
-        """Tell in a place where a wait for the flow would never end, so that it is refused there."""
+        """Tell in a context of its own, where a wait for the flow, which would never end, is refused."""
         if not self.hears(hook):
             return
-        token = CURRENT.set(_Telling(self._hub))
-        try:
-            self._tell(hook, record)
-        finally:
-            CURRENT.reset(token)
+        copy_context().run(self._tell, hook, record)
 
     def _tell(self, hook: str, record: dict[str, Any]) -> None:
+        CURRENT.set(_Telling(self._hub))
         for each in self._by_hook[hook]:
             try:
                 each.function(*[record[name] for name in each.arguments])

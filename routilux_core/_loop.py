@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from contextvars import Context
 from itertools import islice
 from time import perf_counter
 from typing import Any
@@ -80,31 +81,40 @@ class Worker(Caller):
 
     def work(self, limit: int) -> None:
         """Run up to `limit` activations. Only a KeyboardInterrupt in the main thread is raised."""
-        token = CURRENT.set(self)
+        left: int | None = limit
         try:
-            self._loop(limit)
+            with self.hub.lock:
+                self.queue.hands.add(self)
+            while left is not None:
+                variables = Context()
+                left = variables.run(self._loop, left, variables)
         except BaseException:
             self._interrupted()
             raise
         finally:
             self.routine = None
-            CURRENT.reset(token)
             if self.hub.calls:
                 self.hub.answer()
 
-    def _loop(self, limit: int) -> None:
-        """Take activations one by one under the lock, and work off the lane in between."""
+    def _loop(self, limit: int, variables: Context) -> int | None:
+        """Take activations one by one under the lock, and work off the lane in between; None when it is done.
+
+        The context that this runs in is nobody else's. As soon as a handler has set a variable in it, what is left of
+        `limit` is returned, and goes on in another one: what one call sets, no other call sees, nor who waits here.
+        """
+        CURRENT.set(self)
         queue = self.queue
-        with self.hub.lock:
-            queue.hands.add(self)
         while self._step(limit):
             if self.item is not None:
                 self._handle(self.item)
                 limit -= 1
-            if self.item is None and limit and self.mine is not None and self.mine.plain:
+            if self.item is None and limit and self.mine is not None and self.mine.plain and len(variables) == 1:
                 source = queue.lane if self.owner is None else self.stretch
                 if source:
-                    limit -= self._work_off_plainly(source, limit)
+                    limit -= self._work_off_plainly(source, limit, variables)
+            if len(variables) > 1:
+                return limit
+        return None
 
     def _handle(self, item: Item) -> None:
         """Run an activation of whatever kind; it stays in hand if there is more to count than its note."""
@@ -115,7 +125,7 @@ class Worker(Caller):
             if inlet.plain and run.plain:
                 inlet.call(payload)
             else:
-                self.outcome = self._call(inlet, payload, run, number)
+                self.outcome = self._call_in_context(inlet, payload, run, number)
         except BaseException as error:
             self.ended = perf_counter()
             self.outcome = self._failed(item, error, before)
@@ -131,7 +141,7 @@ class Worker(Caller):
             if not node.limited:
                 self.item = None
 
-    def _work_off_plainly(self, source: deque[Item], limit: int) -> int:
+    def _work_off_plainly(self, source: deque[Item], limit: int, variables: Context) -> int:
         """Run up to `limit` activations of a lane, or of this worker's stretch, without the lock; return how many.
 
         As long as they are plain ones of the same job. This is the hot path: everything is local. An item is in hand
@@ -194,7 +204,7 @@ class Worker(Caller):
                 else:
                     notes += (slot,)
                 self.item = None
-                if (first or others) and started >= turn:
+                if len(variables) > 1 or ((first or others) and started >= turn):
                     break
                 if listeners is not None and not listeners.armed:
                     break

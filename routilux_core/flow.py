@@ -261,7 +261,8 @@ class Flow:
         """Start a job at a routine, and return it: finished under `sequential`, else at once.
 
         The entry is the routine's `__call__`, else its only slot, else `slot` says which. Inside a handler of this flow
-        the job is returned running, under every strategy.
+        the job is returned running, under every strategy. Each call of a handler has a copy of the caller's context
+        variables, which don't travel to other processes; what it sets there ends with it.
         """
         payload = _checked_params(entry_params)
         _check_here(self._made_in_handler, f"execute({entry_routine_id!r}) of flow {self.flow_id!r}")

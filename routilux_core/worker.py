@@ -5,7 +5,8 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Callable, Mapping
-from contextvars import copy_context
+from contextvars import Context, copy_context
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -48,7 +49,8 @@ def run(
     at once.
     """
     body, parts = pickle.loads(payload)
-    return copy_context().run(_Batch(pickle.loads(body), parts, send, mark, cancelled).run)
+    variables = copy_context()
+    return variables.run(_Batch(pickle.loads(body), parts, send, mark, cancelled).run, variables)
 
 
 def close() -> None:
@@ -126,20 +128,23 @@ class _Batch:
         self._held: list[tuple[str, Data]] | None = None  # by the activation that runs, where it may run again
         self._made: dict[str, Any] = {}
         self._current: Ready
+        self._variables = self._unset = Context()  # what the task runs in, and what that was before any call
+        self._isolates = False  # whether each call has a context of its own: one has set a variable
         self._travelling: Ready | None = None  # the routine whose state came with the task
 
-    def run(self) -> bytes:
+    def run(self, variables: Context) -> bytes:
+        """Run what has come, in a context that belongs to nobody else, and return the reply."""
         last: dict[str, Any] = {}
         missing = self._missing()
         if missing:
             last["missing"] = missing
         else:
             self._prepare()
-            token = CURRENT.set(self)
+            CURRENT.set(self)
+            self._variables, self._unset, self._isolates = variables, copy_context(), len(variables) > 1
             try:
                 self._run_all()
             finally:
-                CURRENT.reset(token)
                 self.routine = None
             if self._travelling is not None:
                 last.update(_home_coming(self._travelling))
@@ -187,6 +192,7 @@ class _Batch:
         shared = mark is self._mark and flag is self._cancelled
         marks, place, base, flags, where, value = mark.words, mark.at, mark.base, flag.words, flag.at, flag.value
         ready = call = None
+        variables = self._variables
         for data in payloads:
             if shared:  # what `_may_begin` does, without its calls
                 if flags[where] == value:
@@ -197,7 +203,7 @@ class _Batch:
             try:
                 if ready is None or call is None:
                     ready = self._routine(number)
-                    call = ready.calls[slot]
+                    call = self._bound(ready, slot)
                 if holds:
                     self._held = []
                 call(_load_payload(data, ready.routine_id, slot) if isinstance(data, bytes) else data)
@@ -214,8 +220,15 @@ class _Batch:
             ends.append(clock())
             if teller.half_told:
                 teller.end_half_told()
+            if len(variables) > 1 and not self._isolates:
+                self._isolates, call = True, None
             index += 1
         return True
+
+    def _bound(self, ready: Ready, slot: str) -> Callable[[Payload], Any]:
+        """Return what calls a handler: no variable that it sets is seen by another call."""
+        call = ready.calls[slot]
+        return partial(_call_in_copy, self._unset, call) if self._isolates else call
 
     def _may_begin(self, index: int) -> bool:
         """Say that an activation begins, if the task is not cancelled."""
@@ -305,6 +318,10 @@ class _Batch:
 
     def resource(self, key: tuple[object, str], factory: Callable[[], Any], /) -> Any:
         return self._process.resources.get(self.thread, key, factory)
+
+
+def _call_in_copy(context: Context, call: Callable[[Payload], Any], payload: Payload) -> None:
+    context.copy().run(call, payload)
 
 
 def pack(payload: Payload, whole: str) -> bytes:

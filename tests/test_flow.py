@@ -303,6 +303,89 @@ def test_context_variables_of_the_caller_are_seen_in_every_handler(
         assert sorted(payload["n"] for payload in job.outputs["read"]) == [f"{subject} {n}" for n in range(5)]
 
 
+class Signs(Square, stateless=True):
+    """Signs what it squares with what it finds in a context variable, and then puts its own name there."""
+
+    @slot
+    def n(self, n: int) -> None:
+        self.emit("squared", n=f"{n} of {SUBJECT.get('nobody')}")
+        if n % 2:
+            SUBJECT.set(f"call {n}")
+
+
+@pytest.mark.parametrize("history_size", [1000, 0])
+def test_what_a_handler_sets_in_a_context_variable_no_other_call_sees_nor_the_caller(
+    make_flow: MakeFlow, strategy: dict[str, Any], history_size: int
+) -> None:
+    flow = make_flow(**strategy, history_size=history_size)
+    flow.add_routine(Source(), "source")
+    flow.add_routine(Signs(), "signs")
+    flow.add_output("signs", "squared", "signed")
+    flow.connect("source", "item", "signs", "n")
+    for caller in (contextvars.Context(), contextvars.Context(), contextvars.copy_context()):
+        job = caller.run(run, flow, "source", {"count": 20})
+        assert sorted(payload["n"] for payload in job.outputs["signed"]) == sorted(f"{n} of nobody" for n in range(20))
+        assert (job.ledger.completed, job.ledger.emitted, job.errors) == (21, 40, [])
+        assert caller.run(SUBJECT.get, "nobody") == "nobody"
+
+
+class SignsInTurn(Square):
+    """The same with state, merged by a function that sets the variable, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.define_slot("merged", self.sign, merge_strategy=self.merge)
+
+    def merge(self, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+        SUBJECT.set("a merge")
+        return {"n": new["n"]}
+
+    def sign(self, n: int) -> None:
+        self.emit("squared", n=n)
+        if n == 7:
+            SUBJECT.set("a call that failed")
+            raise ValueError(n)
+
+
+def test_it_ends_with_the_call_also_where_that_fails_or_something_is_merged(
+    make_flow: MakeFlow, strategy: dict[str, Any]
+) -> None:
+    flow = make_flow(**strategy, error_handler="continue")
+    flow.add_routine(Source(), "source")
+    flow.add_routine(SignsInTurn(), "first")
+    flow.add_routine(Signs(), "second")
+    flow.add_output("second", "squared", "signed")
+    flow.connect("source", "item", "first", "merged")
+    flow.connect("first", "squared", "second", "n")
+    caller = contextvars.Context()
+    job = caller.run(run, flow, "source", {"count": 12})
+    assert sorted(payload["n"] for payload in job.outputs["signed"]) == sorted(f"{n} of nobody" for n in range(12))
+    assert (job.ledger.failed, job.ledger.posted) == (1, 25)
+    assert caller.run(SUBJECT.get, "nobody") == "nobody"
+
+
+class Executes(Routine):
+    def __init__(self, flow: Flow, jobs: list[JobState]) -> None:
+        super().__init__()
+        self.flow, self.jobs = flow, jobs
+
+    def __call__(self) -> None:
+        self.jobs.append(self.flow.execute("signs", {"n": 2}))
+
+
+def test_a_job_that_another_thread_works_at_sees_the_variables_of_who_executed_it(make_flow: MakeFlow) -> None:
+    flow = make_flow()
+    flow.add_routine(Signs(), "signs")
+    flow.add_output("signs", "squared", "signed")
+    jobs: list[JobState] = []
+    flow.add_routine(Executes(flow, jobs), "executes")
+    flow.run("executes")
+    token = SUBJECT.set("who only waits")
+    assert flow.wait_for_completion(SECONDS)
+    SUBJECT.reset(token)
+    assert jobs[0].outputs["signed"] == [{"n": "2 of nobody"}]
+
+
 # -- switching
 
 
