@@ -12,6 +12,7 @@ from routilux_core._history import COMPLETED, WIDTH, History, Stretch, records
 from routilux_core._measures import JobSource
 from routilux_core._plan import Inlet, Item, Node
 from routilux_core.error_handling import Failure
+from routilux_core.errors import trace_of
 
 if TYPE_CHECKING:
     from routilux_core._dispatch import Dispatcher
@@ -150,15 +151,13 @@ class Books:
 
     def failure(self, inlet: Inlet, payload: Payload, number: int, error: BaseException, emitted: int = 0) -> Failure:
         """Return the record of an exception, not decided yet."""
-        import traceback
-
         return Failure(
             job_id=self.job_id,
             routine_id=inlet.node.routine_id,
             slot=inlet.name,
             attempt=self.attempts.get(number, 1),
             exception=error,
-            traceback="".join(traceback.format_exception(error)),
+            traceback=trace_of(error),
             payload_keys=tuple(dict.fromkeys(key for each in payload.get(GATHERED, (payload,)) for key in each)),
             policy=inlet.node.policy,
             emitted=emitted,

@@ -37,6 +37,7 @@ class Deadline:
         self._node: Node = item[0].node
         self._limit: float = self._node.timeout or 0.0
         self._began = perf_counter()
+        self._before = worker.emitted  # until the call
         self._decided = self._returned = self.passed = False
         with worker.hub.lock:
             self._timer = worker.hub.timers.add(self._limit, self._due)
@@ -64,7 +65,8 @@ class Deadline:
         worker, ended = self._worker, perf_counter()
         run: Run = self._item[2]
         stack = stack_of(worker.thread)  # where it is now, which is what its author will want to know
-        failure = run.failure(inlet, payload, number, too_long(self._node, inlet.name, ended - self._began))
+        error = too_long(self._node, inlet.name, ended - self._began)
+        failure = run.failure(inlet, payload, number, error, worker.emitted - self._before)
         failure.traceback = stack + failure.traceback
         decision = carry_out(run, failure, decide(failure, run))
         worker.spare(1)

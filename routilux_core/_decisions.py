@@ -5,24 +5,30 @@ from __future__ import annotations
 from routilux_core._dispatch import logger
 from routilux_core._history import RETRIED, SKIPPED
 from routilux_core._run import Run
-from routilux_core.error_handling import Decision, ErrorStrategy, Failure
-from routilux_core.errors import text_of
+from routilux_core.error_handling import Decision, ErrorStrategy, Failure, by_policy
+from routilux_core.errors import UNREADABLE, text_of
 
 OUTCOMES = {ErrorStrategy.SKIP: SKIPPED, ErrorStrategy.RETRY: RETRIED}
 STATES = {ErrorStrategy.STOP: "failed", ErrorStrategy.CONTINUE: "error_continued", ErrorStrategy.SKIP: "skipped"}
 
 
 def decide(failure: Failure, run: Run) -> Decision:
-    """Ask the plugins and the policy; a policy that raises itself is logged, and the job stops."""
-    try:
-        if run.plugins is None:
-            return failure.policy.decide(failure)
+    """Ask the plugins and the policy. What had emitted is not tried again: that would be sent twice."""
+    if run.plugins is None:
+        decision = by_policy(failure)
+    else:
         from routilux_core._plugins import handle_error  # with it comes pluggy
 
-        return handle_error(run.plugins, failure)
-    except (Exception, SystemExit, GeneratorExit):  # whatever a policy of somebody else's does: the worker goes on
-        logger().exception("job %s: the error handler of routine %r raised", failure.job_id, failure.routine_id)
-        return Decision(ErrorStrategy.STOP)
+        decision = handle_error(run.plugins, failure)
+    if decision.strategy is not ErrorStrategy.RETRY or not failure.emitted:
+        return decision
+    decision = Decision(failure.policy.after_retries)
+    logger().warning(
+        "job %s: RETRY is refused, because routine %r, slot %r had emitted already: only what is emitted under a "
+        "policy that was RETRY when the call began is held back; after_retries decides: %s",
+        *(failure.job_id, failure.routine_id, failure.slot, decision.strategy.value),
+    )
+    return decision
 
 
 def carry_out(run: Run, failure: Failure, decision: Decision, status: str = "failed") -> Decision:
@@ -39,20 +45,16 @@ def carry_out(run: Run, failure: Failure, decision: Decision, status: str = "fai
 
 
 def _log(failure: Failure, decision: ErrorStrategy) -> None:
-    """Log an error once, when it is decided for good; a retry is only news. A broken log handler costs the line."""
-    error = failure.exception
+    """Log an error once, when it is decided for good; a retry is only news."""
     import logging
 
     level = {ErrorStrategy.STOP: logging.ERROR, ErrorStrategy.RETRY: logging.INFO}.get(decision, logging.WARNING)
-    try:
-        logger().log(
-            level,
-            "job %s: routine %r, slot %r, attempt %d: %s: %s -> %s",
-            *(failure.job_id, failure.routine_id, failure.slot, failure.attempt),
-            *(type(error).__name__, text_of(error), decision.value),
-            exc_info=error if level > logging.INFO else None,
-        )
-    except Exception:
-        import traceback
-
-        traceback.print_exc()
+    error = failure.exception
+    readable = not failure.traceback.startswith(UNREADABLE)  # else logging could not format it, and would lose the line
+    logger().log(
+        level,
+        "job %s: routine %r, slot %r, attempt %d: %s: %s -> %s%s",
+        *(failure.job_id, failure.routine_id, failure.slot, failure.attempt),
+        *(type(error).__name__, text_of(error), decision.value, "" if readable else f"\n{failure.traceback}"),
+        exc_info=error if readable and level > logging.INFO else None,
+    )

@@ -169,6 +169,6 @@ def _sift(waiting: deque[Item], run: Job) -> list[Item]:
 
 def logger() -> logging.Logger:
     """Return the engine's logger."""
-    import logging  # a flow in which nothing goes wrong needs none
+    from routilux_core._log import log  # a flow in which nothing goes wrong needs none
 
-    return logging.getLogger("routilux_core")
+    return log

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 from routilux_core._context import CURRENT, Frame
 from routilux_core._history import Note, Stretch, records
 from routilux_core._job_records import ActivationRecord
+from routilux_core._log import log
 from routilux_core._plan import Inlet, Node, Outlet
 from routilux_core._plugins import PluginSet, trace
-from routilux_core.errors import EmitError
+from routilux_core.errors import EmitError, is_interrupt
 from routilux_core.hookspecs import Activation, Emission
 from routilux_core.job import JobState
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 BATCH = 256  # records in one call
 PATIENCE = 0.05  # seconds that a record waits for others
 BEHIND = 64  # batches that may wait for a slow listener before other workers wait for it, too
-
-log = logging.getLogger("routilux_core")
 
 
 class Hub(Protocol):
@@ -259,7 +257,7 @@ class Listeners:
             try:
                 each.function(*[record[name] for name in each.arguments])
             except BaseException as error:  # a CancelledError, or an exit, is the plugin's own, too
-                if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                if is_interrupt(error):
                     raise
                 self._mute(each.plugin, hook, error)
             trace("plugin %r, %s: told about job %s", each.plugin, hook, self._job.job_id)
@@ -274,7 +272,7 @@ class Listeners:
                 self._by_hook[name] = [each for each in listeners if each.plugin != plugin]
         text = "plugin %r raised %s in %s, and is not told about job %s any more"
         name = type(error).__name__
-        log.log(logging.WARNING, text, plugin, name, hook, self._job.job_id, exc_info=error)
+        log.warning(text, plugin, name, hook, self._job.job_id, exc_info=error)
 
 
 class _Telling:

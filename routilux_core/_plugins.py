@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-import logging
 import os
 import sys
 import threading
@@ -16,6 +16,7 @@ import pluggy
 from attrs import define
 
 from routilux_core import _strategies, hookspecs
+from routilux_core._log import log
 from routilux_core._metadata import (
     DISABLE,
     PLUGINS,
@@ -26,8 +27,8 @@ from routilux_core._metadata import (
     in_one_line,
     load_target,
 )
-from routilux_core.error_handling import Decision, ErrorStrategy, Failure
-from routilux_core.errors import ConfigurationError, RoutiluxError, StrategyError
+from routilux_core.error_handling import Decision, ErrorStrategy, Failure, by_policy
+from routilux_core.errors import ConfigurationError, RoutiluxError, StrategyError, is_interrupt
 from routilux_core.hookspecs import PROJECT, StrategyRequest, hookimpl
 from routilux_core.strategy import ExecutionStrategy
 
@@ -39,8 +40,6 @@ RESULTS: dict[str, tuple[type, tuple[type[Exception], ...]]] = {  # and the exce
     "routilux_handle_error": (Decision, ()),
 }
 TRACKING = tuple(name for name in HOOKS if name not in RESULTS)
-
-log = logging.getLogger("routilux_core")
 
 
 @define
@@ -71,7 +70,7 @@ class BuiltIn:
     @hookimpl(trylast=True)
     def routilux_handle_error(self, failure: Failure) -> Decision:
         """Decide as the policy of the routine, else of the flow, says."""
-        return failure.policy.decide(failure)
+        return by_policy(failure)
 
 
 class PluginSet:
@@ -130,22 +129,19 @@ def handle_error(plugins: PluginSet | None, failure: Failure) -> Decision:
     """Return what to do about an exception: the first plugin that knows decides, else the policy."""
     if plugins is not None and plugins.decides:
         try:
-            decision = plugins.manager.hook.routilux_handle_error(failure=failure)
-        except KeyboardInterrupt:
-            raise
-        except BaseException:
+            decision = Decision.checked(plugins.manager.hook.routilux_handle_error(failure=failure))
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
             log.exception("routilux_handle_error failed; the policy decides about %s", _name(failure))
         else:
             if _is_usable(decision, failure):
-                return decision  # type: ignore[no-any-return]
-    return failure.policy.decide(failure)
+                return decision
+    return by_policy(failure)
 
 
-def _is_usable(decision: Any, failure: Failure) -> bool:
-    if not isinstance(decision, Decision):
-        log.warning("routilux_handle_error: a wrapper returned %r, no Decision; the policy decides", decision)
-        return False
-    twice = decision.strategy is ErrorStrategy.RETRY is not failure.policy.strategy and failure.emitted
+def _is_usable(decision: Decision, failure: Failure) -> bool:
+    twice = decision.strategy is ErrorStrategy.RETRY and failure.emitted
     if twice:
         log.warning(
             "routilux_handle_error: RETRY is refused, because %s had emitted already; the policy decides",
@@ -320,9 +316,9 @@ def _guarded(
             result = function(*args)
         except passed:
             raise
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:
+            if is_interrupt(error):
+                raise
             log.warning("%s: raised %s; this counts as None", what, in_one_line(error), exc_info=True)
             return None
         trace("%s -> %r", what, result)
@@ -345,4 +341,5 @@ def _since(began: float) -> float:
 def trace(text: str, *values: object) -> None:
     """Write a line to standard error if the user asked for it."""
     if os.environ.get(TRACE, "") not in ("", "0"):
-        sys.stderr.write(f"routilux plugins: {text % values}\n")
+        with contextlib.suppress(Exception):  # standard error may be closed, and a value may have no repr
+            sys.stderr.write(f"routilux plugins: {text % values}\n")

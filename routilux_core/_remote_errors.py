@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import traceback
 from typing import Any
 
 from routilux_core._pickling import dumps, loads
-from routilux_core.errors import RemoteError, text_of
+from routilux_core.errors import RemoteError, text_of, trace_of
 
 AS_ITSELF, WITHOUT_CONSTRUCTOR, AS_TEXT = range(3)
 Encoded = tuple[int, bytes, str, str, str]  # how, pickled, name of the type, text, traceback
@@ -32,7 +31,7 @@ class Shown:
 def encode(error: BaseException) -> Encoded:
     """Return an exception as plain data. Its round trip is tried here: nothing raises at home."""
     name, text = type(error).__qualname__, text_of(error)
-    trace = _trace(error)
+    trace = trace_of(error)
     for how, make in ((AS_ITSELF, _as_itself), (WITHOUT_CONSTRUCTOR, _without_constructor)):
         try:
             data = dumps(make(error))
@@ -85,10 +84,3 @@ def _travels(value: Any) -> bool:
     except Exception:
         return False
     return True
-
-
-def _trace(error: BaseException) -> str:
-    try:
-        return "".join(traceback.format_exception(error))
-    except Exception:
-        return f"{type(error).__qualname__}: {text_of(error)}\n"

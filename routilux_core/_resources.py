@@ -27,11 +27,9 @@ class Resources:
             try:
                 _close(value)
             except Exception:
-                import logging
+                from routilux_core._log import log
 
-                logging.getLogger("routilux_core").warning(
-                    "closing %r (%s), made by per_worker, raised", name, type(value).__name__, exc_info=True
-                )
+                log.warning("closing %r (%s), made by per_worker, raised", name, type(value).__name__, exc_info=True)
 
     def close_all(self) -> None:
         """Close what is left of every thread."""

@@ -35,6 +35,13 @@ def places_of(thread: int) -> list[Place]:
 
 def stack_of(thread: int) -> str:
     """Return where a thread is, as a traceback shows it; nothing where that can't be told."""
+    try:
+        return _stack_of(thread)
+    except Exception:  # the lines come from loaders, which may be anybody's
+        return ""
+
+
+def _stack_of(thread: int) -> str:
     import traceback
 
     if FRAMES_ARE_SAFE:

@@ -74,7 +74,12 @@ class Timers:
                     self._thread = None
                     return
                 self._fire()
-            self._after()
+            try:
+                self._after()
+            except BaseException:  # what was called for is nobody else's to do: other timers still need this thread
+                from routilux_core._log import log
+
+                log.exception("thread %r: what a timer has called for raised", threading.current_thread().name)
 
     def _wait(self) -> bool:
         """Wait for the next call that is due; return False when nothing is left to wait for."""

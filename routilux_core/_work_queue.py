@@ -13,7 +13,7 @@ from routilux_core._choice import bring_back, take_chosen
 from routilux_core._context import has_gil
 from routilux_core._plan import Inlet, Item, Node
 from routilux_core._resources import Resources
-from routilux_core.errors import StrategyError
+from routilux_core.errors import StrategyError, is_interrupt
 from routilux_core.strategy import Chooser, Done, ExecutionStrategy, Task, WorkerPool
 
 if TYPE_CHECKING:
@@ -343,7 +343,9 @@ class WorkQueue:
     def _submit(self, pool: WorkerPool, task: Task) -> None:
         try:
             pool.submit(task)
-        except Exception as error:  # it never should
+        except BaseException as error:  # it never should
+            if is_interrupt(error):
+                raise
             refused = StrategyError(f"strategy {self.strategy.name!r} raised in submit: {error!r}")
             refused.__cause__ = error
             task.fail(refused)

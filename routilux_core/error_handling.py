@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
+from math import isfinite
 from typing import Any
 
 from attrs import define, field, frozen, validators
 
-from routilux_core.errors import ConfigurationError
+from routilux_core.errors import ConfigurationError, is_interrupt
+
+LONGEST_DELAY = 1e9  # seconds, some thirty years: what grows beyond is cut
 
 
 class ErrorStrategy(enum.StrEnum):
@@ -33,12 +36,46 @@ def _strategy(value: ErrorStrategy | str) -> ErrorStrategy:
     return ErrorStrategy.of(value)
 
 
+def _delay(value: Any) -> float:
+    seconds = _as_float(value)
+    if not isfinite(seconds):
+        raise ConfigurationError(f"a decision's delay has to be a number of seconds, not {_shown(value)}")
+    return seconds
+
+
+def _as_float(value: Any) -> float:
+    """Return a number as a float; nan for what is none, or is too large for one."""
+    try:
+        return float("nan") if isinstance(value, (str, bytes, bytearray, bool)) else float(value)
+    except Exception:
+        return float("nan")
+
+
+def _shown(value: Any) -> str:
+    """Return what a value looks like, in short: a number may have thousands of digits."""
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"{type(value).__name__} of very many digits, or without a repr"
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
 @frozen
 class Decision:
-    """What to do about one failure; `delay` is in seconds and counts for RETRY alone."""
+    """What to do about one failure; `delay` is in seconds and counts for RETRY alone. Below 0 it is none."""
 
     strategy: ErrorStrategy = field(converter=_strategy)
-    delay: float = 0.0
+    delay: float = field(default=0.0, converter=_delay)
+
+    @classmethod
+    def checked(cls, made: object) -> Decision:
+        """Return what a policy or a plugin has made, if it can be carried out; anything else is refused."""
+        if not isinstance(made, Decision):
+            raise ConfigurationError(
+                f"what is decided has to be a Decision, such as Decision('continue') or Decision('retry', 0.5), "
+                f"not {_shown(made)}"
+            )
+        return cls(made.strategy, made.delay)
 
 
 @define(kw_only=True, eq=False)
@@ -78,15 +115,18 @@ def _after_retries(value: Any) -> ErrorStrategy:
 
 def _number(minimum: float) -> Any:
     def check(_: Any, attribute: Any, value: Any) -> None:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not minimum <= value < float("inf"):
-            raise ConfigurationError(f"{attribute.name} has to be a number of at least {minimum:g}, not {value!r}")
+        number = _as_float(value) if isinstance(value, (int, float)) else float("nan")
+        if not minimum <= number < float("inf"):
+            raise ConfigurationError(
+                f"{attribute.name} has to be a number of at least {minimum:g}, not {_shown(value)}"
+            )
 
     return check
 
 
 def _whole_number(_: Any, attribute: Any, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigurationError(f"{attribute.name} has to be a whole number of at least 0, not {value!r}")
+        raise ConfigurationError(f"{attribute.name} has to be a whole number of at least 0, not {_shown(value)}")
 
 
 @frozen
@@ -124,14 +164,28 @@ class ErrorHandler:
 
     def delay_before(self, retry: int) -> float:
         """Return the seconds to wait before retry number `retry`, counted from 1."""
-        try:
-            delay = self.retry_delay * self.retry_backoff ** (retry - 1)
-        except OverflowError:
-            delay = float("inf")
-        if self.max_delay is not None:
-            delay = min(delay, self.max_delay)
+        longest = LONGEST_DELAY if self.max_delay is None else self.max_delay
+        delay = min(self.retry_delay, longest)
+        if delay and retry > 1:
+            try:
+                delay = min(self.retry_delay * float(self.retry_backoff) ** (retry - 1), longest)
+            except OverflowError:
+                delay = longest
         if self.jitter:
             import random
 
             delay += random.uniform(0.0, self.jitter)
         return delay
+
+
+def by_policy(failure: Failure) -> Decision:
+    """Return what the policy decides; where it raises, or makes what can't be carried out, the job stops."""
+    try:
+        return Decision.checked(failure.policy.decide(failure))
+    except BaseException as error:  # whatever a policy of somebody else's does: the worker goes on
+        if is_interrupt(error):
+            raise
+        from routilux_core._log import log
+
+        log.exception("job %s: the error handler of routine %r raised", failure.job_id, failure.routine_id)
+        return Decision(ErrorStrategy.STOP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -136,9 +137,37 @@ def _close_to(asked: object, known: list[str]) -> str:
     return f"{hint} (there is: {shown}{', ...' if len(known) > 20 else ''})"
 
 
+UNREADABLE = "(the exception can't be shown in full: "  # how the text of a traceback begins that could not be formatted
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Return whether an exception is a Ctrl-C that has reached the main thread: nobody else may keep it."""
+    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+
+
 def text_of(error: BaseException) -> str:
     """Return what an exception says, whatever its own `__str__` does."""
     try:
         return str(error)
-    except Exception:
+    except BaseException as broken:
+        if is_interrupt(broken):
+            raise
         return "<its __str__ raises>"
+
+
+def trace_of(error: BaseException) -> str:
+    """Return an exception with its traceback as text, whatever its own methods, and those of what it names, do."""
+    import traceback
+
+    try:
+        return "".join(traceback.format_exception(error))
+    except BaseException as broken:  # its notes raise, say; or `__getattr__` of an object that a typo looked into
+        if is_interrupt(broken):
+            raise
+        reason = f"{UNREADABLE}{type(broken).__name__})\n"
+    places = [
+        f'  File "{frame.f_code.co_filename}", line {line}, in {frame.f_code.co_name}\n'
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    head = "Traceback (most recent call last):\n" if places else ""
+    return f"{reason}{head}{''.join(places)}{type(error).__qualname__}: {text_of(error)}\n"

@@ -118,8 +118,8 @@ def routilux_handle_error(failure: Failure) -> Decision | None:
     Called on the thread on which the handler ran (in the flow's process), several at a time under a parallel strategy,
     for each attempt that raised. The policy of the routine, else of the flow, is the last implementation. One that
     raises, or returns anything else, is logged and counts as None. A RETRY is refused, and left to the policy, where
-    `failure.emitted` says that the attempt has emitted already: what it sent would be sent twice. Only under a RETRY
-    policy are emissions held until the call has succeeded.
+    `failure.emitted` says that the attempt has emitted already: what it sent would be sent twice. Only under a policy
+    that was RETRY when the call began are emissions held until it has succeeded.
     """
 
 

@@ -24,6 +24,7 @@ PACKAGES = {
 LAYERS = (
     "errors",
     "seconds",
+    "_log",
     "hookspecs",
     "strategy",
     "error_handling",

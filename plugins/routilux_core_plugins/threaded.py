@@ -40,7 +40,8 @@ class ThreadPool(WorkerPool):
         self._size, self._room = 0, workers  # threads that stay, and how many there may be
         self._numbers = itertools.count(1)
         self._closed = False
-        self._forget = weakref.finalize(self, _end, self._tasks, workers)
+        self._started = _Count()
+        self._forget = weakref.finalize(self, _end_started, self._tasks, self._started)
         self._forget.atexit = False
 
     def submit(self, task: Task) -> None:
@@ -67,6 +68,7 @@ class ThreadPool(WorkerPool):
             self._idle.add(-1)
             return None
         self._threads = [each for each in self._threads if each.is_alive()] + [thread]
+        self._started.add(1)
         self._size += 1
         return None
 
@@ -116,14 +118,34 @@ class _Count:
 def _work(tasks: SimpleQueue[Task | None], idle: _Count, leaving: _Count, host: Host) -> None:
     # A function, not a method: a thread that held its pool would keep a forgotten one alive.
     try:
-        while (task := tasks.get()) is not None:
-            task()
-            del task
-            if leaving.take():
-                break
-            idle.add(1)
+        while _serve(tasks, idle, leaving, host):
+            pass
+    except BaseException as error:  # somebody has raised it in this thread, and perhaps a task was lost with it
+        name = threading.current_thread().name
+        host.log.error("thread %r has ended; the next job gets new threads", name, exc_info=error)
+        host.lost(error)
     finally:
         host.worker_ended()
+
+
+def _serve(tasks: SimpleQueue[Task | None], idle: _Count, leaving: _Count, host: Host) -> bool:
+    """Wait for a task, and do it; return whether this thread is wanted for another."""
+    task = tasks.get()
+    if task is None:
+        return False
+    try:
+        task()
+    except BaseException as error:  # no task raises; where one does all the same, the others still need this thread
+        name, kind = threading.current_thread().name, type(error).__name__
+        host.log.error("thread %r: %s has left a task; it takes the next one", name, kind, exc_info=error)
+    if leaving.take():
+        return False
+    idle.add(1)
+    return True
+
+
+def _end_started(tasks: SimpleQueue[Task | None], started: _Count) -> None:
+    _end(tasks, started.value)
 
 
 def _end(tasks: SimpleQueue[Task | None], threads: int) -> None:
