@@ -10,8 +10,7 @@ from typing import Any
 from attrs import define, field, frozen, validators
 
 from routilux_core.errors import ConfigurationError, is_interrupt
-
-LONGEST_DELAY = 1e9  # seconds, some thirty years: what grows beyond is cut
+from routilux_core.seconds import FOREVER
 
 
 class ErrorStrategy(enum.StrEnum):
@@ -164,7 +163,7 @@ class ErrorHandler:
 
     def delay_before(self, retry: int) -> float:
         """Return the seconds to wait before retry number `retry`, counted from 1."""
-        longest = LONGEST_DELAY if self.max_delay is None else self.max_delay
+        longest = FOREVER if self.max_delay is None else self.max_delay
         delay = min(self.retry_delay, longest)
         if delay and retry > 1:
             try:
