@@ -7,6 +7,7 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+from routilux_core._methods import dispatcher_of
 from routilux_core.errors import DefinitionError, PayloadError
 
 Handler = Callable[..., Any]
@@ -51,6 +52,9 @@ class Signature(NamedTuple):
 
         With `whole`, the only parameter gets the payload as it is, so there has to be exactly one.
         """
+        dispatcher = dispatcher_of(handler)
+        if dispatcher is not None:  # what it looks like is its first function, which is not bound
+            handler = dispatcher.func.__get__(object())
         function = _called(handler)
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise DefinitionError(
@@ -59,13 +63,14 @@ class Signature(NamedTuple):
             )
         parameters = _parameters(handler, where)
         named = [p for p in parameters if p.kind in _NAMED]
+        by_type = named[0] if dispatcher is not None and named else None  # by whose type it dispatches: by position
         if whole:
             _check_whole(parameters, where)
         return cls(
             names=tuple(p.name for p in named),
             defaults={p.name: p.default for p in named if p.default is not p.empty},
             required=tuple(p.name for p in named if p.default is p.empty),
-            positional_only=tuple(p.name for p in named if p.kind is p.POSITIONAL_ONLY),
+            positional_only=tuple(p.name for p in named if p.kind is p.POSITIONAL_ONLY or p is by_type),
             keyword_only=tuple(p.name for p in named if p.kind is p.KEYWORD_ONLY),
             takes_all=any(p.kind is p.VAR_KEYWORD for p in parameters),
             whole=bool(whole),

@@ -9,11 +9,13 @@ import io
 import pickle
 import sys
 from collections.abc import Callable, Iterator
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any
 from weakref import WeakSet
 
+from routilux_core._methods import bound, name_of
 from routilux_core.errors import ShippingError
+from routilux_core.ports import Event, Slot
 from routilux_core.routine import Routine
 
 PROTOCOL = 5
@@ -82,16 +84,35 @@ def _this_routine() -> None:
     """Stands in a pickle for the routine that `loads` is given; never called itself."""
 
 
+def _this_port(kind: str, name: str) -> None:
+    """Stands in a pickle for a slot or an event of that routine."""
+
+
 def _reduce(routine: Routine | None, value: Any) -> Any:
-    """Return how a routine is pickled; anything else is None."""
-    if not isinstance(value, Routine):
+    """Return how a routine, and what belongs to one, is pickled; anything else is None."""
+    if isinstance(value, Routine):
+        if value is routine:
+            return _this_routine, ()
+        raise pickle.PicklingError(
+            f"{type(value).__name__} is another routine, and what happened to a copy of it in the worker would be "
+            "lost: connect the two, and emit"
+        )
+    if isinstance(value, MethodType):
+        return _reduce_method(value)
+    if routine is not None and isinstance(value, (Slot, Event)):
+        kind = "slots" if isinstance(value, Slot) else "events"
+        if getattr(routine._routilux, kind).get(value.name) is value:
+            return _this_port, (kind, value.name)
+    return None
+
+
+def _reduce_method(method: MethodType) -> Any:
+    """Return how a bound method is pickled that its class has under another name: pickle goes by what it is called."""
+    owner, called = method.__self__, getattr(method, "__name__", "")
+    if isinstance(owner, type) or getattr(owner, called, None) == method:
         return None
-    if value is routine:
-        return _this_routine, ()
-    raise pickle.PicklingError(
-        f"{type(value).__name__} is another routine, and what happened to a copy of it in the worker would be lost: "
-        "connect the two, and emit"
-    )
+    name = name_of(owner, method)
+    return (MethodType, (method.__func__, owner)) if name is None else (bound, (owner, name))
 
 
 class _ByReference(pickle.Pickler):
@@ -158,6 +179,8 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if name == "_this_routine" and module == __name__:
             return lambda: self._routine
+        if name == "_this_port" and module == __name__:
+            return lambda kind, name: getattr(self._routine._routilux, kind)[name]  # type: ignore[union-attr]
         found = super().find_class(module, name)
         if name == "_class_setstate" and module == "cloudpickle.cloudpickle":
             return functools.partial(_set_up_once, found)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import weakref
 from typing import Any
 
 from attrs import frozen
 
+from routilux_core._methods import method_of
 from routilux_core._shapes import Shape, shape_of
 from routilux_core.ports import Merge
 from routilux_core.routine import Routine
@@ -24,7 +24,7 @@ class Form:
     settings: dict[str, Any]
     quick: tuple[tuple[str, frozenset[type]], ...]
     count: int  # of the attributes of an instance that has its fields, and nothing else
-    slots: tuple[tuple[str, Any, Merge, dict[str, Any]], ...]  # name, function, merge strategy, what is saved
+    slots: tuple[tuple[str, Merge, dict[str, Any]], ...]  # name, merge strategy, what is saved
     events: dict[str, tuple[str, ...]]
     names_are_plain: bool  # ASCII, so that they need no second look
 
@@ -53,7 +53,7 @@ def _look_at(cls: type[Routine]) -> Form:
         tuple((each.name, each.simple) for each in shape.fields.values()),
         1 + len(shape.fields),
         tuple(
-            (name, method_of(cls, name), merge, slot_form(name, _declared(merge), signature.whole))
+            (name, merge, slot_form(name, _declared(merge), signature.whole))
             for name, (merge, signature) in declared.slots.items()
         ),
         {name: each.output_params for name, each in declared.events.items()},
@@ -77,18 +77,8 @@ def _declared(merge: Merge) -> str:
     return f"function:{named.__module__}:{named.__qualname__}"
 
 
-def method_of(cls: type[Routine], name: str) -> Any:
-    """Return what a class of the user's own has under a name, if it can be a handler; None if not."""
-    if name.startswith("__") and name != "__call__":
-        return None
-    for base in cls.__mro__:
-        if base is not Routine and base is not object and name in vars(base):
-            found = vars(base)[name]
-            is_code = callable(found) or isinstance(found, (staticmethod, classmethod, functools.partialmethod))
-            return found if is_code and not isinstance(found, type) else None
-    return None
-
-
-def is_free(name: str) -> bool:
-    """Whether an attribute of this name is a user's own."""
+def is_free(cls: type[Routine], name: str) -> bool:
+    """Whether an attribute of this name is a user's own, and hides no method of the class."""
+    if method_of(cls, name) is not None:
+        return False  # it would hide the method
     return not (name.startswith("__") and name.endswith("__")) and name not in vars(Routine) and name != "_routilux"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from routilux_core import _annotations
-from routilux_core._binding import Handler, Signature
+from routilux_core._binding import Signature
+from routilux_core._methods import bound, method_of
 from routilux_core._policies import read_policy
 from routilux_core._problems import Enough, Name, Path, Problems
 from routilux_core._records import RoutineRecord, SlotRecord
-from routilux_core._routine_forms import Form, form_of, is_free, method_of
+from routilux_core._routine_forms import Form, form_of, is_free
 from routilux_core._shapes import shape_of, unsaveable
 from routilux_core._type_names import KnownTypes, UnknownType, is_value_class, shown, type_name
 from routilux_core._values import BROKEN, Reader
@@ -98,7 +99,9 @@ class RoutineReader:
     def _attributes(self, form: Form, attributes: dict[str, Any], path: Path) -> dict[str, Any]:
         found = {}
         for name, data in attributes.items():
-            if not is_free(name) or name in form.shape.fields or name in form.shape.derived:
+            if method_of(form.shape.cls, name) is not None:
+                self.problems.add((path, name), f"no attribute can have this name: it is a method of {form.name}")
+            elif not is_free(form.shape.cls, name) or name in form.shape.fields or name in form.shape.derived:
                 self.problems.add((path, name), "no attribute can have this name")
             else:
                 found[name] = self.reader.decode(data, (path, Name(name)))
@@ -106,10 +109,10 @@ class RoutineReader:
 
     def _slots(self, form: Form, routine: Routine, slots: dict[str, SlotRecord], path: Path) -> None:
         if [(name, each.handler, each.merge, each.whole) for name, each in slots.items()] == [
-            (name, name, saved["merge"], "whole" in saved) for name, _, _, saved in form.slots
+            (name, name, saved["merge"], "whole" in saved) for name, _, saved in form.slots
         ] and len(routine._routilux.slots) == len(form.slots):
             return  # as the class declares them
-        declared = {name: (own, saved) for name, _, own, saved in form.slots}
+        declared = {name: (own, saved) for name, own, saved in form.slots}
         made: dict[str, Slot] = {}
         signatures: dict[tuple[str, bool], Signature] = {}  # of the handlers: one may serve any number of slots
         for name, record in slots.items():
@@ -144,12 +147,12 @@ class RoutineReader:
         if routine.__routilux_settings__.stateless and merge not in ("override", "gather"):
             self.problems.add((path, Name("merge")), "a slot of a stateless routine is 'override' or 'gather'")
             return None
-        handler: Handler = getattr(routine, record.handler)
+        handler = bound(routine, record.handler)
         key = record.handler, self._whole(cls, name, record, saved, path)
         signature = signatures.get(key)
         if signature is None:
             signature = signatures[key] = Signature.of(handler, f"slot {name!r}", key[1])
-        return Slot(name, handler, merge, signature)
+        return Slot(name, handler, merge, signature, record.handler)
 
     def _whole(self, cls: type, name: str, record: SlotRecord, saved: dict[str, Any], path: Path) -> bool:
         """Return whether the handler takes the whole payload; files of earlier versions leave that to the class."""
@@ -166,8 +169,7 @@ class RoutineReader:
             return merge
         kind, _, name = merge.partition(":")
         if kind == "method" and method_of(type(routine), name) is not None:
-            found: Merge = getattr(routine, name)
-            return found
+            return bound(routine, name)
         self.problems.add(
             path,
             f"expected override, append, gather, or method: and the name of a method of {type_name(type(routine))}, "

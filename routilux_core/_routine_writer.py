@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from types import MethodType
 from typing import Any
 
 from routilux_core._kinds import LARGEST
+from routilux_core._methods import method_of, name_of
 from routilux_core._policies import write_policy
 from routilux_core._problems import Name, Path, Problems
-from routilux_core._routine_forms import Form, form_of, is_free, method_of, slot_form
+from routilux_core._routine_forms import Form, form_of, is_free, slot_form
 from routilux_core._type_names import shown
 from routilux_core._values import Writer
 from routilux_core.ports import Slot
@@ -48,15 +48,9 @@ class RoutineWriter:
             elif value is not MISSING:
                 self._field(form, fields, name, value, (path, routine_id))
         saved_slots = {}
-        for name, function, merge, saved in form.slots:
+        for name, merge, saved in form.slots:
             made = slots[name]
-            handler: Any = made.handler
-            if (
-                type(handler) is MethodType
-                and handler.__self__ is routine
-                and handler.__func__ is function
-                and made.merge_strategy is merge
-            ):
+            if made.method == name and made.merge_strategy is merge:
                 saved_slots[name] = saved.copy()
         saved_events = {}
         for name, each in events.items():
@@ -93,8 +87,9 @@ class RoutineWriter:
         for name in form.shape.rest(routine):
             if name == "_routilux":
                 continue
-            if name not in state or not is_free(name):
-                self.problems.add((within, name), "an attribute of this kind can't be saved")
+            if name not in state or not is_free(routine.__class__, name):
+                hides = "hides the method of that name" if method_of(routine.__class__, name) else "is of this kind"
+                self.problems.add((within, name), f"an attribute that {hides} can't be saved")
             else:
                 found[self.writer.text(name, within)] = self.writer.encode(state[name], (within, Name(name)))
         return found
@@ -120,22 +115,22 @@ class RoutineWriter:
 
     def _slot(self, form: Form, routine: Routine, made: Slot, path: Path) -> dict[str, Any]:
         within = ((path, Name("slots")), made.name)
-        handler = _name_of(routine, made.handler)
-        if handler is None:
+        method = made.method or name_of(routine, made.handler)
+        if method is None:
             self.problems.add(
                 (within, Name("handler")),
                 f"{shown(made.handler)} is no method of {form.shape.name}, and code is saved by the name of its method",
             )
-        return slot_form(handler, self._merge(form, routine, made, within), made.signature.whole)
+        return slot_form(method, self._merge(form, routine, made, within), made.signature.whole)
 
     def _merge(self, form: Form, routine: Routine, made: Slot, path: Path) -> str:
         merge = made.merge_strategy
-        declared = next((saved for slot, _, own, saved in form.slots if slot == made.name and own is merge), None)
+        declared = next((saved for slot, own, saved in form.slots if slot == made.name and own is merge), None)
         if declared is not None:
             return str(declared["merge"])
         if isinstance(merge, str):
             return merge
-        name = _name_of(routine, merge)
+        name = name_of(routine, merge)
         if name is None:
             self.problems.add(
                 (path, Name("merge")),
@@ -143,15 +138,3 @@ class RoutineWriter:
                 "it a method or a static method",
             )
         return f"method:{name}"
-
-
-def _name_of(routine: Routine, code: Any) -> str | None:
-    """Return the name under which a routine has a method; None if it is not a method of it."""
-    given = getattr(code, "__name__", None)
-    if type(given) is not str:
-        return None
-    names = [given]
-    if given.startswith("__"):  # private to a class, which has it under a longer name
-        names += [f"_{cls.__name__.lstrip('_')}{given}" for cls in type(routine).__mro__]
-    own = (name for name in names if method_of(type(routine), name) is not None)
-    return next((name for name in own if getattr(routine, name, None) == code), None)

@@ -6,7 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from routilux_core._attributes import attributes_of, drop, give
 from routilux_core._binding import Handler, Payload, Signature, bind
+from routilux_core._methods import bound
 from routilux_core._pickling import dumps, explain, loads
 from routilux_core.errors import FlowStateError, ShippingError
 from routilux_core.ports import Event, Slot
@@ -18,10 +20,7 @@ State = tuple[dict[str, Any], dict[str, Handler]]  # attributes by name, and the
 def definition_of(routine: Routine, routine_id: str) -> bytes:
     """Pickle what a routine is: its class, slots and events, and who it belongs to."""
     internals = routine._routilux
-    slots = {
-        slot.name: (_merge_name(slot), _method(routine, slot), slot.signature.whole)
-        for slot in internals.slots.values()
-    }
+    slots = {slot.name: (_merge_name(slot), slot.method, slot.signature.whole) for slot in internals.slots.values()}
     events = {name: each.output_params for name, each in internals.events.items()}
     definition = (type(routine), internals.owner, internals.sealed, slots, events)
     try:
@@ -35,24 +34,11 @@ def _merge_name(slot: Slot) -> str:
     return slot.merge_strategy if isinstance(slot.merge_strategy, str) else "override"
 
 
-def _method(routine: Routine, slot: Slot) -> str | None:
-    """Return the name of the method that is the handler; None where it is something else, which then is state."""
-    function = getattr(slot.handler, "__func__", None)
-    name = getattr(function, "__name__", "")
-    if getattr(slot.handler, "__self__", None) is routine and getattr(type(routine), name, None) is function:
-        return str(name)
-    return None
-
-
 def state_of(routine: Routine) -> State:
     """Return what a routine holds, as its class's `__getstate__` has it."""
-    state: Any = routine.__getstate__()  # type: ignore[attr-defined, unused-ignore]
-    attributes: dict[str, Any] = {}
-    for part in state if isinstance(state, tuple) else (state,):
-        attributes.update(part or {})
-    attributes.pop("_routilux", None)
+    attributes = attributes_of(routine)
     slots = routine._routilux.slots.values()
-    return attributes, {slot.name: slot.handler for slot in slots if _method(routine, slot) is None}
+    return attributes, {slot.name: slot.handler for slot in slots if slot.method is None}
 
 
 def pickle_state(routine: Routine, routine_id: str) -> bytes:
@@ -86,13 +72,8 @@ def _explained(error: BaseException, whole: str, state: State, routine: Routine)
 def restore(routine: Routine, state: State, before: frozenset[str] = frozenset()) -> None:
     """Give a routine a state; of the attributes named in `before`, those that the state lacks are gone."""
     attributes, handlers = state
-    own_way = getattr(type(routine), "__setstate__", None)
-    if own_way is not None:
-        own_way(routine, attributes)
-    else:
-        vars(routine).update(attributes)
-    for name in before - attributes.keys():
-        vars(routine).pop(name, None)
+    give(routine, attributes)
+    drop(routine, before - attributes.keys())
     for name, handler in handlers.items():
         routine._routilux.slots[name].handler = handler
 
@@ -121,14 +102,15 @@ class Blueprint:
         object.__setattr__(routine, "_routilux", internals)
         internals.owner, internals.sealed = self._owner, self._sealed
         internals.events = {name: Event(name, params) for name, params in self._events.items()}
+        internals.slots = {name: Slot.named(name) for name in self._slots}
         attributes, handlers = loads(state, routine)
         restore(routine, (attributes, {}))
         calls: dict[str, Callable[[Payload], Any]] = {}
         for name, (merge, method, whole) in self._slots.items():
-            handler = handlers[name] if method is None else getattr(routine, method)
+            handler = handlers[name] if method is None else bound(routine, method)
             where = f"routine {self.routine_id!r}, slot {name!r}"
             signature = self._signature(name, method, whole, handler, where)
-            internals.slots[name] = Slot(name, handler, merge, signature)
+            internals.slots[name].complete(handler, merge, signature, method)
             calls[name] = bind(handler, signature, where)
         internals.changed = internals.policy_changed = _not_here
         internals.stats = tally = Tally(stats, internals.lock)

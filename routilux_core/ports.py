@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable
+from types import MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
 from routilux_core._binding import Handler, Signature
 from routilux_core._context import frame_of
+from routilux_core._methods import bound
 from routilux_core.errors import ConfigurationError, DefinitionError, EmitError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -22,15 +24,57 @@ ENTRY = "__call__"  # the name of the slot that a routine's own __call__ is
 
 
 class Slot:
-    """A named input of a routine: its handler, and how arriving data is merged."""
+    """A named input of a routine: its handler, and how arriving data is merged.
 
-    __slots__ = ("handler", "merge_strategy", "name", "signature")
+    `method` is the name under which the routine's class has the handler; None where it is other code.
+    """
 
-    def __init__(self, name: str, handler: Handler, merge_strategy: Merge, signature: Signature) -> None:
+    __slots__ = ("_handler", "merge_strategy", "method", "name", "signature")
+
+    def __init__(
+        self, name: str, handler: Handler, merge_strategy: Merge, signature: Signature, method: str | None
+    ) -> None:
         self.name = name
-        self.handler = handler
-        self.merge_strategy = merge_strategy
-        self.signature = signature
+        self.method: str | None
+        self.complete(handler, merge_strategy, signature, method)
+
+    @classmethod
+    def named(cls, name: str) -> Slot:
+        """Return a slot to be completed: what a routine holds may refer to it before its handler is there."""
+        made = cls.__new__(cls)
+        made.name = name
+        return made
+
+    def complete(self, handler: Handler, merge_strategy: Merge, signature: Signature, method: str | None) -> None:
+        """Give the slot what it was made without."""
+        self._handler, self.merge_strategy, self.signature, self.method = handler, merge_strategy, signature, method
+
+    @property
+    def handler(self) -> Handler:
+        return self._handler
+
+    @handler.setter
+    def handler(self, handler: Handler) -> None:
+        self._handler = handler
+        self.method = None  # until somebody has looked for it
+
+    def bind(self, routine: Routine) -> None:
+        """Let the slot call the method of this routine, if it calls one."""
+        if self.method is not None:
+            self._handler = bound(routine, self.method)
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        handler: Any = None if self.method else self._handler  # a method is found again by its name: see `bind`
+        if isinstance(handler, MethodType):
+            handler = (
+                handler.__func__,
+                handler.__self__,
+            )  # pickle would take what is called so, perhaps another
+        return self.name, handler, self.merge_strategy, self.signature, self.method
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.name, handler, self.merge_strategy, self.signature, self.method = state
+        self._handler = MethodType(*handler) if isinstance(handler, tuple) else handler
 
     def __repr__(self) -> str:
         return f"Slot({self.name!r}, merge_strategy={self.merge_strategy!r})"

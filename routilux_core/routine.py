@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 import typing
 from collections.abc import Callable
 from threading import get_ident
+from types import MethodType
 from typing import Any
 
 import attrs
 
+from routilux_core._attributes import INTERNALS, attributes_of, give
 from routilux_core._binding import Handler, Signature
 from routilux_core._context import CURRENT, frame_of
 from routilux_core._definition import RoutineSettings, check_defaults, check_names, check_settings
+from routilux_core._methods import name_of
+from routilux_core._twins import Twins
 from routilux_core.error_handling import ErrorHandler, ErrorStrategy
 from routilux_core.errors import (
     ConfigurationError,
@@ -24,6 +27,8 @@ from routilux_core.errors import (
     UnknownNameError,
 )
 from routilux_core.ports import Declared, Event, Merge, Slot, check_slot
+
+R = typing.TypeVar("R", bound="Routine")
 
 
 class _Internals:
@@ -90,7 +95,7 @@ class Routine:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> typing.Self:
         routine = super().__new__(cls)
-        object.__setattr__(routine, "_routilux", _Internals())
+        object.__setattr__(routine, INTERNALS, _Internals())
         _declare(routine)
         return routine
 
@@ -100,6 +105,17 @@ class Routine:
             initialise(**fields)
         elif fields:
             raise TypeError(f"Routine() takes no fields: subclass it to declare {', '.join(fields)}")
+
+    def __copy__(self) -> typing.Self:
+        return _twin(self, {}, deep=False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> typing.Self:
+        return _twin(self, memo, deep=True)
+
+    def __reduce_ex__(self, protocol: typing.SupportsIndex) -> str | tuple[Any, ...]:
+        if type(self).__reduce__ is not object.__reduce__:
+            return self.__reduce__()
+        return _blank, (type(self),), _packed(self), None, None, _unpack
 
     def define_slot(
         self,
@@ -123,7 +139,13 @@ class Routine:
             handler = getattr(self, name, None)
         if handler is None:
             raise DefinitionError(f"{where}, slot {name!r}: give a handler, or define a method {name!r}")
-        made = Slot(name, handler, merge_strategy, Signature.of(handler, f"{where}, slot {name!r}", whole))
+        if isinstance(handler, MethodType) and isinstance(handler.__self__, Routine) and handler.__self__ is not self:
+            raise DefinitionError(
+                f"{where}, slot {name!r}: {handler.__name__!r} is a method of another routine, which handles its own "
+                "events: connect the two, and emit"
+            )
+        signature = Signature.of(handler, f"{where}, slot {name!r}", whole)
+        made = Slot(name, handler, merge_strategy, signature, name_of(self, handler))
         _change(self, internals.slots, name, made)
         return made
 
@@ -211,7 +233,7 @@ def _declare(routine: Routine) -> None:
     internals, declared = routine._routilux, type(routine).__routilux_declared__
     internals.events.update(declared.events)
     for name, (merge_strategy, signature) in declared.slots.items():
-        internals.slots[name] = Slot(name, getattr(routine, name), merge_strategy, signature)
+        internals.slots[name] = Slot(name, getattr(routine, name), merge_strategy, signature, name)
 
 
 def let_go(routine: Routine) -> None:
@@ -222,23 +244,55 @@ def let_go(routine: Routine) -> None:
 
 
 def fresh_copy(routine: Routine) -> Routine:
-    """Return a deep copy with its own slots bound to it: what a job gets of a routine with `scope="job"`."""
-    twin = object.__new__(type(routine))
-    memo: dict[int, Any] = {id(routine): twin}
-    source, internals = routine._routilux, _Internals()
-    object.__setattr__(twin, "_routilux", internals)
-    for name, value in vars(routine).items():
-        if name != "_routilux":
-            object.__setattr__(twin, name, copy.deepcopy(value, memo))
-    for made in source.slots.values():
-        handler = made.handler
-        if getattr(handler, "__self__", None) is routine:
-            handler = handler.__func__.__get__(twin)  # type: ignore[attr-defined]
-        internals.slots[made.name] = Slot(made.name, handler, made.merge_strategy, made.signature)
-    internals.events, internals.stats = dict(source.events), dict(source.stats)
-    internals.error_handler, internals.owner = source.error_handler, source.owner
-    internals.sealed = source.sealed
+    """Return a deep copy of a routine that belongs to the same flow: what a job gets of one with `scope="job"`."""
+    twin = _twin(routine, {}, deep=True)
+    twin._routilux.owner, twin._routilux.sealed = routine._routilux.owner, routine._routilux.sealed
     return twin
+
+
+def _twin(routine: R, memo: dict[int, Any], *, deep: bool) -> R:
+    """Return a copy in no flow, whose slots call its own methods."""
+    twin = _blank(type(routine))
+    memo[id(routine)] = twin
+    source, internals, twins = routine._routilux, twin._routilux, Twins(memo, deep)
+    for made in source.slots.values():  # before the attributes, which may hold one
+        own = Slot(made.name, made.handler, made.merge_strategy, made.signature, made.method)
+        internals.slots[made.name] = memo[id(made)] = own
+    memo.update((id(made), made) for made in source.events.values())  # names, which nothing changes
+    give(twin, twins.all(attributes_of(routine)))
+    for made in source.slots.values():
+        own = internals.slots[made.name]
+        if made.method is None:
+            own.handler = twins.of(made.handler)
+        own.bind(twin)
+        own.merge_strategy = twins.of(made.merge_strategy)
+    internals.events, internals.error_handler = dict(source.events), source.error_handler
+    with source.lock:
+        internals.stats = dict(source.stats)
+    return twin
+
+
+def _blank(cls: type[R]) -> R:
+    """Return a routine without attributes, slots and events."""
+    routine = object.__new__(cls)
+    object.__setattr__(routine, INTERNALS, _Internals())
+    return routine
+
+
+def _packed(routine: Routine) -> tuple[Any, ...]:
+    """Return what a pickle of a routine holds; that it is in a flow is left behind."""
+    internals = routine._routilux
+    slots, events = list(internals.slots.values()), internals.events
+    return attributes_of(routine), slots, events, routine.stats(), internals.error_handler
+
+
+def _unpack(routine: Routine, packed: tuple[Any, ...]) -> None:
+    internals = routine._routilux
+    attributes, slots, internals.events, internals.stats, internals.error_handler = packed
+    for each in slots:
+        internals.slots[each.name] = each
+        each.bind(routine)
+    give(routine, attributes)
 
 
 def _change(routine: Routine, where: dict[str, Any], name: str, made: Slot | Event) -> None:
@@ -275,4 +329,4 @@ def _sealed_setattr(self: Routine, name: str, value: Any) -> None:
     object.__setattr__(self, name, value)
 
 
-_RESERVED = frozenset(name for name in vars(Routine) if not name.startswith("__")) | {"_routilux"}
+_RESERVED = frozenset(name for name in vars(Routine) if not name.startswith("__")) | {INTERNALS}

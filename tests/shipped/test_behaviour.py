@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 from shipped_strategies import SharedBatches
 
-MODULES = ("test_order", "test_slots", "test_jobs", "test_error_handling", "test_flow", "test_routines")
+MODULES = (
+    "test_order",
+    "test_slots",
+    "test_jobs",
+    "test_error_handling",
+    "test_flow",
+    "test_routines",
+    "test_handlers",
+)
 
 # What these need that worker processes can't have.
 LEFT_OUT = {

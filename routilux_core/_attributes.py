@@ -1,0 +1,71 @@
+"""What a routine holds, wherever it is kept: in its `__dict__`, or in what its class or a base names in `__slots__`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from types import MemberDescriptorType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+_members: WeakKeyDictionary[type, dict[str, MemberDescriptorType]] = WeakKeyDictionary()
+
+INTERNALS = "_routilux"  # what the engine keeps on a routine, which is no attribute of its own
+
+
+def members_of(cls: type) -> dict[str, MemberDescriptorType]:
+    """Return what the objects of a class keep in slots, by the names of the attributes; worked out once."""
+    found = _members.get(cls)
+    if found is None:
+        named = [item for base in reversed(cls.__mro__) for item in vars(base).items()]
+        found = {name: value for name, value in named if isinstance(value, MemberDescriptorType)}
+        _members[cls] = found
+    return found
+
+
+def own_attributes(owner: Any) -> dict[str, Any]:
+    """Return the attributes of an object, as they are."""
+    return _flat(object.__getstate__(owner))  # type: ignore[attr-defined, unused-ignore]
+
+
+def attributes_of(owner: Any) -> dict[str, Any]:
+    """Return the attributes of an object that travel, or are copied: those that its class's `__getstate__` gives."""
+    return _flat(owner.__getstate__())
+
+
+def _flat(state: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for part in state if isinstance(state, tuple) else (state,):
+        found.update(part or {})
+    found.pop(INTERNALS, None)
+    return found
+
+
+def give(owner: Any, attributes: Mapping[str, Any]) -> None:
+    """Give an object attributes, by its class's `__setstate__` if there is one."""
+    own_way = getattr(type(owner), "__setstate__", None)
+    if own_way is not None:
+        own_way(owner, attributes)
+    else:
+        put(owner, attributes)
+
+
+def put(owner: Any, attributes: Mapping[str, Any]) -> None:
+    """Give an object attributes as they are: no property, and no `__setattr__` of its class is asked."""
+    members = members_of(type(owner))
+    kept = vars(owner)
+    for name, value in attributes.items():
+        if name in members:
+            members[name].__set__(owner, value)
+        else:
+            kept[name] = value
+
+
+def drop(owner: Any, names: Iterable[str]) -> None:
+    """Take attributes from an object, where it has them."""
+    members = members_of(type(owner))
+    for name in names:
+        vars(owner).pop(name, None)
+        if name in members:
+            with suppress(AttributeError):
+                members[name].__delete__(owner)
