@@ -14,6 +14,7 @@ from routilux_core._dispatch import logger
 from routilux_core._emitting import Emitter
 from routilux_core._history import COMPLETED, DISCARDED, FAILED, LATE
 from routilux_core._plan import Inlet, Item, Node, snapshot
+from routilux_core._returns import check_returned
 from routilux_core._run import Run
 from routilux_core._work_queue import WorkQueue
 from routilux_core.error_handling import Decision, ErrorStrategy
@@ -50,7 +51,9 @@ class Caller(Emitter):
         deadline = self._deadline(node)
         began = perf_counter()
         try:
-            inlet.call(payload)
+            returned = inlet.call(payload)
+            if returned is not None:
+                check_returned(returned, node.routine_id, inlet.name)
         except BaseException as error:
             if deadline is not None and deadline.close():
                 return self._late_error(node, error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from contextvars import Context
 from time import perf_counter
 from typing import Any
@@ -13,6 +13,7 @@ from routilux_core._deadlines import too_long
 from routilux_core._history import DISCARDED
 from routilux_core._loop import Interleaved, WorkTask
 from routilux_core._plan import Inlet, Item, Node
+from routilux_core._returns import check_returned, is_awaitable
 from routilux_core._run import Run
 from routilux_core._work_queue import WorkQueue
 from routilux_core.errors import StrategyError, WorkerLost
@@ -124,21 +125,24 @@ class Call(Interleaved):
         payload = context.run(self._prepare, inlet, payload, run, number)
         began = perf_counter()
         made = context.run(inlet.call, payload)
-        if isinstance(made, Coroutine):
-            await self._await(made, context, inlet)
+        if made is not None:
+            if is_awaitable(made):
+                await self._await(made, context, inlet)
+            else:
+                check_returned(made, node.routine_id, inlet.name)
         spent = perf_counter() - began
         if node.timeout is not None and spent > node.timeout:
             raise too_long(node, inlet.name, spent)
         self._succeed(run, number)
 
-    async def _await(self, made: Coroutine[Any, Any, object], context: Context, inlet: Inlet) -> None:
+    async def _await(self, made: Awaitable[object], context: Context, inlet: Inlet) -> None:
         """Await a handler in a task of its own, so that a cancellation in it is not one of the worker.
 
         A strategy that declares `enforces_timeout` cancels it when its time is over. What the handler awaits while it
         ends is awaited, too.
         """
         name, began = f"{inlet.node.routine_id}.{inlet.name}", perf_counter()
-        task = asyncio.get_running_loop().create_task(self._guarded(made), name=name, context=context)
+        task = asyncio.get_running_loop().create_task(self._guarded(made, inlet), name=name, context=context)
         late = await self._end_of(task, inlet.node)
         raised = _raised_in(task, made)
         if late:
@@ -165,10 +169,10 @@ class Call(Interleaved):
                     task.cancel()
         return late
 
-    async def _guarded(self, made: Coroutine[Any, Any, object]) -> BaseException | None:
+    async def _guarded(self, made: Awaitable[object], inlet: Inlet) -> BaseException | None:
         """Await a handler, and return what it raised: a SystemExit in a task would end the whole event loop."""
         try:
-            await made
+            check_returned(await made, inlet.node.routine_id, inlet.name)
         except BaseException as error:
             return error
         finally:
@@ -179,8 +183,9 @@ class Call(Interleaved):
         """Do nothing: whatever waited here, or ran another handler, would block the event loop."""
 
 
-def _raised_in(task: asyncio.Task[BaseException | None], made: Coroutine[Any, Any, object]) -> BaseException | None:
+def _raised_in(task: asyncio.Task[BaseException | None], made: Awaitable[object]) -> BaseException | None:
     if task.cancelled():  # before its first step, so that it has not even begun to await the handler
-        made.close()
+        if isinstance(made, Coroutine):
+            made.close()
         return asyncio.CancelledError()
     return task.result()

@@ -14,6 +14,7 @@ from routilux_core._dispatch import logger
 from routilux_core._emitting import TURN, Emitter, waits_with
 from routilux_core._history import COMPLETED, DISCARDED, LATE, WIDTH
 from routilux_core._plan import NO_KEY, Inlet, Item, Node
+from routilux_core._returns import HARMLESS, check_returned
 from routilux_core._run import Run
 from routilux_core._work_queue import WorkQueue
 from routilux_core.strategy import Task
@@ -123,7 +124,9 @@ class Worker(Caller):
         self.routine, self.permit, self.outcome = node.routine, True, COMPLETED
         try:
             if inlet.plain and run.plain:
-                inlet.call(payload)
+                returned = inlet.call(payload)
+                if returned is not None:
+                    check_returned(returned, node.routine_id, inlet.name)
             else:
                 self.outcome = self._call_in_context(inlet, payload, run, number)
         except BaseException as error:
@@ -179,11 +182,13 @@ class Worker(Caller):
                 before = self.emitted
                 try:
                     if key in payload:
-                        handler(payload[key])
+                        returned = handler(payload[key])
                     elif key is NO_KEY:
-                        handler()
+                        returned = handler()
                     else:
-                        inlet.call(payload)
+                        returned = inlet.call(payload)
+                    if returned is not None and type(returned) not in HARMLESS:
+                        check_returned(returned, node.routine_id, inlet.name)
                 except BaseException as error:
                     self.started, started = max(started, posted), clock()
                     self.outcome = self._failed(item, error, before)

@@ -15,6 +15,7 @@ from routilux_core._context import CURRENT, Frame
 from routilux_core._kept import process
 from routilux_core._pickling import ATOMS, dumps, explain, loads
 from routilux_core._remote_errors import encode
+from routilux_core._returns import check_returned
 from routilux_core._shipped_routine import Blueprint, Ready, pickle_state, state_of
 from routilux_core._telling import Data, Teller
 from routilux_core.errors import ActivationTimeout, ShippingError, UnknownNameError
@@ -206,7 +207,9 @@ class _Batch:
                     call = self._bound(ready, slot)
                 if holds:
                     self._held = []
-                call(_load_payload(data, ready.routine_id, slot) if isinstance(data, bytes) else data)
+                returned = call(_load_payload(data, ready.routine_id, slot) if isinstance(data, bytes) else data)
+                if returned is not None:
+                    check_returned(returned, ready.routine_id, slot)
                 if timeout is not None:
                     self._check_time(number, slot)
             except BaseException as error:  # SystemExit and KeyboardInterrupt too: they fail the activation
@@ -320,8 +323,8 @@ class _Batch:
         return self._process.resources.get(self.thread, key, factory)
 
 
-def _call_in_copy(context: Context, call: Callable[[Payload], Any], payload: Payload) -> None:
-    context.copy().run(call, payload)
+def _call_in_copy(context: Context, call: Callable[[Payload], Any], payload: Payload) -> Any:
+    return context.copy().run(call, payload)
 
 
 def pack(payload: Payload, whole: str) -> bytes:

@@ -32,6 +32,7 @@ LAYERS = (
     "_methods",
     "_twins",
     "_binding",
+    "_returns",
     "_context",
     "ports",
     "_definition",

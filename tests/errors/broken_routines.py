@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from routilux_core import Routine, event, field, slot
@@ -62,3 +63,83 @@ class Emits(Routine, stateless=True):
     def before_it_fails(self, n: int) -> None:
         self.emit("out", n=n)
         raise ValueError(n)
+
+
+def logged(function: Any) -> Any:
+    """Decorate as many do, which hides what kind of function it is."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        return function(*args)
+
+    return wrapper
+
+
+class Later:
+    """Something to be awaited that is neither a coroutine nor of asyncio."""
+
+    def __await__(self) -> Any:
+        yield
+
+
+class Mixed(Routine):
+    """Each of its handlers returns work that has yet to be done; it emits before it does."""
+
+    out = event("n")
+
+    async def _fetch(self, n: int) -> None:
+        self.emit("out", n=-n)
+
+    def _each(self, n: int) -> Any:
+        self.emit("out", n=-n)
+        yield n
+
+    @slot
+    @logged
+    async def decorated_async(self, n: int) -> None:
+        self.emit("out", n=-n)
+
+    @slot
+    @logged
+    def decorated_generator(self, n: int) -> Any:
+        self.emit("out", n=-n)
+        yield n
+
+    @slot
+    @logged
+    async def decorated_async_generator(self, n: int) -> Any:
+        self.emit("out", n=-n)
+        yield n
+
+    @slot
+    def returns_coroutine(self, n: int) -> Any:
+        self.emit("out", n=n)
+        return self._fetch(n)
+
+    @slot
+    def returns_generator(self, n: int, **others: Any) -> Any:
+        self.emit("out", n=n)
+        return self._each(n)
+
+    @slot
+    def returns_awaitable(self) -> Any:
+        self.emit("out", n=1)
+        return Later()
+
+
+class MixedStateless(Mixed, stateless=True):
+    pass
+
+
+class Returns(Routine, stateless=True):
+    """Returns whatever it is asked for: it is ignored."""
+
+    kinds: tuple[Any, ...] = (0, "text", [], {}, object, b"", 1.5, {1}, (1,))
+
+    @slot
+    def n(self, n: int) -> Any:
+        return self.kinds[n]
+
+    @slot
+    def iterator(self) -> Any:
+        return iter([1])

@@ -20,6 +20,7 @@ from routilux_core import (
     ActivationTimeout,
     Capabilities,
     CapabilityError,
+    DefinitionError,
     EmitError,
     ErrorHandler,
     ExecutionStrategy,
@@ -986,3 +987,67 @@ def cancel_workers(flow: Flow) -> list[asyncio.Task[None]]:
     workers = list(pool.tasks)
     pool._loop.call_soon_threadsafe(lambda: [worker.cancel() for worker in workers])
     return workers
+
+
+# -- what a handler returns
+
+
+class Later:
+    """Something to be awaited that is neither a coroutine nor of asyncio."""
+
+    def __await__(self) -> Any:
+        yield
+
+
+class Returning(Routine, stateless=True):
+    out = event("n")
+
+    async def _fetch(self, n: int) -> None:
+        await asyncio.sleep(0)
+        self.emit("out", n=n)
+
+    @slot
+    def returns_coroutine(self, n: int) -> Any:
+        return self._fetch(n)
+
+    @slot
+    def returns_task(self, n: int) -> Any:
+        return asyncio.ensure_future(self._fetch(n))
+
+    @slot
+    def returns_awaitable(self, n: int) -> Any:
+        self.emit("out", n=n)
+        return Later()
+
+    @slot
+    async def async_returns_coroutine(self, n: int) -> Any:
+        return self._fetch(n)
+
+    @slot
+    async def async_returns_generator(self, n: int) -> Any:
+        return (each for each in [n])
+
+    @slot
+    def returns_generator(self, n: int) -> Any:
+        return (each for each in [n])
+
+
+@pytest.mark.parametrize("name", ["returns_coroutine", "returns_task", "returns_awaitable"])
+def test_where_coroutines_are_declared_what_can_be_awaited_is(make_flow: MakeFlow, name: str) -> None:
+    flow = make_flow(execution_strategy=EventLoopStrategy())
+    flow.add_routine(Returning(), "routine")
+    flow.add_output("routine", "out")
+    job = flow.execute("routine", {"n": 3}, slot=name)
+    assert job.wait(SECONDS), job.explain()
+    assert (job.status, job.outputs["routine.out"]) == ("completed", [{"n": 3}])
+
+
+@pytest.mark.parametrize("name", ["async_returns_coroutine", "async_returns_generator", "returns_generator"])
+def test_what_nobody_awaits_or_iterates_there_has_failed(make_flow: MakeFlow, name: str) -> None:
+    flow = make_flow(execution_strategy=EventLoopStrategy())
+    flow.add_routine(Returning(), "routine")
+    job = flow.execute("routine", {"n": 3}, slot=name)
+    assert job.wait(SECONDS), job.explain()
+    (failure,) = job.errors
+    assert isinstance(failure.exception, DefinitionError)
+    gc.collect()
