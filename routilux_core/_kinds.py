@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from routilux_core._problems import Path
 from routilux_core._shapes import shape_of, unsaveable
 from routilux_core._type_names import shown, type_name
+from routilux_core.ports import Event, Slot
 
 if TYPE_CHECKING:
     from routilux_core._values import Reader, Writer
@@ -199,6 +200,28 @@ def _read_object(reader: Reader, data: dict[str, Any], path: Path, depth: int) -
     return BROKEN if found is None else shape.make(found)
 
 
+def _write_slot(writer: Writer, value: Slot, path: Path, depth: int) -> Any:
+    return _write_port(writer, "slot", value, path)
+
+
+def _write_event(writer: Writer, value: Event, path: Path, depth: int) -> Any:
+    return _write_port(writer, "event", value, path)
+
+
+def _write_port(writer: Writer, kind: str, value: Slot | Event, path: Path) -> Any:
+    if writer.owner is None or getattr(writer.owner._routilux, f"{kind}s").get(value.name) is not value:
+        return writer.refuse(path, f"{shown(value)} is no {kind} of the routine that holds it, so it can't be saved")
+    return {f"${kind}": writer.text(value.name, path)}
+
+
+def _read_slot(reader: Reader, data: dict[str, Any], path: Path, depth: int) -> Slot:
+    return reader.ports_here().slot(_text_of(data, "$slot"))
+
+
+def _read_event(reader: Reader, data: dict[str, Any], path: Path, depth: int) -> Event:
+    return reader.ports_here().event(_text_of(data, "$event"))
+
+
 EXTRA_KEYS = {"$enum": frozenset({"name"}), "$object": frozenset({"fields"})}
 
 ENCODERS: dict[type, Encoder] = {
@@ -215,6 +238,8 @@ ENCODERS: dict[type, Encoder] = {
     datetime.datetime: _write_time,
     datetime.time: _write_time,
     datetime.timedelta: _write_timedelta,
+    Slot: _write_slot,
+    Event: _write_event,
 }
 
 DECODERS: dict[str, Decoder] = {
@@ -226,6 +251,8 @@ DECODERS: dict[str, Decoder] = {
     "$timedelta": _read_timedelta,
     "$enum": _read_enum,
     "$object": _read_object,
+    "$slot": _read_slot,
+    "$event": _read_event,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from routilux_core import _annotations
@@ -17,6 +18,41 @@ from routilux_core._values import BROKEN, Reader
 from routilux_core.errors import RoutiluxError
 from routilux_core.ports import Event, Merge, Slot
 from routilux_core.routine import Routine
+
+
+class NamedPorts:
+    """The slots and events of a routine that its own values refer to: they are read before it is made."""
+
+    def __init__(self, record: RoutineRecord, cls: type[Routine]) -> None:
+        self._record = record
+        self._class = cls
+        self._events: dict[str, Event] = {}
+        self._slots: dict[str, Slot] = {}
+
+    def slot(self, name: str) -> Slot:
+        """Return a slot by name, to be completed; the same one each time."""
+        self._check("slot", name, self._record.slots)
+        return self._slots.setdefault(name, Slot.named(name))
+
+    def event(self, name: str) -> Event:
+        """Return an event by name; the same one each time."""
+        self._check("event", name, self._record.events)
+        declared = self._class.__routilux_declared__.events.get(name)
+        return self._events.setdefault(name, declared or Event(name, tuple(self._record.events[name])))
+
+    def _check(self, kind: str, name: str, known: Iterable[str]) -> None:
+        if name not in known:
+            raise LookupError(f"the routine has no {kind} {shown(name)}")
+
+    def settle(self, routine: Routine) -> None:
+        """Let the routine have those that its values refer to."""
+        internals = routine._routilux
+        for name, named in self._slots.items():
+            made = internals.slots.get(name)
+            if made is not None:  # else there is a problem, which has been noted
+                named.complete(made.handler, made.merge_strategy, made.signature, made.method)
+                internals.slots[name] = named
+        internals.events.update((name, each) for name, each in self._events.items() if name in internals.events)
 
 
 class RoutineReader:
@@ -37,6 +73,7 @@ class RoutineReader:
             self.problems.add((path, Name("type")), str(error))
             return None
         form = form_of(cls)
+        ports = self.reader.ports = NamedPorts(record, cls)
         self._settings(form, record, (path, Name("settings")))
         fields = self.reader.fields(form.shape.fields, record.fields, (path, Name("fields")))
         attributes = self._attributes(form, record.attributes, (path, Name("attributes"))) if record.attributes else {}
@@ -52,11 +89,18 @@ class RoutineReader:
         except Exception as error:
             self.problems.add(path, f"{form.shape.name} refused its fields: {type(error).__name__}: {error}")
             return None
-        self._complete(form, routine, attributes, record, path, policy)
+        self._complete(form, routine, attributes, record, path, policy, ports)
         return routine if len(self.problems.found) == before else None
 
     def _complete(
-        self, form: Form, routine: Routine, attributes: dict[str, Any], record: RoutineRecord, path: Path, policy: Any
+        self,
+        form: Form,
+        routine: Routine,
+        attributes: dict[str, Any],
+        record: RoutineRecord,
+        path: Path,
+        policy: Any,
+        ports: NamedPorts,
     ) -> None:
         state, internals = vars(routine), routine._routilux
         if attributes or len(state) > form.count:
@@ -71,6 +115,7 @@ class RoutineReader:
             *form.events
         ]:
             self._events(form, routine, record.events, (path, Name("events")))
+        ports.settle(routine)
 
     def _class(self, name: str) -> type[Routine]:
         found = self._classes.get(name)

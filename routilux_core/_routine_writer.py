@@ -32,6 +32,7 @@ class RoutineWriter:
         # What saving a large flow costs is spent here, so nothing is called for what is simple, or as it was declared.
         form = self._forms.get(routine.__class__) or self._form(routine, (path, routine_id))
         state, internals = routine.__dict__, routine._routilux
+        self.writer.owner = routine
         slots, events, policy = internals.slots, internals.events, internals.error_handler
         fields: dict[str, Any] = {}
         for name, simple in form.quick:

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import enum
 import math
-from typing import Any
+from typing import Any, Protocol
 
 from routilux_core._kinds import BROKEN, DECODERS, ENCODERS, EXTRA_KEYS, LARGEST, member_name
 from routilux_core._problems import Enough, Name, Path, Problems
 from routilux_core._shapes import Field, shape_of, unsaveable
 from routilux_core._type_names import KnownTypes, UnknownType, is_writable, shown, type_name
+from routilux_core.ports import Event, Slot
+from routilux_core.routine import Routine
 
-__all__ = ["BROKEN", "Reader", "Writer", "misfit"]
+__all__ = ["BROKEN", "Ports", "Reader", "Writer", "misfit"]
 
 HALF = "has half of a surrogate pair, which no file can hold"
 DEEPEST = 100  # levels of a value inside each other
+
+
+class Ports(Protocol):
+    """The slots and events of one routine, by name; a `LookupError` where there is none."""
+
+    def slot(self, name: str) -> Slot: ...
+    def event(self, name: str) -> Event: ...
 
 
 class Writer:
@@ -22,6 +31,7 @@ class Writer:
 
     def __init__(self, problems: Problems) -> None:
         self.problems = problems
+        self.owner: Routine | None = None  # whose values are being written
         self._called: dict[str, type] = {}
 
     def encode(self, value: Any, path: Path, depth: int = 0) -> Any:
@@ -88,6 +98,13 @@ class Reader:
     def __init__(self, problems: Problems, types: KnownTypes) -> None:
         self.problems = problems
         self.types = types
+        self.ports: Ports | None = None  # of the routine whose values are being read
+
+    def ports_here(self) -> Ports:
+        """Return the slots and events that values here may refer to."""
+        if self.ports is None:
+            raise LookupError("slots and events are those of a routine, and nothing here belongs to one")
+        return self.ports
 
     def decode(self, data: Any, path: Path, depth: int = 0) -> Any:
         """Return the value of plain JSON; BROKEN after a problem, which is noted."""

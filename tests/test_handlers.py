@@ -394,3 +394,42 @@ def test_a_copy_has_its_own_slots_in_its_attributes(make_flow: MakeFlow, how: An
     assert twin.input_slot is not routine.input_slot
     run(make_flow(), twin)
     assert (twin.seen, routine.seen) == ([1, "a"], [])
+
+
+def test_slots_and_events_in_attributes_are_saved_by_name(make_flow: MakeFlow) -> None:
+    flow = make_flow()
+    flow.add_routine(Keeps(), "r")
+    document = json.loads(json.dumps(flow.serialize()))
+    assert document["routines"]["r"]["attributes"]["input_slot"] == {"$slot": "input"}
+    loaded = make_flow()
+    loaded.deserialize(document)
+    assert loaded.serialize() == document
+    again: Any = loaded.routines["r"]
+    assert again.knows_its_ports()
+    assert again.declared is again.get_event("declared")
+    assert run(loaded, again).seen == [1, "a"]
+
+
+@pytest.mark.parametrize(("saved", "problem"), [
+    ({"$slot": "inptu"}, "LookupError: \"the routine has no slot 'inptu'\""),
+    ({"$event": "input"}, "LookupError: \"the routine has no event 'input'\""),
+    ({"$slot": ["input"]}, "TypeError: 'a $slot is a string, not list'"),
+])  # fmt: skip
+def test_a_slot_that_is_not_there_is_a_problem_with_a_path(make_flow: MakeFlow, saved: Any, problem: str) -> None:
+    flow = make_flow()
+    flow.add_routine(Keeps(), "r")
+    document = flow.serialize()
+    document["routines"]["r"]["attributes"]["input_slot"] = saved
+    with pytest.raises(SerializationError) as refused:
+        make_flow().deserialize(document)
+    assert [str(each) for each in refused.value.problems] == [f"routines['r'].attributes.input_slot: {problem}"]
+
+
+def test_the_slot_of_another_routine_is_not_saved(make_flow: MakeFlow) -> None:
+    flow = make_flow()
+    flow.add_routine(Keeps(), "r")
+    flow.add_routine(Keeps(), "s")
+    routine: Any = flow.routines["r"]
+    routine.input_slot = flow.routines["s"].get_slot("input")
+    with pytest.raises(SerializationError, match=r"attributes\.input_slot: .* is no slot of the routine that holds it"):
+        flow.serialize()

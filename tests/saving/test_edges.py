@@ -279,9 +279,12 @@ def test_a_handler_of_another_object_or_of_a_base_class_is_refused() -> None:
     class Derived(Base):
         def handle(self) -> None: ...
 
-    routine, other = Derived(), Derived()
+    class Helper:
+        def handle(self) -> None: ...
+
+    routine = Derived()
     routine.define_slot("base", super(Derived, routine).handle)
-    routine.define_slot("other", other.handle)
+    routine.define_slot("other", Helper().handle)
     routine.define_slot("part", functools.partial(routine.handle))
     found = problems(lambda: saved(routine))
     slots = [f"routines['r0'].slots['{name}'].handler" for name in ("base", "other", "part")]
