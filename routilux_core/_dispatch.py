@@ -17,6 +17,7 @@ from routilux_core._plan import Inlet, Item, Node
 from routilux_core._timers import Timers
 from routilux_core._work_queue import Job, WorkQueue
 from routilux_core.error_handling import ErrorHandler
+from routilux_core.errors import StrategyError
 from routilux_core.seconds import stretch
 from routilux_core.strategy import Done
 
@@ -172,3 +173,16 @@ def logger() -> logging.Logger:
     from routilux_core._log import log  # a flow in which nothing goes wrong needs none
 
     return log
+
+
+def as_exception(told: object, teller: str) -> BaseException:
+    """Return what a pool gives as an error, as an exception: a text or a class is made one, with a warning."""
+    if isinstance(told, BaseException):
+        return told
+    logger().warning("%s gave %r as an error: give an exception", teller, told)
+    if isinstance(told, type) and issubclass(told, BaseException):
+        try:
+            return told()
+        except Exception:
+            return StrategyError(f"{teller} gave the class {told.__qualname__} as its error")
+    return StrategyError(told if isinstance(told, str) else f"{teller} gave {told!r} as its error")

@@ -89,8 +89,11 @@ class ExecutorPool(WorkerPool):
             lost = WorkerLost(reason=f"the executor broke: {error}")
             lost.__cause__ = error
             error = lost
-            self._host.lost(error)  # before a job ends with this task: the next one is to open a new pool
-        task.fail(error)
+        try:
+            if broken:
+                self._host.lost(error)  # before a job ends with this task: the next one is to open a new pool
+        finally:
+            task.fail(error)
 
     def cancel(self, task: Task) -> bool:
         with self._lock:

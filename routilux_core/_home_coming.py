@@ -19,7 +19,8 @@ from routilux_core._remote_errors import Encoded, decode, encode
 from routilux_core._run import Run
 from routilux_core._shipped_routine import add_stats, restore
 from routilux_core._telling import Data, Told, each_name
-from routilux_core.errors import ShippingError
+from routilux_core.error_handling import Decision, ErrorStrategy
+from routilux_core.errors import ShippingError, is_interrupt
 from routilux_core.routine import Routine
 from routilux_core.strategy import Task
 
@@ -35,7 +36,9 @@ def unpacked(data: list[Data]) -> list[Payload] | None:
         return data  # type: ignore[return-value]
     try:
         return [each if isinstance(each, dict) else loads(each) for each in data]
-    except Exception:
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
         return None
 
 
@@ -45,7 +48,9 @@ def unpacked_till_error(data: list[Data], node: Node, names: list[str]) -> tuple
     for event, each in zip(names, data, strict=True):
         try:
             payloads.append(each if isinstance(each, dict) else loads(each))
-        except Exception as error:
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
             return payloads, _unreadable(f"routine {node.routine_id!r}, event {event!r}: what it emitted", error)
     return payloads, None
 
@@ -60,7 +65,9 @@ def take_state_home(node: Node, last: dict[str, Any], sent_stats: dict[str, floa
     try:
         state = loads(last["state"], routine)
         restore(routine, state, frozenset() if stuck else last["names"])
-    except Exception as error:
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
         return encode(_unreadable(f"the state of routine {node.routine_id!r}", error))
     for name in state[1]:
         node.inlets[name].rebind(routine._routilux.slots[name])
@@ -80,7 +87,7 @@ def _take_stats_home(routine: Routine, stats: dict[str, float], before: dict[str
     add_stats(routine, not before.keys() <= stats.keys(), added)
 
 
-def _unreadable(what: str, error: Exception) -> ShippingError:
+def _unreadable(what: str, error: BaseException) -> ShippingError:
     made = ShippingError(f"{what} can't be unpickled where it came home: {error!r}")
     made.__cause__ = error
     return made
@@ -233,13 +240,19 @@ class HomeComing(Task):
     # -- counting
 
     def _failed(self, index: int, error: BaseException, started: float, ended: float, trace: str | None) -> None:
+        """Decide about an exception, and count its activation, whatever the deciding itself raises."""
+        decision = Decision(ErrorStrategy.STOP)
+        try:
+            decision = self._decided(index, error, trace)
+        finally:
+            self._count(index, OUTCOMES.get(decision.strategy, FAILED), started, ended, decision.delay)
+
+    def _decided(self, index: int, error: BaseException, trace: str | None) -> Decision:
         inlet, payload, run, number, _, _ = self.items[index]
         failure = run.failure(inlet, payload, number, error, self._emitted)
         if trace:
             failure.traceback = trace
-        decision = self.queue.judge(run, number, failure)
-        decision = carry_out(run, failure, decision)
-        self._count(index, OUTCOMES.get(decision.strategy, FAILED), started, ended, decision.delay)
+        return carry_out(run, failure, self.queue.judge(run, number, failure))
 
     def _count(self, index: int, outcome: int, started: float, ended: float, delay: float) -> None:
         """Count an activation that did not simply complete, as the very last thing that it does."""

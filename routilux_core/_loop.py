@@ -10,7 +10,7 @@ from typing import Any
 
 from routilux_core._calling import Caller
 from routilux_core._context import CURRENT, in_greenlet
-from routilux_core._dispatch import logger
+from routilux_core._dispatch import as_exception, logger
 from routilux_core._emitting import TURN, Emitter, waits_with
 from routilux_core._history import COMPLETED, DISCARDED, LATE, WIDTH
 from routilux_core._plan import NO_KEY, Inlet, Item, Node
@@ -46,7 +46,7 @@ class WorkTask(Task):
 
     def fail(self, error: BaseException, at: int | None = None) -> None:
         if self._first() and self.pool is self.queue.pool:  # else it was closed, and what comes of it is history
-            self.queue.lost(error)
+            self.queue.lost(as_exception(error, f"strategy {self.queue.strategy.name!r}"))
 
     def _first(self) -> bool:
         with self.queue.hub.lock:

@@ -7,7 +7,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from routilux_core._choice import allowed, as_waiting
-from routilux_core._dispatch import logger
+from routilux_core._dispatch import as_exception, logger
 from routilux_core._work_queue import WorkQueue
 from routilux_core.errors import StrategyError
 from routilux_core.seconds import stretch
@@ -42,7 +42,7 @@ class QueueHost:
     def lost(self, error: BaseException, /) -> None:
         queue = self._queue()
         if queue is not None:
-            queue.lost(error, self.opened)
+            queue.lost(as_exception(error, f"strategy {queue.strategy.name!r}"), self.opened)
 
     def workers_changed(self) -> None:
         queue = self._queue()

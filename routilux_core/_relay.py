@@ -11,7 +11,9 @@ import warnings
 from collections import deque
 from typing import Any, TextIO
 
+from routilux_core._log import log
 from routilux_core._pickling import PROTOCOL, dumps, loads
+from routilux_core.errors import is_interrupt
 
 MOST = 10_000  # records kept between two messages; of more, the oldest are lost
 Relayed = list[tuple[str, bytes]]
@@ -144,10 +146,10 @@ def replay(relayed: Relayed) -> None:
                 _log(logging.makeLogRecord(loads(packed)))
             else:
                 warnings.showwarning(*loads(packed))
-        except Exception:
-            logging.getLogger("routilux_core").warning(
-                "a %s of a worker process could not be replayed", kind, exc_info=True
-            )
+        except BaseException as error:  # a handler that exits, say: that is no way to end a pool's thread
+            if is_interrupt(error):
+                raise
+            log.warning("a %s of a worker process could not be replayed", kind, exc_info=True)
 
 
 def _log(record: logging.LogRecord) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Mapping
+from contextlib import ExitStack
 from math import inf
 from threading import get_ident
 from typing import Any, Literal
@@ -339,11 +340,13 @@ class ShippedQueue(WorkQueue):
                 return
             pool, self._broken = self.let_go_of_pool(), error
             away, runs = list(self.away), list(self.hub.runs)
-        for task in away:  # with the last of them a job may end, and another begin, with a new pool
-            task.give_up(error)
-        if pool is not None:  # not here: it may be the pool's own thread that tells of its end
-            threading.Thread(target=self._close_broken, args=(pool,), name="routilux-close", daemon=True).start()
-        self.lose(runs, error)
+        with ExitStack() as steps:  # from the last to the first, and each of them, whatever another one raises
+            steps.callback(self.lose, runs, error)
+            if pool is not None:  # not here: it may be the pool's own thread that tells of its end
+                closing = threading.Thread(target=self._close_broken, args=(pool,), name="routilux-close", daemon=True)
+                steps.callback(closing.start)
+            for task in away:  # with the last of them a job may end, and another begin, with a new pool
+                steps.callback(task.give_up, error)
         with self.hub.lock:
             self.workers = LIMITLESS if self.pool is None else self.workers  # whoever comes is told so
 
@@ -357,8 +360,10 @@ class ShippedQueue(WorkQueue):
         """Fail what is away: the pool was closed, and nothing will come of it."""
         with self.hub.lock:
             away = list(self.away)
-        for task in away:
-            task.fail(StrategyError(f"strategy {self.strategy.name!r}: its pool was closed while task {task.id} ran"))
+        closed = f"strategy {self.strategy.name!r}: its pool was closed while task"
+        with ExitStack() as steps:
+            for task in away:
+                steps.callback(task.give_up, StrategyError(f"{closed} {task.id} ran"))
 
 
 def _fitting(seconds: float, each: float, most: int) -> int:

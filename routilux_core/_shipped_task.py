@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from itertools import groupby
 from operator import itemgetter
 from time import perf_counter
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING
 from routilux_core._binding import Payload
 from routilux_core._books import GATHERED
 from routilux_core._calling import merged
-from routilux_core._dispatch import logger
+from routilux_core._decisions import carry_out
+from routilux_core._dispatch import as_exception, logger
 from routilux_core._home_coming import HomeComing
 from routilux_core._plan import Item
 from routilux_core._shipping import Crate, Row, crate, packed, travels
-from routilux_core.errors import ActivationTimeout, ShippingError, StrategyError
+from routilux_core.error_handling import Decision, ErrorStrategy
+from routilux_core.errors import ActivationTimeout, StrategyError, is_interrupt
 from routilux_core.strategy import WorkerPool
 
 if TYPE_CHECKING:
@@ -44,7 +47,7 @@ class ShippedTask(HomeComing):
         self.quick = quick  # whether it is expected to take no longer than a batch should
         self.submitted = False
         self._revoked = False
-        self._given_up = False
+        self._ended_by_pool = False
         self._handing = threading.RLock()  # held while the pool is given it, or is asked for it back
         self._lock = threading.RLock()
         self._crate: Crate | None = None
@@ -56,14 +59,13 @@ class ShippedTask(HomeComing):
         try:
             self._pack()
         except BaseException:  # a KeyboardInterrupt in the thread that emits or executes
-            if self._end():
-                self._back(self.items)
+            self.take_back()
             raise
-        pool = self.queue.pool
         if self._ended:
             return
+        pool = self.queue.pool
         if pool is None:
-            self.fail(StrategyError(f"strategy {self.queue.strategy.name!r}: its pool was closed"))
+            self.give_up(StrategyError(f"strategy {self.queue.strategy.name!r}: its pool was closed"))
         elif not self._hand_over(pool):
             self.take_back()
 
@@ -74,7 +76,14 @@ class ShippedTask(HomeComing):
                 return False
             self._sent = perf_counter()
             self.submitted = True
-            pool.submit(self)
+            try:
+                pool.submit(self)
+            except BaseException as error:  # it never should; or a KeyboardInterrupt: the pool may have it, or not
+                refused = StrategyError(f"strategy {self.queue.strategy.name!r} raised in submit: {error!r}")
+                refused.__cause__ = error
+                self.give_up(refused)
+                if is_interrupt(error):
+                    raise
         return True
 
     def revoke(self, pool: WorkerPool) -> None:
@@ -95,7 +104,9 @@ class ShippedTask(HomeComing):
             self._stats = self.node.routine.stats()
         try:
             self._crate = self._pack_at_once() or self._pack_one_by_one()
-        except ShippingError as error:
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
             self._refuse(0, error)
         if self._crate is not None:
             self.size, self.parts = len(self.items), frozenset(self._crate.parts)
@@ -107,7 +118,9 @@ class ShippedTask(HomeComing):
         rows: list[Row] = [(inlet, [item[1] for item in same]) for inlet, same in groupby(self.items, itemgetter(0))]
         try:
             return self._crated(rows)
-        except Exception:  # one by one it is found out which
+        except BaseException as error:  # one by one it is found out which
+            if is_interrupt(error):
+                raise
             return None
 
     def _pack_one_by_one(self) -> Crate | None:
@@ -118,7 +131,9 @@ class ShippedTask(HomeComing):
                 self.queue.luggage.part(item[0].node)
                 payloads.append(self._payload(item))
                 rows.append((item[0], [packed(item[0], payloads[-1])]))
-            except Exception as error:
+            except BaseException as error:  # of a merge function, or of a payload's own
+                if is_interrupt(error):
+                    raise
                 self._refuse(index, error)
                 break
         made = None if self._ended else self._crated(rows)
@@ -140,16 +155,14 @@ class ShippedTask(HomeComing):
             return merged(inlet, payload, run, number, True)
         return payload
 
-    def _refuse(self, index: int, error: Exception) -> None:
+    def _refuse(self, index: int, error: BaseException) -> None:
         """Fail the first activation where it can't be sent; a later one goes back, and is the first of the next."""
         if index:
             with self.hub.lock:
                 self._back_in_order(self.items[index:])
             del self.items[index:]
-        elif self._end():
-            now = perf_counter()
-            self._failed(0, error, now, now, None)
-            self._close()
+        else:
+            self._end_with(lambda: self._failed(0, error, now := perf_counter(), now, None))
 
     def payload(self, known: frozenset[str] = frozenset()) -> bytes:
         assert self._crate is not None, "payload() of a task that was never submitted"
@@ -158,59 +171,86 @@ class ShippedTask(HomeComing):
     # -- and back again
 
     def stream(self, chunk: bytes) -> None:
+        broken: BaseException | None = None
         with self._lock:
             if self._ended:
                 return
             try:
                 self._read(chunk)
-            except Exception as error:
-                self.fail(StrategyError(f"a chunk of task {self.id} can't be read: {error!r}"))
+            except BaseException as error:  # of whatever kind: objects of others are unpickled
+                broken = error
+        if broken is not None:
+            self.give_up(StrategyError(f"a chunk of task {self.id} can't be read: {broken!r}"))
+            if is_interrupt(broken):
+                raise broken
         self.hub.settle([self.run])
 
     def finish(self, reply: bytes) -> None:
-        with self._lock:
-            if not self._end():
-                return
-            try:
-                self._read(reply)
-            except Exception as error:
-                logger().exception("task %s: its reply can't be read", self.id)
-                self._fail_rest(StrategyError(f"the reply of task {self.id} can't be read: {error!r}"), None)
-            self._close()
-        self._settle()
+        self._end_with(lambda: self._read_last(reply), by_pool=True)
+
+    def _read_last(self, reply: bytes) -> None:
+        try:
+            self._read(reply)
+        except BaseException as error:
+            logger().exception("task %s: its reply can't be read", self.id)
+            self._fail_rest(StrategyError(f"the reply of task {self.id} can't be read: {error!r}"), None)
+            if is_interrupt(error):
+                raise
 
     def fail(self, error: BaseException, at: int | None = None) -> None:
-        with self._lock:
-            if not self._end():
-                return
-            self._fail_rest(error, at)
-            self._close()
-        self._settle()
+        known = as_exception(error, f"strategy {self.queue.strategy.name!r}")
+        self._end_with(lambda: self._fail_rest(known, at), by_pool=True)
 
     def give_up(self, error: BaseException) -> None:
-        """Fail it for its pool, which is lost, and may say so of this task, too."""
-        self._given_up = True
-        self.fail(error)
+        """Fail it for its pool, which is lost or closed, and may still say something of this task."""
+        self._end_with(lambda: self._fail_rest(error, None))
 
     def take_back(self) -> None:
         """Put everything back: the pool has not run it."""
-        with self._lock:
-            if self._end():
-                self._close()
-        self._settle()
+        self._end_with(lambda: None)
 
-    def _settle(self) -> None:
-        self.hub.settle([self.run])
+    def _end_with(self, what: Callable[[], None], by_pool: bool = False) -> None:
+        """End the task, if it has not ended: do this, put back what was not started, and settle its job.
 
-    def _end(self) -> bool:
-        """Note that the task is over, if it was not."""
+        Whatever is raised on the way, nothing stays claimed, and no job waits for it; a Ctrl-C alone is raised on.
+        """
+        try:
+            with self._lock:
+                if not self._end(by_pool):
+                    return
+                try:
+                    what()
+                except BaseException as error:
+                    self._broke(error)
+                    if is_interrupt(error):
+                        raise
+                finally:
+                    self._close()
+        finally:
+            self.hub.settle([self.run])
+
+    def _end(self, by_pool: bool) -> bool:
+        """Note that the task is over, if it was not; a pool that ends what was given up for it does nothing wrong."""
         with self._lock:
             ended, self._ended = self._ended, True
-        if ended and not self._given_up:
+            twice, self._ended_by_pool = ended and by_pool and self._ended_by_pool, self._ended_by_pool or by_pool
+        if twice:
             logger().warning("task %s was ended twice by its pool; what came later is ignored", self.id)
         elif not ended:
             self.queue.came_back(self)
         return not ended
+
+    def _broke(self, error: BaseException) -> None:
+        """Let the job fail: what came of the task could not be counted, and would not be the next time."""
+        if is_interrupt(error):
+            return
+        logger().exception("task %s could not be ended", self.id)
+        inlet, payload, run, number, _, _ = self.items[min(self._next, len(self.items) - 1)]
+        try:
+            carry_out(run, run.failure(inlet, payload, number, error), Decision(ErrorStrategy.STOP))
+        finally:
+            with self.hub.lock:
+                run.stop("failed")
 
     def _close(self) -> None:
         """Put back what was not started, and give the permit of a routine with state back."""
@@ -230,10 +270,9 @@ class ShippedTask(HomeComing):
             return
         if at is not None and self._next < at < count:
             self._skip_to(at)
-        for index in range(self._next, min(self._next + 1, count) if at is not None else count):
+        alone = at is not None or self.has_state  # behind a routine with state, the rest has got its permit
+        for index in range(self._next, min(self._next + 1, count) if alone else count):
             self._failed(index, self._named(index, error), self._sent, now, "")
-            if self.has_state:
-                return  # it holds the permit, or the rest has got it
 
     def _named(self, index: int, error: BaseException) -> BaseException:
         """Name the call that a pool has ended: the pool knows its tasks only."""

@@ -106,7 +106,7 @@ class Link:
         while (call := self._home.get()) is not None:
             try:
                 call()
-            except Exception:
+            except BaseException:  # of whatever kind: no job may wait for this thread for ever
                 self._host.log.exception("strategy 'dask': a reply could not be taken home")
 
     # -- the life of the loop

@@ -307,9 +307,11 @@ class Traffic:
 
 def _settle(task: Task, story: Story, error: BaseException | None) -> None:
     """Take home what a task has told, and how it ended."""
-    for chunk in story.chunks:
-        task.stream(chunk)
-    if story.reply is not None:
-        task.finish(story.reply)
-    elif error is not None:
-        task.fail(error, story.at)
+    try:
+        for chunk in story.chunks:
+            task.stream(chunk)
+    finally:
+        if story.reply is not None:
+            task.finish(story.reply)
+        elif error is not None:
+            task.fail(error, story.at)
