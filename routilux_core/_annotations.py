@@ -131,11 +131,11 @@ def _call(check: Check, value: Any) -> bool:
 
 
 def _mapping(is_it: Check, keys: Check, values: Check) -> Check:
-    def fits(value: Mapping[Any, Any]) -> bool:
-        return is_it(value) and all(map(keys, value)) and all(map(values, value.values()))
+    def fits(value: Mapping[Any, Any]) -> bool:  # looks at copies: a handler may be at work on it
+        return is_it(value) and all(map(keys, list(value))) and all(map(values, list(value.values())))
 
     return fits
 
 
 def _collection(is_it: Check, each: Check) -> Check:
-    return lambda value: is_it(value) and all(map(each, value))
+    return lambda value: is_it(value) and all(map(each, list(value)))

@@ -70,6 +70,9 @@ class Caller(Emitter):
     def _prepare(self, inlet: Inlet, payload: Payload, run: Run, number: int) -> Payload:
         """Return what the handler sees, and tell that it begins."""
         node = inlet.node
+        if node.unmade is not None:
+            node.make()
+            self.routine = node.routine
         if inlet.gathers:
             payload = inlet.collect(payload[GATHERED])
         elif inlet.merge is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
@@ -80,8 +81,10 @@ class Inlet:
 
     def rebind(self, slot: Slot) -> None:
         """Call another handler of the same signature from now on: the old one's owner has been replaced."""
-        self.call = bind(slot.handler, slot.signature, f"routine {self.node.routine_id!r}, slot {slot.name!r}")
+        where = f"routine {self.node.routine_id!r}, slot {slot.name!r}"
+        self.call = bind(slot.handler, slot.signature, where)
         self.handler = slot.handler
+        self.merge = _merge_function(slot, where)
         self.short_way = self._short_way()
 
     def _short_way(self) -> tuple[Node, Routine, object, Callable[..., Any], int]:
@@ -144,7 +147,8 @@ class Node:
     Where the calls of a stateless routine are not `limited`, nobody counts them.
 
     A permit may be handed from one activation to the next without being given back; the lock of the dispatcher
-    guards both fields.
+    guards both fields. The twin that a job has of a node is `unmade` until its first call makes the copy of the
+    routine: that is user code, which may take long, or raise.
     """
 
     __slots__ = (
@@ -161,6 +165,7 @@ class Node:
         "routine",
         "routine_id",
         "timeout",
+        "unmade",
         "waiting",
     )
 
@@ -175,6 +180,7 @@ class Node:
         self.waiting: deque[Item] = deque()
         self.per_job = settings.scope == "job"
         self.timeout = settings.timeout
+        self.unmade: threading.Lock | None = None  # held by who makes the copy of the routine; None when there is one
         self.policy = DEFAULT_POLICY
         self.holds = False  # under a RETRY policy: emissions are held until the call has succeeded
         self.mark = 0  # raised above the flow's max_pending while nobody can work off what waits here
@@ -199,19 +205,33 @@ class Node:
             outlet.short = not (self.holds or self.timeout)
             outlet.look_again()
         for inlet in self.inlets.values():
-            inlet.plain = not (self.holds or inlet.gathers or inlet.merge or self.timeout)
+            inlet.plain = not (self.holds or inlet.gathers or inlet.merge or self.timeout or self.unmade)
 
     def for_job(self) -> Node:
-        """Return a twin around a fresh copy of the routine, with permits of its own and the same wiring."""
+        """Return a twin for a fresh copy of the routine, not made yet, with permits of its own and the same wiring."""
         twin = object.__new__(Node)
         twin.routine_id, twin.queue, twin.limit = self.routine_id, self.queue, self.limit
-        twin.routine = fresh_copy(self.routine)
+        twin.routine, twin.unmade = self.routine, threading.Lock()
         twin.free, twin.limited, twin.waiting = self.limit, self.limited, deque()
         twin.per_job, twin.mark, twin.timeout, twin.outlets = False, 0, self.timeout, self.outlets
         slots = twin.routine._routilux.slots
         twin.inlets = {name: Inlet(twin, slots[name], inlet.number) for name, inlet in self.inlets.items()}
         twin.set_policy(self.policy)
         return twin
+
+    def make(self) -> None:
+        """Make the twin's copy of the routine, if there is none. Not under the dispatcher's lock."""
+        making = self.unmade
+        if making is None:
+            return
+        with making:
+            if self.unmade is None:
+                return
+            self.routine = fresh_copy(self.routine)
+            for name, inlet in self.inlets.items():
+                inlet.rebind(self.routine._routilux.slots[name])
+            self.unmade = None
+            self.set_policy(self.policy)
 
 
 def rename(payload: Payload, mapping: dict[str, str]) -> Payload:

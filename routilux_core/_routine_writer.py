@@ -82,10 +82,11 @@ class RoutineWriter:
         fields.update(self.writer.fields(form.shape.fields, {name: value}, (path, Name("fields"))))
 
     def _attributes(self, form: Form, routine: Routine, path: Path) -> dict[str, Any]:
-        state = vars(routine)
+        names = form.shape.rest(routine)
+        state = vars(routine).copy()  # a handler may be at work on it, and has what is new last
         within = (path, Name("attributes"))
         found = {}
-        for name in form.shape.rest(routine):
+        for name in names:
             if name == "_routilux":
                 continue
             if name not in state or not is_free(routine.__class__, name):

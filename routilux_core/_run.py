@@ -95,6 +95,12 @@ class Run(Books):
         self.quick = not self.stopped and (self.listeners is None or not self.listeners.details)
         self.plain = self.quick and not self.halted and not self.wary and self.context is None
 
+    def make_entry(self, node: Node) -> None:
+        """Make the entry's own copy for this job: what raises there, raises before the job begins."""
+        if node.per_job:
+            self.own[node] = node.for_job()
+            self.own[node].make()
+
     # -- posting (lock)
 
     def post(self, inlet: Inlet, payload: Payload, cause: int, now: float) -> None:

@@ -54,7 +54,8 @@ class Shape:
 
     def rest(self, value: Any) -> list[str]:
         """Return the names of what an object holds beside its fields."""
-        own = [name for name in getattr(value, "__dict__", {}) if name not in self.fields and name not in self.derived]
+        held = tuple(getattr(value, "__dict__", ()))  # a copy: a handler may be at work on it
+        own = [name for name in held if name not in self.fields and name not in self.derived]
         return own + [name for name, slot in self.hidden if _is_set(slot, value)]
 
     def make(self, values: dict[str, Any]) -> Any:

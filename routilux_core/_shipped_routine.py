@@ -112,7 +112,7 @@ class Blueprint:
             signature = self._signature(name, method, whole, handler, where)
             internals.slots[name].complete(handler, merge, signature, method)
             calls[name] = bind(handler, signature, where)
-        internals.changed = internals.policy_changed = _not_here
+        internals.change = internals.policy_changed = _not_here
         internals.stats = tally = Tally(stats, internals.lock)
         return Ready(routine, self.routine_id, calls, frozenset(attributes), tally)
 

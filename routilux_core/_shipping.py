@@ -54,6 +54,7 @@ class Luggage:
 
     def part(self, node: Node) -> Part:
         """Return what a worker keeps of a routine, pickled when first asked for."""
+        node.make()
         found = self._parts.get(node)
         if found is None:
             if travels(node):

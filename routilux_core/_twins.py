@@ -20,8 +20,15 @@ class Twins:
 
     def all(self, values: dict[str, Any]) -> dict[str, Any]:
         """Return what stands for each value; code comes last, since it may enclose another of them."""
-        made = {name: self.of(value) for name, value in values.items() if type(value) not in CODE}
-        return {name: made[name] if name in made else self.of(value) for name, value in values.items()}
+        made = {name: self._named(name, value) for name, value in values.items() if type(value) not in CODE}
+        return {name: made[name] if name in made else self._named(name, value) for name, value in values.items()}
+
+    def _named(self, name: str, value: Any) -> Any:
+        try:
+            return self.of(value)
+        except Exception as error:
+            error.add_note(f"its attribute {name!r}")
+            raise
 
     def of(self, value: Any) -> Any:
         """Return what stands for a value."""

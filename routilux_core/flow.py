@@ -7,10 +7,10 @@ import itertools
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import Context, copy_context
 from time import monotonic, perf_counter
-from types import MappingProxyType, ModuleType, TracebackType
+from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from routilux_core._asking import Plugins, make_strategy
@@ -66,7 +66,10 @@ class Flow:
         self._hub = Dispatcher(_whole(max_pending, "max_pending", 1), self.history_size)
         self._graph = Graph(self.flow_id)
         self._numbers = itertools.count(1)
-        self._opening = threading.RLock()  # one thread opens or closes pools at a time
+        # One thread opens or closes pools at a time, and one builds, or lets a job begin: what was checked stays so
+        # until that is done. Who needs both takes them in this order. Only the first is held while pools are closed:
+        # that may wait for handlers, which may ask for the second.
+        self._opening, self._building = threading.RLock(), threading.RLock()
         self._gathers_of = -1  # the version of the graph for which the order of its gather slots is known
         self._async: set[str] = set()  # the routines with `async def` handlers
         self._named: dict[str, str] = {}  # routine id -> its own strategy
@@ -90,8 +93,8 @@ class Flow:
 
     @property
     def routines(self) -> Mapping[str, Routine]:
-        """The routines by id, read-only."""
-        return MappingProxyType(self._graph.routines)
+        """The routines by id, read-only, as they are now: what is added later is not seen in it."""
+        return self._graph.view()
 
     @property
     def connections(self) -> tuple[Connection, ...]:
@@ -127,7 +130,8 @@ class Flow:
 
     def to_mermaid(self) -> str:
         """Return the graph as a Mermaid flowchart."""
-        return self._graph.to_mermaid()
+        with self._building:
+            return self._graph.to_mermaid()
 
     # -- building
 
@@ -138,14 +142,15 @@ class Flow:
 
         `execution_strategy` lets this one run under another strategy than the rest.
         """
-        self._check_idle("add_routine")
-        queue = self._default if execution_strategy is None else self._queue_named(execution_strategy)
-        if isinstance(routine, Routine):
-            _check_capabilities(routine_id or type(routine).__name__, routine, queue.strategy)
-        name = self._graph.add_routine(routine, routine_id)
-        if execution_strategy is not None:
-            self._named[name] = execution_strategy
-        self._wire(name, routine, queue)
+        with self._building:
+            self._check_idle("add_routine")
+            queue = self._default if execution_strategy is None else self._queue_named(execution_strategy)
+            if isinstance(routine, Routine):
+                _check_capabilities(routine_id or type(routine).__name__, routine, queue.strategy)
+            name = self._graph.add_routine(routine, routine_id)
+            if execution_strategy is not None:
+                self._named[name] = execution_strategy
+            self._wire(name, routine, queue)
         return name
 
     def connect(
@@ -160,17 +165,19 @@ class Flow:
 
         `param_mapping` renames parameters on the way, `{"old": "new"}`: the old name is not passed as well.
         """
-        self._check_idle("connect")
-        made = self._graph.connect(source, event, target, slot, param_mapping)
-        inlet, outlet = self._hub.nodes[target].inlets[slot], self._hub.nodes[source].outlets[event]
-        outlet.add_target(inlet, dict(made.param_mapping) or None)
+        with self._building:
+            self._check_idle("connect")
+            made = self._graph.connect(source, event, target, slot, param_mapping)
+            inlet, outlet = self._hub.nodes[target].inlets[slot], self._hub.nodes[source].outlets[event]
+            outlet.add_target(inlet, dict(made.param_mapping) or None)
         return made
 
     def add_output(self, routine_id: str, event_name: str, name: str | None = None) -> str:
         """Let jobs collect the payloads of an event, and return the name: `routine_id.event_name` by default."""
-        self._check_idle("add_output")
-        chosen = self._graph.add_output(routine_id, event_name, name)
-        self._hub.nodes[routine_id].outlets[event_name].add_output(chosen)
+        with self._building:
+            self._check_idle("add_output")
+            chosen = self._graph.add_output(routine_id, event_name, name)
+            self._hub.nodes[routine_id].outlets[event_name].add_output(chosen)
         return chosen
 
     def set_error_handler(self, error_handler: ErrorHandler | ErrorStrategy | str | None) -> None:
@@ -179,9 +186,10 @@ class Flow:
             error_handler = ErrorHandler(error_handler)
         if not (error_handler is None or isinstance(error_handler, ErrorHandler)):
             raise ConfigurationError(f"an error handler is an ErrorHandler or a strategy name, not {error_handler!r}")
-        self._hub.error_handler = error_handler or ErrorHandler()
-        for node in self._hub.nodes.values():
-            node.set_policy(self._hub.error_handler)
+        with self._building:
+            self._hub.error_handler = error_handler or ErrorHandler()
+            for node in self._hub.nodes.values():
+                node.set_policy(self._hub.error_handler)
 
     def get_error_handler(self) -> ErrorHandler:
         """Return the policy for routines without their own."""
@@ -197,23 +205,27 @@ class Flow:
 
         Under another name, the options of the old strategy are not taken along.
         """
-        self._check_idle("set_execution_strategy")
-        old = self._default.strategy
-        if isinstance(execution_strategy, str) and max_workers is None:
-            max_workers = old.max_workers
-        stays = strategy_options is None and execution_strategy == old.name
-        options = dict(self._options if stays else strategy_options or {})
-        strategy = make_strategy(self._plugins, execution_strategy, max_workers, options)
-        for routine_id in self._async - self._named.keys():
-            _check_capabilities(routine_id, self._graph.routines[routine_id], strategy)
         with self._opening:
-            self._check_idle("set_execution_strategy")  # a job may have begun meanwhile
+            self._check_idle("set_execution_strategy")
+            old = self._default.strategy
+            if isinstance(execution_strategy, str) and max_workers is None:
+                max_workers = old.max_workers
+            stays = strategy_options is None and execution_strategy == old.name
+            options = dict(self._options if stays else strategy_options or {})
+            strategy = make_strategy(self._plugins, execution_strategy, max_workers, options)
+            with self._building:
+                for routine_id in self._async - self._named.keys():
+                    _check_capabilities(routine_id, self._graph.routines[routine_id], strategy)
             close_pool(self._default)
-            self._default = self._hub.queues[0] = self._new_queue(strategy)
-            self._options = options
-            for routine_id, node in self._hub.nodes.items():
-                name = self._named.get(routine_id)
-                node.queue = self._default if name is None else self._queue_named(name)
+            with self._building:
+                self._run_under(strategy, options)
+
+    def _run_under(self, strategy: ExecutionStrategy, options: dict[str, Any]) -> None:
+        self._default = self._hub.queues[0] = self._new_queue(strategy)
+        self._options = options
+        for routine_id, node in self._hub.nodes.items():
+            name = self._named.get(routine_id)
+            node.queue = self._default if name is None else self._queue_named(name)
 
     # -- saving
 
@@ -224,7 +236,8 @@ class Flow:
         """
         from routilux_core import serialization
 
-        return serialization.flow_to_dict(self._saved())
+        with self._building:
+            return serialization.flow_to_dict(self._saved())
 
     def deserialize(self, data: Mapping[str, Any], *, types: Iterable[type | ModuleType] = ()) -> None:
         """Become the flow that `serialize` gave. Refused while a job runs; after an error the flow is as it was.
@@ -267,22 +280,25 @@ class Flow:
         payload = _checked_params(entry_params)
         _check_here(self._made_in_handler, f"execute({entry_routine_id!r}) of flow {self.flow_id!r}")
         plugins = self._plugins.all()
-        with self._opening:  # until it is posted, nobody closes the pools or changes the strategy
+        with self._opening, self._building:  # until it is posted, nobody closes the pools or changes anything
             inlet = self._entry(entry_routine_id, slot)
             self._prepare(inlet, payload)
-            run = Run(self._hub, f"{self.flow_id}-{next(self._numbers)}", self.flow_id, self.history_size, _context())
+            hub = self._hub
+            run = Run(hub, f"{self.flow_id}-{next(self._numbers)}", self.flow_id, self.history_size, _context())
             run.collected = {output.name: [] for output in self._graph.outputs}
-            self._last = job = JobState(run.job_id, self.flow_id, run)
+            job = JobState(run.job_id, self.flow_id, run)
             run.listen(plugins, job)
-            with self._hub.lock:
-                self._hub.runs.add(run)
-                self._hub.measures.start(run)
+            run.make_entry(inlet.node)
+            with hub.lock:
+                hub.runs.add(run)
+                hub.measures.start(run)
                 run.post(inlet, payload, 0, perf_counter())
                 run.quiet()
+            self._last = job
+            pool = self._default.pool
         run.tell_started()
-        self._hub.settle([run])
-        pool = self._default.pool
-        if pool is not None and pool.in_caller and not inside(self._hub):
+        hub.settle([run])
+        if pool is not None and pool.in_caller and not inside(hub):
             run.drive()
         return job
 
@@ -415,19 +431,20 @@ class Flow:
         hub = Dispatcher(saved.settings["max_pending"], saved.settings["history_size"])
         hub.error_handler = saved.error_handler
         with self._opening:
-            self._check_idle("deserialize")
-            before = dict(vars(self))
-            old_hub, old_graph = self._hub, self._graph
-            try:
-                self.flow_id, self.history_size = saved.graph.flow_id, saved.settings["history_size"]
-                self._hub, self._graph, self._named, self._async = hub, saved.graph, saved.named, set()
-                self._options, self._gathers_of, self._last = saved.options, -1, None
-                self._was_read = True
-                self._default = self._queue(saved.strategy)
-                self._wire_all()
-            except BaseException:
-                vars(self).update(before)
-                raise
+            with self._building:
+                self._check_idle("deserialize")
+                before = dict(vars(self))
+                old_hub, old_graph = self._hub, self._graph
+                try:
+                    self.flow_id, self.history_size = saved.graph.flow_id, saved.settings["history_size"]
+                    self._hub, self._graph, self._named, self._async = hub, saved.graph, saved.named, set()
+                    self._options, self._gathers_of, self._last = saved.options, -1, None
+                    self._was_read = True
+                    self._default = self._queue(saved.strategy)
+                    self._wire_all()
+                except BaseException:
+                    vars(self).update(before)
+                    raise
             for queue in old_hub.queues:
                 close_pool(queue)
         for routine in old_graph.routines.values():
@@ -478,17 +495,26 @@ class Flow:
                 node.queue = loaded
 
     def _wire(self, name: str, routine: Routine, queue: WorkQueue) -> None:
-        node = self._hub.nodes[name] = Node(name, routine, queue)
+        node = Node(name, routine, queue)
+        with self._hub.lock:  # of who asks a job that has ended
+            self._hub.nodes[name] = node
         self._hub.has_timeouts = self._hub.has_timeouts or node.timeout is not None
         internals = routine._routilux
         internals.owner, internals.sealed = (self.flow_id, name), routine.__routilux_settings__.stateless
-        internals.changed = lambda: self._refresh(node)
-        internals.policy_changed = lambda: node.set_policy(self._hub.error_handler)
+        internals.change = lambda change: self._change(node, change)
+        internals.policy_changed = lambda: self._set_policy(node)
         self._take_in(node)
 
-    def _refresh(self, node: Node) -> None:
-        self._check_idle("define_slot or define_event")
-        self._take_in(node)
+    def _change(self, node: Node, change: Callable[[], None]) -> None:
+        """Let a slot or an event come to a routine of this flow."""
+        with self._building:
+            self._check_idle("define_slot or define_event")
+            change()
+            self._take_in(node)
+
+    def _set_policy(self, node: Node) -> None:
+        with self._building:
+            node.set_policy(self._hub.error_handler)
 
     def _take_in(self, node: Node) -> None:
         """Wire the slots and events that a routine has by now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from attrs import frozen
@@ -45,6 +46,7 @@ class Graph:
         self.connections: list[Connection] = []
         self.outputs: list[Output] = []
         self.version = version
+        self._view: Mapping[str, Routine] = MappingProxyType({})
         self._edges: set[Connection] = set()
         self._gathering: list[Connection] = []  # those that end in a gather slot
 
@@ -57,7 +59,7 @@ class Graph:
             raise ConfigurationError(f"a routine id is a non-empty string, not {routine_id!r}")
         if name in self.routines:
             raise DuplicateNameError(f"flow {self.flow_id!r} has a routine {name!r} already: give another routine_id")
-        owner = routine._routilux.owner
+        owner = routine._routilux.claim(self.flow_id, name)
         if owner is not None:
             raise DuplicateNameError(
                 f"this {type(routine).__name__} is routine {owner[1]!r} of flow {owner[0]!r} already: "
@@ -96,6 +98,13 @@ class Graph:
         self.outputs.append(Output(routine_id, event, chosen))
         self.version += 1
         return chosen
+
+    def view(self) -> Mapping[str, Routine]:
+        """Return the routines as they are now, read-only: routines come, and none goes or is replaced."""
+        view = self._view
+        if len(view) != len(self.routines):
+            view = self._view = MappingProxyType(self.routines.copy())
+        return view
 
     def routine(self, routine_id: str) -> Routine:
         """Return a routine by id."""

@@ -34,7 +34,7 @@ R = typing.TypeVar("R", bound="Routine")
 class _Internals:
     """What the engine keeps on a routine, in one attribute, so that a user's own names stay free."""
 
-    __slots__ = ("changed", "error_handler", "events", "lock", "owner", "policy_changed", "sealed", "slots", "stats")
+    __slots__ = ("change", "error_handler", "events", "lock", "owner", "policy_changed", "sealed", "slots", "stats")
 
     def __init__(self) -> None:
         self.slots: dict[str, Slot] = {}
@@ -44,8 +44,16 @@ class _Internals:
         self.error_handler: ErrorHandler | None = None
         self.sealed = False
         self.owner: tuple[str, str] | None = None  # (flow id, routine id)
-        self.changed: Callable[[], None] | None = None  # set by the flow: a slot or an event came later
+        # Set by the flow, which makes what it is given: a slot or an event comes later.
+        self.change: Callable[[Callable[[], None]], None] | None = None
         self.policy_changed: Callable[[], None] | None = None
+
+    def claim(self, flow_id: str, routine_id: str) -> tuple[str, str] | None:
+        """Let the routine belong to a flow, under an id; return whose it is already, if it is."""
+        with self.lock:
+            owner = self.owner
+            self.owner = owner or (flow_id, routine_id)
+        return owner
 
 
 @typing.dataclass_transform(field_specifiers=(attrs.field,), kw_only_default=True, eq_default=False)
@@ -132,9 +140,6 @@ class Routine:
         """
         where = type(self).__name__
         check_slot(name, merge_strategy, self.__routilux_settings__.stateless, where)
-        internals = self._routilux
-        if name in internals.slots:
-            raise DuplicateNameError(f"{where} has a slot {name!r} already: choose another name")
         if handler is None:
             handler = getattr(self, name, None)
         if handler is None:
@@ -146,16 +151,13 @@ class Routine:
             )
         signature = Signature.of(handler, f"{where}, slot {name!r}", whole)
         made = Slot(name, handler, merge_strategy, signature, name_of(self, handler))
-        _change(self, internals.slots, name, made)
+        _change(self, self._routilux.slots, made)
         return made
 
     def define_event(self, name: str, output_params: typing.Iterable[str] | None = None) -> Event:
         """Add an output; the parameter names are documentation."""
-        internals = self._routilux
-        if name in internals.events:
-            raise DuplicateNameError(f"{type(self).__name__} has an event {name!r} already: choose another name")
         made = Event(name, tuple(output_params or ()))
-        _change(self, internals.events, name, made)
+        _change(self, self._routilux.events, made)
         return made
 
     def emit(self, event_name: str, /, **data: Any) -> None:
@@ -239,13 +241,20 @@ def _declare(routine: Routine) -> None:
 def let_go(routine: Routine) -> None:
     """Free a routine of its flow, so that another may take it in."""
     internals = routine._routilux
-    internals.owner = internals.changed = internals.policy_changed = None
+    internals.owner = internals.change = internals.policy_changed = None
     internals.sealed = False
 
 
 def fresh_copy(routine: Routine) -> Routine:
     """Return a deep copy of a routine that belongs to the same flow: what a job gets of one with `scope="job"`."""
-    twin = _twin(routine, {}, deep=True)
+    try:
+        twin = _twin(routine, {}, deep=True)
+    except Exception as error:
+        notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+        raise ConfigurationError(
+            f"a {type(routine).__name__} can't be copied, which scope='job' does for each job: {error!r}{notes}; make "
+            "it in the handler, declare it with per_worker, or give its class a __deepcopy__"
+        ) from error
     twin._routilux.owner, twin._routilux.sealed = routine._routilux.owner, routine._routilux.sealed
     return twin
 
@@ -295,14 +304,18 @@ def _unpack(routine: Routine, packed: tuple[Any, ...]) -> None:
     give(routine, attributes)
 
 
-def _change(routine: Routine, where: dict[str, Any], name: str, made: Slot | Event) -> None:
-    where[name] = made
-    try:
-        if routine._routilux.changed is not None:
-            routine._routilux.changed()
-    except BaseException:
-        del where[name]
-        raise
+def _change(routine: Routine, where: dict[str, Any], made: Slot | Event) -> None:
+    def change() -> None:
+        kind = "a slot" if isinstance(made, Slot) else "an event"
+        if made.name in where:
+            raise DuplicateNameError(f"{type(routine).__name__} has {kind} {made.name!r} already: choose another name")
+        where[made.name] = made
+
+    made_by = routine._routilux.change
+    if made_by is None:
+        change()
+    else:
+        made_by(change)
 
 
 def _emit_refused(routine: Routine, event_name: str) -> EmitError:

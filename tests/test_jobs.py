@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from routilux_core import Flow, JobState, Ledger, Routine, event, field, slot
+from routilux_core import ConfigurationError, ErrorHandler, Flow, JobState, Ledger, Routine, event, field, slot
 
 MakeFlow = Callable[..., Flow]
 SECONDS = 20.0
@@ -432,6 +432,107 @@ def test_a_routine_of_scope_job_is_fresh_in_each_job(make_flow: MakeFlow, strate
         assert job.routines["source"] is flow.routines["source"]
     if slot == "n":
         assert [payload["count"] for payload in jobs[1].outputs["counts.counted"]] == [1, 2, 3, 4, 5]
+
+
+class Refuses:
+    """Can't be copied, as often as `times` says."""
+
+    times = 0
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Refuses:
+        if Refuses.times:
+            Refuses.times -= 1
+            raise TypeError("no copies of this")
+        return Refuses()
+
+
+class Uncopied(Routine, scope="job"):
+    """Its copy for a job may fail."""
+
+    item = event("n")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.client, self.seen = Refuses(), 0
+        self.define_slot("merged", self.n, merge_strategy=self.merge)
+
+    def merge(self, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+        self.seen += 1
+        return new
+
+    @slot
+    def n(self, n: int = 0) -> None:
+        self.emit("item", n=self.seen)
+
+
+def test_an_entry_that_can_not_be_copied_for_its_job_is_refused_and_leaves_nothing_behind(
+    make_flow: MakeFlow, strategy: dict[str, Any]
+) -> None:
+    flow = make_flow(**strategy)
+    flow.add_routine(Uncopied(), "uncopied")
+    Refuses.times = 1
+    with pytest.raises(ConfigurationError, match=r"Uncopied can't be copied.*scope='job'.*no copies of this.*'client'"):
+        flow.execute("uncopied", slot="n")
+    assert flow.job_state is None
+    assert flow.wait_for_completion(SECONDS)
+    flow.add_routine(Relay(), "relay")
+    assert flow.run("uncopied", slot="n").status == "completed"
+
+
+@pytest.mark.parametrize("policy", ["stop", "continue", "skip", "retry"])
+def test_a_copy_for_the_job_that_fails_behind_an_emission_is_an_error_of_that_call(
+    make_flow: MakeFlow, strategy: dict[str, Any], policy: str
+) -> None:
+    retry = ErrorHandler("retry", max_retries=3, retry_delay=0.0)
+    flow = make_flow(**strategy, error_handler=retry if policy == "retry" else policy)
+    flow.add_routine(Source(), "source")
+    flow.add_routine(Uncopied(), "uncopied")
+    flow.add_output("uncopied", "item")
+    flow.connect("source", "item", "uncopied", "n")
+    for _ in range(2):
+        Refuses.times = 1
+        job = run(flow, count=5)
+        assert [str(failure.exception).split(" can't")[0] for failure in job.errors] == ["a Uncopied"]
+        assert job.status == ("failed" if policy == "stop" else "completed")
+        assert job.ledger.balanced
+        assert job.ledger.pending == 0
+        if policy != "stop":
+            assert len(job.outputs["uncopied.item"]) == (5 if policy == "retry" else 4)
+            assert flow.routines["uncopied"] is not job.routines["uncopied"]
+
+
+def test_a_merge_function_of_scope_job_is_a_method_of_the_copy(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
+    flow = make_flow(**strategy)
+    routine = Uncopied()
+    flow.add_routine(Source(), "source")
+    flow.add_routine(routine, "uncopied")
+    flow.add_output("uncopied", "item")
+    flow.connect("source", "item", "uncopied", "merged")
+    for _ in range(2):
+        job = run(flow, count=3)
+        assert routine.seen == 0
+    if strategy["execution_strategy"] in ("sequential", "concurrent"):
+        assert job.outputs["uncopied.item"] == [{"n": 1}, {"n": 2}, {"n": 3}]
+
+
+def test_a_copy_for_the_job_may_ask_the_flow(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
+    """It is made without a lock of the engine."""
+    ledgers: list[Ledger] = []
+
+    class Asks:
+        def __deepcopy__(self, memo: dict[int, Any]) -> Asks:
+            if flow.job_state is not None:
+                ledgers.append(flow.job_state.ledger)
+            return Asks()
+
+    flow = make_flow(**strategy)
+    uncopied = Uncopied()
+    uncopied.client = Asks()  # type: ignore[assignment]
+    flow.add_routine(Source(), "source")
+    flow.add_routine(uncopied, "uncopied")
+    flow.connect("source", "item", "uncopied", "n")
+    run(flow, count=2)
+    assert [ledger.balanced for ledger in ledgers] == [True]
 
 
 def test_a_routine_of_scope_flow_is_the_flows_own_in_each_job(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:

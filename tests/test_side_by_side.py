@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import Context
+from time import sleep
 from types import FrameType
 from typing import Any, ClassVar
 
@@ -156,6 +157,148 @@ def test_a_job_that_has_begun_ends_whatever_other_threads_do_to_the_flow(
     disturber.join(SECONDS)
     assert (stuck, len(ended), disturber.is_alive()) == ([], 3 * JOBS, False)
     assert set(ended) <= ({"completed", "cancelled"} if disturb is close_at_once else {"completed"})
+
+
+# -- building
+
+
+class Looks(Routine):
+    """Notes what of the flow has changed while its handler runs."""
+
+    flow: ClassVar[Flow]
+    changes: ClassVar[list[str]]
+    done = event()
+
+    @slot
+    def n(self, n: int) -> None:
+        before = built(self.flow)
+        for _ in range(n):
+            sleep(0.0)
+        after = built(self.flow)
+        if before != after:
+            self.changes.append(f"{before} -> {after}")
+
+
+def built(flow: Flow) -> tuple[int, ...]:
+    events = sum(len(routine._routilux.events) for routine in flow.routines.values())
+    return len(flow.routines), len(flow.connections), events
+
+
+def add(flow: Flow, name: str) -> None:
+    flow.add_routine(Countdown(), name)
+
+
+def connect(flow: Flow, name: str) -> None:
+    flow.connect("looks", "done", "countdown", "n", {name: "n"})
+
+
+def collect(flow: Flow, name: str) -> None:
+    flow.add_output("countdown", "again", name)
+
+
+def define(flow: Flow, name: str) -> None:
+    flow.routines["countdown"].define_event(name)
+
+
+def set_policy(flow: Flow, name: str) -> None:
+    flow.set_error_handler("stop")
+
+
+def save(flow: Flow, name: str) -> None:
+    assert {"looks", "countdown"} <= flow.serialize()["routines"].keys()
+
+
+def draw(flow: Flow, name: str) -> None:
+    assert "looks" in flow.to_mermaid()
+    assert all(isinstance(routine, Routine) for routine in flow.routines.values())
+
+
+def run_it(flow: Flow, name: str) -> None:
+    assert flow.execute("looks", {"n": 3}).wait(SECONDS)
+
+
+def load(flow: Flow, name: str) -> None:
+    flow.deserialize(flow.serialize(), types=[Looks, Countdown])
+
+
+BUILDERS = (add, connect, collect, define, set_policy, save, draw)
+
+
+@pytest.mark.usefixtures("short_switches")
+@pytest.mark.parametrize("builders", [BUILDERS, (load, set_policy, save)], ids=["build", "load"])
+def test_threads_may_build_save_and_run_one_flow_at_once(
+    make_flow: MakeFlow, strategy: dict[str, Any], builders: tuple[Callable[[Flow, str], None], ...]
+) -> None:
+    """What is refused, since a job runs, is refused by name; and nothing changes under a job."""
+    flow = counting(make_flow(**strategy))
+    flow.add_routine(Looks(), "looks")
+    Looks.flow, Looks.changes = flow, []
+    errors: list[BaseException] = []
+    done = threading.Event()
+    timer = threading.Timer(2.0, done.set)
+
+    def go_on(build: Callable[[Flow, str], None]) -> None:
+        for number in range(150):
+            try:
+                build(flow, f"{build.__name__}{number}")
+            except FlowStateError:  # a job runs
+                continue
+            except BaseException as error:
+                errors.append(error)
+            if done.is_set():
+                return
+
+    threads = [threading.Thread(target=go_on, args=(build,), daemon=True) for build in (*builders, run_it, run_it)]
+    for thread in threads:
+        thread.start()
+    timer.start()
+    for thread in threads:
+        thread.join(SECONDS)
+    timer.cancel()
+    assert not any(thread.is_alive() for thread in threads)
+    assert errors == []
+    assert Looks.changes == []
+
+
+class Grows(Routine):
+    """Changes all that is saved of it, until it is told to stop."""
+
+    counts: dict[str, int] = field(factory=dict)
+    numbers: set[int] = field(factory=set)
+    busy: ClassVar[threading.Event]
+    stop: ClassVar[threading.Event]
+
+    @slot
+    def n(self) -> None:
+        n = 0
+        while not self.stop.is_set():
+            n += 1
+            self.counts[str(n)] = n
+            self.numbers.add(n)
+            self.increment_stat(str(n % 300))
+            if n % 20 == 0:
+                setattr(self, f"attribute{n // 20 % 500}", n)
+            if n % 300 == 0:
+                self.counts.clear()
+                self.numbers.clear()
+                self.reset_stats()
+                self.busy.set()
+
+
+@pytest.mark.usefixtures("short_switches")
+def test_a_flow_may_be_saved_while_a_handler_changes_what_it_holds(make_flow: MakeFlow) -> None:
+    flow = make_flow(execution_strategy="concurrent", max_workers=1)
+    flow.add_routine(Grows(), "grows")
+    Grows.busy, Grows.stop = threading.Event(), threading.Event()
+    job = flow.execute("grows")
+    try:
+        assert Grows.busy.wait(SECONDS)
+        saved = [flow.serialize()["routines"]["grows"] for _ in range(15)]
+    finally:
+        Grows.stop.set()
+    assert job.wait(SECONDS)
+    assert job.errors == []
+    assert saved[-1]["attributes"]
 
 
 @attrs.frozen(kw_only=True)
