@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,7 +18,7 @@ from routilux_core._plan import Inlet, Item, Node
 from routilux_core._timers import Timers
 from routilux_core._work_queue import Job, WorkQueue
 from routilux_core.error_handling import ErrorHandler
-from routilux_core.errors import StrategyError
+from routilux_core.errors import FlowStateError, StrategyError
 from routilux_core.seconds import stretch
 from routilux_core.strategy import Done
 
@@ -38,10 +39,12 @@ class Dispatcher:
     """All the queues of a flow, its running jobs, and what they share."""
 
     __slots__ = (
+        "__weakref__",
         "acquire",
         "calls",
         "ending",
         "error_handler",
+        "forked",
         "gather_order",
         "has_timeouts",
         "inlets",
@@ -78,6 +81,7 @@ class Dispatcher:
         self.gather_order: list[Inlet] = []
         self.raised: list[Node] = []  # nodes whose mark was raised
         self.when_idle: Callable[[], None] | None = None
+        self.forked: str | None = None  # why nothing goes any more: this is a fork, and a job ran when it was made
 
     def answer(self) -> None:
         """Submit the tasks that were called for, and tell listeners what they wait for. The lock is not held."""
@@ -95,6 +99,31 @@ class Dispatcher:
         """
         self.lock.acquire(timeout=LEFT_BEHIND)
         self.lock.release()
+
+    def check_fork(self) -> None:
+        """Refuse a flow in the child of a fork that was made while a job of it ran."""
+        if self.forked is not None:
+            raise FlowStateError(self.forked)
+
+    def forget_jobs(self) -> list[str]:
+        """Have no jobs, and nothing under way; return the ids of those that ran. The child of a fork.
+
+        A handler that has forked ends its thread when it returns: the rest of its job is the parent's.
+        """
+        running = [*self.runs, *self.ending]
+        for hand in self.hands():
+            if hand.thread == get_ident():
+                hand.interrupt = SystemExit()
+                hand.stretch.clear()
+        for run in running:
+            run.forget_listeners()
+        for node in self.all_nodes():
+            node.waiting.clear()
+            node.free = node.limit
+        for each in (self.runs, self.ending, self.calls, self.raised):
+            each.clear()
+        self.when_idle = None
+        return [run.job_id for run in running]
 
     def hands(self) -> list[Any]:
         """Return the workers that share our memory and are in their loop. Lock."""
@@ -124,6 +153,8 @@ class Dispatcher:
         """
         deadline = None if timeout is None else monotonic() + timeout
         waited = list(runs)
+        if not all(run.done.is_set() for run in waited):
+            self.check_fork()
         try:
             return all(self._wait_for(until or run.done, deadline) for run in waited)
         except KeyboardInterrupt:

@@ -65,7 +65,8 @@ def open_pool(queue: WorkQueue) -> None:
     try:
         pool = strategy.open(host)
     except Exception as error:
-        raise StrategyError(f"strategy {strategy.name!r} could not be opened: {error!r}") from error
+        why = error if isinstance(error, StrategyError) else repr(error)
+        raise StrategyError(f"strategy {strategy.name!r} could not be opened: {why}") from error
     if not isinstance(pool, WorkerPool) or pool.workers < 1:
         raise StrategyError(f"strategy {strategy.name!r} opened {pool!r}, not a WorkerPool with workers")
     with queue.hub.lock:

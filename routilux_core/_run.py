@@ -90,6 +90,11 @@ class Run(Books):
                     self.halted = False
                     self._unpark()
 
+    def forget_listeners(self) -> None:
+        """Tell nobody anything: this is a fork, and the job is the parent's."""
+        self.listeners = self.note_to = None
+        self._look_again()
+
     def _look_again(self) -> None:
         """Work out `quick` and `plain`. Lock, or before anything is posted."""
         self.quick = not self.stopped and (self.listeners is None or not self.listeners.details)

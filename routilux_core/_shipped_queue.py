@@ -356,6 +356,12 @@ class ShippedQueue(WorkQueue):
         except Exception:
             logger().warning("strategy %r raised while its broken pool was closed", self.strategy.name, exc_info=True)
 
+    def forget(self) -> WorkerPool | None:
+        for each in (self.away, self._recruiters, self._revoked):
+            each.clear()
+        self._broken = None
+        return super().forget()
+
     def abandon(self) -> None:
         """Fail what is away: the pool was closed, and nothing will come of it."""
         with self.hub.lock:

@@ -34,6 +34,7 @@ class Timers:
     """A heap of timers, guarded by a lock given from above; calls are made with that lock held."""
 
     def __init__(self, lock: threading.Lock, after: Callable[[], None]) -> None:
+        self._lock = lock
         self._changed = threading.Condition(lock)
         self._after = after  # called after each round, without the lock
         self.dead = 0  # how many of the heap were cancelled
@@ -51,11 +52,21 @@ class Timers:
             self._bury()
         heapq.heappush(self._heap, (timer.when, next(self._order), timer))
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="routilux-timers", daemon=True)
-            self._thread.start()
+            self._start()
         elif self._heap[0][2] is timer:
             self._changed.notify()
         return timer
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="routilux-timers", daemon=True)
+        self._thread.start()
+
+    def begin_anew(self) -> None:
+        """Wait for what is left, with another thread: this is the child of a fork."""
+        self._changed = threading.Condition(self._lock)  # whoever waits for the old one is not here
+        self._thread = None
+        if self._heap:
+            self._start()
 
     def _bury(self) -> None:
         """Forget what was cancelled: the time limits of calls are, mostly, long before they are due."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 class Job(Protocol):
     """What the dispatcher knows of a run."""
 
+    job_id: str
     own: dict[Node, Node]
     halted: bool
     stopped: bool
@@ -33,6 +34,7 @@ class Job(Protocol):
     def cancel(self) -> None: ...
     def write_off(self) -> None: ...
     def finish(self) -> None: ...
+    def forget_listeners(self) -> None: ...
     def lost(self, queue: WorkQueue, error: BaseException) -> None: ...
 
 
@@ -402,6 +404,16 @@ class WorkQueue:
         pool, self.pool, self.workers, self.recruiting = self.pool, None, 0, False
         self.opened += 1
         return pool
+
+    def forget(self) -> WorkerPool | None:
+        """Have no pool and nothing to do, and return the pool there was. The child of a fork: it is the parent's."""
+        self.resources = Resources()
+        self.active = 0
+        self.solo = False
+        for each in (self.hands, self.first, self.ready, self.lane or deque()):
+            each.clear()  # in place: a worker that has forked is in its loop
+        self.lane = None
+        return self.let_go_of_pool()
 
     def lost(self, error: BaseException, opened: int | None = None) -> None:
         """Let every job that has work here fail: the executor broke. The next job opens a new pool.

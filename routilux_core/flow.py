@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from routilux_core._asking import Plugins, make_strategy
 from routilux_core._context import CURRENT, check_outside, inside
 from routilux_core._dispatch import Dispatcher, logger
+from routilux_core._forks import watch
 from routilux_core._loop import WorkTask
 from routilux_core._measures import FlowSource
 from routilux_core._plan import Inlet, Node, Outlet
@@ -278,6 +279,7 @@ class Flow:
         variables, which don't travel to other processes; what it sets there ends with it.
         """
         payload = _checked_params(entry_params)
+        self._hub.check_fork()
         _check_here(self._made_in_handler, f"execute({entry_routine_id!r}) of flow {self.flow_id!r}")
         plugins = self._plugins.all()
         with self._opening, self._building:  # until it is posted, nobody closes the pools or changes anything
@@ -318,6 +320,7 @@ class Flow:
         """
         check_outside(self._hub, "Flow.wait_for_completion")
         deadline = _deadline(check_patience(timeout, "the timeout of Flow.wait_for_completion"))
+        self._hub.check_fork()
         try:
             while unfinished := self._unfinished():
                 if not self._hub.wait(unfinished, _left(deadline)):
@@ -560,6 +563,7 @@ class Flow:
             for queue in self._hub.queues:
                 if queue.pool is None and self._uses(queue):
                     open_pool(queue)
+            watch(self._hub, self._opening)
             if self._at_exit is None:
                 self._at_exit = _exit_hook(weakref.ref(self))
                 atexit.register(self._at_exit)

@@ -175,6 +175,12 @@ class WorkerPool(ABC):
         """Wait until `done` is set or `timeout` seconds are over; return whether it is set."""
         return done.wait(timeout)
 
+    def after_fork(self) -> None:  # noqa: B027
+        """Say, in the child of a fork, that threads and processes of this pool are the parent's, as it is itself.
+
+        Give back what the child has a copy of, and disturb nothing. It is not called any more, nor closed.
+        """
+
     @abstractmethod
     def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
         """End the workers; idempotent. `cancel` drops tasks not started; `timeout` bounds the wait in seconds."""

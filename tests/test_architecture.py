@@ -63,6 +63,7 @@ LAYERS = (
     "_listeners",
     "_work_queue",
     "_dispatch",
+    "_forks",
     "_pools",
     "_stacks",
     "_begun",

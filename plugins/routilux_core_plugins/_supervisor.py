@@ -66,9 +66,7 @@ class Supervisor:
 
     def submit(self, task: Task) -> None:
         """Take a task, and hand it to a worker."""
-        if os.getpid() != self.owner:
-            task.fail(StrategyError(f"this pool belongs to process {self.owner}; a fork of it can't use it"))
-        elif self.roster.add(task):
+        if self.roster.add(task):
             self.wake()
 
     def wake(self) -> None:
@@ -93,6 +91,15 @@ class Supervisor:
     def abandon(self) -> None:
         """End the pool, and wait for nothing."""
         self.close(cancel=True, timeout=0.0)
+
+    def leave(self) -> None:
+        """Close the copies that a fork has of what leads to the workers. They are the parent's, and so is the pool."""
+        # Not through the selector: it has a copy as well, of what the parent's selects with.
+        self._selector.close()
+        self._waker.close()
+        self._wakes.close()
+        for worker in self.roster.workers:
+            worker.close()
 
     def _exit(self) -> None:
         """The interpreter exits."""

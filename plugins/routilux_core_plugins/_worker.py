@@ -148,12 +148,16 @@ class Worker:
             )
         return WorkerLost(worker=self.pid, reason=self.fate())
 
-    def release(self) -> None:
-        """Give back what the system holds for it."""
-        self._words.release()
+    def close(self) -> None:
+        """Close what leads to it."""
         self.channel.close()
         if self.end != self.process.sentinel:
             os.close(self.end)
+
+    def release(self) -> None:
+        """Give back what the system holds for it."""
+        self._words.release()
+        self.close()
         with contextlib.suppress(ValueError):  # somebody else has fetched its exit code
             self.process.close()
 

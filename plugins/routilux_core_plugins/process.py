@@ -84,6 +84,9 @@ class ProcessPool(WorkerPool):
         """End the worker that runs this task at once; its failure follows."""
         return self._supervisor.roster.kill(task, "it was killed on request")
 
+    def after_fork(self) -> None:
+        self._supervisor.leave()
+
     def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
         self._supervisor.close(cancel=cancel, timeout=timeout)
 

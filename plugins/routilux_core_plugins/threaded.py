@@ -84,6 +84,9 @@ class ThreadPool(WorkerPool):
             else:
                 self._leaving.add(1)
 
+    def after_fork(self) -> None:
+        _end(self._tasks, 1)  # the thread that forked, if it was one of these
+
     def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
         with self._lock:
             self._closed = True

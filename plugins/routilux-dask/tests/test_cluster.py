@@ -32,6 +32,8 @@ def test_it_is_found_by_its_name_and_checks_its_options() -> None:
         Flow(execution_strategy="dask", strategy_options={"address": 8786})
     with pytest.raises(ConfigurationError, match="time limit"):
         Flow(execution_strategy="dask", strategy_options={"silence_timeout": 0})
+    with pytest.raises(ConfigurationError, match="time limit"):
+        Flow(execution_strategy="dask", strategy_options={"connect_timeout": float("nan")})
     with pytest.raises(ConfigurationError, match="adress"):
         Flow(execution_strategy="dask", strategy_options={"adress": "tcp://127.0.0.1:1"})
 

@@ -18,6 +18,7 @@ import distributed
 from routilux_core import Host, StrategyError, Task
 from routilux_core.seconds import FOREVER
 from routilux_dask._fleet import Fleet
+from routilux_dask._forks import check, disown
 from routilux_dask._strategy import DaskStrategy
 from routilux_dask._traffic import Calls, Traffic, Waiting
 
@@ -60,6 +61,7 @@ class Link:
 
     def open(self) -> None:
         """Connect; what is in the way is a `StrategyError` that says what to do about it."""
+        check()
         for thread in self.threads:
             thread.start()
         try:
@@ -95,6 +97,12 @@ class Link:
             self._closed = True
             self._cancel, self._patience = cancel, timeout
             self._call(self._there.changed.set)
+
+    def leave(self) -> None:
+        """Leave the connection and the cluster to the parent of a fork."""
+        self._closed = True
+        if self._cluster is not None:
+            disown(self._cluster)
 
     def _call(self, function: Callable[[], object]) -> None:
         with suppress(RuntimeError):  # the loop has ended

@@ -33,6 +33,9 @@ class DaskPool(WorkerPool):
         """Take a task back that has not left; one that has is told to stop before its next activation."""
         return self._link.take_back(task)
 
+    def after_fork(self) -> None:
+        self._link.leave()
+
     def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
         deadline = None if timeout is None else monotonic() + timeout
         self._link.stop(cancel, timeout)
