@@ -108,15 +108,14 @@ class Dispatcher:
     def forget_jobs(self) -> list[str]:
         """Have no jobs, and nothing under way; return the ids of those that ran. The child of a fork.
 
-        A handler that has forked ends its thread when it returns: the rest of its job is the parent's.
+        A handler that has forked is the last that its thread calls: the rest of its job is the parent's.
         """
         running = [*self.runs, *self.ending]
         for hand in self.hands():
             if hand.thread == get_ident():
-                hand.interrupt = SystemExit()
                 hand.stretch.clear()
         for run in running:
-            run.forget_listeners()
+            run.leave()
         for node in self.all_nodes():
             node.waiting.clear()
             node.free = node.limit

@@ -90,9 +90,10 @@ class Run(Books):
                     self.halted = False
                     self._unpark()
 
-    def forget_listeners(self) -> None:
-        """Tell nobody anything: this is a fork, and the job is the parent's."""
+    def leave(self) -> None:
+        """Do nothing more, and tell nobody: this is a fork, and the job is the parent's."""
         self.listeners = self.note_to = None
+        self.stopped, self.halted = True, False
         self._look_again()
 
     def _look_again(self) -> None:
