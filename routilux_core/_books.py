@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from routilux_core._binding import Payload
+from routilux_core._failures import Failures
 from routilux_core._history import COMPLETED, WIDTH, History, Stretch, records
 from routilux_core._measures import JobSource
 from routilux_core._plan import Inlet, Item, Node
-from routilux_core.error_handling import Failure
+from routilux_core.error_handling import Failure, LeftOut
 from routilux_core.errors import trace_of
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Books:
         self.final = "completed"
         self.history = History(history_size, len(hub.inlets))
         self.timed = self.history.timed
-        self.failures: deque[Failure] = deque(maxlen=max(history_size, 100))
+        self.failures = Failures(max(history_size, 100))
         self.decided: dict[str, str] = {}  # routine id -> the gravest decision
         self.collected: dict[str, list[Payload]] = {}
         self.attempts: dict[int, int] = {}  # of activations that were tried before
@@ -165,7 +165,7 @@ class Books:
 
     def note_failure(self, failure: Failure, state: str | None) -> None:
         """Record a failure with its decision. Lock."""
-        self.failures.append(failure)
+        self.failures.note(failure)
         if state is not None and GRAVITY[state] > GRAVITY.get(self.decided.get(failure.routine_id, ""), 0):
             self.decided[failure.routine_id] = state
 
@@ -188,7 +188,10 @@ class Books:
 
     def errors(self) -> list[Failure]:
         with self.hub.lock:
-            return list(self.failures)
+            return self.failures.kept()
+
+    def left_out(self) -> LeftOut:
+        return self.failures.left_out()
 
     def outputs(self) -> dict[str, list[Payload]]:
         with self.hub.lock:

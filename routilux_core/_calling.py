@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from time import perf_counter
 
@@ -12,6 +13,7 @@ from routilux_core._deadlines import Deadline, too_long
 from routilux_core._decisions import OUTCOMES, carry_out, decide
 from routilux_core._dispatch import logger
 from routilux_core._emitting import Emitter
+from routilux_core._frames import forget_frames
 from routilux_core._history import COMPLETED, DISCARDED, FAILED, LATE
 from routilux_core._plan import Inlet, Item, Node, snapshot
 from routilux_core._returns import check_returned
@@ -23,11 +25,12 @@ from routilux_core.error_handling import Decision, ErrorStrategy
 class Caller(Emitter):
     """A worker's calls that are more than a call."""
 
-    __slots__ = ("delay", "interrupt")
+    __slots__ = ("around", "delay", "interrupt")
 
     def __init__(self, queue: WorkQueue, outer: Emitter | None = None) -> None:
         super().__init__(queue, outer)
         self.delay = 0.0  # seconds before the retry that was decided
+        self.around = sys.exception()  # which those who wait for this worker, or its emitter, are handling
         self.interrupt: BaseException | None = None
 
     def _call_in_context(self, inlet: Inlet, payload: Payload, run: Run, number: int) -> int:
@@ -105,6 +108,8 @@ class Caller(Emitter):
             decision = decide(failure, run)
         decision = carry_out(run, failure, decision, "failed" if self.interrupt is None else "cancelled")
         self.delay = decision.delay
+        if self.interrupt is None and not self.hub.keeps_frames:
+            forget_frames(error, self.around)
         return OUTCOMES.get(decision.strategy, FAILED)
 
     # -- calls whose time is over

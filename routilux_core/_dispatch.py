@@ -48,6 +48,7 @@ class Dispatcher:
         "gather_order",
         "has_timeouts",
         "inlets",
+        "keeps_frames",
         "lock",
         "mask",
         "max_pending",
@@ -61,11 +62,12 @@ class Dispatcher:
         "when_idle",
     )
 
-    def __init__(self, max_pending: int, history_size: int) -> None:
+    def __init__(self, max_pending: int, history_size: int, keeps_frames: bool = False) -> None:
         self.lock = threading.Lock()
         # For the hot path: `with lock` costs three times as much as these two calls.
         self.acquire, self.release = self.lock.acquire, self.lock.release
         self.max_pending = max_pending
+        self.keeps_frames = keeps_frames  # of exceptions that were decided about
         # An emitter looks how much waits when the number of what it posts has none of these bits: now and then.
         self.mask = (1 << max(0, (max_pending // 16).bit_length() - 1)) - 1
         self.queues: list[WorkQueue] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from itertools import groupby
 from operator import itemgetter, sub
 from time import perf_counter
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from routilux_core._binding import Payload
 from routilux_core._decisions import OUTCOMES, carry_out
 from routilux_core._dispatch import Dispatcher
+from routilux_core._frames import forget_frames
 from routilux_core._history import FAILED
 from routilux_core._pickling import loads
 from routilux_core._plan import Item, Node
@@ -177,6 +179,7 @@ class HomeComing(Task):
             self._complete(started, [ended], [0], [], [])
         else:
             self._failed(index, error, self._at_home(started), self._at_home(ended), trace)
+            self._forget_frames(error)
 
     def _post_one(self, item: Item, names: list[str], payloads: list[Payload]) -> None:
         node, number, now = item[0].node, item[3], perf_counter()
@@ -253,6 +256,11 @@ class HomeComing(Task):
         if trace:
             failure.traceback = trace
         return carry_out(run, failure, self.queue.judge(run, number, failure))
+
+    def _forget_frames(self, error: BaseException) -> None:
+        """Let the frames go of an exception that was made here, for one activation."""
+        if not self.hub.keeps_frames:
+            forget_frames(error, sys.exception())
 
     def _count(self, index: int, outcome: int, started: float, ended: float, delay: float) -> None:
         """Count an activation that did not simply complete, as the very last thing that it does."""

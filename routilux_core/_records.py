@@ -146,6 +146,14 @@ class FailureRecord:
 
 
 @frozen
+class LeftOutRecord:
+    """How many failures, and attempts that were retried or skipped, there were beside those in the record."""
+
+    failures: int
+    attempts: int
+
+
+@frozen
 class JobRecord:
     """A job. `history` is checked where it is read: its records may get more fields."""
 
@@ -160,6 +168,7 @@ class JobRecord:
     errors: list[FailureRecord]
     outputs: dict[str, list[dict[str, Value]]]
     history: list[dict[str, Value]]
+    errors_left_out: LeftOutRecord | None = None  # where none were, there is no such key
 
 
 def structure(data: Any, record: type[R], problems: Problems) -> R | None:

@@ -14,6 +14,8 @@ Encoded = tuple[int, bytes, str, str, str]  # how, pickled, name of the type, te
 class RemoteTraceback(Exception):
     """The cause of an exception that came from a worker process: its traceback there, as text."""
 
+    shows_where = True
+
     def __str__(self) -> str:
         return f"\n{self.args[0]}"
 

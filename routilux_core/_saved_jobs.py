@@ -15,7 +15,7 @@ from routilux_core._shapes import shape_of
 from routilux_core._type_names import KnownTypes, shown, type_name
 from routilux_core._upgrade import JOB, VERSION
 from routilux_core._values import BROKEN, Reader, Writer
-from routilux_core.error_handling import ErrorStrategy, Failure
+from routilux_core.error_handling import Errors, ErrorStrategy, Failure, LeftOut
 from routilux_core.errors import FlowStateError, SavedError
 from routilux_core.job import FINAL_STATUSES, JobState
 from routilux_core.routine import Routine
@@ -43,11 +43,16 @@ def job_to_dict(job: JobState) -> dict[str, Any]:
             "late_emissions": job.late_emissions,
             "routine_states": job.routine_states,
             "errors": [_failure(each, (ERRORS, index), problems) for index, each in enumerate(job.errors)],
+            **_left_out(job.errors_left_out),
             "outputs": {name: writer.encode(each, (OUTPUTS, name)) for name, each in job.outputs.items()},
             "history": [
                 _activation(each, (HISTORY, index), writer) for index, each in enumerate(job.get_execution_history())
             ],
         }
+
+
+def _left_out(counts: LeftOut) -> dict[str, Any]:
+    return {"errors_left_out": counts._asdict()} if any(counts) else {}
 
 
 def _failure(failure: Failure, path: Path, problems: Problems) -> dict[str, Any]:
@@ -106,6 +111,8 @@ class JobReader:
             self._one_of(state, STATES, ((ROOT, Name("routine_states")), name))
         if not record.ledger.balanced or min(attrs.astuple(record.ledger)) < 0:
             self.problems.add((ROOT, Name("ledger")), "it does not balance")
+        if min(_counts(record)) < 0:
+            self.problems.add((ROOT, Name("errors_left_out")), "a count is at least 0")
         outputs = {
             name: [self.reader.decode(each, ((OUTPUTS, name), index)) for index, each in enumerate(payloads)]
             for name, payloads in record.outputs.items()
@@ -145,6 +152,12 @@ class JobReader:
         return None if found is None else ActivationRecord(**found)
 
 
+def _counts(record: JobRecord) -> LeftOut:
+    """Return how much there was beside the errors in the record."""
+    left_out = record.errors_left_out
+    return LeftOut() if left_out is None else LeftOut(left_out.failures, left_out.attempts)
+
+
 class SavedRun:
     """What a `JobState` that was read from a file shows."""
 
@@ -163,7 +176,10 @@ class SavedRun:
         return self._record.status
 
     def errors(self) -> list[Failure]:
-        return list(self._errors)
+        return Errors(self._errors, self.left_out())
+
+    def left_out(self) -> LeftOut:
+        return _counts(self._record)
 
     def outputs(self) -> dict[str, list[dict[str, Any]]]:
         return {name: list(payloads) for name, payloads in self._outputs.items()}

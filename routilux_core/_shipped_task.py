@@ -163,6 +163,7 @@ class ShippedTask(HomeComing):
             del self.items[index:]
         else:
             self._end_with(lambda: self._failed(0, error, now := perf_counter(), now, None))
+            self._forget_frames(error)
 
     def payload(self, known: frozenset[str] = frozenset()) -> bytes:
         assert self._crate is not None, "payload() of a task that was never submitted"

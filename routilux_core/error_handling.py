@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 from attrs import define, field, frozen, validators
 
@@ -95,6 +95,29 @@ class Failure:
     policy: ErrorHandler = field(repr=False)
     emitted: int = 0
     decision: ErrorStrategy | None = None
+
+
+class LeftOut(NamedTuple):
+    """How many failures, decided STOP or CONTINUE, a job did not keep; and how many retried attempts and skips."""
+
+    failures: int = 0
+    attempts: int = 0
+
+    def __str__(self) -> str:
+        counts = ((self.failures, "failures"), (self.attempts, "retried or skipped attempts"))
+        said = [f"{count:,} more {name}" for count, name in counts if count]
+        return f" (not kept: {', '.join(said)})" if said else ""
+
+
+class Errors(list[Failure]):
+    """The failures that a job has kept; its `repr` says how many more there were."""
+
+    def __init__(self, kept: Iterable[Failure] = (), left_out: LeftOut = LeftOut()) -> None:  # noqa: B008
+        super().__init__(kept)
+        self.left_out = left_out
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()}{self.left_out}"
 
 
 def _exception_types(value: Any) -> tuple[type[BaseException], ...]:

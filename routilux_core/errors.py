@@ -137,6 +137,7 @@ def _close_to(asked: object, known: list[str]) -> str:
     return f"{hint} (there is: {shown}{', ...' if len(known) > 20 else ''})"
 
 
+_TRACEBACK = vars(BaseException)["__traceback__"].__get__  # whatever a class of somebody else's makes of that name
 UNREADABLE = "(the exception can't be shown in full: "  # how the text of a traceback begins that could not be formatted
 
 
@@ -167,7 +168,7 @@ def trace_of(error: BaseException) -> str:
         reason = f"{UNREADABLE}{type(broken).__name__})\n"
     places = [
         f'  File "{frame.f_code.co_filename}", line {line}, in {frame.f_code.co_name}\n'
-        for frame, line in traceback.walk_tb(error.__traceback__)
+        for frame, line in traceback.walk_tb(_TRACEBACK(error, None))
     ]
     head = "Traceback (most recent call last):\n" if places else ""
     return f"{reason}{head}{''.join(places)}{type(error).__qualname__}: {text_of(error)}\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -45,7 +46,9 @@ class Flow:
     `execution_strategy` is a name or a strategy object; `max_workers=None` is the strategy's own default.
     `plugins` are modules, objects or classes that implement hooks (`hookspecs`), for this flow alone.
     Beyond `max_pending` queued activations a handler that emits first works some of them off. `history_size` is the
-    number of newest records that a job keeps. All methods may be called from any thread.
+    number of newest records that a job keeps. Of an exception the text of its traceback is kept; `capture="frames"`
+    keeps its frames, too, with all that was in them, for a debugger: it is not saved with the flow. All methods may be
+    called from any thread.
     """
 
     def __init__(
@@ -59,12 +62,13 @@ class Flow:
         plugins: Iterable[Any] = (),
         max_pending: int = 1024,
         history_size: int = 1000,
+        capture: str = "text",
     ) -> None:
         self.flow_id = f"flow-{os.urandom(4).hex()}" if flow_id is None else flow_id
         if not isinstance(self.flow_id, str):
             raise ConfigurationError(f"a flow id is a string, not {flow_id!r}")
         self.history_size = _whole(history_size, "history_size", 0)
-        self._hub = Dispatcher(_whole(max_pending, "max_pending", 1), self.history_size)
+        self._hub = Dispatcher(_whole(max_pending, "max_pending", 1), self.history_size, _keeps_frames(capture))
         self._graph = Graph(self.flow_id)
         self._numbers = itertools.count(1)
         # One thread opens or closes pools at a time, and one builds, or lets a job begin: what was checked stays so
@@ -431,7 +435,8 @@ class Flow:
 
     def _become(self, saved: SavedFlow) -> None:
         """Take over a flow that was read, all at once."""
-        hub = Dispatcher(saved.settings["max_pending"], saved.settings["history_size"])
+        settings = saved.settings
+        hub = Dispatcher(settings["max_pending"], settings["history_size"], self._hub.keeps_frames)
         hub.error_handler = saved.error_handler
         with self._opening:
             with self._building:
@@ -680,6 +685,15 @@ def _checked_params(entry_params: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _whole(value: Any, name: str, minimum: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ConfigurationError(f"{name} has to be a whole number of at least {minimum}, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= sys.maxsize:
+        shown = repr(value) if not isinstance(value, int) or abs(value) < 1 << 200 else "one of very many digits"
+        raise ConfigurationError(
+            f"{name} has to be a whole number of at least {minimum} and at most {sys.maxsize}, not {shown}"
+        )
     return value
+
+
+def _keeps_frames(capture: Any) -> bool:
+    if capture not in ("text", "frames"):
+        raise ConfigurationError(f"capture is 'text' or 'frames' (with all that was in them), not {capture!r}")
+    return bool(capture == "frames")

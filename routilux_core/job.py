@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from routilux_core.error_handling import ErrorStrategy, Failure
+from routilux_core.error_handling import ErrorStrategy, Failure, LeftOut
 
 if TYPE_CHECKING:
     from routilux_core._job_records import ActivationRecord, Ledger
     from routilux_core.routine import Routine
     from routilux_core.tracking import ExecutionTracker, Source
 
+SHOWN = 10  # tracebacks in what `raise_for_errors` raises: for those of very many failures nobody looks there
 FINAL_STATUSES = ("completed", "failed", "cancelled")
 
 
@@ -23,6 +24,7 @@ class Controls(Protocol):
 
     def status(self) -> str: ...
     def errors(self) -> list[Failure]: ...
+    def left_out(self) -> LeftOut: ...
     def outputs(self) -> dict[str, list[dict[str, Any]]]: ...
     def ledger(self) -> Ledger: ...
     def routines(self) -> Mapping[str, Routine]: ...
@@ -46,7 +48,7 @@ class JobState:
         self._controls = controls
 
     def __repr__(self) -> str:
-        return f"<JobState {self.job_id} of flow {self.flow_id!r}: {self.status}>"
+        return f"<JobState {self.job_id} of flow {self.flow_id!r}: {self.status}{self.errors_left_out}>"
 
     def __reduce__(self) -> Any:
         raise TypeError("a JobState can't be pickled: it belongs to a live flow; use job.serialize() or job.save()")
@@ -58,8 +60,18 @@ class JobState:
 
     @property
     def errors(self) -> list[Failure]:
-        """Every failure with the decision taken for it, in the order of the decisions."""
+        """The failures with the decisions taken for them, in the order of the decisions.
+
+        Of those decided STOP or CONTINUE the first 10,000 are kept, with any that stopped the job; of retried attempts
+        and skips the newest, as many as the flow's `history_size` says, and at least 100. `errors_left_out` says how
+        many more there were. The exceptions have no frames any more, unless the flow captures them.
+        """
         return self._controls.errors()
+
+    @property
+    def errors_left_out(self) -> LeftOut:
+        """How many `failures`, and retried or skipped `attempts`, there were beside those in `errors`."""
+        return self._controls.left_out()
 
     @property
     def outputs(self) -> dict[str, list[dict[str, Any]]]:
@@ -128,15 +140,20 @@ class JobState:
     def raise_for_errors(self) -> None:
         """Raise an `ExceptionGroup` of the errors that stopped the job or that it went on after (STOP, CONTINUE).
 
-        What was skipped, and attempts that were retried, stay in `errors` alone. An exception that is no `Exception`
-        (SystemExit, say) makes it a `BaseExceptionGroup`.
+        It has the first tracebacks as notes, and says how many failures were not kept. What was skipped, and attempts
+        that were retried, stay in `errors` alone. An exception that is no `Exception` (SystemExit, say) makes it a
+        `BaseExceptionGroup`.
         """
         counted = (ErrorStrategy.STOP, ErrorStrategy.CONTINUE)
         failures = [failure for failure in self.errors if failure.decision in counted]
         if failures:
             names = ", ".join(sorted({failure.routine_id for failure in failures}))
-            message = f"job {self.job_id} of flow {self.flow_id!r}: errors in {names}"
-            raise BaseExceptionGroup(message, [failure.exception for failure in failures])
+            more = LeftOut(self.errors_left_out.failures)
+            message = f"job {self.job_id} of flow {self.flow_id!r}: errors in {names}{more}"
+            group = BaseExceptionGroup(message, [failure.exception for failure in failures])
+            for failure in [each for each in failures if not _shows_where(each.exception)][:SHOWN]:
+                group.add_note(f"routine {failure.routine_id!r}, slot {failure.slot!r}: {failure.traceback}")
+            raise group
 
     def serialize(self) -> dict[str, Any]:
         """Return the record of the job as plain JSON types: all that can be read here, but for the routines.
@@ -161,6 +178,14 @@ class JobState:
     def load(cls, path: str | os.PathLike[str], *, types: Iterable[type | ModuleType] = ()) -> Self:
         """Return the record that `save` wrote; see `deserialize`."""
         return cls.deserialize(_serialization().read_file(path), types=types)
+
+
+def _shows_where(error: BaseException) -> bool:
+    """Return whether what is printed of an exception says where it was raised."""
+    try:
+        return error.__traceback__ is not None or hasattr(type(error.__cause__), "shows_where")
+    except Exception:  # a class may make of these names what it likes
+        return False
 
 
 def _serialization() -> Any:

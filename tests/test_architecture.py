@@ -33,6 +33,8 @@ LAYERS = (
     "_twins",
     "_binding",
     "_returns",
+    "_failures",
+    "_frames",
     "_context",
     "ports",
     "_definition",
