@@ -556,5 +556,16 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if problems else 0
 
 
+def quietly() -> int:
+    """Run `main`; where nobody reads on, as behind `| head`, that is no error."""
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes nowhere
+        return 141  # as a shell tells of a program that SIGPIPE has ended
+    return code
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(quietly())

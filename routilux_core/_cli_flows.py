@@ -12,6 +12,7 @@ import sys
 from typing import Any
 
 from routilux_core import serialization
+from routilux_core._printable import Lines, printable
 from routilux_core._upgrade import JOB
 from routilux_core.errors import RoutiluxError, SerializationError
 from routilux_core.flow import Flow
@@ -66,10 +67,12 @@ def _guarded(command: Any) -> Any:
             code: int = command(options)
         except SerializationError as error:
             hint = "" if options.types or "types=[...]" not in str(error) else "\nOn this command line: --types MODULE"
-            print(f"routilux: {error}{hint}", file=sys.stderr)
+            print(Lines(f"routilux: {error}{hint}"), file=sys.stderr)
             return 1
+        except BrokenPipeError:
+            raise  # nobody reads what is printed
         except (RoutiluxError, Refused, OSError) as error:
-            print(f"routilux: {error}", file=sys.stderr)
+            print(Lines(f"routilux: {error}"), file=sys.stderr)
             return 1
         return code
 
@@ -78,14 +81,15 @@ def _guarded(command: Any) -> Any:
 
 def _validate(options: argparse.Namespace) -> int:
     document, types = serialization.read_file(options.flow), [_imported(each) for each in options.types]
+    file = printable(options.flow)
     if _is_job(document):
         job = JobState.deserialize(document, types=types)
-        print(f"{options.flow}: job {job.job_id!r} ({job.status}) of flow {job.flow_id!r} can be loaded")
+        print(f"{file}: job {job.job_id!r} ({job.status}) of flow {job.flow_id!r} can be loaded")
         return 0
     flow = Flow()
     flow.deserialize(document, types=types)
     routines, connections = len(flow.routines), len(flow.connections)
-    print(f"{options.flow}: flow {flow.flow_id!r} with {routines} routines and {connections} connections can be loaded")
+    print(f"{file}: flow {flow.flow_id!r} with {routines} routines and {connections} connections can be loaded")
     return 0
 
 
@@ -112,22 +116,25 @@ def _table(flow: Flow) -> str:
         )
         for name, routine in flow.routines.items()
     ]
-    table = [[*map(_printable, row)] for row in rows]
+    table = [[*map(printable, row)] for row in rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     lines.append("")
     for each in flow.connections:
         renamed = ", ".join(f"{old} as {new}" for old, new in each.param_mapping)
         wire = f"{each.source}.{each.event} -> {each.target}.{each.slot}{renamed and f'  ({renamed})'}"
-        lines.append(_printable(wire))
+        lines.append(printable(wire))
     return "\n".join(lines).rstrip()
 
 
-def _printable(text: str) -> str:
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+class _Formatter(logging.Formatter):
+    """Spells out what a terminal would obey; an error may quote what a file holds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return Lines(super().format(record))
 
 
-class _OneLine(logging.Formatter):
+class _OneLine(_Formatter):
     """Leaves tracebacks out."""
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - the name that logging calls
@@ -137,7 +144,7 @@ class _OneLine(logging.Formatter):
 def _log(with_traceback: bool) -> None:
     """Let the engine's log, which tells each failure, go to stderr."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter() if with_traceback else _OneLine())
+    handler.setFormatter(_Formatter() if with_traceback else _OneLine())
     logging.getLogger("routilux_core").addHandler(handler)
 
 
@@ -166,10 +173,15 @@ def _run(options: argparse.Namespace) -> int:
             job.wait()
     try:
         readable = (sys.stdout.encoding or "").lower() in ("utf-8", "utf8")
-        print(json.dumps(_facts(job), indent=2, ensure_ascii=not readable))
+        print(_safe(json.dumps(_facts(job), indent=2, ensure_ascii=not readable)))
     except SerializationError as error:
         raise Refused(f"the job is {job.status}, but what came of it can't be printed as JSON: {error}") from error
     return 0 if in_time and job.status == "completed" else 1
+
+
+def _safe(text: str) -> str:
+    """Return JSON in which what a terminal would obey is written as JSON has it, by number."""
+    return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
 
 
 def _param(text: str) -> tuple[str, Any]:
@@ -209,7 +221,7 @@ def _find(what: str, modules: list[str]) -> Flow:
         try:
             found = found()
         except Exception as error:
-            raise Refused(f"{what}() raised {type(error).__name__}: {error}") from error
+            raise Refused(printable(f"{what}() raised {type(error).__name__}: {error}")) from error
     if not isinstance(found, Flow):
         raise Refused(f"{what!r} is {found!r}: it has to be a Flow, or a function that returns one")
     return found
@@ -221,7 +233,8 @@ def _load(path: str, modules: list[str]) -> Flow:
     except FileNotFoundError as error:
         raise Refused(f"there is no file {path!r}; a flow of a module is given as module:name") from error
     if _is_job(document):
-        raise Refused(f"{path} is the record of a job: read it with JobState.load(); this takes what flow.save() wrote")
+        what = "is the record of a job: read it with JobState.load(); this takes what flow.save() wrote"
+        raise Refused(f"{printable(path)} {what}")
     flow = Flow()
     flow.deserialize(document, types=[_imported(each) for each in modules])
     return flow
@@ -238,4 +251,4 @@ def _imported(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except Exception as error:
-        raise Refused(f"module {name!r} can't be imported: {type(error).__name__}: {error}") from error
+        raise Refused(printable(f"module {name!r} can't be imported: {type(error).__name__}: {error}")) from error

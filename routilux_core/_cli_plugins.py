@@ -15,6 +15,7 @@ from attrs import asdict
 from routilux_core import _strategies
 from routilux_core._metadata import Declared, declared
 from routilux_core._plugins import PluginSet, scan
+from routilux_core._printable import printable
 from routilux_core.errors import StrategyError
 from routilux_core.strategy import CONTRACT, Capabilities
 
@@ -96,7 +97,8 @@ def _print(entries: list[Entry], last: str, as_json: bool) -> int:
     rows = [("name", "distribution", "state", last)]
     for each in entries:
         facts = each["why"] if each["state"] != "ok" else ", ".join(_words(each[last]))
-        rows.append((each["name"], f"{each['distribution']} {each['version']}", each["state"], facts))
+        named, state = f"{each['distribution']} {each['version']}", each["state"]
+        rows.append((printable(each["name"]), printable(named), state, printable(facts)))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=False))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from routilux_core._dispatch import logger
 from routilux_core._history import RETRIED, SKIPPED
+from routilux_core._printable import Lines
 from routilux_core._run import Run
 from routilux_core.error_handling import Decision, ErrorStrategy, Failure, by_policy
 from routilux_core.errors import UNREADABLE, text_of
@@ -55,6 +56,6 @@ def _log(failure: Failure, decision: ErrorStrategy) -> None:
         level,
         "job %s: routine %r, slot %r, attempt %d: %s: %s -> %s%s",
         *(failure.job_id, failure.routine_id, failure.slot, failure.attempt),
-        *(type(error).__name__, text_of(error), decision.value, "" if readable else f"\n{failure.traceback}"),
+        *(type(error).__name__, text_of(error), decision.value, "" if readable else Lines(f"\n{failure.traceback}")),
         exc_info=error if readable and level > logging.INFO else None,
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from routilux_core._history import Totals
+from routilux_core._printable import printable
 
 if TYPE_CHECKING:
     from routilux_core._plan import Inlet, Item, Node
@@ -25,9 +26,8 @@ def explain(run: Run) -> str:
 
 
 def _headline(run: Run) -> str:
-    return (
-        f"job {run.job_id} is {run.status()}: {run.pending} of {run.last} activations are pending, {run.over} are done"
-    )
+    counts = f"{run.pending} of {run.last} activations are pending, {run.over} are done"
+    return f"job {printable(run.job_id)} is {run.status()}: {counts}"
 
 
 def _waiting(run: Run) -> list[str]:
@@ -48,7 +48,7 @@ def _waiting(run: Run) -> list[str]:
     if running > 0:
         lines.append(f"{running} running now")
     if run.arrivals:
-        names = ", ".join(f"{inlet.node.routine_id}.{inlet.name}" for inlet in run.arrivals)
+        names = ", ".join(printable(f"{inlet.node.routine_id}.{inlet.name}") for inlet in run.arrivals)
         lines.append(f"gathered for the end of the job: {names}")
     return lines
 

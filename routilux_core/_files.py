@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from routilux_core._problems import ROOT, Problems, collector_paused, reported
 from routilux_core._type_names import shown
+from routilux_core.errors import ConfigurationError
 
 
 def write_file(path: str | os.PathLike[str], document: Mapping[str, Any]) -> None:
     """Write a document; whoever reads the file finds the old or the new one, whole, also after a power failure."""
     with reported(f"{os.fspath(path)!r} can't be written as JSON") as problems:
         text = _text_of(document, problems)
+    _check_target(path)
     target = os.path.realpath(path)  # through a link, to what it leads to
     folder, name = os.path.split(target)
     temporary = os.path.join(folder, f".{name[:50]}.{os.urandom(6).hex()}.tmp")
@@ -33,6 +36,21 @@ def write_file(path: str | os.PathLike[str], document: Mapping[str, Any]) -> Non
             os.unlink(temporary)
         raise
     _sync_folder(folder)
+
+
+def _check_target(path: str | os.PathLike[str]) -> None:
+    """Refuse what a file can't take the place of: renamed over a device or a pipe, it would destroy it."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return  # yet to be made, perhaps where a link leads
+    kinds = ((stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+    if not stat.S_ISREG(mode):
+        kind = next((name for is_it, name in kinds if is_it(mode)), "a device")
+        raise ConfigurationError(
+            f"{os.fspath(path)!r} is {kind}, which a file can't be renamed over: give the path of a file, or write "
+            "what serialize() returns yourself"
+        )
 
 
 def _text_of(document: Mapping[str, Any], problems: Problems) -> bytes:

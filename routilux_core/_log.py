@@ -6,6 +6,7 @@ import logging
 import sys
 from typing import Any
 
+from routilux_core._printable import Told
 from routilux_core.errors import is_interrupt, trace_of
 
 NAME = "routilux_core"
@@ -22,6 +23,7 @@ class GuardedLogger(logging.Logger):
         return self._own.isEnabledFor(level)
 
     def makeRecord(self, *args: Any, **kwargs: Any) -> logging.LogRecord:  # noqa: N802
+        args = (*args[:5], _each_told(args[5]), *args[6:])
         try:
             return super().makeRecord(*args, **kwargs)
         except BaseException as error:  # the factory of records may be anybody's
@@ -34,6 +36,13 @@ class GuardedLogger(logging.Logger):
         except BaseException as error:  # handlers that end the program on an error raise SystemExit
             _raise_interrupt(error)
             _tell(record, error)
+
+
+def _each_told(values: Any) -> Any:
+    """Return what goes into a line: ids and names may come from a file, and could forge another line."""
+    if not isinstance(values, tuple):
+        return values
+    return tuple(Told(each) if type(each) is str else each for each in values)
 
 
 def _raise_interrupt(error: BaseException) -> None:

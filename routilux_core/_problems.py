@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from routilux_core._printable import printable
 from routilux_core.errors import Problem, SerializationError
 
 MOST = 100  # problems that are told; a hostile file could have millions
@@ -28,7 +29,7 @@ class Problems:
 
     def add(self, path: Path, message: str) -> None:
         """Note a problem; raises `Enough` when the rest would tell nobody anything more."""
-        self.found.append(Problem(text_of(path), message))
+        self.found.append(Problem(text_of(path), printable(message)))
         if len(self.found) >= MOST:
             raise Enough
 
@@ -76,6 +77,6 @@ class Name(str):
 
 def _step(key: Any) -> str:
     if isinstance(key, Name):
-        return f".{key}"
+        return f".{printable(key)}"
     text = repr(key)
     return f"[{text}]" if len(text) <= 100 else f"[{text[:100]}...]"

@@ -9,6 +9,7 @@ import attrs
 
 from routilux_core._job_records import ActivationRecord, Ledger
 from routilux_core._policies import read_policy, write_policy
+from routilux_core._printable import printable
 from routilux_core._problems import ROOT, Name, Path, Problems, reported
 from routilux_core._records import FailureRecord, JobRecord, structure
 from routilux_core._shapes import shape_of
@@ -29,7 +30,7 @@ ERRORS, OUTPUTS, HISTORY = ((ROOT, Name(name)) for name in ("errors", "outputs",
 
 def job_to_dict(job: JobState) -> dict[str, Any]:
     """Return the record of a job as plain JSON types."""
-    with reported(f"job {job.job_id} can't be saved") as problems:
+    with reported(f"job {printable(job.job_id)} can't be saved") as problems:
         writer = Writer(problems)
         for name in (*job.routine_states, *job.outputs):
             writer.text(name, ROOT)
@@ -200,7 +201,8 @@ class SavedRun:
         return self._record.late_emissions
 
     def explain(self) -> str:
-        return f"job {self.job_id} was read from its record: it was {self.status()}, and nothing of it runs here"
+        name = printable(self.job_id)
+        return f"job {name} was read from its record: it was {self.status()}, and nothing of it runs here"
 
     def wait(self, timeout: float | None) -> bool:
         check_patience(timeout, "the timeout of JobState.wait")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from routilux_core._metadata import Declared, Refused, declared, load_target
+from routilux_core._printable import printable
 from routilux_core.errors import ConfigurationError, StrategyError, UnknownStrategyError
 from routilux_core.strategy import CONTRACT, Capabilities, ExecutionStrategy
 
@@ -30,7 +31,8 @@ def make_strategy(name: str, max_workers: int | None, options: dict[str, Any]) -
     try:
         return cls(max_workers=max_workers, **options)
     except TypeError as error:
-        raise ConfigurationError(f"strategy {name!r} can't take the options {options!r}: {error}") from error
+        why = printable(str(error))
+        raise ConfigurationError(f"strategy {name!r} can't take the options {options!r}: {why}") from error
 
 
 def load(name: str) -> type[ExecutionStrategy]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import enum
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any, TypeGuard
 
+from routilux_core._hints import Hints
 from routilux_core.errors import ConfigurationError
 from routilux_core.routine import Routine
 from routilux_core.strategy import ExecutionStrategy
@@ -19,7 +19,6 @@ _inside_module: Any = vars(ModuleType)["__dict__"].__get__
 _inside_class: Any = vars(type)["__dict__"].__get__
 
 LONGEST_NAME = 500  # characters of a name that are shown in a message
-MANY_NAMES = 1000  # too many to look for a similar one in: that takes some 20 µs for each
 
 
 class UnknownType(LookupError):
@@ -42,6 +41,7 @@ class KnownTypes:
     """
 
     def __init__(self, given: Iterable[type | ModuleType] = ()) -> None:
+        self.hints = Hints()
         self._given: dict[str, type] = {}
         self._routines: dict[str, list[type[Routine]]] | None = None
         self._annotated: dict[str, type] = {}
@@ -95,7 +95,7 @@ class KnownTypes:
     def _no_routine(self, name: str, found: object) -> str:
         if found is not None:
             return f"{shown(name)} is not a subclass of Routine"
-        hint = close_match(name, list(self._all_routines()))
+        hint = self.hints.hint(name, self._all_routines())
         return (
             f"no routine class is called {shown(name)}{hint}; files never import: import the module that defines it, "
             "or give the class with types=[...]"
@@ -220,11 +220,3 @@ def _subclasses(cls: type[Routine]) -> Iterable[type[Routine]]:
                 seen.add(sub)
                 waiting.append(sub)
                 yield sub
-
-
-def close_match(asked: str, known: Sequence[str]) -> str:
-    """Return a hint at the known name that is most like the one asked for; none where the search would take long."""
-    if len(asked) > LONGEST_NAME or len(known) > MANY_NAMES:
-        return ""
-    close = get_close_matches(asked, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""

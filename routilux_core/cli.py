@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import io
+import os
 import sys
 from collections.abc import Sequence
 
 # Each has `add_commands(subparsers)`; a command sets `run=function(options) -> exit code`.
 COMMANDS = ("routilux_core._cli_plugins", "routilux_core._cli_flows")
 
+NOBODY_READS = 141  # as a shell tells of a program that SIGPIPE has ended
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0 if it succeeded, 1 if what was asked failed, 2 for a wrong command line, 130
-    when it was interrupted."""
+    when it was interrupted, 141 when nobody reads any more what it prints."""
+    try:
+        return _main(argv)
+    except BrokenPipeError:  # `routilux ... | head` has seen enough
+        _print_no_more()
+        return NOBODY_READS
+
+
+def _main(argv: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter is no reason to stop
@@ -22,13 +34,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in COMMANDS:
         importlib.import_module(name).add_commands(subparsers)
-    options = parser.parse_args(argv)
     try:
+        options = parser.parse_args(argv)
         code: int = options.run(options)
     except KeyboardInterrupt:
         print("routilux: interrupted", file=sys.stderr)
         return 130
+    finally:
+        sys.stdout.flush()  # here, and not when the interpreter exits, where nobody can catch what it raises
     return code
+
+
+def _print_no_more() -> None:
+    """Let what is still in a buffer go nowhere when the interpreter exits."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # it may be no file
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from routilux_core._printable import printable
+
 
 class RoutiluxError(Exception):
     """The base of every error that the engine raises itself."""
@@ -86,7 +88,7 @@ class SavedError(RoutiluxError):
     def __init__(self, type_name: str, message: str) -> None:
         self.type_name = type_name
         self.message = message
-        super().__init__(f"{type_name}: {message}")
+        super().__init__(printable(f"{type_name}: {message}"))
 
 
 class ActivationTimeout(RoutiluxError, TimeoutError):
@@ -129,10 +131,9 @@ class RemoteError(RoutiluxError, RuntimeError):
 
 
 def _close_to(asked: object, known: list[str]) -> str:
-    import difflib
+    from routilux_core._hints import Hints  # with it comes difflib, which nobody needs whose names are right
 
-    close = difflib.get_close_matches(str(asked), known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = Hints().hint(str(asked), known)
     shown = ", ".join(repr(name) for name in known[:20]) or "none"
     return f"{hint} (there is: {shown}{', ...' if len(known) > 20 else ''})"
 

@@ -22,6 +22,7 @@ from routilux_core._loop import WorkTask
 from routilux_core._measures import FlowSource
 from routilux_core._plan import Inlet, Node, Outlet
 from routilux_core._pools import close_pool, open_pool
+from routilux_core._printable import printable
 from routilux_core._run import Run
 from routilux_core._work_queue import WorkQueue
 from routilux_core.error_handling import ErrorHandler, ErrorStrategy
@@ -401,7 +402,7 @@ class Flow:
         if running:
             raise FlowStateError(
                 f"{what} was called on flow {self.flow_id!r} while {len(running)} of its jobs run "
-                f"({running[0].job_id}): wait_for_completion() or cancel() first"
+                f"({printable(running[0].job_id)}): wait_for_completion() or cancel() first"
             )
 
     def _queue(self, strategy: ExecutionStrategy) -> WorkQueue:

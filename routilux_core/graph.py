@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from attrs import frozen
 
+from routilux_core._printable import printable
 from routilux_core.errors import (
     ConfigurationError,
     DuplicateNameError,
@@ -77,7 +78,7 @@ class Graph:
         made = Connection(source, event, target, slot, _checked_mapping(param_mapping))
         receiver = self.slot(target, slot)
         if made in self._edges:
-            raise DuplicateNameError(f"{source}.{event} is connected to {target}.{slot} in this way already")
+            raise DuplicateNameError(printable(f"{source}.{event} is connected to {target}.{slot} in this way already"))
         gathering = [made, *self._gathering] if receiver.merge_strategy == "gather" else self._gathering
         self._refuse_gather_cycle(made, gathering)
         self._warn_if_unsupplied(made, receiver)
@@ -159,10 +160,11 @@ class Graph:
         for edge in gathering:
             on_the_way = edge is made or edge.source in behind
             if on_the_way and made.source in reachable(edge.target, following) | {edge.target}:
+                slot = printable(f"{edge.target}.{edge.slot}")
+                wire = printable(f"{made.source}.{made.event} -> {made.target}.{made.slot}")
                 raise ConfigurationError(
-                    f"{edge.target}.{edge.slot} gathers everything that arrives in a job, so it can't be reached from "
-                    f"{edge.target!r} itself, as {made.source}.{made.event} -> {made.target}.{made.slot} would do; "
-                    "break the cycle"
+                    f"{slot} gathers everything that arrives in a job, so it can't be reached from {edge.target!r} "
+                    f"itself, as {wire} would do; break the cycle"
                 )
 
     def _warn_if_unsupplied(self, made: Connection, receiver: Slot) -> None:
@@ -173,8 +175,10 @@ class Graph:
         arriving = {renamed.get(name, name) for name in declared}
         absent = [name for name in receiver.signature.required if name not in arriving]
         if absent:
+            names = f"{made.target}.{made.slot}", f"{made.source}.{made.event}"
+            target, source = map(printable, names)
             warnings.warn(
-                f"{made.target}.{made.slot} requires {', '.join(map(repr, absent))}, but {made.source}.{made.event} "
+                f"{target} requires {', '.join(map(repr, absent))}, but {source} "
                 f"declares {', '.join(map(repr, declared))}: rename with param_mapping, or correct the declaration"
                 f"{receiver.signature.advice}",
                 stacklevel=4,

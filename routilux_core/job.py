@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from routilux_core._printable import printable
 from routilux_core.error_handling import ErrorStrategy, Failure, LeftOut
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ class JobState:
         self._controls = controls
 
     def __repr__(self) -> str:
-        return f"<JobState {self.job_id} of flow {self.flow_id!r}: {self.status}{self.errors_left_out}>"
+        name = printable(self.job_id)
+        return f"<JobState {name} of flow {self.flow_id!r}: {self.status}{self.errors_left_out}>"
 
     def __reduce__(self) -> Any:
         raise TypeError("a JobState can't be pickled: it belongs to a live flow; use job.serialize() or job.save()")
@@ -149,7 +151,7 @@ class JobState:
         if failures:
             names = ", ".join(sorted({failure.routine_id for failure in failures}))
             more = LeftOut(self.errors_left_out.failures)
-            message = f"job {self.job_id} of flow {self.flow_id!r}: errors in {names}{more}"
+            message = f"job {printable(self.job_id)} of flow {self.flow_id!r}: errors in {printable(names)}{more}"
             group = BaseExceptionGroup(message, [failure.exception for failure in failures])
             for failure in [each for each in failures if not _shows_where(each.exception)][:SHOWN]:
                 group.add_note(f"routine {failure.routine_id!r}, slot {failure.slot!r}: {failure.traceback}")

@@ -17,7 +17,7 @@ from routilux_core._routine_reader import RoutineReader
 from routilux_core._routine_writer import RoutineWriter
 from routilux_core._saved import SavedFlow, SavedStrategy
 from routilux_core._saved_jobs import JobReader, SavedRun, job_to_dict
-from routilux_core._type_names import KnownTypes, close_match, shown
+from routilux_core._type_names import KnownTypes, shown
 from routilux_core._upgrade import FLOW, JOB, VERSION, upgraded
 from routilux_core._values import BROKEN, Reader, Writer
 from routilux_core.graph import Connection, Graph, Output, circles
@@ -183,11 +183,11 @@ class FlowReader:
         if routine is not None:
             there = getattr(routine._routilux, kind)
             if name not in there:
-                hint = close_match(name, list(there))
+                hint = self.known.hints.hint(name, there)
                 what = f"routine {shown(routine_id)} has no {keys[1]} {shown(name)}{hint}"
                 self.problems.add((path, Name(keys[1])), what)
         elif routine_id not in self.record.routines:
-            hint = close_match(routine_id, list(self.record.routines))
+            hint = self.known.hints.hint(routine_id, self.record.routines)
             self.problems.add((path, Name(keys[0])), f"there is no routine {shown(routine_id)}{hint}")
 
     def _fill(self, graph: Graph, connections: list[Connection], outputs: list[Output]) -> None:

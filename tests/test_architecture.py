@@ -22,6 +22,8 @@ PACKAGES = {
 
 # Bottom first; a module imports only from modules further up in this table. A new module gets its place here.
 LAYERS = (
+    "_hints",
+    "_printable",
     "errors",
     "seconds",
     "_log",

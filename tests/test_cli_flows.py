@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from routilux_core import cli
 
 MODULE = """
 import time
@@ -36,6 +39,12 @@ class Double(Routine):
     def waits(self):
         while not self.cancelled:
             time.sleep(0.01)
+
+class Refuses(Routine):
+    word: str
+
+    def __attrs_post_init__(self):
+        raise ValueError(f"bad word {self.word}")
 
 def make():
     flow = Flow("doubles", max_workers=3)
@@ -138,6 +147,81 @@ def test_show_prints_nothing_that_a_terminal_obeys(folder: Path) -> None:
     assert done.returncode == 0
     assert "\\x1b[2Jgone ä\\n" in done.stdout
     assert "\x1b" not in done.stdout
+
+
+EVIL = "x\x1b[2J\x1b]0;owned\x07\x9b1m\r\nERROR forged: all is well\u202e"
+
+
+def damaged(document: dict[str, Any], part: str) -> dict[str, Any]:
+    """Return a saved flow that has escapes and line breaks in one part of it."""
+    first = document["routines"]["first"]
+    match part:
+        case "ids":
+            document["flow_id"] = EVIL
+            document["routines"][EVIL] = first
+            document["connections"][0] |= {"source": EVIL, "mapping": {"word": EVIL}}
+            document["outputs"][0] |= {"name": EVIL}
+        case "names":
+            first["slots"][EVIL] = {"handler": "input", "merge": "override"}
+            first["events"][EVIL] = [EVIL]
+        case "strategy":
+            document["strategy"] |= {"name": "process", "options": {EVIL: EVIL}}
+        case "unknown strategy":
+            document["strategy"]["name"] = EVIL
+        case "keys":
+            document[EVIL] = first[EVIL] = 1
+        case "values":
+            first["fields"]["factor"] = EVIL
+            first["attributes"] = {EVIL: {"$object": EVIL, "fields": {}}, "a": {f"${EVIL}": 1}, "b": {"$decimal": EVIL}}
+        case "slots":
+            first["slots"][EVIL] = {"handler": EVIL, "merge": EVIL}
+        case "refused":
+            first["type"], first["fields"] = "doubles:Refuses", {"word": EVIL}
+        case _:
+            document["connections"].append(dict.fromkeys(("source", "event", "target", "slot"), EVIL) | {"mapping": {}})
+    return document
+
+
+@pytest.mark.parametrize(
+    "part", ["ids", "names", "strategy", "unknown strategy", "keys", "values", "slots", "refused", "connections"]
+)
+@pytest.mark.parametrize("command", [("validate",), ("show",), ("run", "--entry", "first.other", "--traceback")])
+def test_nothing_of_a_file_moves_the_cursor_or_forges_a_line(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any, command: tuple[str, ...], part: str
+) -> None:
+    monkeypatch.syspath_prepend(str(folder))
+    document = damaged(json.loads((folder / "flow.json").read_text(encoding="utf-8")), part)
+    (tmp_path / "evil.json").write_text(json.dumps(document), encoding="utf-8")
+    log = logging.getLogger("routilux_core")
+    before = list(log.handlers)
+    try:
+        cli.main([*command, str(tmp_path / "evil.json"), "--types", "doubles"])
+    finally:
+        log.handlers[:] = before
+    told = "".join(capfd.readouterr())
+    assert told
+    assert not [letter for letter in told if not (letter.isprintable() or letter == "\n")]
+    assert not any(line.startswith("ERROR forged") for line in told.splitlines())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes the pipe that the command writes to")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("show", "doubles:flow"),
+        ("run", "doubles:flow", "--entry", "first.input", "--param", "number=1"),
+        ("strategies",),
+    ],
+)
+def test_a_command_whose_reader_has_gone_ends_quietly(folder: Path, arguments: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)  # as `head` does when it has seen enough
+    command = [sys.executable, "-m", "routilux_core.cli", *arguments]
+    done = subprocess.run(
+        command, cwd=folder, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_a_terminal_that_lacks_letters_is_no_reason_to_stop(folder: Path) -> None:

@@ -115,6 +115,15 @@ def figures(source):
     }
 
 
+@pytest.mark.skipif(os.name != "posix", reason="closes the pipe that the demo writes to")
+def test_it_ends_quietly_where_nobody_reads_on(tmp_path):
+    process = start_demo(tmp_path)
+    process.stdout.close()  # as `head` does when it has seen enough
+    process.stdout = None
+    done = finish_demo(process)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_it_ends_well_and_prints_one_json_object_and_nothing_else(in_json, facts):
     assert (in_json.returncode, in_json.stderr) == (0, "")
     assert in_json.stdout.count("\n") == 1

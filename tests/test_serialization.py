@@ -22,6 +22,7 @@ from attrs import field, frozen
 
 from routilux_core import (
     Capabilities,
+    ConfigurationError,
     ErrorHandler,
     ExecutionStrategy,
     Flow,
@@ -567,3 +568,33 @@ def test_a_slot_saved_with_the_whole_payload_that_its_class_declares_without_is_
     document = saved(Whole())
     document["routines"]["r0"]["slots"]["defined"]["whole"] = "yes"
     assert problems_of(document) == ["routines['r0'].slots['defined'].whole: expected bool, not 'yes'"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="makes a named pipe")
+def test_a_file_is_never_renamed_over_what_is_none(tmp_path: Path, make_flow: MakeFlow) -> None:
+    flow = make_flow()
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for target, kind in ((pipe, "a pipe"), (link, "a pipe"), (Path(os.devnull), "a device"), (tmp_path, "a directory")):
+        with pytest.raises(ConfigurationError, match=f"is {kind}, which a file can't be renamed over"):
+            flow.save(target)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["link", "pipe"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="makes links")
+def test_a_file_is_written_where_a_link_leads_and_a_link_to_itself_is_refused(
+    tmp_path: Path, make_flow: MakeFlow
+) -> None:
+    flow = make_flow("f")
+    link, circle = tmp_path / "link", tmp_path / "circle"
+    link.symlink_to("new.json")
+    circle.symlink_to("circle")
+    flow.save(link)
+    assert link.is_symlink()
+    assert Flow.load(tmp_path / "new.json").flow_id == "f"
+    with pytest.raises(OSError, match="circle"):
+        flow.save(circle)
+    assert circle.is_symlink()
