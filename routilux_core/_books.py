@@ -149,15 +149,17 @@ class Books:
         for worker in workers:
             worker.tell_posted()
 
-    def failure(self, inlet: Inlet, payload: Payload, number: int, error: BaseException, emitted: int = 0) -> Failure:
-        """Return the record of an exception, not decided yet."""
+    def failure(
+        self, inlet: Inlet, payload: Payload, number: int, error: BaseException, emitted: int = 0, trace: str = ""
+    ) -> Failure:
+        """Return the record of an exception, not decided yet; `trace` is its traceback where that is text already."""
         return Failure(
             job_id=self.job_id,
             routine_id=inlet.node.routine_id,
             slot=inlet.name,
             attempt=self.attempts.get(number, 1),
             exception=error,
-            traceback=trace_of(error),
+            traceback=trace or trace_of(error),
             payload_keys=tuple(dict.fromkeys(key for each in payload.get(GATHERED, (payload,)) for key in each)),
             policy=inlet.node.policy,
             emitted=emitted,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter, sub
 from time import perf_counter
@@ -13,7 +14,7 @@ from routilux_core._binding import Payload
 from routilux_core._decisions import OUTCOMES, carry_out
 from routilux_core._dispatch import Dispatcher
 from routilux_core._frames import forget_frames
-from routilux_core._history import FAILED
+from routilux_core._history import FAILED, RETRIED
 from routilux_core._pickling import loads
 from routilux_core._plan import Item, Node
 from routilux_core._relay import replay
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 AT_ONCE = 256  # activations that are counted while the dispatcher's lock is held
 
 
-def unpacked(data: list[Data]) -> list[Payload] | None:
+def unpacked(data: Sequence[Data]) -> list[Payload] | None:
     """Return what was emitted; None if some of it can't be unpickled."""
     if set(map(type, data)) <= {dict}:
         return data  # type: ignore[return-value]
@@ -44,7 +45,9 @@ def unpacked(data: list[Data]) -> list[Payload] | None:
         return None
 
 
-def unpacked_till_error(data: list[Data], node: Node, names: list[str]) -> tuple[list[Payload], ShippingError | None]:
+def unpacked_till_error(
+    data: Sequence[Data], node: Node, names: list[str]
+) -> tuple[list[Payload], ShippingError | None]:
     """Return what one activation emitted; the first that can't be unpickled ends it, with an error."""
     payloads: list[Payload] = []
     for event, each in zip(names, data, strict=True):
@@ -133,7 +136,7 @@ class HomeComing(Task):
 
     def _take(self, told: Told, stuck: Encoded | None) -> None:
         """Post what was emitted, and count what has ended: what simply completed in one go, the rest one by one."""
-        first, before, started, ends, upto, shortened, data, stats, failure = told
+        first, before, started, ends, upto, shortened, data, stats, failures = told
         if (first, before) != (self._next, self._heard):
             return  # told twice
         names = each_name(shortened)
@@ -141,18 +144,22 @@ class HomeComing(Task):
         for index, reset, added in stats:
             add_stats(self.items[index][0].node.routine, reset, added)
         self._told = first + len(ends)
-        payloads = None if self.run.told_in_detail() else unpacked(data)  # they are told of each emission
-        failure = failure or (stuck if ends else None)
-        count = 0 if payloads is None else len(ends) - (failure is not None)
-        if payloads is not None:
-            self._complete(started, ends[:count], upto, names, payloads)
-        rest = upto[count - 1] if count else 0
-        for index in range(count, len(ends)):
-            error = failure if index == len(ends) - 1 else None
-            span = slice(rest, upto[index])
-            began = ends[index - 1] if index else started
-            self._take_one(first + index, names[span], data[span], began, ends[index], error)
-            rest = upto[index]
+        failed = {index - first: failure for index, failure in failures}
+        if ends and stuck is not None:
+            failed.setdefault(len(ends) - 1, stuck)
+        whole = None if self.run.told_in_detail() else unpacked(data)  # they are told of each emission
+        at = 0  # of these ends
+        for until in (*sorted(failed), len(ends)):
+            if whole is not None and at < until:
+                began, heard = (ends[at - 1], upto[at - 1]) if at else (started, 0)
+                self._complete(began, ends[at:until], upto[at:until], heard, names, whole)
+                at = until
+            while at <= until and at < len(ends):  # the one that failed, or each of them
+                span = slice(upto[at - 1] if at else 0, upto[at])
+                began, payloads = ends[at - 1] if at else started, data if whole is None else whole
+                self._take_one(first + at, names[span], payloads[span], began, ends[at], failed.get(at))
+                at += 1
+        rest = upto[-1] if ends else 0
         if rest < len(names):
             self._take_one(first + len(ends), names[rest:], data[rest:], None, 0.0, None)
 
@@ -160,7 +167,7 @@ class HomeComing(Task):
         self,
         index: int,
         names: list[str],
-        data: list[Data],
+        data: Sequence[Data],
         started: float | None,
         ended: float,
         failure: Encoded | None,
@@ -176,8 +183,10 @@ class HomeComing(Task):
             return
         error, trace = decode(failure) if failure is not None else (unreadable, "")
         if error is None:
-            self._complete(started, [ended], [0], [], [])
+            self._complete(started, [ended], [0], 0, [], [])
         else:
+            with self.hub.lock:
+                self.queue.measure(item[0].number, ended - started)
             self._failed(index, error, self._at_home(started), self._at_home(ended), trace)
             self._forget_frames(error)
 
@@ -202,13 +211,14 @@ class HomeComing(Task):
             at = until
 
     def _complete(
-        self, began: float, ends: list[float], upto: list[int], names: list[str], payloads: list[Payload]
+        self, began: float, ends: list[float], upto: list[int], heard: int, names: list[str], payloads: list[Payload]
     ) -> None:
         """Post what completed activations have emitted, and count them; some at a time, since the lock is held.
 
-        The first began at a time of the worker's clock, each of the others when the one before it had ended.
+        The first began at a time of the worker's clock, each of the others when the one before it had ended. Of the
+        emissions, so many were heard before.
         """
-        done, at, heard = self.items[self._next : self._next + len(ends)], 0, 0
+        done, at = self.items[self._next : self._next + len(ends)], 0
         for inlet, same in groupby(done, itemgetter(0)):
             items = list(same)
             for first in range(0, len(items), AT_ONCE):
@@ -222,6 +232,7 @@ class HomeComing(Task):
                     self._post(inlet.node, names[span], payloads[span], causes)
                     self.queue.measure(inlet.number, (ended[-1] - started[0]) / len(some))
                     self.run.complete(some, self._worker, started, ended)
+                    self.queue.clear(some)
                     self._next += len(some)
                     self._emitted = 0
                     self._release(inlet.node, len(some))
@@ -242,7 +253,7 @@ class HomeComing(Task):
 
     # -- counting
 
-    def _failed(self, index: int, error: BaseException, started: float, ended: float, trace: str | None) -> None:
+    def _failed(self, index: int, error: BaseException, started: float, ended: float, trace: str) -> None:
         """Decide about an exception, and count its activation, whatever the deciding itself raises."""
         decision = Decision(ErrorStrategy.STOP)
         try:
@@ -250,11 +261,9 @@ class HomeComing(Task):
         finally:
             self._count(index, OUTCOMES.get(decision.strategy, FAILED), started, ended, decision.delay)
 
-    def _decided(self, index: int, error: BaseException, trace: str | None) -> Decision:
+    def _decided(self, index: int, error: BaseException, trace: str) -> Decision:
         inlet, payload, run, number, _, _ = self.items[index]
-        failure = run.failure(inlet, payload, number, error, self._emitted)
-        if trace:
-            failure.traceback = trace
+        failure = run.failure(inlet, payload, number, error, self._emitted, trace)
         return carry_out(run, failure, self.queue.judge(run, number, failure))
 
     def _forget_frames(self, error: BaseException) -> None:
@@ -271,6 +280,8 @@ class HomeComing(Task):
         permit = not self.has_state or index + 1 >= self._told
         with self.hub.lock:
             run.note(item, outcome, self._worker, started, max(ended, started))
+            if outcome != RETRIED:
+                self.queue.clear([item])
             self._next, self._emitted = index + 1, 0
             if self.has_state and permit:
                 self._back_in_order(self.items[index + 1 :])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from math import inf
 from threading import get_ident
@@ -17,7 +17,7 @@ from routilux_core._run import Run
 from routilux_core._shipped_task import ShippedTask
 from routilux_core._shipping import Luggage, check_payload, travels
 from routilux_core._work_queue import Job, WorkQueue
-from routilux_core.error_handling import Decision, ErrorStrategy, Failure
+from routilux_core.error_handling import Decision, ErrorHandler, ErrorStrategy, Failure
 from routilux_core.errors import StrategyError, WorkerLost
 from routilux_core.strategy import ExecutionStrategy, WorkerPool
 from routilux_core.worker import NOT, UNTIL_END, UNTIL_SUCCESS
@@ -44,6 +44,7 @@ class ShippedQueue(WorkQueue):
         "_joins",
         "_losses",
         "_pace",
+        "_reach",
         "_recruiters",
         "_revoked",
         "_short",
@@ -62,6 +63,7 @@ class ShippedQueue(WorkQueue):
         self._hand = _Hand()
         self._pace: dict[int, float] = {}  # number of an inlet -> mean seconds of a call
         self._joins: dict[Inlet, bool] = {}  # whether its activations may travel with others, where that is known
+        self._reach: dict[int, int] = {}  # number of an inlet -> calls in a batch, where batches have ended early
         self._recruiters: set[int] = set()  # threads that send batches now
         self._revoked: list[ShippedTask] = []
         self._losses: dict[tuple[str, int], int] = {}  # job and activation -> workers that it has killed
@@ -146,7 +148,7 @@ class ShippedQueue(WorkQueue):
         spent, quick = self._pace.get(item[0].number, inf), self._is_quick(item)
         if spent > self._short or self._goes_alone(item[0]) or self._is_suspect(item) or item[2].told_in_detail():
             return [item], quick
-        most = self.strategy.capabilities.max_batch
+        most = self._reach.get(item[0].number, self.strategy.capabilities.max_batch)
         if travels(item[0].node):
             return self._more_of(item, spent, most), quick
         waiting = len(self.first) + len(self.ready) + 1
@@ -282,9 +284,37 @@ class ShippedQueue(WorkQueue):
             return Decision(failure.policy.after_retries)
         return decision
 
-    def suspect(self, run: Run, item: Item) -> None:
-        """Let an activation travel alone from now on: a worker was lost while it ran."""
-        self._losses.setdefault((run.job_id, item[3]), 0)
+    def suspect(self, items: list[Item]) -> None:
+        """Let activations travel alone from now on: a worker was lost that had run them, and any of them may be why."""
+        for item in items:
+            self._losses.setdefault((item[2].job_id, item[3]), 0)
+
+    def clear(self, items: Iterable[Item]) -> None:
+        """Suspect activations no longer: they are over. Lock."""
+        if self._losses:
+            for item in items:
+                self._losses.pop((item[2].job_id, item[3]), None)
+
+    def goes_on(self, run: Run, node: Node) -> bool:
+        """Whether calls behind one that fails may be made before it is decided about: nothing can keep them from it.
+
+        What may stop the job keeps them, and so does another attempt where order holds.
+        """
+        policy = node.policy
+        if type(policy) is not ErrorHandler or (run.plugins is not None and run.plugins.decides):
+            return False
+        if policy.strategy is ErrorStrategy.RETRY:
+            return policy.after_retries is not ErrorStrategy.STOP and not travels(node)
+        return policy.strategy is not ErrorStrategy.STOP
+
+    def learn(self, run: Run, inlet: Inlet, done: int, size: int) -> None:
+        """Send fewer calls of a slot together where batches came home early, since the rest has to be sent again."""
+        if run.stopped or (done >= size and inlet.number not in self._reach):
+            return
+        with self.hub.lock:
+            reach = self._reach[inlet.number] = 2 * max(done, 1) if done < size else 2 * self._reach[inlet.number]
+            if reach > self.strategy.capabilities.max_batch:
+                del self._reach[inlet.number]
 
     def send_whole(self, run: Run) -> None:
         """Let the tasks of a job take every part along: a worker did not have one that it was thought to have."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from time import perf_counter
@@ -56,8 +58,9 @@ class ShippedTask(HomeComing):
 
     def send(self) -> None:
         """Pickle the task and give it to the pool; what can't be pickled fails here."""
+        context = copy_context() if self.run.context is None else self.run.context.copy()
         try:
-            self._pack()
+            context.run(self._pack)  # what a merge function sets there, or code that pickles, is for nobody else
         except BaseException:  # a KeyboardInterrupt in the thread that emits or executes
             self.take_back()
             raise
@@ -144,7 +147,8 @@ class ShippedTask(HomeComing):
         return made
 
     def _crated(self, rows: list[Row]) -> Crate | None:
-        return crate(self.queue.luggage, rows, self.queue.holds, self.run.job_id in self.queue.whole)
+        goes_on = partial(self.queue.goes_on, self.run)
+        return crate(self.queue.luggage, rows, self.queue.holds, goes_on, self.run.job_id in self.queue.whole)
 
     def _payload(self, item: Item) -> Payload:
         """Return what the handler is given, gathered or merged. The routine's permit is held."""
@@ -162,7 +166,7 @@ class ShippedTask(HomeComing):
                 self._back_in_order(self.items[index:])
             del self.items[index:]
         else:
-            self._end_with(lambda: self._failed(0, error, now := perf_counter(), now, None))
+            self._end_with(lambda: self._failed(0, error, now := perf_counter(), now, ""))
             self._forget_frames(error)
 
     def payload(self, known: frozenset[str] = frozenset()) -> bytes:
@@ -192,6 +196,7 @@ class ShippedTask(HomeComing):
     def _read_last(self, reply: bytes) -> None:
         try:
             self._read(reply)
+            self.queue.learn(self.run, self.items[0][0], self._next, self.size)
         except BaseException as error:
             logger().exception("task %s: its reply can't be read", self.id)
             self._fail_rest(StrategyError(f"the reply of task {self.id} can't be read: {error!r}"), None)
@@ -266,8 +271,8 @@ class ShippedTask(HomeComing):
         now = perf_counter()
         count = len(self.items)
         if at is not None and self.has_state and self._next < at < count:
-            # Its routine's state was lost with the worker, so those before it run again, in order, and then it, alone.
-            self.queue.suspect(self.run, self.items[at])
+            # Its routine's state was lost with the worker, so those before it run again, in order, and then it.
+            self.queue.suspect(self.items[self._next : at + 1])
             return
         if at is not None and self._next < at < count:
             self._skip_to(at)
@@ -285,6 +290,7 @@ class ShippedTask(HomeComing):
     def _skip_to(self, at: int) -> None:
         """Put back what ran before the activation at an index and was not told of; that one is next."""
         with self.hub.lock:
+            self.queue.suspect(self.items[self._next : at])
             self._back_in_order(self.items[self._next : at])
         del self.items[self._next : at]
 

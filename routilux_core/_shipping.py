@@ -100,7 +100,9 @@ class Crate:
         return pickle.dumps((self._body, needed), PROTOCOL)
 
 
-def crate(luggage: Luggage, rows: list[Row], holds: Callable[[Node], int], whole: bool) -> Crate | None:
+def crate(
+    luggage: Luggage, rows: list[Row], holds: Callable[[Node], int], goes_on: Callable[[Node], bool], whole: bool
+) -> Crate | None:
     """Put a task together; None if a payload has to be pickled by itself first, since it is not plain.
 
     Raises `ShippingError` where a routine, or its state, can't be sent.
@@ -115,7 +117,9 @@ def crate(luggage: Luggage, rows: list[Row], holds: Callable[[Node], int], whole
             key, data = luggage.part(node)
             parts[key] = data
             named.append((key, node.routine_id, node.timeout, node.routine.stats()))
-    calls: list[Calls] = [(numbers[inlet.node], inlet.name, holds(inlet.node), data) for inlet, data in rows]
+    calls: list[Calls] = [
+        (numbers[inlet.node], inlet.name, holds(inlet.node), goes_on(inlet.node), data) for inlet, data in rows
+    ]
     plain = dumps_plain(calls)
     if plain is None:
         return None

@@ -21,11 +21,12 @@ IDLE = 5  # looks, each after `PATIENCE`, that find nothing: then the flusher's 
 
 Data = dict[str, Any] | bytes  # a payload as it is where that is plain, else pickled
 Stats = tuple[int, bool, dict[str, float]]  # index of an activation, whether it reset its counters, what it added
+Failed = tuple[int, Encoded]  # index of an activation, and what it has raised
 Names = list[str] | tuple[str, int]  # one for each emission; or the one that all have, and their number
 # What is told, in columns: so many activations cost little more than one. How many activations and emissions were told
 # before; the clock when the first of these began, and when each ended; how many of these emissions there were by then;
-# event and payload of each emission; counters; and the failure of the last to end.
-Told = tuple[int, int, float, list[float], list[int], Names, list[Data], list[Stats], Encoded | None]
+# event and payload of each emission; counters; and the failures.
+Told = tuple[int, int, float, list[float], list[int], Names, list[Data], list[Stats], list[Failed]]
 # What a message is made of: worker, its clock as of now, told, relayed, and what only the reply has.
 Message = tuple[int, float, Told, list[tuple[str, bytes]], dict[str, Any] | None]
 
@@ -50,7 +51,7 @@ class Teller:
         self.ends: list[float] = []
         self.upto: list[int] = []
         self.stats: list[Stats] = []
-        self.failure: Encoded | None = None
+        self.failures: list[Failed] = []  # noted before the end, as counters are
         self.started = perf_counter()
         self.mark = 0 if send is not None else sys.maxsize  # with more emissions than that, it is time to `look`
         self.half_told = False  # of the activation that runs, some emissions have been sent
@@ -89,11 +90,6 @@ class Teller:
             if not self.ends:
                 self.started = perf_counter()  # the sending took its time
 
-    def fail(self, failure: Encoded) -> None:
-        """Note that the activation which ends now has failed: its end is for the reply alone."""
-        with self._lock:
-            self.mark, self._send, self.failure = sys.maxsize, None, failure
-
     def reply(self, last: dict[str, Any]) -> bytes:
         """Return the last message, with everything not told yet."""
         with self._lock:
@@ -112,6 +108,7 @@ class Teller:
             self._ended_before += ended
             self._sent = self._ended = 0
             self.stats[:] = [each for each in self.stats if each[0] >= self._ended_before]
+            self.failures[:] = [each for each in self.failures if each[0] >= self._ended_before]
 
     # -- any thread, with the lock
 
@@ -156,7 +153,7 @@ class Teller:
             _shortened(self.names[sent:emissions]),
             self.data[sent:emissions],
             [each for each in self.stats if first <= each[0] < self._ended_before + ends],
-            self.failure,
+            [each for each in self.failures if first <= each[0] < self._ended_before + ends],
         )
         if ends > ended:
             self.started, was_half_told, sent = self.ends[ends - 1], False, upto[ends - 1]

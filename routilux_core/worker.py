@@ -28,9 +28,9 @@ __all__ = ["SharedFlag", "SharedMark", "close", "run"]
 NOT, UNTIL_END, UNTIL_SUCCESS = range(3)
 
 # A routine: key of its part, id, time-out, counters. Calls of one slot in a row: number of the routine, slot, what is
-# held back, payloads.
+# held back, whether those behind one that fails are made, payloads.
 Named = tuple[str, str, float | None, dict[str, float]]
-Calls = tuple[int, str, int, list[Data]]
+Calls = tuple[int, str, int, bool, list[Data]]
 Body = tuple[str, str, bytes | None, list[Named], bytes]  # home, key of the environment, state, routines, calls
 
 
@@ -123,7 +123,7 @@ class _Batch:
         self._process = process()
         self._at_home = self._home == self._process.token
         relay = None if self._at_home else self._process.relay
-        alone = len(self._calls) == 1 and len(self._calls[0][3]) == 1
+        alone = len(self._calls) == 1 and len(self._calls[0][-1]) == 1
         self._teller = Teller(send, self._process.flusher, relay, alone)
         self._names, self._data = self._teller.names, self._teller.data
         self._held: list[tuple[str, Data]] | None = None  # by the activation that runs, where it may run again
@@ -176,13 +176,13 @@ class _Batch:
     def _run_all(self) -> None:
         self._teller.started = perf_counter()
         index = 0
-        for number, slot, holds, payloads in self._calls:
+        for number, slot, holds, goes_on, payloads in self._calls:
             before, index = index, index + len(payloads)
-            if not self._run_calls(before, number, slot, holds, payloads):
+            if not self._run_calls(before, number, slot, holds, goes_on, payloads):
                 return
 
-    def _run_calls(self, index: int, number: int, slot: str, holds: int, payloads: list[Data]) -> bool:
-        """Run some calls of one slot; return whether all of them have completed."""
+    def _run_calls(self, index: int, number: int, slot: str, holds: int, goes_on: bool, payloads: list[Data]) -> bool:
+        """Run some calls of one slot; return whether what comes behind them may be run."""
         # Everything that many short calls would pay for is local, and done in one function.
         clock, teller = perf_counter, self._teller
         names, ends, upto, timeout = self._names, teller.ends, teller.upto, self._named[number][2]
@@ -214,13 +214,15 @@ class _Batch:
                     self._check_time(number, slot)
             except BaseException as error:  # SystemExit and KeyboardInterrupt too: they fail the activation
                 self._failed(index, number, error, holds)
-                return False
-            if holds:
-                self._let_go()
-            if ready.tally.touched and self._state is None:
-                self._count(index, ready)
-            upto.append(len(names))
-            ends.append(clock())
+                if not goes_on:
+                    return False
+            else:
+                if holds:
+                    self._let_go()
+                if ready.tally.touched and self._state is None:
+                    self._count(index, ready)
+                upto.append(len(names))
+                ends.append(clock())
             if teller.half_told:
                 teller.end_half_told()
             if len(variables) > 1 and not self._isolates:
@@ -255,14 +257,14 @@ class _Batch:
 
     def _failed(self, index: int, number: int, error: BaseException, holds: int) -> None:
         teller, ready = self._teller, self._readies.get(number)
-        ended = perf_counter()
-        teller.fail(encode(error))
-        if holds != UNTIL_SUCCESS:
-            self._let_go()
+        teller.failures.append((index, encode(error)))
+        if holds == UNTIL_SUCCESS:
+            self._held = None
+        self._let_go()
         if self._state is None and ready is not None:
             self._count(index, ready)
         teller.upto.append(len(self._names))
-        teller.ends.append(ended)
+        teller.ends.append(perf_counter())
 
     def _routine(self, number: int) -> Ready:
         """Return a routine of this task, which runs from now on."""
