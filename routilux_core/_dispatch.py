@@ -13,6 +13,7 @@ from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
+from routilux_core._aside import Aside
 from routilux_core._measures import Measures
 from routilux_core._plan import Inlet, Item, Node
 from routilux_core._timers import Timers
@@ -41,6 +42,8 @@ class Dispatcher:
     __slots__ = (
         "__weakref__",
         "acquire",
+        "aside",
+        "behind",
         "calls",
         "ending",
         "error_handler",
@@ -77,6 +80,8 @@ class Dispatcher:
         self.runs: set[Job] = set()
         self.ending: set[Job] = set()  # no longer among them, but those who wait have not been told yet
         self.calls: deque[Called] = deque()
+        self.aside = Aside()  # where what may take long is done for threads that others wait for
+        self.behind = 0  # jobs whose listeners are so slow that nothing more is shipped
         self.timers = Timers(self.lock, self.answer)
         self.has_timeouts = False  # of any routine
         self.error_handler = ErrorHandler()
@@ -84,6 +89,11 @@ class Dispatcher:
         self.raised: list[Node] = []  # nodes whose mark was raised
         self.when_idle: Callable[[], None] | None = None
         self.forked: str | None = None  # why nothing goes any more: this is a fork, and a job ran when it was made
+
+    def call_all(self) -> None:
+        """Ask for workers wherever there is something to do. The lock is held."""
+        for queue in self.queues:
+            queue.call()
 
     def answer(self) -> None:
         """Submit the tasks that were called for, and tell listeners what they wait for. The lock is not held."""

@@ -52,6 +52,8 @@ class Emitter:
         "told",
     )
 
+    tells = True  # whether listeners may take their time in its thread
+
     def __init__(self, queue: WorkQueue, outer: Emitter | None = None) -> None:
         self.queue = queue
         self.hub = queue.hub

@@ -12,6 +12,7 @@ from time import perf_counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
+from routilux_core._aside import Aside
 from routilux_core._context import CURRENT, Frame
 from routilux_core._history import Note, Stretch, records
 from routilux_core._job_records import ActivationRecord
@@ -28,7 +29,15 @@ if TYPE_CHECKING:
 
 BATCH = 256  # records in one call
 PATIENCE = 0.05  # seconds that a record waits for others
-BEHIND = 64  # batches that may wait for a slow listener before other workers wait for it, too
+BEHIND = 64  # batches that may wait for a slow listener before workers wait for it, and nothing more is shipped
+BATCHES = "routilux_activations_finished"
+ARGUMENTS = {  # what each hook tells of
+    "routilux_job_started": "job",
+    "routilux_job_finished": "job",
+    BATCHES: "records",
+    "routilux_activation_started": "activation",
+    "routilux_event_emitted": "emission",
+}
 
 
 class Hub(Protocol):
@@ -37,9 +46,13 @@ class Hub(Protocol):
     lock: threading.Lock
     inlets: list[Inlet]
     timers: Timers
+    aside: Aside
+    behind: int
 
     @property
     def calls(self) -> deque[Any]: ...
+    def call_all(self) -> None: ...
+    def answer(self) -> None: ...
 
 
 class Noted(Protocol):
@@ -98,7 +111,11 @@ class Records(Sequence[ActivationRecord]):
 
 
 class Listeners:
-    """The listeners to one job, by hook. A hook that nobody listens to is an empty list."""
+    """The listeners to one job, by hook. A hook that nobody listens to is an empty list.
+
+    They may take their time. So they are told by a worker that runs handlers, or aside: never by a thread that others
+    wait for, as those of the timers and of the pools' own.
+    """
 
     def __init__(self, plugins: PluginSet, job: JobState, run: Noted) -> None:
         self._by_hook = {
@@ -109,7 +126,9 @@ class Listeners:
         self._telling = threading.RLock()  # the calls for one job never overlap, those of the detail hooks apart
         self._muting = threading.Lock()
         self._muted: set[str] = set()
-        self._batches: deque[list[Stretch]] = deque()  # to be told
+        self._untold: deque[tuple[str, Any]] = deque()  # hook and what it is told: a record, or a batch of notes
+        self._asked = False  # whether a thread aside has been asked to tell
+        self._behind = False  # whether more than `BEHIND` is untold
         self._waiting: list[Stretch] = []  # until they are enough for a batch
         self._count = 0  # of the notes in them
         self._timer: Timer | None = None
@@ -126,15 +145,15 @@ class Listeners:
 
     def job_started(self) -> None:
         """Tell that the job begins."""
-        self._tell_outside("routilux_job_started", {"job": self._job})
+        self._tell_outside("routilux_job_started", self._job)
 
     def job_finished(self) -> None:
         """Tell what has not been told yet, and that the job has ended."""
         with self._hub.lock:
             self._close_batch()
         with self._telling:
-            self._tell_records()
-            self._tell_outside("routilux_job_finished", {"job": self._job})
+            self._tell_untold()
+            self._tell_outside("routilux_job_finished", self._job)
         with self._hub.lock:
             if self._timer is not None:
                 self._timer.cancel()
@@ -151,7 +170,7 @@ class Listeners:
             head, stretch = stretch.split(BATCH)
             self._add(head)
         self._add(stretch)
-        if self._batches:
+        if self._untold:
             self._hub.calls.append(self)
         if self._timer is None:
             self._arm(PATIENCE)
@@ -170,8 +189,11 @@ class Listeners:
     def _close_batch(self) -> None:
         """Let what waits be told. Lock."""
         if self._waiting:
-            self._batches.append(self._waiting)
+            self._untold.append((BATCHES, self._waiting))
             self._waiting, self._count = [], 0
+            if len(self._untold) > BEHIND and not self._behind:
+                self._behind = True
+                self._hub.behind += 1
 
     def _due(self) -> None:
         """The time is over for the oldest note, if it is in no batch. Lock."""
@@ -180,31 +202,50 @@ class Listeners:
         if not self._waiting:
             return
         left = self._waiting[0].notes()[0][8] + PATIENCE - perf_counter()
-        if left <= 0:
+        if left <= 0 and not self._untold:
             self._close_batch()
             self._hub.calls.append(self)
         elif self._timer is None:
-            self._arm(left)
+            self._arm(left if left > 0 else PATIENCE)  # a listener is slow: it will get a full batch
 
     def recruit(self) -> None:
         """Tell what is due: called for through the dispatcher, as workers are. No lock of the engine is held.
 
         Where somebody is telling already, it is left to them: they look again when they have let go.
         """
-        while self._batches and self._telling.acquire(blocking=len(self._batches) > BEHIND):
+        if not _may_take_time():
+            self._tell_aside()
+            return
+        while self._untold and self._telling.acquire(blocking=len(self._untold) > BEHIND):
             try:
-                self._tell_records()
+                self._tell_untold()
             finally:
                 self._telling.release()
 
-    def _tell_records(self) -> None:
-        while batch := self._next_batch():
-            self._tell_outside("routilux_activations_finished", {"job": self._job, "records": batch})
-
-    def _next_batch(self) -> Sequence[ActivationRecord]:
+    def _tell_aside(self) -> None:
         with self._hub.lock:
-            stretches = self._batches.popleft() if self._batches else []
-        return Records(stretches, self._hub.inlets)
+            asked, self._asked = self._asked, True
+        if not asked:
+            self._hub.aside.do(self._tell_here)
+
+    def _tell_here(self) -> None:
+        with self._hub.lock:
+            self._asked = False
+        with self._telling:
+            self._tell_untold()
+
+    def _tell_untold(self) -> None:
+        while True:
+            with self._hub.lock:
+                if not self._untold:
+                    break
+                hook, record = self._untold.popleft()
+                if self._behind and 2 * len(self._untold) < BEHIND:
+                    self._behind = False
+                    self._hub.behind -= 1
+                    self._hub.call_all()
+            self._tell_outside(hook, Records(record, self._hub.inlets) if hook == BATCHES else record)
+        self._hub.answer()
 
     # -- details
 
@@ -226,7 +267,7 @@ class Listeners:
             started=perf_counter(),
             data=MappingProxyType(dict(data)),
         )
-        self._tell_outside("routilux_activation_started", {"activation": activation})
+        self._tell_detail("routilux_activation_started", activation)
 
     def event_emitted(self, node: Node, outlet: Outlet, number: int, time: float, data: Mapping[str, Any]) -> None:
         """Tell that an emission was posted."""
@@ -241,15 +282,23 @@ class Listeners:
             time=time,
             data=MappingProxyType(dict(data)),
         )
-        self._tell_outside("routilux_event_emitted", {"emission": emission})
+        self._tell_detail("routilux_event_emitted", emission)
+
+    def _tell_detail(self, hook: str, record: Any) -> None:
+        """Tell at once in a worker's thread, else aside, in the order of what happened."""
+        if _may_take_time():
+            self._tell_outside(hook, record)
+            return
+        with self._hub.lock:
+            self._untold.append((hook, record))
+        self._tell_aside()
 
     # -- telling
 
-    def _tell_outside(self, hook: str, record: dict[str, Any]) -> None:
+    def _tell_outside(self, hook: str, record: Any) -> None:
         """Tell in a context of its own, where a wait for the flow, which would never end, is refused."""
-        if not self.hears(hook):
-            return
-        copy_context().run(self._tell, hook, record)
+        if self.hears(hook):
+            copy_context().run(self._tell, hook, {"job": self._job, ARGUMENTS[hook]: record})
 
     def _tell(self, hook: str, record: dict[str, Any]) -> None:
         CURRENT.set(_Telling(self._hub))
@@ -273,6 +322,12 @@ class Listeners:
         text = "plugin %r raised %s in %s, and is not told about job %s any more"
         name = type(error).__name__
         log.warning(text, plugin, name, hook, self._job.job_id, exc_info=error)
+
+
+def _may_take_time() -> bool:
+    """Return whether this thread runs a handler, or is about to: then it is nobody's but a worker's."""
+    frame = CURRENT.get()
+    return getattr(frame, "tells", False) and frame is not None and frame.thread == get_ident()
 
 
 class _Telling:

@@ -394,6 +394,8 @@ class Interleaved(Worker):
 
     __slots__ = ()
 
+    tells = False
+
     def __init__(self, queue: WorkQueue, outer: Emitter | None = None) -> None:
         super().__init__(queue, outer)
         self.outer = outer  # the context may be a copy of an emitter's, on whose stack this is not

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sized
+from collections.abc import Callable, Iterable, Sized
 from contextvars import Context
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from routilux_core._begun import wait_until_begun
 from routilux_core._binding import Payload
 from routilux_core._books import GATHERED, Books
 from routilux_core._completion import Completion
-from routilux_core._context import check_outside
+from routilux_core._context import CURRENT, check_outside
 from routilux_core._history import DISCARDED, FAILED, RETRIED, SKIPPED
 from routilux_core._plan import Inlet, Item, Node, Outlet, rename
 from routilux_core.error_handling import ErrorStrategy
@@ -363,6 +364,14 @@ class Run(Books):
             if not self.hub.runs:
                 self.hub.timers.wake()  # what is left there was cancelled: its thread may end
         self.merged.clear()
+        worker = CURRENT.get()
+        if self.listeners is None or getattr(worker, "in_caller", False):
+            self._tell_finished(idle)
+        else:  # they may take their time, and no worker is to wait for them
+            self.hub.aside.do(partial(self._tell_finished, idle))
+
+    def _tell_finished(self, idle: Callable[[], None] | None) -> None:
+        """Tell listeners, and then those who wait."""
         try:
             if self.listeners is not None:
                 self.listeners.job_finished()

@@ -121,7 +121,7 @@ class ShippedQueue(WorkQueue):
     def _next_task(self) -> ShippedTask | None:
         """Return a batch, counted as away; None if nothing may run now, or enough is away. Lock."""
         pool = self.pool
-        if pool is None or not (self.first or self.ready):
+        if pool is None or self.hub.behind or not (self.first or self.ready):
             return None
         self.workers = self._limit(pool.workers)
         if self.active >= self.workers:

@@ -608,22 +608,22 @@ class Flow:
         return True
 
     def _exit(self) -> None:
-        """The interpreter exits: discard what is queued, with one warning; what runs has a few seconds."""
+        """The interpreter exits: discard what is queued, with one warning; what runs, or is told, has a few seconds."""
         running = self._running()
-        if not running:
-            return
-        pending = sum(run.ledger().pending for run in running)
-        logger().warning(
-            "flow %r: the interpreter exits while %d jobs run: what is queued of %d pending activations is discarded; "
-            "call wait_for_completion() or shutdown() before the end of the program",
-            self.flow_id,
-            len(running),
-            pending,
-        )
+        if running:
+            pending = sum(run.ledger().pending for run in running)
+            logger().warning(
+                "flow %r: the interpreter exits while %d jobs run: what is queued of %d pending activations is "
+                "discarded; call wait_for_completion() or shutdown() before the end of the program",
+                self.flow_id,
+                len(running),
+                pending,
+            )
+        unfinished = self._unfinished()
         for run in running:
             run.cancel()
         deadline = monotonic() + EXIT_GRACE
-        for run in running:
+        for run in unfinished:
             run.done.wait(max(0.0, deadline - monotonic()))
 
 

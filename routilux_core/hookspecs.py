@@ -26,8 +26,9 @@ The rules for all tracking hooks. Every hook fires in the process of the flow, w
 Which hooks anyone listens to is worked out once for each job, when it starts. Listeners are called one by one. One that
 raises is logged and not called again in that job, and nothing else changes. A wrapper (`hookimpl(wrapper=True)`) is
 refused: it could swallow the calls of others. Of one job, the calls of the two job hooks and of the batch hook never
-overlap. They run on a thread that has other work to do, so they should take microseconds and must not block. Waiting
-for a flow or a job inside them is refused.
+overlap. One that takes its time stalls neither time limits, retries, other jobs nor worker processes: it is called on a
+worker's own thread, or on one that nothing waits for but who waits for the job. Where it can't keep up with what is
+run, workers wait for it. Waiting for a flow or a job inside a hook is refused.
 """
 
 from __future__ import annotations
@@ -139,8 +140,9 @@ def routilux_job_started(job: JobState) -> None:
 def routilux_job_finished(job: JobState) -> None:
     """Tell that a job has ended, with its final status, ledger and errors.
 
-    Called on the thread that ended it: a worker's, or the one that cancelled it. Those who wait for the job go on after
-    this, so what a tracker writes here is there when `wait_for_completion` returns. An exception is logged.
+    Called on a thread of its own, under `sequential` on the one that does the work. Those who wait for the job go on
+    after this, so what a tracker writes here is there when `wait_for_completion` returns. The flow may be changed here,
+    its strategy too, where no other job runs. An exception is logged.
     """
 
 
@@ -149,7 +151,7 @@ def routilux_activations_finished(job: JobState, records: Sequence[ActivationRec
     """Tell what was run: at most 256 records at a time, oldest first, at most some 50 ms after the first of them ended.
 
     Several workers bring theirs one after the other, so a batch may hold records older than the newest of the last one.
-    Called on a worker's thread or the engine's timer thread. Every attempt has a record, a retried one too; all of them
+    Called on a worker's thread, or on one for this. Every attempt has a record, a retried one too; all of them
     come before `routilux_job_finished`. An exception is logged and mutes the plugin for this job.
     """
 
@@ -159,8 +161,8 @@ def routilux_activation_started(activation: Activation) -> None:
     """Tell that a handler is about to be called. In detail, for debugging: it slows down every call.
 
     Called on the worker's thread, several at a time under a parallel strategy; where memory is not shared, in this
-    process when the call is sent, which it is alone. There it is told of again if its worker died before it began. An
-    exception is logged and mutes the plugin for this job.
+    process, on a thread for this, when the call is sent, which it is alone. There it is told of again if its worker
+    died before it began. An exception is logged and mutes the plugin for this job.
     """
 
 
@@ -169,6 +171,6 @@ def routilux_event_emitted(emission: Emission) -> None:
     """Tell that an emission was posted. In detail, for debugging: it slows down every emission.
 
     Called on the worker's thread, inside `emit`; what a handler under a RETRY policy emits is told when it leaves,
-    after the call. Where memory is not shared, in this process when it has come home. An exception is logged and mutes
-    the plugin for this job.
+    after the call. Where memory is not shared, in this process, on a thread for this, when it has come home. An
+    exception is logged and mutes the plugin for this job.
     """

@@ -59,6 +59,7 @@ LAYERS = (
     "worker",
     "_executor",
     "_history",
+    "_aside",
     "_timers",
     "_plan",
     "_choice",

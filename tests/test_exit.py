@@ -185,6 +185,26 @@ QUIET = {
     """,
 }
 
+
+def test_a_listener_that_is_being_told_of_the_end_of_a_job_is_waited_for_a_little() -> None:
+    ended = run(
+        """
+        from routilux_core import hookimpl
+        class Reports:
+            @hookimpl
+            def routilux_job_finished(self, job):
+                started.set()
+                time.sleep(0.5)
+                say(told=job.status)
+        flow = flow_of(Quick(), plugins=[Reports()])
+        job = flow.execute("source", {"count": 10})
+        started.wait()
+        """
+    )
+    assert (ended.code, ended.err) == (0, "")
+    assert {"told": "completed"} in ended.said
+
+
 # What a program leaves behind, and how many calls it has made in the end: nothing that was queued is called any more.
 UNFINISHED = {
     "a long handler, and work queued behind it": (

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import Context
 from pathlib import Path
-from time import sleep
+from time import perf_counter, sleep
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -689,6 +689,125 @@ def test_a_job_may_be_started_in_the_hook_that_tells_of_the_end_of_another(
     assert flow.wait_for_completion(SECONDS)
     assert [job.wait(SECONDS) for job in started] == [True] * 3
     assert keeps.got == [0] * 4
+
+
+class Held:
+    """A listener that takes its time, once, until the test lets it go."""
+
+    def __init__(self, hook: str) -> None:
+        self.held, self.go_on = threading.Event(), threading.Event()
+        setattr(self, f"routilux_{hook}", hookimpl(lambda: self.hold()))
+
+    def hold(self) -> None:
+        if not self.held.is_set():
+            self.held.set()
+            assert self.go_on.wait(SECONDS)
+
+
+@pytest.fixture
+def held() -> Iterator[Callable[[str], Held]]:
+    made: list[Held] = []
+
+    def make(hook: str) -> Held:
+        made.append(Held(hook))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.go_on.set()
+
+
+class Stuck(Routine, timeout=0.05):
+    """Goes on after its time is over, until the test lets it go."""
+
+    def __init__(self, go_on: threading.Event) -> None:
+        super().__init__()
+        self.go_on = go_on
+
+    @slot
+    def n(self) -> None:
+        self.go_on.wait(SECONDS)
+
+
+def test_a_listener_that_takes_its_time_over_one_job_keeps_no_worker_from_the_next(
+    make_flow: MakeFlow, held: Callable[[str], Held]
+) -> None:
+    plugin = held("job_finished")
+    flow = make_flow(execution_strategy="concurrent", max_workers=1, plugins=[plugin])
+    build(flow, Keeps())
+    first = flow.execute("source", {"count": 1})
+    assert plugin.held.wait(SECONDS)
+    assert run(flow, count=5).status == "completed"
+    assert not first.wait(0.0)  # those who wait for it are told after the listener
+    plugin.go_on.set()
+    assert first.wait(SECONDS)
+
+
+@pytest.mark.parametrize("hook", ["job_finished", "activations_finished"])
+def test_a_listener_that_takes_its_time_keeps_no_time_limit_from_coming(
+    make_flow: MakeFlow, held: Callable[[str], Held], hook: str
+) -> None:
+    """The thread that waits for time limits, and for retries, tells nobody itself."""
+    plugin = held(hook)
+    flow = make_flow(execution_strategy="concurrent", max_workers=4, plugins=[plugin], error_handler="continue")
+    for number in range(3):
+        flow.add_routine(Stuck(plugin.go_on), f"stuck{number}")
+    jobs = [flow.execute("stuck0")]
+    assert plugin.held.wait(SECONDS)
+    jobs += [flow.execute("stuck1"), flow.execute("stuck2")]
+    for job in jobs[1:]:
+        assert job.wait(SECONDS), job.explain()
+    assert [job.errors[0].routine_id for job in jobs] == ["stuck0", "stuck1", "stuck2"]
+    assert not plugin.go_on.is_set()
+
+
+def test_a_listener_that_takes_its_time_keeps_no_retry_from_coming(
+    make_flow: MakeFlow, held: Callable[[str], Held]
+) -> None:
+    plugin, again = held("activations_finished"), threading.Event()
+
+    class FailsOnce(Routine):
+        @slot
+        def n(self) -> None:
+            if not plugin.held.wait(SECONDS) or again.is_set():
+                return
+            again.set()
+            raise ValueError
+
+    class Quick(Routine):
+        @slot
+        def n(self) -> None: ...
+
+    flow = make_flow(execution_strategy="concurrent", max_workers=3, plugins=[plugin])
+    flow.set_error_handler(ErrorHandler("retry", retry_delay=0.01))
+    flow.add_routine(FailsOnce(), "fails")
+    flow.add_routine(Quick(), "quick")
+    flow.execute("quick")
+    job = flow.execute("fails")
+    assert job.wait(SECONDS) or plugin.go_on.set(), job.explain()
+    assert job.ledger.retried == 1
+
+
+def test_the_strategy_may_be_changed_in_the_hook_that_tells_of_the_end_of_a_job(
+    make_flow: MakeFlow, strategy: dict[str, Any]
+) -> None:
+    took: list[float] = []
+
+    def job_finished(job: JobState) -> None:
+        began = perf_counter()
+        flow.set_execution_strategy("concurrent" if flow.execution_strategy == "sequential" else "sequential")
+        took.append(perf_counter() - began)
+
+    keeps = Keeps()
+    flow = make_flow(**strategy, plugins=[tracker(job_finished=job_finished)])
+    build(flow, keeps)
+    names = []
+    for _ in range(4):
+        names.append(flow.execution_strategy)
+        run(flow, count=2)
+    assert set(names) == {"sequential", "concurrent"}
+    assert keeps.got == [0, 1] * 4
+    assert max(took) < SECONDS / 4
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -70,3 +72,51 @@ def test_a_tracker_that_raises_beside_processes_changes_nothing_but_one_log_line
         "plugin 'RaisesInBatches' raised RuntimeError in routilux_activations_finished, and is not told about job "
         f"{job.job_id} any more"
     )
+
+
+class Held:
+    """Listens to everything, and takes its time over the first job, until the test lets it go."""
+
+    def __init__(self, hook: str) -> None:
+        self.held, self.go_on = threading.Event(), threading.Event()
+        setattr(self, hook, hookimpl(lambda: self.hold()))
+
+    def hold(self) -> None:
+        if not self.held.is_set():
+            self.held.set()
+            assert self.go_on.wait(SECONDS)
+
+
+@pytest.mark.parametrize("hook", ["routilux_job_finished", "routilux_activations_finished", "routilux_event_emitted"])
+def test_a_listener_that_takes_its_time_stalls_no_worker_process(make_flow: MakeFlow, hook: str) -> None:
+    plugin = Held(hook)
+    flow = make_flow(execution_strategy="process", max_workers=2, plugins=[plugin])
+    flow.add_routine(Source(), "source")
+    flow.add_routine(Waits(), "waits")
+    flow.connect("source", "item", "waits", "n")
+    try:
+        first = flow.execute("source", {"count": 1})
+        assert plugin.held.wait(SECONDS)
+        job = flow.execute("source", {"count": 20})
+        assert job.wait(SECONDS), job.explain()
+        assert job.ledger.completed == 21
+        assert not first.wait(0.0)
+    finally:
+        plugin.go_on.set()
+    assert first.wait(SECONDS)
+
+
+def test_the_strategy_may_be_changed_when_a_job_has_ended(make_flow: MakeFlow) -> None:
+    class Changes:
+        @hookimpl
+        def routilux_job_finished(self, job: JobState) -> None:
+            began = perf_counter()
+            flow.set_execution_strategy("concurrent")
+            took.append(perf_counter() - began)
+
+    took: list[float] = []
+    flow = make_flow(execution_strategy="process", max_workers=2, plugins=[Changes])
+    assert run(flow).status == "completed"
+    assert flow.execution_strategy == "concurrent"
+    assert flow.run("source", {"count": 3}).status == "completed"
+    assert max(took) < SECONDS / 3

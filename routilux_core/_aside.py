@@ -1,0 +1,39 @@
+"""What is done aside: in threads that nothing waits for, and that exist only while there is something to do."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+MOST = 16  # threads at a time
+
+
+class Aside:
+    """Makes calls that may take long, the oldest first; several may overlap."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: deque[Callable[[], None]] = deque()
+        self._threads = 0
+
+    def do(self, call: Callable[[], None]) -> None:
+        """Make a call soon, in another thread; in this one where the system gives no thread. It must not raise."""
+        with self._lock:
+            self._calls.append(call)
+            if self._threads >= MOST:
+                return
+            self._threads += 1
+        try:
+            threading.Thread(target=self._work, name="routilux-aside", daemon=True).start()
+        except RuntimeError:
+            self._work()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._calls:
+                    self._threads -= 1
+                    return
+                call = self._calls.popleft()
+            call()
