@@ -53,6 +53,8 @@ class Caller(Emitter):
             return DISCARDED
         deadline = self._deadline(node)
         began = perf_counter()
+        if deadline is None and node.timeout is not None:
+            self.due = began + node.timeout
         try:
             returned = inlet.call(payload)
             if returned is not None:
@@ -60,13 +62,16 @@ class Caller(Emitter):
         except BaseException as error:
             if deadline is not None and deadline.close():
                 return self._late_error(node, error)
+            if isinstance(error, Exception) and self.is_over():
+                raise too_long(node, inlet.name, perf_counter() - began - self.borrowed) from error
             raise
-        spent = perf_counter() - began - self.borrowed
-        if deadline is not None:
-            if deadline.close():
+        else:
+            if deadline is not None and deadline.close():
                 return LATE
-        elif node.timeout is not None and spent > node.timeout:
-            raise too_long(node, inlet.name, spent)
+            if self.is_over():
+                raise too_long(node, inlet.name, perf_counter() - began - self.borrowed)
+        finally:
+            self.due = None
         self._succeed(run, number)
         return COMPLETED
 

@@ -16,7 +16,7 @@ from routilux_core._plan import Inlet, Item, Node
 from routilux_core._returns import check_returned, is_awaitable
 from routilux_core._run import Run
 from routilux_core._work_queue import WorkQueue
-from routilux_core.errors import StrategyError, WorkerLost
+from routilux_core.errors import ActivationTimeout, StrategyError, WorkerLost
 
 
 class CoroutineTask(WorkTask):
@@ -124,15 +124,20 @@ class Call(Interleaved):
         context.run(CURRENT.set, self)
         payload = context.run(self._prepare, inlet, payload, run, number)
         began = perf_counter()
-        made = context.run(inlet.call, payload)
-        if made is not None:
-            if is_awaitable(made):
+        if node.timeout is not None:
+            self.due = began + node.timeout
+        try:
+            made = context.run(inlet.call, payload)
+            if made is not None and is_awaitable(made):
                 await self._await(made, context, inlet)
-            else:
+            elif made is not None:
                 check_returned(made, node.routine_id, inlet.name)
-        spent = perf_counter() - began
-        if node.timeout is not None and spent > node.timeout:
-            raise too_long(node, inlet.name, spent)
+        except Exception as error:
+            if self.is_over() and not isinstance(error, ActivationTimeout):
+                raise too_long(node, inlet.name, perf_counter() - began) from error
+            raise
+        if self.is_over():
+            raise too_long(node, inlet.name, perf_counter() - began)
         self._succeed(run, number)
 
     async def _await(self, made: Awaitable[object], context: Context, inlet: Inlet) -> None:

@@ -35,6 +35,7 @@ class Emitter:
         "away",
         "borrowed",
         "depth",
+        "due",
         "emitted",
         "held",
         "hub",
@@ -70,6 +71,9 @@ class Emitter:
         self.borrowed = 0.0  # seconds of the current handler's time in which `emit` ran other handlers
         self.lending = 0.0  # when it began to do so just now
         self.late: Deadline | None = None  # the time of the current call is over
+        self.due: float | None = (
+            None  # when it is over for a call that is judged when it returns, less what it has lent
+        )
         self.away = 0  # late calls in this thread, noted in its outermost worker
         self.held: list[tuple[Outlet, Payload]] | None = None
 
@@ -161,7 +165,7 @@ class Emitter:
             self._relieve(node)
 
     def _emit_with_care(self, event_name: str, data: Payload) -> None:
-        if self.late is not None:
+        if self.late is not None or (self.due is not None and self.is_over()):
             self._drop_late()
             return
         try:
@@ -202,8 +206,12 @@ class Emitter:
             self.run.late += 1
 
     def is_cancelled(self) -> bool:
-        """Return whether the job of the running handler was stopped or cancelled."""
-        return self.run.stopped or self.late is not None
+        """Return whether the job of the running handler was stopped or cancelled, or the time of the call is over."""
+        return self.run.stopped or self.late is not None or self.is_over()
+
+    def is_over(self) -> bool:
+        """Return whether the time is over of a call that is judged when it returns. In the thread of the call."""
+        return self.due is not None and perf_counter() - self.lent() > self.due
 
     def resource(self, key: tuple[object, str], factory: Callable[[], Any], /) -> Any:
         """Return what this worker made for a routine with `per_worker`, making it when first asked for."""

@@ -23,7 +23,7 @@ from routilux_core._run import Run
 from routilux_core._shipped_routine import add_stats, restore
 from routilux_core._telling import Data, Told, each_name
 from routilux_core.error_handling import Decision, ErrorStrategy
-from routilux_core.errors import ShippingError, is_interrupt
+from routilux_core.errors import ActivationTimeout, ShippingError, is_interrupt
 from routilux_core.routine import Routine
 from routilux_core.strategy import Task
 
@@ -182,6 +182,9 @@ class HomeComing(Task):
         if started is None:
             return
         error, trace = decode(failure) if failure is not None else (unreadable, "")
+        if isinstance(error, ActivationTimeout) and error.late_emissions:
+            with self.hub.lock:
+                self.run.late += error.late_emissions
         if error is None:
             self._complete(started, [ended], [0], 0, [], [])
         else:

@@ -103,7 +103,9 @@ class LeftOut(NamedTuple):
     failures: int = 0
     attempts: int = 0
 
-    def __str__(self) -> str:
+    @property
+    def said(self) -> str:
+        """What to add to a text about the others; nothing where all are kept."""
         counts = ((self.failures, "failures"), (self.attempts, "retried or skipped attempts"))
         said = [f"{count:,} more {name}" for count, name in counts if count]
         return f" (not kept: {', '.join(said)})" if said else ""
@@ -117,7 +119,7 @@ class Errors(list[Failure]):
         self.left_out = left_out
 
     def __repr__(self) -> str:
-        return f"{super().__repr__()}{self.left_out}"
+        return f"{super().__repr__()}{self.left_out.said}"
 
 
 def _exception_types(value: Any) -> tuple[type[BaseException], ...]:

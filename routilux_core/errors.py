@@ -92,7 +92,12 @@ class SavedError(RoutiluxError):
 
 
 class ActivationTimeout(RoutiluxError, TimeoutError):
-    """A handler ran longer than the time-out of its routine."""
+    """A handler ran longer than the time-out of its routine.
+
+    `late_emissions` is how many it had emitted by then, if a worker elsewhere has dropped them.
+    """
+
+    late_emissions = 0
 
 
 class WorkerLost(RoutiluxError, RuntimeError):

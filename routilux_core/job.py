@@ -50,7 +50,7 @@ class JobState:
 
     def __repr__(self) -> str:
         name = printable(self.job_id)
-        return f"<JobState {name} of flow {self.flow_id!r}: {self.status}{self.errors_left_out}>"
+        return f"<JobState {name} of flow {self.flow_id!r}: {self.status}{self.errors_left_out.said}>"
 
     def __reduce__(self) -> Any:
         raise TypeError("a JobState can't be pickled: it belongs to a live flow; use job.serialize() or job.save()")
@@ -150,7 +150,7 @@ class JobState:
         failures = [failure for failure in self.errors if failure.decision in counted]
         if failures:
             names = ", ".join(sorted({failure.routine_id for failure in failures}))
-            more = LeftOut(self.errors_left_out.failures)
+            more = LeftOut(self.errors_left_out.failures).said
             message = f"job {printable(self.job_id)} of flow {self.flow_id!r}: errors in {printable(names)}{more}"
             group = BaseExceptionGroup(message, [failure.exception for failure in failures])
             for failure in [each for each in failures if not _shows_where(each.exception)][:SHOWN]:

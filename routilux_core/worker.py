@@ -127,6 +127,8 @@ class _Batch:
         self._teller = Teller(send, self._process.flusher, relay, alone)
         self._names, self._data = self._teller.names, self._teller.data
         self._held: list[tuple[str, Data]] | None = None  # by the activation that runs, where it may run again
+        self._due: float | None = None  # when the time of the call that runs is over
+        self._late = 0  # what it has emitted since
         self._made: dict[str, Any] = {}
         self._current: Ready
         self._variables = self._unset = Context()  # what the task runs in, and what that was before any call
@@ -207,13 +209,15 @@ class _Batch:
                     call = self._bound(ready, slot)
                 if holds:
                     self._held = []
+                if timeout is not None:
+                    self._due = clock() + timeout
                 returned = call(_load_payload(data, ready.routine_id, slot) if isinstance(data, bytes) else data)
                 if returned is not None:
                     check_returned(returned, ready.routine_id, slot)
                 if timeout is not None:
                     self._check_time(number, slot)
             except BaseException as error:  # SystemExit and KeyboardInterrupt too: they fail the activation
-                self._failed(index, number, error, holds)
+                self._failed(index, number, self._judged(error, number, slot), holds)
                 if not goes_on:
                     return False
             else:
@@ -290,14 +294,31 @@ class _Batch:
         ready: Ready = found
         return ready
 
+    def _is_over(self) -> bool:
+        """Return whether the time of the call that runs is over; where nobody ends it, it is judged by that."""
+        return self._due is not None and perf_counter() > self._due
+
     def _check_time(self, number: int, slot: str) -> None:
+        if self._is_over():
+            raise self._too_long(number, slot)
+        self._due = None
+
+    def _judged(self, error: BaseException, number: int, slot: str) -> BaseException:
+        """Return why a call has failed: one whose time was over, for that, and with what it emitted too late."""
+        if isinstance(error, Exception) and self._is_over():
+            made = error if isinstance(error, ActivationTimeout) else self._too_long(number, slot)
+            if made is not error:
+                made.__cause__ = error
+            made.late_emissions, error = self._late, made
+        self._due, self._late = None, 0
+        return error
+
+    def _too_long(self, number: int, slot: str) -> ActivationTimeout:
         _, routine_id, timeout, _ = self._named[number]
-        ends = self._teller.ends
-        spent = perf_counter() - (ends[-1] if ends else self._teller.started)
-        if timeout is not None and spent > timeout:
-            raise ActivationTimeout(
-                f"routine {routine_id!r}, slot {slot!r}: the call took {spent:.3g} s, its timeout is {timeout:g} s"
-            )
+        spent = perf_counter() - (self._due or 0.0) + (timeout or 0.0)
+        return ActivationTimeout(
+            f"routine {routine_id!r}, slot {slot!r}: the call took {spent:.3g} s, its timeout is {timeout:g} s"
+        )
 
     # -- what a handler finds
 
@@ -305,6 +326,9 @@ class _Batch:
         """Take what a handler emits; what can't be pickled is refused here, in the handler."""
         if event_name not in self._events:
             raise UnknownNameError("event", event_name, self._events, f"routine {self._current.routine_id!r}")
+        if self._due is not None and self._is_over():
+            self._late += 1
+            return
         packed: Data = data
         for value in data.values():
             if type(value) not in ATOMS:
@@ -319,7 +343,7 @@ class _Batch:
             self._teller.look()
 
     def is_cancelled(self) -> bool:
-        return self._cancelled is not None and self._cancelled()
+        return (self._cancelled is not None and self._cancelled()) or self._is_over()
 
     def resource(self, key: tuple[object, str], factory: Callable[[], Any], /) -> Any:
         return self._process.resources.get(self.thread, key, factory)

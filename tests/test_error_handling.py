@@ -768,3 +768,88 @@ def test_an_error_that_cannot_say_what_it_is_is_logged_and_kept(
     assert [type(failure.exception) for failure in job.errors] == [Speechless]
     assert "Speechless: <its __str__ raises> -> continue" in caplog.text
     assert capsys.readouterr().err == ""
+
+
+# -- late calls, wherever the time-out is judged
+
+
+class Late(Routine, stateless=True, timeout=0.2):
+    """Emits in time, and too late; then it raises, if it is told to."""
+
+    out = event("n")
+    raises: bool = False
+
+    @slot
+    def n(self, n: int) -> None:
+        self.emit("out", n=n)
+        wait_until_over(self)
+        self.emit("out", n=-n)
+        self.emit("no such event", n=-n)  # a late call is told of nothing any more
+        if self.raises:
+            raise ValueError("late, too")
+
+
+def wait_until_over(routine: Routine) -> None:
+    """Return when the time of the call is over, which a handler can see."""
+    end = time.monotonic() + SECONDS
+    while not routine.cancelled and time.monotonic() < end:
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("raises", [False, True])
+@pytest.mark.parametrize("policy", ["continue", "skip", "retry"])
+def test_what_is_emitted_after_the_time_is_over_is_dropped_and_counted(
+    make_flow: MakeFlow, strategy: dict[str, Any], policy: str, raises: bool
+) -> None:
+    handler = ErrorHandler(policy, max_retries=1, retry_delay=0.0, after_retries="continue")
+    flow = make_flow(**strategy, error_handler=handler)
+    flow.add_routine(Late(raises=raises), "late")
+    flow.add_output("late", "out")
+    job = flow.execute("late", {"n": 1})
+    assert job.wait(SECONDS), job.explain()
+    assert {type(each.exception) for each in job.errors} == {ActivationTimeout}
+    assert job.outputs["late.out"] == ([] if policy == "retry" else [{"n": 1}])
+    flow.shutdown()  # on threads the late call itself goes on
+    if flow.execution_strategy in ("sequential", "concurrent"):  # elsewhere it may be ended on time
+        assert job.late_emissions == 2 * len(job.errors)
+    assert job.outputs["late.out"] == ([] if policy == "retry" else [{"n": 1}])
+
+
+def test_time_that_emit_lends_to_others_is_not_the_calls_own(make_flow: MakeFlow) -> None:
+    class Slow(Routine, stateless=True):
+        @slot
+        def n(self, n: int) -> None:
+            time.sleep(0.06)
+
+    class Emits(Routine, timeout=0.2):
+        out = event("n")
+
+        def __call__(self) -> None:
+            for n in range(12):  # beyond `max_pending`, the slow ones are run here
+                self.emit("out", n=n)
+
+    flow = make_flow(max_pending=2)
+    flow.add_routine(Emits(), "emits")
+    flow.add_routine(Slow(), "slow")
+    flow.connect("emits", "out", "slow", "n")
+    job = run(flow, "emits")
+    assert (job.status, job.late_emissions, job.ledger.completed) == ("completed", 0, 13)
+
+
+def test_a_late_call_leaves_the_next_one_its_own_time(make_flow: MakeFlow) -> None:
+    class Twice(Routine, timeout=0.1):
+        out = event("n")
+
+        @slot
+        def n(self, n: int) -> None:
+            if n == 0:
+                wait_until_over(self)
+            self.emit("out", n=n)
+
+    flow = make_flow(error_handler="continue")
+    flow.add_routine(Source(), "source")
+    flow.add_routine(Twice(), "twice")
+    flow.connect("source", "item", "twice", "n")
+    flow.add_output("twice", "out")
+    job = run(flow, count=3)
+    assert (job.outputs["twice.out"], job.late_emissions) == ([{"n": 1}, {"n": 2}], 1)

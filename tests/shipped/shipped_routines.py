@@ -386,3 +386,23 @@ class Carries(Routine):
     @slot
     def n(self, n: Any = 0) -> None:
         self.got = n
+
+
+class Late(Routine, timeout=0.3):
+    """Emits in time, and too late; then it raises, if it is told to."""
+
+    out = event("n")
+
+    @slot
+    def n(self, n: int, raises: bool) -> None:
+        self.emit("out", n=n)
+        while not self.cancelled:  # also when the time of the call is over
+            time.sleep(0.005)
+        self.emit("out", n=-n)
+        self.emit("out", n=-n)
+        if raises:
+            raise ValueError("late, too")
+
+
+class LateStateless(Late, stateless=True, timeout=0.3):
+    pass

@@ -22,6 +22,8 @@ from shipped_routines import (
     Heavy,
     Holder,
     KeepsLock,
+    Late,
+    LateStateless,
     Pause,
     Says,
     Source,
@@ -263,6 +265,21 @@ def test_a_call_that_took_too_long_has_failed(make_flow: MakeFlow, shipped: dict
     assert isinstance(failure.exception, ActivationTimeout)
     assert failure.routine_id == "timed"
     assert "0.005 s" in str(failure.exception)  # who ends the call says so in words of its own
+
+
+@pytest.mark.parametrize("kind", [Late, LateStateless])
+def test_what_a_call_emits_after_its_time_is_dropped_and_counted(
+    make_flow: MakeFlow, shipped: dict[str, Any], kind: type[Routine]
+) -> None:
+    flow = make_flow(**shipped, error_handler="continue")
+    flow.add_routine(kind(), "late")
+    flow.add_output("late", "out")
+    ends = flow.execution_strategy == "process"  # a call, with its worker, unless that was the quicker to judge
+    for raises in (False, True):
+        job = finished(flow.execute("late", {"n": 1, "raises": raises}))
+        assert [type(failure.exception) for failure in job.errors] == [ActivationTimeout]
+        assert job.outputs["late.out"] == [{"n": 1}] or (ends and job.outputs["late.out"] == [] and kind is Late)
+        assert job.late_emissions == 2 or (ends and job.late_emissions == 0)
 
 
 def test_a_stateless_routine_changed_between_jobs_is_sent_anew(make_flow: MakeFlow, shipped: dict[str, Any]) -> None:

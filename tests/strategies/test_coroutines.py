@@ -757,7 +757,8 @@ def test_a_patient_strategy_judges_when_the_handler_returns(make_flow: MakeFlow)
     keep = build(flow, DoesBriefly(action=act))
     job = run(flow, count=3)
     assert [type(failure.exception) for failure in job.errors] == [ActivationTimeout] * 2
-    assert sorted(ended) == sorted(keep.seen) == [0, 1, 2]
+    assert sorted(ended) == [0, 1, 2]
+    assert (keep.seen, job.late_emissions) == ([0], 2)
 
 
 def test_a_time_out_is_retried_like_any_error(make_flow: MakeFlow) -> None:
@@ -1051,3 +1052,41 @@ def test_what_nobody_awaits_or_iterates_there_has_failed(make_flow: MakeFlow, na
     (failure,) = job.errors
     assert isinstance(failure.exception, DefinitionError)
     gc.collect()
+
+
+# -- late calls
+
+
+class LateCall(Routine, stateless=True, timeout=0.1):
+    out = event("n")
+
+    @slot
+    async def awaits(self, n: int) -> None:
+        self.emit("out", n=n)
+        try:
+            while not self.cancelled:
+                await asyncio.sleep(0.005)
+        finally:  # it may be cancelled for it
+            self.emit("out", n=-n)
+
+    @slot
+    def plain(self, n: int) -> None:
+        self.emit("out", n=n)
+        while not self.cancelled:
+            pass
+        self.emit("out", n=-n)
+        raise ValueError("late, too")
+
+
+@pytest.mark.parametrize("name", ["awaits", "plain"])
+@pytest.mark.parametrize("strategy_type", [EventLoopStrategy, PatientLoopStrategy])
+def test_what_a_late_call_emits_is_dropped_whether_or_not_it_can_be_ended(
+    make_flow: MakeFlow, strategy_type: type[ExecutionStrategy], name: str
+) -> None:
+    flow = make_flow(execution_strategy=strategy_type(), error_handler="continue")
+    flow.add_routine(LateCall(), "late")
+    flow.add_output("late", "out")
+    job = flow.execute("late", {"n": 1}, slot=name)
+    assert job.wait(SECONDS), job.explain()
+    assert [type(each.exception) for each in job.errors] == [ActivationTimeout]
+    assert (job.outputs["late.out"], job.late_emissions) == ([{"n": 1}], 1)
