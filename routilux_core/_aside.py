@@ -13,6 +13,10 @@ class Aside:
     """Makes calls that may take long, the oldest first; several may overlap."""
 
     def __init__(self) -> None:
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Have nothing to do, and no thread: this is the child of a fork, or has just been made."""
         self._lock = threading.Lock()
         self._calls: deque[Callable[[], None]] = deque()
         self._threads = 0

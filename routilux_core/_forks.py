@@ -16,14 +16,14 @@ from weakref import WeakKeyDictionary
 
 from routilux_core._dispatch import Dispatcher
 
-_opened: WeakKeyDictionary[Dispatcher, Any] = WeakKeyDictionary()  # with the lock of who opens and closes its pools
+_opened: WeakKeyDictionary[Dispatcher, tuple[Any, Any]] = WeakKeyDictionary()  # with the locks of its flow
 _the_parents: list[Any] = []
 
 
-def watch(hub: Dispatcher, opening: Any) -> None:
-    """Look after a flow with open pools. `opening` is an `RLock`."""
+def watch(hub: Dispatcher, opening: Any, building: Any) -> None:
+    """Look after a flow with open pools, and with an `RLock` for who opens and closes them, and one for who builds."""
     _register()
-    _opened[hub] = opening
+    _opened[hub] = opening, building
 
 
 @functools.cache  # once in a process
@@ -34,18 +34,25 @@ def _register() -> None:
 
 def _after_fork() -> None:
     """Put every flow in order. The only thread of the child, before anything else of it runs."""
-    for hub, opening in list(_opened.items()):
-        was_opening = not opening.acquire(blocking=False)
-        if was_opening:
-            opening._at_fork_reinit()
-        else:
-            opening.release()
+    for hub, (opening, building) in list(_opened.items()):
+        was_opening = _freed(opening)
+        _freed(building)
         hub.lock._at_fork_reinit()  # type: ignore[attr-defined]
         for node in hub.nodes.values():
             node.routine._routilux.lock._at_fork_reinit()  # type: ignore[attr-defined]
         hub.timers.begin_anew()
+        hub.aside.begin_anew()
         if was_opening or not _goes_on_here(hub):
             _begin_anew(hub, was_opening)
+
+
+def _freed(lock: Any) -> bool:
+    """Free a lock if another thread had it when the fork was made, and return whether that was so."""
+    if lock.acquire(blocking=False):
+        lock.release()
+        return False
+    lock._at_fork_reinit()
+    return True
 
 
 def _goes_on_here(hub: Dispatcher) -> bool:

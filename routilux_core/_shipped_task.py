@@ -118,6 +118,8 @@ class ShippedTask(HomeComing):
         """Pickle many calls in one go, which goes where their payloads are plain, as they come."""
         if len(self.items) == 1 or self.run.told_in_detail():
             return None
+        if self.run.own and any(item[0].node.unmade for item in self.items):
+            return None  # a copy for the job may fail, which is the failure of one call
         rows: list[Row] = [(inlet, [item[1] for item in same]) for inlet, same in groupby(self.items, itemgetter(0))]
         try:
             return self._crated(rows)

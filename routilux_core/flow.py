@@ -569,7 +569,7 @@ class Flow:
             for queue in self._hub.queues:
                 if queue.pool is None and self._uses(queue):
                     open_pool(queue)
-            watch(self._hub, self._opening)
+            watch(self._hub, self._opening, self._building)
             if self._at_exit is None:
                 self._at_exit = _exit_hook(weakref.ref(self))
                 atexit.register(self._at_exit)

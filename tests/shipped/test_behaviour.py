@@ -36,7 +36,6 @@ LEFT_OUT = {
     "test_a_handler_may_run_another_flow": "holds the other flow",
     "test_slots_and_events_may_come_after_the_routine_was_added": "collects in a list of this process",
     "test_what_a_merge_function_may_supply_is_not_warned_of": "collects in a list of this process",
-    "test_a_copy_for_the_job_that_fails_behind_an_emission_is_an_error_of_that_call": "TODO",
     "test_a_copy_for_the_job_may_ask_the_flow": "holds the flow",
     "test_a_gather_slot_of_a_job_that_was_stopped_is_not_called": "cancels its own flow in a handler",
 }
