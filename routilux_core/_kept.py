@@ -23,6 +23,7 @@ class Process:
     def __init__(self) -> None:
         self.token = f"{os.getpid()}-{os.urandom(8).hex()}"  # says whether work comes from this very process
         self.pid = os.getpid()
+        self.serves = False  # whether it runs what other processes send
         self.resources = Resources()
         self.relay = Relay()
         self.flusher = Flusher()

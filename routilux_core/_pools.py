@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from routilux_core._choice import allowed, as_waiting
 from routilux_core._dispatch import as_exception, logger
+from routilux_core._imports import ADVICE, incomplete
 from routilux_core._work_queue import WorkQueue
 from routilux_core.errors import StrategyError
 from routilux_core.seconds import stretch
@@ -62,11 +63,14 @@ class QueueHost:
 def open_pool(queue: WorkQueue) -> None:
     """Open the pool of a queue that has none. Not under the engine's lock: it may take seconds."""
     strategy, host = queue.strategy, QueueHost(queue)
+    if not strategy.capabilities.shares_memory:
+        _check_not_importing(strategy.name)
     try:
         pool = strategy.open(host)
     except Exception as error:
-        why = error if isinstance(error, StrategyError) else repr(error)
-        raise StrategyError(f"strategy {strategy.name!r} could not be opened: {why}") from error
+        said = isinstance(error, StrategyError)  # whose own text is all that there is to know
+        why, cause = (error, error.__cause__) if said else (repr(error), error)
+        raise StrategyError(f"strategy {strategy.name!r} could not be opened: {why}") from cause
     if not isinstance(pool, WorkerPool) or pool.workers < 1:
         raise StrategyError(f"strategy {strategy.name!r} opened {pool!r}, not a WorkerPool with workers")
     with queue.hub.lock:
@@ -74,6 +78,18 @@ def open_pool(queue: WorkQueue) -> None:
         queue.opened += 1
         host.opened = queue.opened
         queue.open_lane()
+
+
+def _check_not_importing(strategy: str) -> None:
+    """Refuse a worker process that runs a flow by importing a module: its own workers would do so as well."""
+    from routilux_core._kept import process  # a flow whose workers share its memory needs nothing of it
+
+    modules = incomplete() if process().serves else []
+    if modules:
+        raise StrategyError(
+            f"strategy {strategy!r} was to start workers in a worker process, which is importing module "
+            f"{modules[-1]!r}: so each worker would start workers, and so on; {ADVICE}"
+        )
 
 
 def close_pool(queue: WorkQueue, *, cancel: bool = False, timeout: float | None = None) -> None:

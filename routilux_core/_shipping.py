@@ -8,6 +8,7 @@ from typing import Any
 
 from routilux_core._binding import Payload
 from routilux_core._dispatch import logger
+from routilux_core._imports import ADVICE, is_incomplete
 from routilux_core._kept import process
 from routilux_core._pickling import PROTOCOL, dumps_plain, is_plain
 from routilux_core._plan import Inlet, Node
@@ -113,6 +114,7 @@ def crate(
     for inlet, _ in rows:
         node = inlet.node
         if node not in numbers:
+            _check_complete(node)
             numbers[node] = len(named)
             key, data = luggage.part(node)
             parts[key] = data
@@ -127,6 +129,16 @@ def crate(
     state = luggage.state(first) if travels(first) else None
     body: Body = (process().token, luggage.environment[0], state, named, plain)
     return Crate(pickle.dumps(body, PROTOCOL), parts, whole)
+
+
+def _check_complete(node: Node) -> None:
+    """Refuse a routine whose module is being imported: a worker would import it as well, and run the flow again."""
+    module = type(node.routine).__module__
+    if is_incomplete(module):
+        raise ShippingError(
+            f"routine {node.routine_id!r}: module {module!r} runs a flow while it is imported, and a worker process "
+            f"that imported it would do so again; {ADVICE}"
+        )
 
 
 def packed(inlet: Inlet, payload: Payload) -> Payload | bytes:

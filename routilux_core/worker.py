@@ -122,6 +122,7 @@ class _Batch:
         self._mark, self._cancelled = mark, cancelled
         self._process = process()
         self._at_home = self._home == self._process.token
+        self._process.serves = self._process.serves or not self._at_home
         relay = None if self._at_home else self._process.relay
         alone = len(self._calls) == 1 and len(self._calls[0][-1]) == 1
         self._teller = Teller(send, self._process.flusher, relay, alone)

@@ -26,6 +26,7 @@ LAYERS = (
     "_printable",
     "errors",
     "seconds",
+    "_imports",
     "_log",
     "hookspecs",
     "strategy",

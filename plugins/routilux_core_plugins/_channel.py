@@ -11,7 +11,7 @@ import threading
 from collections import deque
 
 HEAD = struct.Struct("<IIQ")
-READY, BATCH, CHUNK, REPLY, STOP = range(1, 6)
+READY, BATCH, TIMED, BEGUN, CHUNK, REPLY, STOP = range(1, 8)  # TIMED: a batch whose beginning is told
 ONE_READ = 1 << 18  # bytes of a large frame that may be read or sent at a time before the others get their turn
 SMALL = 1 << 16  # a body below this is copied into one piece with its head: that saves a call of the system
 

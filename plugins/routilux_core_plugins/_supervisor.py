@@ -20,9 +20,9 @@ from typing import Any
 
 from routilux_core import Host, StrategyError, Task
 from routilux_core.seconds import stretch
-from routilux_core_plugins._channel import CHUNK, READY, BrokenChannelError, Frame
+from routilux_core_plugins._channel import BEGUN, CHUNK, READY, BrokenChannelError, Frame
 from routilux_core_plugins._roster import Failure, Roster, closed_error, fail_all
-from routilux_core_plugins._starts import NEVER, Settings, Starts, was_killed, why_not_ready
+from routilux_core_plugins._starts import NEVER, UNGUARDED, Settings, Starts, was_killed, why_not_ready
 from routilux_core_plugins._worker import GRACE, Batch, Worker
 
 EXIT_PATIENCE = 3.0  # seconds for the pool to end at interpreter exit
@@ -163,7 +163,7 @@ class Supervisor:
 
     def _refill(self, now: float) -> None:
         """Start the workers that are missing."""
-        while self._is_wanted() and self._starts.may_start(now):
+        while self._is_wanted() and self._starts.may_start(now, self._starting()):
             try:
                 worker = self._starts.start()
             except Exception as error:
@@ -175,17 +175,26 @@ class Supervisor:
             with self.roster.lock:
                 self.roster.workers.append(worker)
 
+    def _starting(self) -> int:
+        return sum(not worker.ready for worker in self.roster.workers)
+
     def _is_wanted(self) -> bool:
         closing = self._close_at is not None and (self._drop or not self.roster.waiting)
         return not closing and self.roster.present() < self.roster.size
 
     def _start_failed(self, error: StrategyError, killed: bool = False) -> None:
         """Try again a little later; after some times in a row, go on with the workers there are, if any."""
-        hopeless = self._starts.failed(killed)
-        if hopeless and not any(worker.reason is None for worker in self.roster.workers):
-            self._break(error)
+        if self._starts.failed(killed):
+            self._give_up(error)
         else:
             self._host.log.warning("%s", error)
+
+    def _give_up(self, error: StrategyError) -> None:
+        """Start no more workers, and go on with those that are left, if any."""
+        if any(worker.reason is None for worker in self.roster.workers):
+            self._host.log.warning("%s", error)
+        else:
+            self._break(error)
 
     def _break(self, error: StrategyError) -> None:
         """Give up: no worker can be started."""
@@ -227,7 +236,9 @@ class Supervisor:
         if kind == READY:
             self._is_ready(worker)
         elif worker.batches and worker.batches[0].number == number:
-            if kind == CHUNK:
+            if kind == BEGUN:
+                worker.begin_call()
+            elif kind == CHUNK:
                 self._tell(worker.batches[0].task.stream, body)
             else:
                 self._reply(worker, body)
@@ -272,7 +283,7 @@ class Supervisor:
             self._selector.unregister(worker.end)
         if not worker.channel.at_end:
             self._selector.unregister(worker.channel.sock)
-        surprising, was_ready = not worker.leaving, worker.ready
+        surprising, was_ready = not worker.retired and worker.reason is None, worker.ready
         worker.leaving = True  # what it told lets others have work, and not this one
         for frame in worker.last_words():
             self._take(worker, frame)
@@ -287,13 +298,21 @@ class Supervisor:
         if running is not None:
             self._tell(running[0].task.fail, worker.error_for(running[0]), at=running[1])
         if was_ready:
-            self._starts.begin_again()
-            if surprising and running is None:
-                self._host.log.warning("worker process %s was lost: %s", worker.pid, worker.fate())
+            self._died(worker, surprising and running is None)
+        elif self._close_at is None and worker.exit_code() == UNGUARDED:
+            self._break(why_not_ready(worker))  # so it is with all of them
         elif self._close_at is None:
             self._start_failed(why_not_ready(worker), was_killed(worker))
         worker.release()
         fail_all(failed)
+
+    def _died(self, worker: Worker, in_vain: bool) -> None:
+        """Note the end of a worker that was ready."""
+        if in_vain:
+            self._host.log.warning("worker process %s was lost: %s", worker.pid, worker.fate())
+        if self._starts.died(worker, in_vain and not worker.done):
+            fate = worker.fate()
+            self._give_up(StrategyError(f"one worker process after the other was lost soon after its start: {fate}"))
 
     def _blamed(self, worker: Worker, batches: list[Batch]) -> tuple[Batch, int] | None:
         """Take out of the batches of a dead worker the one that ran, if one did, and say where in it."""

@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any
 
 from routilux_core import ActivationTimeout, Task, WorkerLost
-from routilux_core_plugins._channel import BATCH, STOP, BrokenChannelError, Frame, ParentEnd
+from routilux_core_plugins._channel import BATCH, STOP, TIMED, BrokenChannelError, Frame, ParentEnd
 from routilux_core_plugins._worker_process import CANCEL, MARK, UNPACKING, WORDS, start
 
 GRACE = 5.0  # seconds that a worker gets to close its resources and to end
@@ -19,12 +19,13 @@ GRACE = 5.0  # seconds that a worker gets to close its resources and to end
 class Batch:
     """A task on its way: in the queue, or with a worker as its batch of this number."""
 
-    __slots__ = ("cancelled", "deadline", "expired", "killed", "losses", "number", "task")
+    __slots__ = ("begun", "cancelled", "deadline", "expired", "killed", "losses", "number", "task")
 
     def __init__(self, task: Task) -> None:
         self.task = task
         self.number = 0
         self.losses = 0  # workers that were lost when this was their next, and none of it had begun
+        self.begun = False  # that is told where its time is limited
         self.deadline: float | None = None
         self.cancelled = False  # if its worker is lost, it goes to another one, which does not begin it either
         self.expired = False
@@ -55,9 +56,11 @@ class Worker:
         self.done = 0  # activations
         self.ready = False
         self.leaving = False  # it gets no further batches
+        self.retired = False  # it was asked to end
         self.reason: str | None = None  # why it was killed
         self.started = monotonic()
         self.deadline: float | None = self.started + patience  # for its start, or for its end
+        self._patience = patience
         self._words = memoryview(words).cast("B").cast("Q")[slot * WORDS : (slot + 1) * WORDS]
         self._words[MARK] = 0
         self._numbers = 0
@@ -75,10 +78,10 @@ class Worker:
             self.known |= parts
         self._numbers += 1
         batch.number = self._numbers
-        batch.deadline = None
+        batch.begun, batch.deadline = False, None
         self._words[CANCEL + batch.number % 2] = batch.number if batch.cancelled else 0
         self.batches.append(batch)
-        self.channel.put(BATCH, batch.number, payload)
+        self.channel.put(BATCH if batch.task.timeout is None else TIMED, batch.number, payload)
 
     def tell_to_stop_before_the_next(self, batch: Batch) -> None:
         """Let the worker see that a batch is cancelled. The lock is held."""
@@ -87,7 +90,7 @@ class Worker:
 
     def retire(self) -> None:
         """Ask an idle worker to end. The lock is held."""
-        self.leaving = True
+        self.leaving = self.retired = True
         self.deadline = monotonic() + GRACE
         self.channel.put(STOP, 0)
 
@@ -100,18 +103,24 @@ class Worker:
         self.process.kill()
 
     def check(self, now: float) -> float | None:
-        """Start the clock of a batch that has begun, end the worker when a deadline is over; return the next one."""
+        """End the worker when a deadline is over; return the next one."""
         if self.deadline is not None and now >= self.deadline:
             self.kill("did not end when asked to" if self.ready else f"not ready after {now - self.started:.3g} s")
         first = self.batches[0] if self.batches else None
         if first is None or first.task.timeout is None or self.reason is not None:
             return self.deadline
         if first.deadline is None and not self.channel.waits:
-            first.deadline = now + first.task.timeout
+            first.deadline = now + self._patience  # to import what the call needs, which is not the call's time
         if first.deadline is not None and now >= first.deadline:
-            first.expired = True
-            self.kill("its call ran too long")
+            first.killed, first.expired = not first.begun, first.begun
+            self.kill("its call ran too long" if first.begun else f"no call had begun after {self._patience:.3g} s")
         return _earlier(self.deadline, first.deadline)
+
+    def begin_call(self) -> None:
+        """Start the clock of the batch that runs: its call has begun."""
+        first = self.batches[0]
+        if first.task.timeout is not None and not first.begun:
+            first.begun, first.deadline = True, monotonic() + first.task.timeout
 
     def last_words(self) -> list[Frame]:
         """Return what a worker that is gone had sent."""

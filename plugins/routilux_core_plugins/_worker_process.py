@@ -18,13 +18,14 @@ from typing import Any
 
 from routilux_core import ConfigurationError
 from routilux_core.worker import SharedFlag, SharedMark
-from routilux_core_plugins._channel import BATCH, CHUNK, READY, REPLY, WorkerEnd
+from routilux_core_plugins._channel import BATCH, BEGUN, CHUNK, READY, REPLY, TIMED, WorkerEnd
 
 # A worker's words in the memory that it shares with its parent; a cache line, so that workers don't slow each other.
 WORDS = 8
 MARK, CANCEL = 0, 1  # what runs: batch << 32 | index; and the numbers of cancelled batches, in CANCEL + number % 2
 UNPACKING = 0xFFFF_FFFF  # the index while a batch has come, and none of its activations has begun
 PR_SET_PDEATHSIG = 1
+WORKER = "routilux-worker-"  # what the names of workers begin with
 
 
 class WorkerProcess(BaseProcess):
@@ -70,7 +71,7 @@ def start(method: str, sock: socket.socket, words: Any, slot: int, runner: str) 
     """Start a worker process. It lives no longer than the thread that calls this."""
     resource_tracker.ensure_running()  # else the start does it, and unblocks the signal that is blocked here
     parent = 0 if method == "forkserver" else os.getpid()
-    process = KINDS[method](target=main, args=(sock, words, slot, runner, parent), name=f"routilux-worker-{slot}")
+    process = KINDS[method](target=main, args=(sock, words, slot, runner, parent), name=f"{WORKER}{slot}")
     with _interrupts_blocked(), _without_a_missing_main():
         process.start()
     return process
@@ -125,20 +126,26 @@ def main(sock: socket.socket, words: Any, slot: int, runner: str, parent: int) -
 def _serve(channel: WorkerEnd, words: memoryview, run: Callable[..., bytes]) -> None:
     while True:
         kind, number, payload = channel.receive()
-        if kind != BATCH:
+        if kind not in (BATCH, TIMED):
             return
         words[MARK] = number << 32 | UNPACKING
-        channel.send(REPLY, number, _run(run, payload, number, words, channel))
+        channel.send(REPLY, number, _run(run, payload, number, words, channel, kind == TIMED))
         del payload
         _flush()
 
 
-def _run(run: Callable[..., bytes], payload: bytes, number: int, words: memoryview, channel: WorkerEnd) -> bytes:
+def _run(
+    run: Callable[..., bytes], payload: bytes, number: int, words: memoryview, channel: WorkerEnd, timed: bool
+) -> bytes:
     def send(chunk: bytes) -> None:
         channel.send(CHUNK, number, chunk)
 
+    def tell_begun(index: int) -> None:
+        mark(index)
+        channel.send(BEGUN, number)
+
     mark, cancelled = SharedMark(words, MARK, number << 32), SharedFlag(words, CANCEL + number % 2, number)
-    return run(payload, send, mark=mark, cancelled=cancelled)
+    return run(payload, send, mark=tell_begun if timed else mark, cancelled=cancelled)
 
 
 def _flush() -> None:

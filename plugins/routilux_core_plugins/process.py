@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import weakref
+from os import _exit as end_process
 from typing import Any, ClassVar
 
 from attrs import field, frozen
 
-from routilux_core import Capabilities, ConfigurationError, ExecutionStrategy, Host, Task, WorkerPool
+from routilux_core import Capabilities, ConfigurationError, ExecutionStrategy, Host, StrategyError, Task, WorkerPool
 from routilux_core.seconds import check_seconds
-from routilux_core_plugins._starts import Settings
+from routilux_core_plugins._cpus import cpus
+from routilux_core_plugins._starts import UNGUARDED, Settings
 from routilux_core_plugins._supervisor import Supervisor
-from routilux_core_plugins._worker_process import check_start_method
+from routilux_core_plugins._worker_process import WORKER, check_start_method
 
 
 def _check_tasks(value: Any) -> int | None:
@@ -54,8 +57,10 @@ class ProcessStrategy(ExecutionStrategy):
     start_timeout: float = field(default=60.0, converter=_seconds)
 
     def open(self, host: Host) -> WorkerPool:
+        _check_not_starting()
         settings = Settings(
-            workers=self.max_workers or _cpus(),
+            workers=self.max_workers or cpus(),
+            at_a_time=cpus(),
             max_tasks_per_worker=self.max_tasks_per_worker,
             max_worker_losses=self.max_worker_losses,
             start_method=self.start_method,
@@ -91,8 +96,17 @@ class ProcessPool(WorkerPool):
         self._supervisor.close(cancel=cancel, timeout=timeout)
 
 
-def _cpus() -> int:
-    """Return how many cpus this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _check_not_starting() -> None:
+    """Refuse a pool in a process that is being started: each of its workers would open one as well, and so on.
+
+    A worker of ours that its main module has led here ends without a word: its parent has one for all of them.
+    """
+    current = multiprocessing.current_process()
+    if not getattr(current, "_inheriting", False):
+        return
+    if current.name.startswith(WORKER):
+        end_process(UNGUARDED)
+    raise StrategyError(
+        f"process {os.getpid()} was started by multiprocessing, and imports the main module of the program, which "
+        "starts workers: put what starts the program behind `if __name__ == '__main__':`"
+    )

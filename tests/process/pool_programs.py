@@ -155,6 +155,16 @@ def interrupts() -> Any:
     return signal.getsignal(signal.SIGINT), signal.pthread_sigmask(signal.SIG_BLOCK, set())
 
 
+class SlowToUnpack:
+    """Takes its time to be unpickled, as what has to be imported first does."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __setstate__(self, state: dict[str, float]) -> None:
+        time.sleep(state["seconds"])
+
+
 class Bomb:
     """Kills whoever unpickles it."""
 

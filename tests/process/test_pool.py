@@ -189,6 +189,45 @@ def test_a_time_out_counts_from_the_start_of_the_call_not_from_its_submission(si
     assert timed.wait().error is None
 
 
+def test_what_a_call_has_to_import_first_is_not_its_time(single: ProcessPool) -> None:
+    slow = Steps(("give", pool_programs.SlowToUnpack(0.7)), timeout=0.5)
+    single.submit(slow)
+    assert slow.wait().error is None
+    assert isinstance(run(single, ("sleep", 60), timeout=0.5).error, ActivationTimeout)
+
+
+def test_an_import_that_never_ends_is_ended_when_a_start_would_be(make_pool: MakePool) -> None:
+    pool = make_pool(workers=1, start_timeout=2.0)
+    task = Steps(("give", pool_programs.SlowToUnpack(60)), timeout=0.1)
+    pool.submit(task)
+    assert isinstance(task.wait().error, WorkerLost)
+    assert "no call had begun after 2 s" in str(task.error)
+    assert run(pool, ("give", 1)).results == [1]
+
+
+def test_workers_that_die_as_soon_as_they_are_ready_are_not_started_for_ever(
+    make_pool: MakePool, host: RecordingHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("routilux_core_plugins._starts.SHORT_LIVES", 4)
+    pool = make_pool(workers=1, runner="short_lives")
+    assert host.was_lost.wait(SECONDS)
+    assert "one worker process after the other was lost soon after its start: ended with exit code 3" in str(
+        host.errors[0]
+    )
+    late = run(pool, ("give", 1))
+    assert late.error is host.errors[0]
+
+
+def test_few_workers_start_at_a_time_and_all_come(make_pool: MakePool) -> None:
+    pool = make_pool(workers=3, at_a_time=1)
+    tasks = [Steps(("chunk", b"in"), ("sleep", 60)) for _ in range(3)]
+    submit(pool, *tasks)
+    for task in tasks:
+        task.heard()  # so each has a worker of its own
+    assert all(pool.kill(task) for task in tasks)
+    wait_all(tasks)
+
+
 def test_a_running_task_can_be_killed(pool: ProcessPool) -> None:
     task = Steps(("chunk", b"in"), ("c_loop",))
     pool.submit(task)

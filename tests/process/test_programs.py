@@ -109,7 +109,7 @@ def test_what_handlers_print_arrives(script: Path) -> None:
 @pytest.mark.parametrize(
     ("broken", "reason", "patience"),
     [
-        ("answer(make(), 1)", "exit code 1", 60),
+        ("answer(make(), 1)", "starts workers again", 60),
         ("if IN_WORKER: raise ImportError('only in workers')", "exit code 1", 60),
         ("if IN_WORKER: sys.exit(0)", "exit code 0", 60),
         ("if IN_WORKER: threading.Event().wait()", "not ready after", 0.5),
@@ -129,6 +129,73 @@ def test_a_main_module_that_workers_cant_import_is_named(
     assert reason in err
     assert "if __name__ == '__main__':" in err
     assert str(script) in err
+    if broken.startswith("answer"):
+        assert err.count("Traceback") == err.count("Error") - err.count("raise StrategyError") == 1  # the program's own
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_module_that_runs_a_flow_when_the_main_module_imports_it_is_found_in_the_worker(
+    script: Path, method: str
+) -> None:
+    (script.parent / "steps.py").write_text(f"{PRELUDE}\nprint(answer(make(start_method={method!r}), 1))\n")
+    code, out, err = run(script, "import steps\n\nif __name__ == '__main__':\n    print('never')\n")
+    assert (code, out) == (1, "")
+    assert err.strip().splitlines()[-1].startswith("routilux_core.errors.StrategyError: strategy 'process' could not")
+    assert "or a module that it imports, starts workers again" in err
+    assert err.count("Traceback") == 1
+
+
+RUNS_AT_IMPORT = """
+import os
+import routilux_core
+print("imported", flush=True)
+if int(os.environ.setdefault("DEPTH", "0")) > 3: os._exit(9)  # this test stops it; without, it would go on
+os.environ["DEPTH"] = str(int(os.environ["DEPTH"]) + 1)
+{before}
+with routilux_core.Flow(execution_strategy="process", max_workers=1) as flow:
+    flow.add_routine(Work(), "work")
+    job = flow.execute("work", {{"n": 1, "said": ""}})
+    job.wait(20)
+"""
+
+
+def test_a_module_that_runs_a_flow_of_its_own_routines_when_it_is_imported_is_named(script: Path) -> None:
+    (script.parent / "steps.py").write_text(f"{PRELUDE}\n{RUNS_AT_IMPORT.format(before='')}")
+    code, out, _ = run(script, guarded("    import steps; print(steps.job.status, steps.job.errors[0].exception)"))
+    assert code == 0
+    imported, ended = out.splitlines()
+    assert (imported, ended[:46]) == ("imported", "failed routine 'work': module 'steps' runs a f")
+    assert "move what runs the flow into a function" in ended
+
+
+def test_a_module_that_a_worker_imports_later_and_that_runs_a_flow_is_named_there(script: Path) -> None:
+    package = script.parent / "package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "parts.py").write_text(f"{PRELUDE}\nimport package.steps\n")  # in the worker it is imported first
+    (package / "steps.py").write_text(RUNS_AT_IMPORT.format(before="from package.work import Work"))
+    (package / "work.py").write_text(f"{PRELUDE}\nclass Work(Work, stateless=True):\n    pass\n")
+    body = """
+    from package.work import Work
+    class_of = lambda: None
+    flow = Flow(execution_strategy="process", max_workers=1)
+    class_name = "parts"
+    import types
+    parts = types.ModuleType("package.parts")
+    class Late(Work, stateless=True):
+        pass
+    Late.__module__, Late.__qualname__ = "package.parts", "Late"
+    parts.Late = Late
+    sys.modules["package.parts"] = parts
+    flow.add_routine(Late(), "late")
+    job = flow.run("late", {"n": 1})
+    print(job.status, job.errors[0].exception)
+    flow.shutdown()
+"""
+    code, out, _ = run(script, guarded(body))
+    assert code == 0
+    assert [line for line in out.splitlines() if line == "imported"] == ["imported"]
+    assert "was to start workers in a worker process, which is importing module 'package.steps'" in out
 
 
 def test_a_fork_of_the_program_leaves_the_pool_alone(script: Path) -> None:
