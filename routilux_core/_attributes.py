@@ -30,7 +30,7 @@ def own_attributes(owner: Any) -> dict[str, Any]:
 
 def attributes_of(owner: Any) -> dict[str, Any]:
     """Return the attributes of an object that travel, or are copied: those that its class's `__getstate__` gives."""
-    return _flat(owner.__getstate__())
+    return _flat(owner.__getstate__()) if _is_own(type(owner), "__getstate__") else own_attributes(owner)
 
 
 def _flat(state: Any) -> dict[str, Any]:
@@ -41,11 +41,16 @@ def _flat(state: Any) -> dict[str, Any]:
     return found
 
 
+def _is_own(cls: Any, name: str) -> bool:
+    """Whether a class has a method that somebody wrote: what attrs and dataclasses make knows its own fields alone."""
+    made = getattr(getattr(cls, name, None), "__globals__", {"__name__": "builtins"})
+    return hasattr(cls, name) and made.get("__name__") not in ("attr._make", "dataclasses")
+
+
 def give(owner: Any, attributes: Mapping[str, Any]) -> None:
     """Give an object attributes, by its class's `__setstate__` if there is one."""
-    own_way = getattr(type(owner), "__setstate__", None)
-    if own_way is not None:
-        own_way(owner, attributes)
+    if _is_own(type(owner), "__setstate__"):
+        type(owner).__setstate__(owner, attributes)
     else:
         put(owner, attributes)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from types import MemberDescriptorType
 from typing import NamedTuple
 
 import attrs
@@ -55,9 +56,52 @@ def check_names(cls: type, reserved: frozenset[str]) -> None:
             )
 
 
+def unknown_keyword(cls: type, name: str) -> DefinitionError:
+    """Return the error for a class keyword that neither a routine nor a base of the class takes."""
+    from routilux_core._hints import Hints  # only for a mistake
+
+    known = RoutineSettings._fields
+    hint = Hints().hint(name, known)
+    return DefinitionError(f"class {cls.__name__}: unknown class keyword {name!r}{hint}; there is {', '.join(known)}")
+
+
+DROP_IT = (
+    "a routine class is an attrs class already: leave @dataclass or @attrs.define out, annotate its fields, and take "
+    "`field` from routilux_core"
+)
+
+
+def check_made_once(cls: type) -> None:
+    """Refuse what a decorator makes of a routine class: a second class, without the class keywords of the first."""
+    if "__routilux_settings__" in vars(cls):
+        raise DefinitionError(
+            f"class {cls.__name__} is made again by a decorator, without its class keywords; {DROP_IT}"
+        )
+    for base in cls.__mro__[1:]:
+        declared = vars(base).get("__routilux_declared__")
+        if declared is not None:
+            check_not_remade(base, declared.fields)
+
+
+def check_not_remade(cls: type, fields: object) -> None:
+    """Refuse a routine class that a decorator has changed: to it, the fields had lost their defaults."""
+    made = vars(cls)
+    if made.get("__attrs_attrs__") is not fields or "__dataclass_fields__" in made:
+        raise DefinitionError(f"class {cls.__name__} was changed by a decorator after it was made; {DROP_IT}")
+
+
 def check_defaults(cls: type) -> None:
     for attribute in attrs.fields(cls):
         kind = type(attribute.default)
+        if kind is MemberDescriptorType:
+            raise DefinitionError(
+                f"class {cls.__name__}: {attribute.name!r} is a field and in __slots__, which can't both be; leave it "
+                "out of __slots__"
+            )
+        if kind.__module__ == "dataclasses":
+            raise DefinitionError(
+                f"class {cls.__name__}: {attribute.name!r} is a field of dataclasses; take `field` from routilux_core"
+            )
         if issubclass(kind, (list, dict, set, bytearray)):
             raise DefinitionError(
                 f"class {cls.__name__}: the default of field {attribute.name!r} is a {kind.__name__} that all "

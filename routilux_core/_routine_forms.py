@@ -7,6 +7,7 @@ from typing import Any
 
 from attrs import frozen
 
+from routilux_core._attributes import members_of
 from routilux_core._methods import method_of
 from routilux_core._shapes import Shape, shape_of
 from routilux_core.ports import Merge
@@ -23,7 +24,7 @@ class Form:
     name: str
     settings: dict[str, Any]
     quick: tuple[tuple[str, frozenset[type]], ...]
-    count: int  # of the attributes of an instance that has its fields, and nothing else
+    count: int  # of the attributes of an instance that has its fields, and nothing else; 0 where some are in slots
     slots: tuple[tuple[str, Merge, dict[str, Any]], ...]  # name, merge strategy, what is saved
     events: dict[str, tuple[str, ...]]
     names_are_plain: bool  # ASCII, so that they need no second look
@@ -51,7 +52,7 @@ def _look_at(cls: type[Routine]) -> Form:
         shape.name,
         settings,
         tuple((each.name, each.simple) for each in shape.fields.values()),
-        1 + len(shape.fields),
+        0 if members_of(cls) else 1 + len(shape.fields),
         tuple(
             (name, merge, slot_form(name, _declared(merge), signature.whole))
             for name, (merge, signature) in declared.slots.items()

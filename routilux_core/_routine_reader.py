@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from routilux_core import _annotations
+from routilux_core._attributes import drop, own_attributes, put
 from routilux_core._binding import Signature
 from routilux_core._methods import bound, method_of
 from routilux_core._policies import read_policy
@@ -102,12 +103,10 @@ class RoutineReader:
         policy: Any,
         ports: NamedPorts,
     ) -> None:
-        state, internals = vars(routine), routine._routilux
-        if attributes or len(state) > form.count:
-            for name in [*state]:
-                if name not in form.shape.fields and name != "_routilux":
-                    del state[name]  # a constructor set it; what the routine had is what the file says
-            state.update(attributes)
+        internals = routine._routilux
+        if attributes or len(vars(routine)) > form.count:  # what a constructor has set beside the fields is not kept:
+            drop(routine, own_attributes(routine).keys() - form.shape.fields.keys())
+            put(routine, attributes)  # what the routine had is what the file says
         internals.stats = dict(record.stats)
         internals.error_handler = policy
         self._slots(form, routine, record.slots, (path, Name("slots")))

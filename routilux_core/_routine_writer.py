@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from routilux_core._attributes import own_attributes
 from routilux_core._kinds import LARGEST
 from routilux_core._methods import method_of, name_of
 from routilux_core._policies import write_policy
@@ -31,7 +32,7 @@ class RoutineWriter:
         """Return a routine as plain JSON."""
         # What saving a large flow costs is spent here, so nothing is called for what is simple, or as it was declared.
         form = self._forms.get(routine.__class__) or self._form(routine, (path, routine_id))
-        state, internals = routine.__dict__, routine._routilux
+        state, internals = routine.__dict__ if form.count else own_attributes(routine), routine._routilux
         self.writer.owner = routine
         slots, events, policy = internals.slots, internals.events, internals.error_handler
         fields: dict[str, Any] = {}
@@ -83,7 +84,7 @@ class RoutineWriter:
 
     def _attributes(self, form: Form, routine: Routine, path: Path) -> dict[str, Any]:
         names = form.shape.rest(routine)
-        state = vars(routine).copy()  # a handler may be at work on it, and has what is new last
+        state = own_attributes(routine)  # as they are now: a handler may be at work on it, and has what is new last
         within = (path, Name("attributes"))
         found = {}
         for name in names:

@@ -8,6 +8,7 @@ import functools
 import inspect
 import weakref
 from collections.abc import Iterable
+from types import MemberDescriptorType
 from typing import Any
 
 import attrs
@@ -46,7 +47,7 @@ class Shape:
     fields: dict[str, Field]
     constructed: bool
     derived: frozenset[str]
-    hidden: tuple[tuple[str, Any], ...]  # slots of plain base classes
+    hidden: tuple[tuple[str, Any], ...]  # slots, some of them perhaps of no field
 
     def held(self, value: Any) -> dict[str, Any]:
         """Return the fields of an object, in their order; those that were never set are absent."""
@@ -56,7 +57,7 @@ class Shape:
         """Return the names of what an object holds beside its fields."""
         held = tuple(getattr(value, "__dict__", ()))  # a copy: a handler may be at work on it
         own = [name for name in held if name not in self.fields and name not in self.derived]
-        return own + [name for name, slot in self.hidden if _is_set(slot, value)]
+        return own + [name for name, slot in self.hidden if name not in self.fields and _is_set(slot, value)]
 
     def make(self, values: dict[str, Any]) -> Any:
         """Return an object with these values; its constructor, where it was generated from the fields, sees them all.
@@ -110,6 +111,7 @@ def _look_at(cls: type) -> Shape:
     vars_of_bases = [(name, value) for base in cls.__mro__ for name, value in vars(base).items()]
     derived = {name for name, value in vars_of_bases if isinstance(value, functools.cached_property)}
     derived.add("_attrs_cached_hash")  # where attrs keeps a hash; it differs from process to process
+    derived.add("__orig_class__")  # what `Box[int]()` leaves for type checkers
     return Shape(cls, type_name(cls), fields, _is_constructed(cls, fields), frozenset(derived), tuple(_hidden(cls)))
 
 
@@ -141,11 +143,12 @@ def _is_constructed(cls: type, fields: dict[str, Field]) -> bool:
 
 def _hidden(cls: type) -> Iterable[tuple[str, Any]]:
     for base in cls.__mro__:
-        if not is_value_class(base):
-            slots = vars(base).get("__slots__", ())
-            for name in (slots,) if isinstance(slots, str) else slots:
-                if name not in ("__dict__", "__weakref__") and name in vars(base):
-                    yield name, vars(base)[name]
+        made = None if issubclass(base, Routine) else vars(base).get("__attrs_attrs__")
+        # The slots that attrs adds to its fields are for cached properties, which are worked out again.
+        known = None if made is None else {each.name for each in made}
+        for name, value in vars(base).items():
+            if isinstance(value, MemberDescriptorType) and (known is None or name in known):
+                yield name, value
 
 
 def _is_set(slot: Any, value: Any) -> bool:

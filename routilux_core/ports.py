@@ -111,6 +111,7 @@ class Declared(NamedTuple):
 
     slots: dict[str, tuple[Merge, Signature]]
     events: dict[str, Event]
+    fields: object = None  # as attrs has noted them on the class: other ones have been made since by a decorator
 
     @classmethod
     def of(cls, routine_class: type, stateless: bool) -> Declared:
@@ -124,6 +125,9 @@ class Declared(NamedTuple):
                     marks[name] = mark
                 elif isinstance(value, Event):
                     events[name] = value
+                elif value is event or value is slot or value is per_worker:
+                    called = f"{routine_class.__name__}.{name} is the function {value.__name__!r} itself"
+                    raise DefinitionError(f"{called}: call it, as in {name} = {value.__name__}(...)")
         if any(ENTRY in vars(base) for base in routine_class.__mro__):
             marks.setdefault(ENTRY, SlotMark("override"))
         return cls(
@@ -132,6 +136,7 @@ class Declared(NamedTuple):
                 for name, mark in marks.items()
             },
             events,
+            vars(routine_class)["__attrs_attrs__"],
         )
 
 
@@ -167,6 +172,11 @@ def slot(
     """
 
     def mark(function: F) -> F:
+        if isinstance(function, str) or not hasattr(function, "__dict__"):
+            raise DefinitionError(
+                f"@slot is put on a method, whose name is the slot's, not on {function!r}; for a slot of another name, "
+                "call define_slot(name, handler=...) in __init__"
+            )
         check_merge_strategy(merge_strategy, f"@slot on {function!r}")
         function.__routilux_slot__ = SlotMark(merge_strategy, whole)  # type: ignore[attr-defined]
         return function

@@ -14,7 +14,15 @@ import attrs
 from routilux_core._attributes import INTERNALS, attributes_of, give
 from routilux_core._binding import Handler, Signature
 from routilux_core._context import CURRENT, frame_of
-from routilux_core._definition import RoutineSettings, check_defaults, check_names, check_settings
+from routilux_core._definition import (
+    RoutineSettings,
+    check_defaults,
+    check_made_once,
+    check_names,
+    check_not_remade,
+    check_settings,
+    unknown_keyword,
+)
 from routilux_core._methods import name_of
 from routilux_core._twins import Twins
 from routilux_core.error_handling import ErrorHandler, ErrorStrategy
@@ -82,7 +90,11 @@ class Routine:
         on_worker_lost: str = "fail",
         **rest: Any,
     ) -> None:
-        super().__init_subclass__(**rest)
+        try:
+            super().__init_subclass__(**rest)
+        except TypeError as error:
+            raise unknown_keyword(cls, next(iter(rest))) if rest else error from None
+        check_made_once(cls)
         cls.__routilux_settings__ = RoutineSettings(
             stateless=stateless,
             concurrency=concurrency,
@@ -102,6 +114,7 @@ class Routine:
             cls.__setattr__ = _sealed_setattr  # type: ignore[assignment]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> typing.Self:
+        check_not_remade(cls, cls.__routilux_declared__.fields)
         routine = super().__new__(cls)
         object.__setattr__(routine, INTERNALS, _Internals())
         _declare(routine)
