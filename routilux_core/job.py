@@ -185,7 +185,10 @@ class JobState:
 def _shows_where(error: BaseException) -> bool:
     """Return whether what is printed of an exception says where it was raised."""
     try:
-        return error.__traceback__ is not None or hasattr(type(error.__cause__), "shows_where")
+        cause: BaseException | None = error
+        while cause is not None and not hasattr(type(cause), "shows_where"):
+            cause = cause.__cause__
+        return error.__traceback__ is not None or cause is not None
     except Exception:  # a class may make of these names what it likes
         return False
 

@@ -122,7 +122,7 @@ class WithLock(Exception):
 
 
 class Stubborn(Exception):
-    """Raises when it is unpickled, however that is done."""
+    """Raises when it is unpickled as it says itself."""
 
     def __new__(cls, *args: Any) -> Stubborn:
         if not args:
