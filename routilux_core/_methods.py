@@ -17,10 +17,20 @@ def method_of(cls: type, name: str) -> Any:
     """Return what a class of the user's own has under a name, if it can be a handler; None if not."""
     if name.startswith("__") and name != "__call__":
         return None
+    found = _code_of(cls, name)
+    return None if isinstance(found, type) else found
+
+
+def hides(cls: type, name: str) -> bool:
+    """Whether an attribute of this name would stand where the class has code: a method, or a class inside it."""
+    return _code_of(cls, name) is not None
+
+
+def _code_of(cls: type, name: str) -> Any:
     for base in cls.__mro__:
         if name in vars(base) and base.__module__ not in _NOT_THE_USERS_OWN:
             found = vars(base)[name]
-            return found if (callable(found) or isinstance(found, _DESCRIBED)) and not isinstance(found, type) else None
+            return found if callable(found) or isinstance(found, _DESCRIBED) else None
     return None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from attrs import frozen
 
 from routilux_core._attributes import members_of
-from routilux_core._methods import method_of
+from routilux_core._methods import hides
 from routilux_core._shapes import Shape, shape_of
 from routilux_core.ports import Merge
 from routilux_core.routine import Routine
@@ -79,7 +79,10 @@ def _declared(merge: Merge) -> str:
 
 
 def is_free(cls: type[Routine], name: str) -> bool:
-    """Whether an attribute of this name is a user's own, and hides no method of the class."""
-    if method_of(cls, name) is not None:
-        return False  # it would hide the method
-    return not (name.startswith("__") and name.endswith("__")) and name not in vars(Routine) and name != "_routilux"
+    """Whether an attribute of this name is a user's own, and hides no code of the class."""
+    return (
+        not hides(cls, name)
+        and not (name.startswith("__") and name.endswith("__"))
+        and name not in vars(Routine)
+        and name != "_routilux"
+    )

@@ -8,7 +8,7 @@ from typing import Any
 from routilux_core import _annotations
 from routilux_core._attributes import drop, own_attributes, put
 from routilux_core._binding import Signature
-from routilux_core._methods import bound, method_of
+from routilux_core._methods import bound, hides, method_of
 from routilux_core._policies import read_policy
 from routilux_core._problems import Enough, Name, Path, Problems
 from routilux_core._records import RoutineRecord, SlotRecord
@@ -143,7 +143,7 @@ class RoutineReader:
     def _attributes(self, form: Form, attributes: dict[str, Any], path: Path) -> dict[str, Any]:
         found = {}
         for name, data in attributes.items():
-            if method_of(form.shape.cls, name) is not None:
+            if hides(form.shape.cls, name):
                 self.problems.add((path, name), f"no attribute can have this name: it is a method of {form.name}")
             elif not is_free(form.shape.cls, name) or name in form.shape.fields or name in form.shape.derived:
                 self.problems.add((path, name), "no attribute can have this name")

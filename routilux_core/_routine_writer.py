@@ -7,7 +7,7 @@ from typing import Any
 
 from routilux_core._attributes import own_attributes
 from routilux_core._kinds import LARGEST
-from routilux_core._methods import method_of, name_of
+from routilux_core._methods import hides, name_of
 from routilux_core._policies import write_policy
 from routilux_core._problems import Name, Path, Problems
 from routilux_core._routine_forms import Form, form_of, is_free, slot_form
@@ -91,8 +91,8 @@ class RoutineWriter:
             if name == "_routilux":
                 continue
             if name not in state or not is_free(routine.__class__, name):
-                hides = "hides the method of that name" if method_of(routine.__class__, name) else "is of this kind"
-                self.problems.add((within, name), f"an attribute that {hides} can't be saved")
+                kind = "that hides a method of that name" if hides(routine.__class__, name) else "of this kind"
+                self.problems.add((within, name), f"an attribute {kind} can't be saved")
             else:
                 found[self.writer.text(name, within)] = self.writer.encode(state[name], (within, Name(name)))
         return found

@@ -9,6 +9,9 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
+
+from routilux_core._printable import Lines
 
 # Each has `add_commands(subparsers)`; a command sets `run=function(options) -> exit code`.
 COMMANDS = ("routilux_core._cli_plugins", "routilux_core._cli_flows")
@@ -30,7 +33,7 @@ def _main(argv: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter is no reason to stop
-    parser = argparse.ArgumentParser(prog="routilux", description="Look at strategies, plugins and saved flows.")
+    parser = _Parser(prog="routilux", description="Look at strategies, plugins and saved flows.")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in COMMANDS:
         importlib.import_module(name).add_commands(subparsers)
@@ -43,6 +46,13 @@ def _main(argv: Sequence[str] | None) -> int:
     finally:
         sys.stdout.flush()  # here, and not when the interpreter exits, where nobody can catch what it raises
     return code
+
+
+class _Parser(argparse.ArgumentParser):
+    """Spells out what a terminal would obey in what it repeats of a command line."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(Lines(message), file)
 
 
 def _print_no_more() -> None:

@@ -128,6 +128,7 @@ class Declared(NamedTuple):
                 elif value is event or value is slot or value is per_worker:
                     called = f"{routine_class.__name__}.{name} is the function {value.__name__!r} itself"
                     raise DefinitionError(f"{called}: call it, as in {name} = {value.__name__}(...)")
+        _refuse_fields(routine_class, marks)
         if any(ENTRY in vars(base) for base in routine_class.__mro__):
             marks.setdefault(ENTRY, SlotMark("override"))
         return cls(
@@ -138,6 +139,15 @@ class Declared(NamedTuple):
             events,
             vars(routine_class)["__attrs_attrs__"],
         )
+
+
+def _refuse_fields(routine_class: type, marks: dict[str, SlotMark]) -> None:
+    for each in vars(routine_class)["__attrs_attrs__"]:
+        if each.name in marks:
+            raise DefinitionError(
+                f"class {routine_class.__name__}: the field {each.name!r} would hide the handler of the slot of "
+                "that name; choose another name"
+            )
 
 
 def _declared(routine_class: type, name: str, mark: SlotMark, stateless: bool) -> Signature:

@@ -286,6 +286,11 @@ def field_and_slot() -> None:
         url: str
 
 
+def field_over_a_handler() -> None:
+    class Wrong(InSlots):
+        input: Any = None  # type: ignore[assignment]
+
+
 def field_of_dataclasses() -> None:
     class Wrong(Routine):
         rows: list[int] = dataclasses.field(default_factory=list)
@@ -316,6 +321,7 @@ def mistyped_keyword() -> None:
     ("define", "words"),
     [
         (field_and_slot, "class Wrong: 'url' is a field and in __slots__"),
+        (field_over_a_handler, "class Wrong: the field 'input' would hide the handler"),
         (field_of_dataclasses, "class Wrong: 'rows' is a field of dataclasses; take `field` from routilux_core"),
         (forgotten_parentheses, r"Wrong.out is the function 'event' itself: call it, as in out = event\("),
         (forgotten_factory, "Wrong.client is the function 'per_worker' itself"),

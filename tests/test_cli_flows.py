@@ -204,6 +204,14 @@ def test_nothing_of_a_file_moves_the_cursor_or_forges_a_line(
     assert not any(line.startswith("ERROR forged") for line in told.splitlines())
 
 
+def test_a_command_line_is_repeated_so_that_no_terminal_obeys_it(capfd: Any) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["show", "doubles:flow", EVIL, f"--{EVIL}"])
+    told = capfd.readouterr().err
+    assert "\\x1b[2J" in told
+    assert not [letter for letter in told if not (letter.isprintable() or letter == "\n")]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="closes the pipe that the command writes to")
 @pytest.mark.parametrize(
     "arguments",

@@ -87,6 +87,9 @@ class DefinesDecorated(Notes):
         super().__init__()
         self.define_slot("input", handler=self.process, merge_strategy=self.merge)
 
+    class Row:
+        """What its methods may make."""
+
     @bare
     def process(self, x: Any) -> None:
         self.note(x)
@@ -324,12 +327,12 @@ def test_an_attribute_that_hides_a_method_is_not_saved(make_flow: MakeFlow) -> N
     with pytest.raises(SerializationError) as refused:
         flow.serialize()
     assert [str(each) for each in refused.value.problems] == [
-        f"routines['r'].attributes[{name!r}]: an attribute that hides the method of that name can't be saved"
+        f"routines['r'].attributes[{name!r}]: an attribute that hides a method of that name can't be saved"
         for name in ("process", "input")
     ]
 
 
-@pytest.mark.parametrize("name", ["note", "process", "merge"])
+@pytest.mark.parametrize("name", ["note", "process", "merge", "Row"])
 def test_a_file_cannot_put_an_object_where_a_method_is(make_flow: MakeFlow, name: str) -> None:
     flow = make_flow()
     flow.add_routine(DefinesDecorated(), "r")
