@@ -215,7 +215,7 @@ class Emitter:
 
     def resource(self, key: tuple[object, str], factory: Callable[[], Any], /) -> Any:
         """Return what this worker made for a routine with `per_worker`, making it when first asked for."""
-        return self.queue.resources.get(self.thread, key, factory)
+        return self.queue.resources.get(key, factory)
 
     # -- what the job is told (lock)
 

@@ -36,7 +36,7 @@ class Process:
         """Close the resources when the process ends, if nobody has before."""
         if not self._closes:
             self._closes = True
-            atexit.register(self.resources.close_all)
+            atexit.register(self.resources.close_everywhere)
 
     def part(self, key: str, data: bytes | None, make: Callable[[bytes], Any]) -> Any:
         """Return what was made of a part, from memory or from what came with the task; None if neither has it."""

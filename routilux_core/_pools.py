@@ -57,7 +57,7 @@ class QueueHost:
         queue.hub.answer()
 
     def worker_ended(self) -> None:
-        self._resources.close(threading.get_ident())
+        self._resources.close_mine()
 
 
 def open_pool(queue: WorkQueue) -> None:

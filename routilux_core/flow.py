@@ -600,7 +600,7 @@ class Flow:
         with self._opening:
             if any(timeout is None or not run.stopped for run in self._running()):
                 return False
-            for queue in self._hub.queues:
+            for queue in sorted(self._hub.queues, key=_works_here):  # what hangs in this thread keeps no pool open
                 close_pool(queue, cancel=timeout is not None, timeout=timeout)
             if self._at_exit is not None:
                 atexit.unregister(self._at_exit)
@@ -666,6 +666,10 @@ def _context() -> Context | None:
     """Return the caller's context variables for the handlers; None if there are none, which costs them nothing."""
     context = copy_context()
     return context if any(variable is not CURRENT for variable in context) else None
+
+
+def _works_here(queue: WorkQueue) -> bool:
+    return queue.pool is not None and queue.pool.in_caller
 
 
 def _deadline(timeout: float | None) -> float | None:

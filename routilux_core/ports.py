@@ -198,7 +198,10 @@ class per_worker(typing.Generic[T]):  # noqa: N801 - reads as a declaration, lik
     """Declare something that each worker makes for itself, when first used in a handler, and closes at its end.
 
     The factory is called without arguments in the worker's own thread or process. What it made is never shipped,
-    copied or saved. It is closed by its `close()` method, or by `__exit__` where it has only that.
+    copied or saved. It is closed by its `close()` method, or by `__exit__` where it has only that, in the thread that
+    made it. Under `sequential` each thread that waits is a worker: `shutdown()` closes what its own thread made, and
+    any other thread closes its own when it ends, or when it next asks. What raises when it is closed, or hangs, is
+    logged, and the rest is closed.
     """
 
     def __init__(self, factory: Callable[[], T]) -> None:

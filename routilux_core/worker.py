@@ -56,7 +56,7 @@ def run(
 
 def close() -> None:
     """Close everything that `per_worker` made in this process. Call it at the worker's end."""
-    process().resources.close_all()
+    process().resources.close_everywhere()
 
 
 class SharedMark:
@@ -347,7 +347,7 @@ class _Batch:
         return (self._cancelled is not None and self._cancelled()) or self._is_over()
 
     def resource(self, key: tuple[object, str], factory: Callable[[], Any], /) -> Any:
-        return self._process.resources.get(self.thread, key, factory)
+        return self._process.resources.get(key, factory)
 
 
 def _call_in_copy(context: Context, call: Callable[[Payload], Any], payload: Payload) -> Any:

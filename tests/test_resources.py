@@ -8,6 +8,8 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +186,136 @@ def test_it_is_closed_when_the_flow_was_forgotten(made: list[Client]) -> None:
     gc.collect()
     assert [client.closed.wait(SECONDS / 4) for client in made] == [True, True]
     assert closed_once_where_made(made)
+
+
+# -- threads that work while they wait, as those of a web server
+
+
+def in_a_thread(call: Callable[[], Any]) -> None:
+    errors: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            call()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=guarded)
+    thread.start()
+    thread.join(SECONDS)
+    assert not thread.is_alive()
+    assert errors == []
+
+
+def test_a_thread_that_only_waits_closes_its_own_at_its_end(make_flow: MakeFlow, made: list[Client]) -> None:
+    flow = make_flow()
+    build(flow, FetchOneByOne())
+    for number in range(3):
+        in_a_thread(lambda: (run(flow, 2), run(flow, 2)))
+        assert len(made) == number + 1  # none is taken over by a thread that happens to have the number of another
+        assert closed_once_where_made(made)
+    run(flow, 1)
+    flow.shutdown()
+    assert len(made) == 4
+    assert closed_once_where_made(made)
+
+
+def test_a_thread_that_goes_on_after_shutdown_closes_its_own_when_it_comes_again(
+    make_flow: MakeFlow, made: list[Client]
+) -> None:
+    flow = make_flow()
+    build(flow, FetchOneByOne())
+    with ThreadPoolExecutor(1) as server:
+        server.submit(run, flow, 2).result(SECONDS)
+        flow.shutdown()
+        assert [client.closers for client in made] == [[]]  # no other thread can close it
+        server.submit(run, flow, 2).result(SECONDS)
+        assert closed_once_where_made(made[:1])
+        assert (len(made), made[1].closers) == (2, [])
+    assert closed_once_where_made(made)
+
+
+def test_a_database_connection_of_a_thread_that_waits_is_closed_in_it(
+    make_flow: MakeFlow, caplog: pytest.LogCaptureFixture
+) -> None:
+    connections: list[sqlite3.Connection] = []
+
+    def connect() -> sqlite3.Connection:
+        connections.append(sqlite3.connect(":memory:"))
+        return connections[-1]
+
+    class Query(Routine):
+        database = per_worker(connect)
+
+        @slot
+        def n(self, n: int) -> None:
+            self.database.execute("select 1")
+
+    flow = make_flow()
+    build(flow, Query())
+    for _ in range(3):
+        in_a_thread(lambda: run(flow, 2).raise_for_errors())
+    flow.shutdown()
+    assert caplog.records == []
+    assert len(connections) == 3
+
+
+# -- closing that fails
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_one_that_raises_whatever_when_closed_keeps_no_other_from_being_closed(
+    make_flow: MakeFlow, strategy: dict[str, Any], made: list[Client], error: type[BaseException]
+) -> None:
+    class Exits:
+        def close(self) -> None:
+            raise error("not now")
+
+    class Both(FetchOneByOne):
+        exits = per_worker(Exits)
+
+        @slot
+        def n(self, n: int) -> None:
+            assert self.exits
+            super().n(n)
+
+    flow = make_flow(**{**strategy, "max_workers": 1})
+    build(flow, Both())
+    assert run(flow, 1).errors == []
+    here = strategy["execution_strategy"] == "sequential" and error is KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt) if here else nullcontext():
+        flow.shutdown()
+    assert len(made) == 1
+    assert closed_once_where_made(made)
+
+
+def test_one_that_hangs_when_closed_keeps_no_other_from_being_closed(
+    make_flow: MakeFlow,
+    strategy: dict[str, Any],
+    made: list[Client],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("routilux_core._resources.PATIENCE", 0.05)
+
+    class Hangs:
+        def close(self) -> None:
+            assert made[0].closed.wait(SECONDS)  # until the other is closed
+
+    class Both(FetchOneByOne):
+        hangs = per_worker(Hangs)
+
+        @slot
+        def n(self, n: int) -> None:
+            assert self.hangs
+            super().n(n)
+
+    flow = make_flow(**{**strategy, "max_workers": 1})
+    build(flow, Both())
+    assert run(flow, 1).errors == []
+    flow.shutdown()
+    assert [len(client.closers) for client in made] == [1]
+    assert "closing 'hangs' (Hangs), made by per_worker, has not come back after 0.05 s" in caplog.text
 
 
 def test_two_routines_do_not_share_one(make_flow: MakeFlow, strategy: dict[str, Any], made: list[Client]) -> None:
