@@ -43,6 +43,11 @@ def bound(owner: Any, name: str) -> Code:
     return made
 
 
+def joined(function: Code, owner: Any) -> Code:
+    """Return a function bound to an object of which no class has it as a method: pickle knows no name for the type."""
+    return MethodType(function, owner)
+
+
 def name_of(owner: Any, code: Any) -> str | None:
     """Return the name under which an object's class has a method; None if this is no method of it.
 

@@ -13,7 +13,7 @@ from types import FunctionType, MethodType
 from typing import Any
 from weakref import WeakSet
 
-from routilux_core._methods import bound, name_of
+from routilux_core._methods import bound, joined, name_of
 from routilux_core.errors import ShippingError
 from routilux_core.ports import Event, Slot
 from routilux_core.routine import Routine
@@ -112,7 +112,7 @@ def _reduce_method(method: MethodType) -> Any:
     if isinstance(owner, type) or getattr(owner, called, None) == method:
         return None
     name = name_of(owner, method)
-    return (MethodType, (method.__func__, owner)) if name is None else (bound, (owner, name))
+    return (joined, (method.__func__, owner)) if name is None else (bound, (owner, name))
 
 
 class _ByReference(pickle.Pickler):

@@ -12,7 +12,17 @@ from typing import Any
 import pytest
 from attrs import define
 
-from routilux_core import DefinitionError, Flow, Routine, SerializationError, event, slot
+from routilux_core import (
+    DefinitionError,
+    Flow,
+    Routine,
+    SerializationError,
+    ShippingError,
+    _pickling,
+    event,
+    slot,
+)
+from routilux_core._shipped_routine import Blueprint, definition_of, pickle_state
 
 MakeFlow = Callable[..., Flow]
 SECONDS = 20.0
@@ -241,6 +251,23 @@ def test_a_handler_is_bound_by_where_it_was_found(
     routine = kind()
     run(make_flow(**strategy), routine)
     assert routine.seen == ALL[kind]
+
+
+@every_kind
+def test_by_reference_a_handler_is_sent_as_what_it_is_or_refused(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Notes]
+) -> None:
+    monkeypatch.setattr(_pickling, "has_cloudpickle", lambda: False)
+    routine = kind()
+    try:
+        parts = definition_of(routine, "r"), pickle_state(routine, "r")
+    except ShippingError:
+        assert kind in (DefinesClosure, DefinesNestedClosure, DefinesDefault, DefinesRecursive)
+        return
+    ready = Blueprint(parts[0], "r").build(parts[1], {})
+    for x in (1, "a"):
+        ready.calls["input"]({"x": x})
+    assert (ready.routine.seen, routine.seen) == (ALL[kind], [])  # type: ignore[attr-defined]
 
 
 @every_kind
