@@ -16,7 +16,7 @@ class Completion:
     """
 
     def __init__(self) -> None:
-        self._set = False
+        self._set = self._nudged = False
         self._waiters: list[threading.Lock] = []  # one for each, held until this is set
         self._callbacks: list[Callable[[], None]] = []
         self._lock = threading.Lock()
@@ -32,24 +32,34 @@ class Completion:
         waiter = threading.Lock()
         waiter.acquire()
         with self._lock:
-            if self._set:
-                return True
+            if self._set or self._nudged:
+                self._nudged = False
+                return self._set
             self._waiters.append(waiter)
         try:
-            return self._sleep(waiter, timeout) or self._set
+            self._sleep(waiter, timeout)
+            return self._set
         finally:
             with self._lock:
                 if waiter in self._waiters:
                     self._waiters.remove(waiter)
 
-    def _sleep(self, waiter: threading.Lock, timeout: float | None) -> bool:
+    def _sleep(self, waiter: threading.Lock, timeout: float | None) -> None:
         if threading.current_thread() is not threading.main_thread():
-            return waiter.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX))
+            waiter.acquire(timeout=-1 if timeout is None else min(max(0.0, timeout), threading.TIMEOUT_MAX))
+            return
         deadline = float("inf") if timeout is None else monotonic() + timeout
         while not waiter.acquire(timeout=max(0.0, min(STRETCH, deadline - monotonic()))):
             if monotonic() >= deadline:
-                return False
-        return True
+                return
+
+    def nudge(self) -> None:
+        """Let those who wait look around: their wait returns, or the next one does, though this is not set."""
+        with self._lock:
+            waiters, self._waiters = self._waiters, []
+            self._nudged = True
+        for waiter in waiters:
+            waiter.release()
 
     def set(self) -> None:
         with self._lock:

@@ -20,13 +20,15 @@ from routilux_core._timers import Timers
 from routilux_core._work_queue import Job, WorkQueue
 from routilux_core.error_handling import ErrorHandler
 from routilux_core.errors import FlowStateError, StrategyError
-from routilux_core.seconds import stretch
+from routilux_core.seconds import LONGEST
 from routilux_core.strategy import Done
 
 if TYPE_CHECKING:
     import logging
 
 LEFT_BEHIND = 0.5  # seconds: a Ctrl-C is raised within one, and this is a part of that
+TICK = 0.02  # seconds between two looks at the clock, where the timers have no thread
+IN_CALLER = 0.25  # seconds between two looks whether they have none, for who works while it waits
 SLICE = 0.005  # seconds for each pool where several work in the caller's thread
 
 
@@ -82,7 +84,7 @@ class Dispatcher:
         self.calls: deque[Called] = deque()
         self.aside = Aside()  # where what may take long is done for threads that others wait for
         self.behind = 0  # jobs whose listeners are so slow that nothing more is shipped
-        self.timers = Timers(self.lock, self.answer)
+        self.timers = Timers(self.lock, self.answer, self._nudge)
         self.has_timeouts = False  # of any routine
         self.error_handler = ErrorHandler()
         self.gather_order: list[Inlet] = []
@@ -103,6 +105,11 @@ class Dispatcher:
             except IndexError:
                 return
             called.recruit()
+
+    def _nudge(self) -> None:
+        """Have those who wait for jobs keep the time: the timers have no thread. Lock."""
+        for run in self.runs:
+            run.nudge()
 
     def recover(self) -> None:
         """Free the lock if a KeyboardInterrupt hit this thread between `acquire` and the `try` behind it.
@@ -185,10 +192,12 @@ class Dispatcher:
         pools = [queue.pool for queue in self.queues if queue.pool is not None and queue.pool.in_caller]
         while not done.is_set():
             left = None if deadline is None else max(0.0, deadline - monotonic())
+            keeps_time = self.timers.keep_time(0.0)
+            most = TICK if keeps_time else IN_CALLER if pools else LONGEST
             if not pools:
-                done.wait(stretch(left))
+                done.wait(most if left is None else min(left, most))
             elif len(pools) == 1:
-                pools[0].wait(done, stretch(left))
+                pools[0].wait(done, most if left is None else min(left, most))
             else:
                 for pool in pools:  # each has to be given a turn
                     pool.wait(done, SLICE)

@@ -10,7 +10,7 @@ from typing import Any
 
 from routilux_core._calling import Caller
 from routilux_core._context import CURRENT, in_greenlet
-from routilux_core._dispatch import as_exception, logger
+from routilux_core._dispatch import TICK, as_exception, logger
 from routilux_core._emitting import TURN, Emitter, waits_with
 from routilux_core._history import COMPLETED, DISCARDED, LATE, WIDTH
 from routilux_core._plan import NO_KEY, Inlet, Item, Node
@@ -96,6 +96,16 @@ class Worker(Caller):
             self.routine = None
             if self.hub.calls:
                 self.hub.answer()
+        if not (self.depth or self.in_caller):  # there, who waits keeps the time
+            self._keep_time()
+
+    def _keep_time(self) -> None:
+        """Look after the timers, where the system gave them no thread, until the queue has something to do."""
+        queue, unclaimed = self.queue, False  # whether a task has waited for a worker before
+        while queue.pool is not None and self.hub.timers.keep_time(TICK):
+            if unclaimed and queue.recruiting:
+                return
+            unclaimed = queue.recruiting
 
     def _loop(self, limit: int, variables: Context) -> int | None:
         """Take activations one by one under the lock, and work off the lane in between; None when it is done.

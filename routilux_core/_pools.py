@@ -115,7 +115,11 @@ def _close(pool: WorkerPool, queue: WorkQueue, cancel: bool, timeout: float | No
 
 def _close_in_time(pool: WorkerPool, queue: WorkQueue, cancel: bool, timeout: float | None) -> None:
     closer = threading.Thread(target=_close, args=(pool, queue, cancel, timeout), name="routilux-close", daemon=True)
-    closer.start()
+    try:
+        closer.start()
+    except RuntimeError:  # the system gives no more threads
+        _close(pool, queue, cancel, timeout)
+        return
     patience = PATIENCE if timeout is None else timeout + 1.0
     closer.join(patience)
     if closer.is_alive():

@@ -347,6 +347,12 @@ class Run(Books):
         self.hub.wait([self], None, rest)
         self.at_rest = None
 
+    def nudge(self) -> None:
+        """Let those who wait for this job look around."""
+        self.done.nudge()
+        if self.at_rest is not None:
+            self.at_rest.nudge()
+
     def finish(self) -> None:
         """Tell those who wait that the job has ended, if it has. Not under the lock, and once."""
         with self.hub.lock:

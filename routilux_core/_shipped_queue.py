@@ -372,13 +372,19 @@ class ShippedQueue(WorkQueue):
             away, runs = list(self.away), list(self.hub.runs)
         with ExitStack() as steps:  # from the last to the first, and each of them, whatever another one raises
             steps.callback(self.lose, runs, error)
-            if pool is not None:  # not here: it may be the pool's own thread that tells of its end
-                closing = threading.Thread(target=self._close_broken, args=(pool,), name="routilux-close", daemon=True)
-                steps.callback(closing.start)
+            if pool is not None:
+                steps.callback(self._close_aside, pool)
             for task in away:  # with the last of them a job may end, and another begin, with a new pool
                 steps.callback(task.give_up, error)
         with self.hub.lock:
             self.workers = LIMITLESS if self.pool is None else self.workers  # whoever comes is told so
+
+    def _close_aside(self, pool: WorkerPool) -> None:
+        """Close a broken pool: not here if that can be helped, since its own thread may tell of its end."""
+        try:
+            threading.Thread(target=self._close_broken, args=(pool,), name="routilux-close", daemon=True).start()
+        except RuntimeError:  # the system gives no more threads
+            self._close_broken(pool)
 
     def _close_broken(self, pool: WorkerPool) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import sys
@@ -188,10 +189,15 @@ class Flusher:
         with self._changed:
             self._due[teller] = due
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="routilux-flusher", daemon=True)
-                self._thread.start()
+                self._start()
             elif due < self._wakes_at:
                 self._changed.notify()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="routilux-flusher", daemon=True)
+        with contextlib.suppress(RuntimeError):  # the system gives no more threads: all of it is told with the replies
+            thread.start()
+            self._thread = thread
 
     def disarm(self, teller: Teller) -> None:
         """Forget a teller that has told everything. The thread is left to find out when it wakes up."""

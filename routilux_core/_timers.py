@@ -1,4 +1,7 @@
-"""Calls at a later time, made by one thread that exists only while something waits."""
+"""Calls at a later time, made by one thread that exists only while something waits.
+
+Where the system gives no thread, those who wait for a job keep the time, and workers that have nothing else to do.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +36,11 @@ class Timer:
 class Timers:
     """A heap of timers, guarded by a lock given from above; calls are made with that lock held."""
 
-    def __init__(self, lock: threading.Lock, after: Callable[[], None]) -> None:
+    def __init__(self, lock: threading.Lock, after: Callable[[], None], alarm: Callable[[], None]) -> None:
         self._lock = lock
         self._changed = threading.Condition(lock)
         self._after = after  # called after each round, without the lock
+        self._alarm = alarm  # called with the lock where there is no thread, so that others keep the time
         self.dead = 0  # how many of the heap were cancelled
         self._heap: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
@@ -59,7 +63,30 @@ class Timers:
 
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._run, name="routilux-timers", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # the system gives no more threads
+            self._thread = None
+            self._alarm()
+
+    def keep_time(self, seconds: float) -> bool:
+        """Make the calls that are due, or will be within some seconds, in place of the thread. Not under the lock.
+
+        Return False where nobody has to: there is a thread, or nothing to wait for.
+        """
+        if self._thread is not None or not self._heap:  # without the lock: those who ask do so again
+            return False
+        with self._changed:
+            left = self._seconds_left()
+            if self._thread is not None or left is None:
+                return False
+            if left > 0:
+                self._changed.wait(min(left, seconds))
+            self._fire()
+            if self._thread is None and self._heap:
+                self._start()  # there may be one by now
+        self._after()
+        return True
 
     def begin_anew(self) -> None:
         """Wait for what is left, with another thread: this is the child of a fork."""
@@ -94,18 +121,19 @@ class Timers:
 
     def _wait(self) -> bool:
         """Wait for the next call that is due; return False when nothing is left to wait for."""
-        heap = self._heap
-        while heap:
-            when, _, timer = heap[0]
-            if timer.call is None:
-                heapq.heappop(heap)
-                self.dead -= 1
-                continue
-            left = when - monotonic()
+        while (left := self._seconds_left()) is not None:
             if left <= 0:
                 return True
             self._changed.wait(stretch(left))
         return False
+
+    def _seconds_left(self) -> float | None:
+        """Return the seconds until the next call, None if there is none."""
+        heap = self._heap
+        while heap and heap[0][2].call is None:
+            heapq.heappop(heap)
+            self.dead -= 1
+        return heap[0][0] - monotonic() if heap else None
 
     def _fire(self) -> None:
         now = monotonic()

@@ -54,7 +54,11 @@ class Supervisor:
 
     def open(self) -> None:
         """Start the workers, and wait for the first of them."""
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._release()
+            raise StrategyError(f"the system gives no thread to look after worker processes: {error}") from error
         try:
             self._opened.wait()
         except BaseException:  # a KeyboardInterrupt
@@ -116,12 +120,16 @@ class Supervisor:
             self._break(StrategyError(f"the supervisor of the process pool broke: {error!r}"))
             self._abandon()
         finally:
-            self._at_exit.cancel()
-            self._selector.close()
-            self._waker.close()
-            self._wakes.close()
-            self._ended.set()
-            self._opened.set()
+            self._release()
+
+    def _release(self) -> None:
+        """Give back what the pool itself holds, and say that it has ended."""
+        self._at_exit.cancel()
+        self._selector.close()
+        self._waker.close()
+        self._wakes.close()
+        self._ended.set()
+        self._opened.set()
 
     def _loop(self) -> None:
         while True:

@@ -47,6 +47,14 @@ class Link:
         self._client: Any = None
         self._traffic: Traffic | None = None
 
+    def _start(self) -> None:
+        try:
+            for thread in reversed(self.threads):
+                thread.start()
+        except RuntimeError as error:
+            self._home.put(None)
+            raise StrategyError(f"the system gives no threads to talk to a Dask cluster: {error}") from error
+
     # -- for any thread
 
     @property
@@ -62,8 +70,7 @@ class Link:
     def open(self) -> None:
         """Connect; what is in the way is a `StrategyError` that says what to do about it."""
         check()
-        for thread in self.threads:
-            thread.start()
+        self._start()
         try:
             self._opened.result()
         except BaseException:
