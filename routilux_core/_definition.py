@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from types import MemberDescriptorType
 from typing import NamedTuple
 
 import attrs
 
-from routilux_core.errors import ConfigurationError, DefinitionError, UnknownNameError
+from routilux_core.errors import ConfigurationError, DefinitionError, UnknownNameError, brief
 from routilux_core.ports import Event, per_worker
 from routilux_core.seconds import check_seconds
 
@@ -31,8 +32,10 @@ def check_settings(cls: type, settings: RoutineSettings) -> None:
         raise UnknownNameError("scope", settings.scope, ("flow", "job"), f"class {cls.__name__}")
     if settings.on_worker_lost not in ("fail", "retry"):
         raise UnknownNameError("on_worker_lost", settings.on_worker_lost, ("fail", "retry"), f"class {cls.__name__}")
-    if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int) or bound < 1):
-        raise ConfigurationError(f"class {cls.__name__}: concurrency has to be a whole number from 1, not {bound!r}")
+    if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int) or not 1 <= bound <= sys.maxsize):
+        raise ConfigurationError(
+            f"class {cls.__name__}: concurrency has to be a whole number from 1 to {sys.maxsize}, not {brief(bound)}"
+        )
     if bound is not None and not settings.stateless:
         raise ConfigurationError(
             f"class {cls.__name__}: concurrency bounds the parallel calls of a stateless routine; one with state has "

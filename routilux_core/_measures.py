@@ -31,8 +31,9 @@ class JobSource:
         run = self.run
         with run.hub.lock:
             run.collect()
-            routines = _by_routine(run.hub, run.history.totals(), run.history.newest())
-            return Counts(routines=routines, jobs=1, wall=run.wall(), emitted=run.emitted)
+            timed = run.history.timed
+            routines = _by_routine(run.hub, run.history.totals(), run.history.newest(), timed)
+            return Counts(routines=routines, timed=timed, jobs=1, wall=run.wall(), emitted=run.emitted)
 
     def hints(self) -> list[str]:
         """Return what would make the job faster."""
@@ -94,8 +95,10 @@ class Measures:
         notes = [*self.history.newest(), *(note for run in self.running for note in run.history.newest())]
         newest = sorted(notes, key=lambda note: note[8])[-self._size :] if self._size else []
         wall = self.busy + (perf_counter() - self.busy_since if self.running else 0.0)
+        timed = self.history.timed
         return Counts(
-            routines=_by_routine(hub, totals, newest),
+            routines=_by_routine(hub, totals, newest, timed),
+            timed=timed,
             jobs=self.finished + len(self.running),
             wall=wall,
             emitted=self.emitted + sum(run.emitted for run in self.running),
@@ -125,10 +128,12 @@ class FlowSource:
             self.measures.clear()
 
 
-def _by_routine(hub: Dispatcher, totals: Mapping[int, Totals], newest: Iterable[Note]) -> dict[str, Counted]:
+def _by_routine(
+    hub: Dispatcher, totals: Mapping[int, Totals], newest: Iterable[Note], timed: bool
+) -> dict[str, Counted]:
     from routilux_core.tracking import Counted
 
-    found = {routine_id: Counted() for routine_id in hub.nodes}
+    found = {routine_id: Counted(timed=timed) for routine_id in hub.nodes}
     for slot, total in totals.items():
         counted = found[_routine_id(hub.inlets, slot)]
         counted.completed += total.completed

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from attrs import define, field, frozen, validators
 
-from routilux_core.errors import ConfigurationError, is_interrupt
+from routilux_core.errors import ConfigurationError, brief, is_interrupt
 from routilux_core.seconds import FOREVER
 
 
@@ -38,7 +38,7 @@ def _strategy(value: ErrorStrategy | str) -> ErrorStrategy:
 def _delay(value: Any) -> float:
     seconds = _as_float(value)
     if not isfinite(seconds):
-        raise ConfigurationError(f"a decision's delay has to be a number of seconds, not {_shown(value)}")
+        raise ConfigurationError(f"a decision's delay has to be a number of seconds, not {brief(value)}")
     return seconds
 
 
@@ -48,15 +48,6 @@ def _as_float(value: Any) -> float:
         return float("nan") if isinstance(value, (str, bytes, bytearray, bool)) else float(value)
     except Exception:
         return float("nan")
-
-
-def _shown(value: Any) -> str:
-    """Return what a value looks like, in short: a number may have thousands of digits."""
-    try:
-        text = repr(value)
-    except Exception:
-        text = f"{type(value).__name__} of very many digits, or without a repr"
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 @frozen
@@ -72,7 +63,7 @@ class Decision:
         if not isinstance(made, Decision):
             raise ConfigurationError(
                 f"what is decided has to be a Decision, such as Decision('continue') or Decision('retry', 0.5), "
-                f"not {_shown(made)}"
+                f"not {brief(made)}"
             )
         return cls(made.strategy, made.delay)
 
@@ -141,16 +132,14 @@ def _number(minimum: float) -> Any:
     def check(_: Any, attribute: Any, value: Any) -> None:
         number = _as_float(value) if isinstance(value, (int, float)) else float("nan")
         if not minimum <= number < float("inf"):
-            raise ConfigurationError(
-                f"{attribute.name} has to be a number of at least {minimum:g}, not {_shown(value)}"
-            )
+            raise ConfigurationError(f"{attribute.name} has to be a number of at least {minimum:g}, not {brief(value)}")
 
     return check
 
 
 def _whole_number(_: Any, attribute: Any, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigurationError(f"{attribute.name} has to be a whole number of at least 0, not {_shown(value)}")
+        raise ConfigurationError(f"{attribute.name} has to be a whole number of at least 0, not {brief(value)}")
 
 
 @frozen

@@ -178,3 +178,12 @@ def trace_of(error: BaseException) -> str:
     ]
     head = "Traceback (most recent call last):\n" if places else ""
     return f"{reason}{head}{''.join(places)}{type(error).__qualname__}: {text_of(error)}\n"
+
+
+def brief(value: object) -> str:
+    """Return what a value that is refused looks like, in short: an integer may have thousands of digits."""
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"{type(value).__name__} of very many digits, or without a repr"
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -26,7 +26,7 @@ from routilux_core._printable import printable
 from routilux_core._run import Run
 from routilux_core._work_queue import WorkQueue
 from routilux_core.error_handling import ErrorHandler, ErrorStrategy
-from routilux_core.errors import CapabilityError, ConfigurationError, FlowStateError
+from routilux_core.errors import CapabilityError, ConfigurationError, FlowStateError, brief
 from routilux_core.graph import Connection, Graph
 from routilux_core.job import JobState
 from routilux_core.ports import ENTRY
@@ -691,9 +691,8 @@ def _checked_params(entry_params: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def _whole(value: Any, name: str, minimum: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= sys.maxsize:
-        shown = repr(value) if not isinstance(value, int) or abs(value) < 1 << 200 else "one of very many digits"
         raise ConfigurationError(
-            f"{name} has to be a whole number of at least {minimum} and at most {sys.maxsize}, not {shown}"
+            f"{name} has to be a whole number of at least {minimum}, and at most {sys.maxsize}, not {brief(value)}"
         )
     return value
 

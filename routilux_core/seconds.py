@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from routilux_core.errors import ConfigurationError
+from routilux_core.errors import ConfigurationError, brief
 
 LONGEST = 86_400.0  # seconds of one wait: epoll takes 24.8 days, a lock of some systems 49, and nan or inf nothing does
 FOREVER = 1e9  # seconds, some 31 years: nobody waits for the end of these
@@ -18,7 +18,7 @@ def check_seconds(value: Any, what: str) -> float:
     """Return a number of seconds above 0, which may be `inf`; anything else is refused."""
     seconds = _number(value)
     if seconds is None or not seconds > 0:
-        raise ConfigurationError(f"{what} has to be a number of seconds above 0, not {value!r}")
+        raise ConfigurationError(f"{what} has to be a number of seconds above 0, not {brief(value)}")
     return seconds
 
 
@@ -28,7 +28,7 @@ def check_patience(value: Any, what: str) -> float | None:
         return None
     seconds = _number(value)
     if seconds is None:
-        raise ConfigurationError(f"{what} has to be a number of seconds, or None for no limit, not {value!r}")
+        raise ConfigurationError(f"{what} has to be a number of seconds, or None for no limit, not {brief(value)}")
     return None if seconds > FOREVER else max(0.0, seconds)
 
 

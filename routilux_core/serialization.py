@@ -5,6 +5,7 @@ Data is never code: reading imports nothing, evaluates nothing and unpickles not
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
@@ -135,8 +136,9 @@ class FlowReader:
 
     def _whole(self, name: str, least: int) -> int:
         value: int = getattr(self.record, name)
-        if value < least:
-            self.problems.add((ROOT, Name(name)), f"expected a whole number from {least}, not {shown(value)}")
+        if not least <= value <= sys.maxsize:
+            expected = f"expected a whole number from {least} to {sys.maxsize}"
+            self.problems.add((ROOT, Name(name)), f"{expected}, not {shown(value)}")
         return value
 
     def _strategy(self, record: StrategyRecord) -> ExecutionStrategy | None:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from attrs import field, frozen
 
-from routilux_core.errors import CapabilityError, ConfigurationError
+from routilux_core.errors import CapabilityError, ConfigurationError, brief
 from routilux_core.seconds import check_seconds
 
 if TYPE_CHECKING:
     import logging
 
 CONTRACT = 1
+MOST_WORKERS = 1_000_000  # a pool has something for each of them ready
 
 
 def _batch_seconds(value: Any) -> float:
@@ -190,9 +191,10 @@ def check_max_workers(value: Any) -> int | None:
     """Return a number of workers, or None for the strategy's own default; anything else is refused."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_WORKERS:
         raise ConfigurationError(
-            f"max_workers has to be a whole number from 1, or None for the strategy's default, not {value!r}"
+            f"max_workers has to be a whole number from 1 to {MOST_WORKERS:,}, or None for the strategy's default, not "
+            f"{brief(value)}"
         )
     return value
 

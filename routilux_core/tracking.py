@@ -14,8 +14,12 @@ INFINITE = float("inf")
 
 @define(kw_only=True, eq=False)
 class Counted:
-    """What was counted for one routine; times in seconds. `newest` are run times from the ring of records."""
+    """What was counted for one routine; times in seconds, if they are `timed`: without records none are measured.
 
+    `newest` are run times from the ring of records.
+    """
+
+    timed: bool = True
     completed: int = 0
     failed: int = 0
     skipped: int = 0
@@ -37,6 +41,7 @@ class Counts:
     """What the engine has counted over one job or several: `wall` is the time in which at least one of them ran."""
 
     routines: Mapping[str, Counted]
+    timed: bool = True  # whether times of calls were measured
     jobs: int = 0
     wall: float = 0.0
     emitted: int = 0
@@ -53,6 +58,8 @@ class Source(Protocol):
 class RoutinePerformance(TypedDict):
     """One routine in figures; times in seconds, None where there is nothing to take them from.
 
+    With the flow's `history_size=0` nothing is measured, unless a plugin listens to records, and all times are None.
+
     `total_executions` counts calls, retried attempts included. `success_rate` is the part of the activations that
     completed, of those that ended: an activation that was retried counts once, by its last attempt. The averages, the
     minimum and the maximum are over all calls. `p50_execution_time` and `p95_execution_time` are taken from the newest
@@ -66,7 +73,7 @@ class RoutinePerformance(TypedDict):
     skipped: int
     retried: int
     success_rate: float | None
-    total_execution_time: float
+    total_execution_time: float | None
     avg_execution_time: float | None
     min_execution_time: float | None
     max_execution_time: float | None
@@ -74,11 +81,11 @@ class RoutinePerformance(TypedDict):
     p95_execution_time: float | None
     percentile_records: int
     avg_queue_wait: float | None
-    total_queue_wait: float
+    total_queue_wait: float | None
 
 
 class FlowPerformance(TypedDict):
-    """A flow, or one job of it, in figures; times in seconds.
+    """A flow, or one job of it, in figures; times in seconds. Without records `work_time` and `parallelism` are None.
 
     `wall_time` is the time in which at least one job ran, `work_time` the sum of the time in all handlers, and
     `parallelism` their quotient: how many handlers ran at once on average. `events` counts emissions. `throughput` is
@@ -87,7 +94,7 @@ class FlowPerformance(TypedDict):
 
     jobs: int
     wall_time: float
-    work_time: float
+    work_time: float | None
     parallelism: float | None
     events: int
     total_executions: int
@@ -126,8 +133,8 @@ class ExecutionTracker:
         return FlowPerformance(
             jobs=counts.jobs,
             wall_time=counts.wall,
-            work_time=total.run_time,
-            parallelism=_divided(total.run_time, counts.wall),
+            work_time=total.run_time if counts.timed else None,
+            parallelism=_divided(total.run_time, counts.wall) if counts.timed else None,
             events=counts.emitted,
             total_executions=total.executions,
             completed=total.completed,
@@ -149,6 +156,7 @@ class ExecutionTracker:
 
 def _of_routine(routine_id: str, counted: Counted) -> RoutinePerformance:
     calls = counted.executions
+    timed_calls = calls if counted.timed else 0
     newest = sorted(counted.newest)
     return RoutinePerformance(
         routine_id=routine_id,
@@ -158,15 +166,15 @@ def _of_routine(routine_id: str, counted: Counted) -> RoutinePerformance:
         skipped=counted.skipped,
         retried=counted.retried,
         success_rate=_success_rate(counted),
-        total_execution_time=counted.run_time,
-        avg_execution_time=_divided(counted.run_time, calls),
-        min_execution_time=counted.shortest if calls else None,
-        max_execution_time=counted.longest if calls else None,
+        total_execution_time=counted.run_time if counted.timed else None,
+        avg_execution_time=_divided(counted.run_time, timed_calls),
+        min_execution_time=counted.shortest if timed_calls else None,
+        max_execution_time=counted.longest if timed_calls else None,
         p50_execution_time=_percentile(newest, 0.50),
         p95_execution_time=_percentile(newest, 0.95),
         percentile_records=len(newest),
-        avg_queue_wait=_divided(counted.queue_wait, calls),
-        total_queue_wait=counted.queue_wait,
+        avg_queue_wait=_divided(counted.queue_wait, timed_calls),
+        total_queue_wait=counted.queue_wait if counted.timed else None,
     )
 
 

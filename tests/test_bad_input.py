@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from routilux_core import (
     PayloadError,
     Routine,
     SealedRoutineError,
+    SerializationError,
     UnknownNameError,
     UnknownStrategyError,
     event,
@@ -288,7 +290,31 @@ ROWS = [
             ("3", ("max_workers", "not '3'")),
             (2.5, ("max_workers", "not 2.5")),
             (True, ("max_workers", "not True")),
+            (2**31, ("max_workers", "1,000,000", "not 2147483648")),
+            (10**400, ("max_workers", "1,000,000", "not 1000")),
         ]
+    ),
+    *(
+        Row(
+            f"{name}=2**{power}",
+            lambda flow, name=name, power=power: Flow(**{name: 2**power}),
+            ConfigurationError,
+            (name, str(sys.maxsize), "not 9223372036854775808" if power == 63 else "digits"),
+        )
+        for name in ("history_size", "max_pending")
+        for power in (63, 50_000)
+    ),
+    Row(
+        "a bound on parallel calls beyond reason",
+        lambda flow: type("Wide", (Routine,), {}, stateless=True, concurrency=2**63),
+        ConfigurationError,
+        ("concurrency", str(sys.maxsize), "not 9223372036854775808"),
+    ),
+    Row(
+        "a saved flow with a history beyond reason",
+        lambda flow: Flow().deserialize({**Flow().serialize(), "history_size": 2**63}),
+        SerializationError,
+        ("history_size", str(sys.maxsize)),
     ),
     *(
         Row(

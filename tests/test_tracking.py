@@ -19,6 +19,7 @@ from routilux_core import (
     UnknownNameError,
     event,
     field,
+    hookimpl,
     slot,
 )
 from routilux_core._history import FRESH
@@ -246,3 +247,30 @@ def test_hints_name_the_routine_that_others_wait_for(make_flow: MakeFlow) -> Non
         (hint,) = tracker.hints()
         assert "'target0': 30 activations one at a time" in hint
         assert "stateless=True" in hint
+
+
+def test_without_records_there_are_counts_and_no_times(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
+    flow = make_flow(**strategy, history_size=0)
+    build(flow, Timed(milliseconds=[20]))
+    job = run(flow, count=2)
+    for tracker in (job.tracker, flow.execution_tracker):
+        figures = tracker.get_routine_performance("target0")
+        assert {figures[name] for name in figures if "time" in name or "wait" in name} == {None}
+        assert (figures["total_executions"], figures["success_rate"], figures["percentile_records"]) == (2, 1.0, 0)
+        total = tracker.get_flow_performance()
+        assert (total["work_time"], total["parallelism"], total["total_executions"]) == (None, None, 3)
+        assert total["wall_time"] >= 0.04 / 4
+
+
+def test_without_records_a_listener_still_has_the_times_of_its_job(make_flow: MakeFlow) -> None:
+    class Listens:
+        @hookimpl
+        def routilux_activations_finished(self, records: Any) -> None:
+            pass
+
+    flow = make_flow(history_size=0, plugins=[Listens()])
+    build(flow, Timed(milliseconds=[20]))
+    figures = run(flow, count=2).tracker.get_routine_performance("target0")
+    assert figures["total_execution_time"] is not None
+    assert figures["total_execution_time"] >= 0.04
+    assert flow.execution_tracker.get_routine_performance("target0")["total_execution_time"] is None

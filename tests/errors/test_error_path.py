@@ -385,7 +385,7 @@ def test_an_exception_raised_in_a_waiting_thread_costs_no_worker(make_flow: Make
 
 
 def test_a_pool_for_very_many_threads_can_be_forgotten() -> None:
-    flow = Flow(execution_strategy="concurrent", max_workers=10**12)
+    flow = Flow(execution_strategy="concurrent", max_workers=1_000_000)
     flow.add_routine(Row(), "row")
     assert flow.run("row", slot="works").status == "completed"
     flow.shutdown()
