@@ -27,6 +27,7 @@ from routilux_core._metadata import (
     in_one_line,
     load_target,
 )
+from routilux_core._printable import printable
 from routilux_core.error_handling import Decision, ErrorStrategy, Failure, by_policy
 from routilux_core.errors import ConfigurationError, RoutiluxError, StrategyError, is_interrupt
 from routilux_core.hookspecs import PROJECT, StrategyRequest, hookimpl
@@ -342,4 +343,4 @@ def trace(text: str, *values: object) -> None:
     """Write a line to standard error if the user asked for it."""
     if os.environ.get(TRACE, "") not in ("", "0"):
         with contextlib.suppress(Exception):  # standard error may be closed, and a value may have no repr
-            sys.stderr.write(f"routilux plugins: {text % values}\n")
+            sys.stderr.write(f"routilux plugins: {printable(text % values)}\n")

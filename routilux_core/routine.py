@@ -73,6 +73,8 @@ class Routine:
     on the parallel calls of a stateless routine), `scope="job"` (each job gets a fresh copy), `timeout` (seconds
     for one call), `type_name` (the name it is saved under), `on_worker_lost="retry"` (a call whose worker process dies
     is made again; by default it has failed).
+
+    A copy of a routine (`copy.copy`, `copy.deepcopy`, `pickle`) is in no flow, and its slots call its own methods.
     """
 
     _routilux: _Internals
