@@ -4,30 +4,42 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import pickle
 import re
 import sys
+import threading
 import warnings
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
+from weakref import WeakSet
 
-from routilux_core._log import log
+from routilux_core._log import NAME, log
 from routilux_core._pickling import PROTOCOL, dumps, loads
 from routilux_core.errors import is_interrupt
 
-MOST = 10_000  # records kept between two messages; of more, the oldest are lost
+MOST = 10_000  # records kept between two messages; of more, the oldest are lost, which is told
 Relayed = list[tuple[str, bytes]]
 
 
 class Relay(logging.Handler):
-    """Keeps what is logged and warned of in this process, until the next message takes it along."""
+    """Keeps what is logged and warned of in this process, until the next message takes it along.
+
+    The program's modules, imported here, too, may have set up log handlers: those are muted for what goes home, where
+    they handle it. Handlers that a call adds are its own affair.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._kept: deque[tuple[str, bytes]] = deque(maxlen=MOST)
+        self._kept: deque[tuple[str, bytes]] = deque()
+        self._dropped = 0
+        self._guard = threading.Lock()
         self._environment: bytes | None = None
         self._installed = False
         self._unknown: set[str] = set()  # modules not imported here, whose warnings have filters
+        self._muted: WeakSet[logging.Handler] = WeakSet()
 
     def apply(self, environment: bytes) -> None:
         """Take over the log levels and warning filters of the process that the work comes from."""
@@ -36,6 +48,7 @@ class Relay(logging.Handler):
         self._environment = environment
         if not self._installed:
             self._installed = True
+            self.mute(_handlers())
             logging.getLogger().addHandler(self)
             self._show = warnings.showwarning
             warnings.showwarning = self._warned
@@ -53,16 +66,49 @@ class Relay(logging.Handler):
                 warnings.filterwarnings(action, message, category, where, line)
         self._unknown -= sys.modules.keys()
 
+    def leave(self) -> None:
+        """Let this process log and warn for itself again: nobody takes home what is kept here."""
+        if self._installed:
+            self._installed, self._environment = False, None
+            logging.getLogger().removeHandler(self)
+            warnings.showwarning = self._show
+            for handler in list(self._muted):
+                handler.removeFilter(_stays_here)
+            self._muted.clear()
+
+    @contextmanager
+    def muting(self) -> Iterator[None]:
+        """Mute the log handlers that come with what is imported meanwhile."""
+        before = _handlers()
+        yield
+        if self._installed:
+            self.mute(_handlers() - before)
+
+    def mute(self, handlers: set[logging.Handler]) -> None:
+        """Let handlers pass over what goes home."""
+        for handler in handlers - {self}:
+            handler.addFilter(_stays_here)
+            self._muted.add(handler)
+
     def taken(self) -> Relayed:
         """Return what was kept, and forget it."""
-        taken: Relayed = []
-        while self._kept:
-            taken.append(self._kept.popleft())
+        with self._guard:
+            taken, self._kept = list(self._kept), deque()
+            dropped, self._dropped = self._dropped, 0
+        if dropped:
+            taken.insert(0, ("log", _packed(_told_of(dropped))))
         return taken
+
+    def _keep(self, kind: str, packed: bytes) -> None:
+        with self._guard:
+            self._kept.append((kind, packed))
+            if len(self._kept) > MOST:
+                self._kept.popleft()
+                self._dropped += 1
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._kept.append(("log", _packed(record)))
+            self._keep("log", _packed(record))
         except Exception:
             self.handleError(record)
 
@@ -83,7 +129,30 @@ class Relay(logging.Handler):
             loads(packed)
         except Exception:
             packed = dumps((UserWarning(f"{category.__name__}: {message}"), UserWarning, filename, lineno))
-        self._kept.append(("warning", packed))
+        self._keep("warning", packed)
+
+
+def _handlers() -> set[logging.Handler]:
+    """Return the handlers of all loggers."""
+    loggers = (logging.root, *logging.root.manager.loggerDict.copy().values())
+    return {handler for each in loggers if isinstance(each, logging.Logger) for handler in each.handlers}
+
+
+def _stays_here(record: logging.LogRecord) -> bool:
+    """Return whether a record does not reach the root logger, from where it would go home."""
+    logger: logging.Logger | None = logging.getLogger(record.name)
+    while logger is not None and logger.propagate:
+        logger = logger.parent
+    return logger is not None and logger is not logging.root
+
+
+def _told_of(dropped: int) -> logging.LogRecord:
+    text = (
+        "%d log records and warnings of worker process %d were dropped, the oldest: it keeps %d until its next "
+        "message to the flow; log less in one call, or let the call log to a file of its own"
+    )
+    arguments = (dropped, os.getpid(), MOST)
+    return logging.LogRecord(NAME, logging.WARNING, __file__, 0, text, arguments, None, "_told_of")
 
 
 def _packed(record: logging.LogRecord) -> bytes:
@@ -109,12 +178,12 @@ def _can_go(value: Any) -> bool:
 
 def environment() -> bytes:
     """Return the log levels and warning filters of this process, for its workers: plain data."""
-    loggers = {name: each for name, each in logging.root.manager.loggerDict.items() if isinstance(each, logging.Logger)}
-    levels = {name: each.level for name, each in loggers.items() if each.level}
+    loggers = logging.root.manager.loggerDict.copy()  # other threads make loggers meanwhile
+    levels = {name: each.level for name, each in loggers.items() if isinstance(each, logging.Logger) and each.level}
     levels[""] = logging.root.level
     filters = [
         (action, _text(message) or "", *_name_of(category), _text(module) or "", line)
-        for action, message, category, module, line in reversed(warnings.filters)
+        for action, message, category, module, line in reversed(list(warnings.filters))
     ]
     return pickle.dumps((levels, logging.root.manager.disable, filters), PROTOCOL)
 

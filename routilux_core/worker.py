@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from contextvars import Context, copy_context
 from functools import partial
 from time import perf_counter
@@ -55,7 +56,11 @@ def run(
 
 
 def close() -> None:
-    """Close everything that `per_worker` made in this process. Call it at the worker's end."""
+    """Close everything that `per_worker` made in this process. Call it at the worker's end.
+
+    From then on what is logged here is for the process's own log handlers again.
+    """
+    process().relay.leave()
     process().resources.close_everywhere()
 
 
@@ -164,11 +169,13 @@ class _Batch:
         ]
         if not self._at_home:
             wanted.append((self._environment, bytes))
-        for key, make in wanted:
-            try:
-                self._made[key] = self._process.part(key, self._parts.get(key), make)
-            except BaseException as error:  # the user's classes are imported and unpickled here
-                self._made[key] = error
+        muting = self._process.relay.muting() if self._parts and not self._at_home else nullcontext()
+        with muting:
+            for key, make in wanted:
+                try:
+                    self._made[key] = self._process.part(key, self._parts.get(key), make)
+                except BaseException as error:  # the user's classes are imported and unpickled here
+                    self._made[key] = error
         return [key for key, _ in wanted if self._made[key] is None]
 
     def _prepare(self) -> None:
