@@ -7,7 +7,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from routilux_core._relay import Relay
 from routilux_core._resources import Resources
@@ -17,12 +17,19 @@ MOST_PARTS = 4096
 MOST_BYTES = 256 << 20
 
 
+class Batch(Protocol):
+    """A task that runs."""
+
+    def leave(self) -> None: ...
+
+
 class Process:
     """What a worker process keeps from task to task."""
 
     def __init__(self) -> None:
         self.token = f"{os.getpid()}-{os.urandom(8).hex()}"  # says whether work comes from this very process
         self.pid = os.getpid()
+        self.running: set[Batch] = set()
         self.serves = False  # whether it runs what other processes send
         self.resources = Resources()
         self.relay = Relay()
@@ -57,6 +64,16 @@ class Process:
 
 
 _process = Process()
+
+
+def _after_fork() -> None:
+    """Let the tasks that run know that this process is a fork, which a handler has made: they are not its own."""
+    for batch in list(_process.running):
+        batch.leave()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def process() -> Process:

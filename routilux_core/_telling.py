@@ -91,6 +91,12 @@ class Teller:
             if not self.ends:
                 self.started = perf_counter()  # the sending took its time
 
+    def leave(self) -> None:
+        """Tell nothing any more, and be asked when the call that runs ends: this is a fork."""
+        self._lock = threading.Lock()  # the flusher may have held the other
+        self.mark, self._send = sys.maxsize, None
+        self.half_told = True
+
     def reply(self, last: dict[str, Any]) -> bytes:
         """Return the last message, with everything not told yet."""
         with self._lock:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pickle
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from contextvars import Context, copy_context
 from functools import partial
 from time import perf_counter
-from typing import Any
+from typing import Any, NoReturn
 
 from routilux_core._binding import Payload
 from routilux_core._context import CURRENT, Frame
@@ -132,6 +136,7 @@ class _Batch:
         alone = len(self._calls) == 1 and len(self._calls[0][-1]) == 1
         self._teller = Teller(send, self._process.flusher, relay, alone)
         self._names, self._data = self._teller.names, self._teller.data
+        self._forked = False  # whether this is a copy of the task, in a process that the call which runs has forked
         self._held: list[tuple[str, Data]] | None = None  # by the activation that runs, where it may run again
         self._due: float | None = None  # when the time of the call that runs is over
         self._late = 0  # what it has emitted since
@@ -151,9 +156,11 @@ class _Batch:
             self._prepare()
             CURRENT.set(self)
             self._variables, self._unset, self._isolates = variables, copy_context(), len(variables) > 1
+            self._process.running.add(self)
             try:
                 self._run_all()
             finally:
+                self._process.running.discard(self)
                 self.routine = None
             if self._travelling is not None:
                 last.update(_home_coming(self._travelling))
@@ -161,6 +168,12 @@ class _Batch:
         if self._teller.broken is not None:
             raise self._teller.broken
         return reply
+
+    def leave(self) -> None:
+        """Be a copy that nobody wants: in a fork, the call that runs may go on, and nothing else does."""
+        self._forked = True
+        self._mark = self._cancelled = None
+        self._teller.leave()
 
     def _missing(self) -> list[str]:
         """Return the keys of the parts that neither came nor were kept; what is found is noted for this task."""
@@ -225,6 +238,8 @@ class _Batch:
                 if timeout is not None:
                     self._check_time(number, slot)
             except BaseException as error:  # SystemExit and KeyboardInterrupt too: they fail the activation
+                if self._forked:
+                    _end_fork(error)
                 self._failed(index, number, self._judged(error, number, slot), holds)
                 if not goes_on:
                     return False
@@ -236,6 +251,8 @@ class _Batch:
                 upto.append(len(names))
                 ends.append(clock())
             if teller.half_told:
+                if self._forked:
+                    _end_fork(None)
                 teller.end_half_told()
             if len(variables) > 1 and not self._isolates:
                 self._isolates, call = True, None
@@ -359,6 +376,20 @@ class _Batch:
 
 def _call_in_copy(context: Context, call: Callable[[Payload], Any], payload: Payload) -> Any:
     return context.copy().run(call, payload)
+
+
+def _end_fork(error: BaseException | None) -> NoReturn:
+    """End a process that a handler has forked, when its call is over there: the reply is its parent's to give."""
+    code = 0
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+        code = error.code or 0
+    elif error is not None:
+        traceback.print_exception(error)
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code & 0xFF)
 
 
 def pack(payload: Payload, whole: str) -> bytes:
