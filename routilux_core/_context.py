@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,6 +12,15 @@ from routilux_core.errors import FlowStateError
 
 if TYPE_CHECKING:
     from routilux_core.routine import Routine
+
+
+class Awaited(Protocol):
+    """A job, and the frames in which somebody waits for its end."""
+
+    @property
+    def job_id(self) -> str: ...
+    @property
+    def waiters(self) -> list[Frame]: ...
 
 
 class Frame(Protocol):
@@ -25,6 +34,8 @@ class Frame(Protocol):
 
     @property
     def outer(self) -> Frame | None: ...
+    @property
+    def at(self) -> Awaited | None: ...
 
     def emit(self, event_name: str, data: dict[str, Any], /) -> None: ...
 
@@ -47,23 +58,50 @@ def frame_of(routine: Routine) -> Frame | None:
     return frame
 
 
-def inside(hub: object) -> bool:
-    """Return whether the caller is in a handler that this dispatcher runs, at any depth of the stack."""
+def here() -> Frame | None:
+    """Return the frame of the handler that runs in this thread, or of what tells listeners; None outside of both."""
     frame = CURRENT.get()
-    while frame is not None:
-        if frame.hub is hub and frame.thread == get_ident():
-            return True
-        frame = frame.outer
-    return False
+    return frame if frame is not None and frame.thread == get_ident() else None
+
+
+def inside(hub: object) -> bool:
+    """Return whether the caller is in a handler that this dispatcher runs, or in a job for which such a one waits."""
+    return any(frame.hub is hub for frame in _held_up())
+
+
+def _held_up() -> Iterator[Frame]:
+    """Yield the frames that can't go on before the caller does: on its stack, and of those who wait for their jobs."""
+    found: set[int] = set()
+    starts = [(CURRENT.get(), get_ident())]
+    while starts:
+        frame, thread = starts.pop()
+        while frame is not None:
+            if frame.thread == thread and id(frame) not in found:
+                found.add(id(frame))
+                yield frame
+                if frame.at is not None:
+                    starts += [(each, each.thread) for each in frame.at.waiters.copy()]
+            frame = frame.outer
 
 
 def check_outside(hub: object, what: str) -> None:
-    """Refuse a call inside a handler of the same flow, where it would wait for itself."""
-    if inside(hub):
+    """Refuse a call inside a handler of the same flow, where it would wait for itself: also through other flows."""
+    found = next((frame for frame in _held_up() if frame.hub is hub), None)
+    if found is None:
+        return
+    if found.thread == get_ident():
         raise FlowStateError(
             f"{what} was called in a handler of the same flow, which would wait for itself: "
             "return from the handler, and wait outside"
         )
+    frame = here()
+    mine = frame.at.job_id if frame is not None and frame.at is not None else "this handler"
+    owner = found.routine._routilux.owner if found.routine is not None else None
+    name = f"routine {owner[1]!r} of flow {owner[0]!r}" if owner else "a tracking hook of the same flow"
+    raise FlowStateError(
+        f"{what} was called in job {mine}, for whose end {name} waits, perhaps through others: in such a ring each "
+        "would wait for the next; return from the handler, and wait outside"
+    )
 
 
 def has_gil() -> bool:

@@ -14,6 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from routilux_core._aside import Aside
+from routilux_core._context import check_outside, here
 from routilux_core._measures import Measures
 from routilux_core._plan import Inlet, Item, Node
 from routilux_core._timers import Timers
@@ -169,8 +170,20 @@ class Dispatcher:
 
         A KeyboardInterrupt cancels them, and is raised on.
         """
+        waited, frame = list(runs), here()
+        if frame is None:
+            return self._wait(waited, timeout, until)
+        for run in waited:
+            run.waiters.append(frame)
+        try:  # look once more, now that others see it: they may just have begun to wait for this
+            check_outside(self, "a wait for a job")
+            return self._wait(waited, timeout, until)
+        finally:
+            for run in waited:
+                run.waiters.remove(frame)
+
+    def _wait(self, waited: list[Job], timeout: float | None, until: Done | None) -> bool:
         deadline = None if timeout is None else monotonic() + timeout
-        waited = list(runs)
         if not all(run.done.is_set() for run in waited):
             self.check_fork()
         try:

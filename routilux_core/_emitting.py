@@ -85,6 +85,11 @@ class Emitter:
         return run
 
     @property
+    def at(self) -> Run | None:
+        """The run of the activation in hand, if there is one."""
+        return None if self.item is None else self.run
+
+    @property
     def node(self) -> Node:
         """The node of the activation in hand."""
         assert self.item is not None

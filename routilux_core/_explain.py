@@ -12,6 +12,7 @@ from routilux_core._printable import printable
 if TYPE_CHECKING:
     from routilux_core._plan import Inlet, Item, Node
     from routilux_core._run import Run
+    from routilux_core._work_queue import WorkQueue
 
 ENOUGH = 20  # activations before a hint is worth giving
 
@@ -20,9 +21,14 @@ def explain(run: Run) -> str:
     """Return a line for the state, one for each thing waited for, and the hints."""
     with run.hub.lock:
         run.collect()
-        lines = [_headline(run), *_waiting(run)]
+        lines = [_headline(run), *_waiting(run), *_waited_for(run)]
         totals = run.history.totals()
     return "\n".join([*lines, *hints(totals, run.hub.inlets)])
+
+
+def _waited_for(run: Run) -> list[str]:
+    owners = [frame.routine._routilux.owner for frame in run.waiters.copy() if frame.routine is not None]
+    return [f"waited for by routine {owner[1]!r} of flow {owner[0]!r}" for owner in owners if owner is not None]
 
 
 def _headline(run: Run) -> str:
@@ -32,14 +38,18 @@ def _headline(run: Run) -> str:
 
 def _waiting(run: Run) -> list[str]:
     lines = []
-    queued = Counter(item[0].node.routine_id for queue in run.hub.queues for item in queue.queued() if item[2] is run)
+    queued, unasked = (
+        Counter(item[0].node.routine_id for queue in queues for item in queue.queued() if item[2] is run)
+        for queues in _by_who_works(run)
+    )
     behind = Counter(item[0].node.routine_id for item in _behind(run) if item[2] is run)
     retries = Counter(item[0].node.routine_id for _, item, _ in run.retrying.values())
     parked = Counter(item[0].node.routine_id for item in (*run.parked, *run.parked_retries))
     running = run.pending - sum(map(len, (run.retrying, run.parked, run.parked_retries)))
-    running -= sum(queued.values()) + sum(behind.values())
+    running -= sum(queued.values()) + sum(unasked.values()) + sum(behind.values())
     for counts, text in (
         (queued, "queued for a worker"),
+        (unasked, "queued for a thread that waits: job.wait() or flow.wait_for_completion()"),
         (behind, "queued behind a call of the same routine"),
         (retries, "waiting for a retry"),
         (parked, "set aside until resume()"),
@@ -51,6 +61,12 @@ def _waiting(run: Run) -> list[str]:
         names = ", ".join(printable(f"{inlet.node.routine_id}.{inlet.name}") for inlet in run.arrivals)
         lines.append(f"gathered for the end of the job: {names}")
     return lines
+
+
+def _by_who_works(run: Run) -> tuple[list[WorkQueue], list[WorkQueue]]:
+    """Return the queues that workers work off, and those that are left to who waits, while nobody does. Lock."""
+    mine = [queue for queue in run.hub.queues if queue.pool is not None and queue.pool.in_caller and not queue.active]
+    return [queue for queue in run.hub.queues if queue not in mine], mine
 
 
 def _behind(run: Run) -> Iterator[Item]:

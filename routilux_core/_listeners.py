@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from routilux_core._aside import Aside
-from routilux_core._context import CURRENT, Frame
+from routilux_core._context import CURRENT, Awaited, Frame
 from routilux_core._history import Note, Stretch, records
 from routilux_core._job_records import ActivationRecord
 from routilux_core._log import log
@@ -55,7 +55,7 @@ class Hub(Protocol):
     def answer(self) -> None: ...
 
 
-class Noted(Protocol):
+class Noted(Awaited, Protocol):
     """What is needed of a run."""
 
     @property
@@ -301,7 +301,7 @@ class Listeners:
             copy_context().run(self._tell, hook, {"job": self._job, ARGUMENTS[hook]: record})
 
     def _tell(self, hook: str, record: dict[str, Any]) -> None:
-        CURRENT.set(_Telling(self._hub))
+        CURRENT.set(_Telling(self._hub, self._run))
         for each in self._by_hook[hook]:
             try:
                 each.function(*[record[name] for name in each.arguments])
@@ -335,8 +335,9 @@ class _Telling:
 
     routine: Routine | None = None
 
-    def __init__(self, hub: object) -> None:
+    def __init__(self, hub: object, run: Awaited) -> None:
         self.hub = hub
+        self.at = run
         self.thread = get_ident()
         self.outer: Frame | None = CURRENT.get()
 

@@ -12,7 +12,7 @@ from routilux_core.error_handling import ErrorHandler, ErrorStrategy
 from routilux_core.errors import PayloadError
 from routilux_core.ports import Slot
 from routilux_core.routine import Routine, fresh_copy
-from routilux_core.strategy import Chooser, ExecutionStrategy
+from routilux_core.strategy import Chooser, ExecutionStrategy, WorkerPool
 
 DEFAULT_POLICY = ErrorHandler()
 NO_KEY = object()  # in no payload
@@ -34,6 +34,7 @@ class Lane(Protocol):
     recruiting: bool
     strategy: ExecutionStrategy
     chooser: Chooser | None
+    pool: WorkerPool | None
 
     def call(self) -> None: ...
     def backlog(self) -> int: ...

@@ -13,7 +13,7 @@ from routilux_core._begun import wait_until_begun
 from routilux_core._binding import Payload
 from routilux_core._books import GATHERED, Books
 from routilux_core._completion import Completion
-from routilux_core._context import CURRENT, check_outside
+from routilux_core._context import CURRENT, Frame, check_outside
 from routilux_core._history import DISCARDED, FAILED, RETRIED, SKIPPED
 from routilux_core._plan import Inlet, Item, Node, Outlet, rename
 from routilux_core.error_handling import ErrorStrategy
@@ -47,6 +47,7 @@ class Run(Books):
         "retrying",
         "stopped",
         "swept",
+        "waiters",
         "wary",
     )
 
@@ -67,6 +68,7 @@ class Run(Books):
         self.parked_retries: list[Item] = []  # with their permits
         self.swept: set[int] = set()  # counted as discarded, but still in the lane of a worker that works alone
         self.plugins: PluginSet | None = None
+        self.waiters: list[Frame] = []  # handlers, of other flows, that wait for the end
 
     def listen(self, plugins: PluginSet | None, job: JobState) -> None:
         """Work out who listens to this job; done once, before anything is posted."""
@@ -337,14 +339,17 @@ class Run(Books):
 
     # -- without the lock
 
-    def drive(self) -> None:
-        """Wait in the thread that called `execute`, which does the work, until the job has ended or is paused."""
+    def drive(self, timeout: float | None) -> None:
+        """Wait in the thread that called `execute`, which does the work, until the job has ended or is paused.
+
+        With a timeout of 0 no longer than there is work for it.
+        """
         with self.hub.lock:
             if self.paused:
                 return
             self.at_rest = rest = Completion()
         self.done.add_callback(rest.set)
-        self.hub.wait([self], None, rest)
+        self.hub.wait([self], timeout, rest)
         self.at_rest = None
 
     def nudge(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from routilux_core._choice import bring_back, take_chosen
-from routilux_core._context import has_gil
+from routilux_core._context import Frame, has_gil
 from routilux_core._plan import Inlet, Item, Node
 from routilux_core._resources import Resources
 from routilux_core.errors import StrategyError, is_interrupt
@@ -28,6 +28,7 @@ class Job(Protocol):
     halted: bool
     stopped: bool
     swept: set[int]
+    waiters: list[Frame]
 
     @property
     def done(self) -> Done: ...

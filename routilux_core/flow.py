@@ -20,7 +20,7 @@ from routilux_core._dispatch import Dispatcher, logger
 from routilux_core._forks import watch
 from routilux_core._loop import WorkTask
 from routilux_core._measures import FlowSource
-from routilux_core._plan import Inlet, Node, Outlet
+from routilux_core._plan import Inlet, Lane, Node, Outlet
 from routilux_core._pools import close_pool, open_pool
 from routilux_core._printable import printable
 from routilux_core._run import Run
@@ -281,7 +281,9 @@ class Flow:
 
         The entry is the routine's `__call__`, else its only slot, else `slot` says which. Inside a handler of this flow
         the job is returned running, under every strategy. Each call of a handler has a copy of the caller's context
-        variables, which don't travel to other processes; what it sets there ends with it.
+        variables, which don't travel to other processes; what it sets there ends with it. An entry that was placed on
+        `sequential` in a flow of another strategy is called here, before this returns; what else is placed there runs
+        where somebody waits.
         """
         payload = _checked_params(entry_params)
         self._hub.check_fork()
@@ -302,11 +304,11 @@ class Flow:
                 run.post(inlet, payload, 0, perf_counter())
                 run.quiet()
             self._last = job
-            pool = self._default.pool
+            whole, entry = (_works_here(queue) for queue in (self._default, inlet.node.queue))
         run.tell_started()
         hub.settle([run])
-        if pool is not None and pool.in_caller and not inside(hub):
-            run.drive()
+        if (whole or entry) and not inside(hub):
+            run.drive(None if whole else 0.0)
         return job
 
     def run(
@@ -668,7 +670,8 @@ def _context() -> Context | None:
     return context if any(variable is not CURRENT for variable in context) else None
 
 
-def _works_here(queue: WorkQueue) -> bool:
+def _works_here(queue: Lane) -> bool:
+    """Return whether a queue is worked off in the thread that waits."""
     return queue.pool is not None and queue.pool.in_caller
 
 

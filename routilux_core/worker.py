@@ -110,6 +110,7 @@ class _Batch:
     """One task, run; and the frame that its handlers find."""
 
     shipped = True
+    at = None  # the job is elsewhere
 
     def __init__(
         self,

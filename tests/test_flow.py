@@ -386,6 +386,48 @@ def test_a_job_that_another_thread_works_at_sees_the_variables_of_who_executed_i
     assert jobs[0].outputs["signed"] == [{"n": "2 of nobody"}]
 
 
+class SaysWhere(Routine):
+    done = event()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: list[int] = []
+        self.called = threading.Event()
+        self.define_slot("go", self.note)
+
+    def note(self) -> None:
+        self.threads.append(threading.get_ident())
+        self.emit("done")
+        self.called.set()
+
+
+def test_an_entry_placed_in_the_callers_thread_is_called_there_at_once(make_flow: MakeFlow) -> None:
+    flow, first, second, last = make_flow(execution_strategy="concurrent"), SaysWhere(), SaysWhere(), SaysWhere()
+    flow.add_routine(first, "first", execution_strategy="sequential")
+    flow.add_routine(second, "second")
+    flow.add_routine(last, "last", execution_strategy="sequential")
+    flow.connect("first", "done", "second", "go")
+    flow.connect("second", "done", "last", "go")
+    job = flow.execute("first")
+    me = threading.get_ident()
+    assert first.threads == [me]
+    assert second.called.wait(SECONDS)  # though nobody has waited for the job
+    assert me not in second.threads
+    assert job.wait(SECONDS)
+    assert last.threads == [me]
+
+
+def test_explain_says_that_somebody_has_to_wait_for_what_is_placed_in_a_callers_thread(make_flow: MakeFlow) -> None:
+    flow, first, last = make_flow(execution_strategy="concurrent"), SaysWhere(), SaysWhere()
+    flow.add_routine(first, "first")
+    flow.add_routine(last, "last", execution_strategy="sequential")
+    flow.connect("first", "done", "last", "go")
+    job = flow.execute("first")
+    assert first.called.wait(SECONDS)
+    assert "'last': 1 queued for a thread that waits: job.wait() or flow.wait_for_completion()" in job.explain()
+    assert job.wait(SECONDS)
+
+
 # -- switching
 
 

@@ -6,11 +6,23 @@ import threading
 from collections.abc import Callable
 from contextvars import Context
 from pathlib import Path
+from time import perf_counter, sleep
 from typing import Any
 
 import pytest
 
-from routilux_core import ConfigurationError, ErrorHandler, Flow, JobState, Ledger, Routine, event, field, slot
+from routilux_core import (
+    ConfigurationError,
+    ErrorHandler,
+    Flow,
+    FlowStateError,
+    JobState,
+    Ledger,
+    Routine,
+    event,
+    field,
+    slot,
+)
 
 MakeFlow = Callable[..., Flow]
 SECONDS = 20.0
@@ -411,6 +423,90 @@ class PerJob(Routine, scope="job"):
 
     def count(self, n: list[int]) -> None:
         self.counts["more"] = len(n)
+
+
+class Hops(Routine):
+    """Runs the same in the next of the flows, and waits for it."""
+
+    flows: list[Flow] = field(factory=list)
+
+    def __call__(self, at: int, hops: int) -> None:
+        if hops:
+            after = (at + 1) % len(self.flows)
+            self.flows[after].run("hop", {"at": after, "hops": hops - 1}).raise_for_errors()
+
+
+class HopsFreely(Routine, stateless=True):
+    flows: list[Flow] = field(factory=list)
+    __call__ = Hops.__call__
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("routine_type", [Hops, HopsFreely])
+@pytest.mark.parametrize("ring", ["cc", "cccc", "sc", "csc", "sss"])
+def test_flows_that_run_each_other_in_a_ring_are_refused_by_name(
+    make_flow: MakeFlow, ring: str, routine_type: type[Hops], workers: int
+) -> None:
+    names = {"c": "concurrent", "s": "sequential"}
+    flows = [make_flow(f"f{n}", names[each], workers) for n, each in enumerate(ring)]
+    for flow in flows:
+        flow.add_routine(routine_type(flows=flows), "hop")
+    job = flows[0].execute("hop", {"at": 0, "hops": 20})
+    assert job.wait(SECONDS), job.explain()
+    assert job.status == "failed"
+    direct = set(ring) == {"s"}
+    assert ("handler of the same flow" if direct else "routine 'hop' of flow 'f0' waits") in job.errors[0].traceback
+    assert flows[0].run("hop", {"at": 0, "hops": len(ring) - 1}).status == "completed"  # once round is no ring
+
+
+def test_two_jobs_that_begin_to_wait_for_each_other_at_once_do_not_both_wait(make_flow: MakeFlow) -> None:
+    meet = threading.Barrier(2, timeout=SECONDS)
+    jobs: list[JobState] = []
+
+    class WaitsFor(Routine):
+        other: int
+
+        def __call__(self) -> None:
+            meet.wait()
+            meet.wait()
+            jobs[self.other].wait()
+
+    flows = [make_flow(f"f{n}", "concurrent", 1) for n in range(2)]
+    for n, flow in enumerate(flows):
+        flow.add_routine(WaitsFor(other=1 - n), "waits")
+    for _ in range(20):
+        jobs[:] = [flow.execute("waits") for flow in flows]
+        assert [job.wait(SECONDS) for job in jobs] == [True, True]
+        errors = [failure.exception for job in jobs for failure in job.errors]
+        assert 1 <= len(errors) <= 2
+        assert {type(error) for error in errors} == {FlowStateError}
+
+
+def test_explain_says_who_waits_for_a_job(make_flow: MakeFlow) -> None:
+    outer, inner, blocks = make_flow("outer", "concurrent"), make_flow("inner", "concurrent"), Blocks()
+    inner.add_routine(blocks, "blocks")
+    outer.add_routine(Runs(inner), "runs")
+    job = outer.execute("runs")
+    try:
+        assert blocks.running.wait(SECONDS)
+        assert inner.job_state is not None
+        deadline = perf_counter() + SECONDS
+        while "waited for by routine 'runs' of flow 'outer'" not in inner.job_state.explain():
+            assert perf_counter() < deadline
+            sleep(0.001)
+    finally:
+        blocks.release.set()
+    assert job.wait(SECONDS)
+    assert "waited for" not in inner.job_state.explain()
+
+
+class Runs(Routine):
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def __call__(self) -> None:
+        self.flow.run("blocks")
 
 
 @pytest.mark.parametrize("slot", ["n", "more"])
