@@ -92,7 +92,7 @@ def _list_plugins() -> list[Entry]:
 
 def _print(entries: list[Entry], last: str, as_json: bool) -> int:
     if as_json:
-        sys.stdout.write(json.dumps(entries, indent=2) + "\n")
+        print(json.dumps(entries, indent=2))
         return 0
     rows = [("name", "distribution", "state", last)]
     for each in entries:
@@ -102,9 +102,9 @@ def _print(entries: list[Entry], last: str, as_json: bool) -> int:
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=False))
-        sys.stdout.write(f"{line}  {row[3]}".rstrip() + "\n")
+        print(f"{line}  {row[3]}".rstrip())
     if len(rows) == 1:
-        sys.stdout.write("(none)\n")
+        print("(none)")
     return 0
 
 

@@ -9,7 +9,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from routilux_core._printable import Lines
 
@@ -25,8 +25,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _main(argv)
     except BrokenPipeError:  # `routilux ... | head` has seen enough
-        _print_no_more()
+        _print_no_more(sys.stdout, sys.stderr)
         return NOBODY_READS
+    except OSError as error:  # the disk is full, perhaps
+        _print_no_more(sys.stdout)
+        print(Lines(f"routilux: {error}"), file=sys.stderr)
+        return 1
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -44,7 +48,8 @@ def _main(argv: Sequence[str] | None) -> int:
         print("routilux: interrupted", file=sys.stderr)
         return 130
     finally:
-        sys.stdout.flush()  # here, and not when the interpreter exits, where nobody can catch what it raises
+        if sys.stdout is not None:  # a shell may close it
+            sys.stdout.flush()  # here, and not when the interpreter exits, where nobody can catch what it raises
     return code
 
 
@@ -55,10 +60,10 @@ class _Parser(argparse.ArgumentParser):
         super()._print_message(Lines(message), file)
 
 
-def _print_no_more() -> None:
+def _print_no_more(*streams: TextIO) -> None:
     """Let what is still in a buffer go nowhere when the interpreter exits."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in streams:
         with contextlib.suppress(OSError, ValueError):  # it may be no file
             os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

@@ -232,6 +232,23 @@ def test_a_command_whose_reader_has_gone_ends_quietly(folder: Path, arguments: t
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a disk that is full")
+def test_what_cannot_be_written_is_one_message(folder: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "routilux_core.cli", "show", "doubles:flow"],
+            cwd=folder,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("routilux: ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_terminal_that_lacks_letters_is_no_reason_to_stop(folder: Path) -> None:
     command = [sys.executable, "-m", "routilux_core.cli", "run", "doubles:flow", "--entry", "first.input"]
     arguments = ["--param", "number=é"]
