@@ -273,6 +273,8 @@ class HomeComing(Task):
         """Let the frames go of an exception that was made here, for one activation."""
         if not self.hub.keeps_frames:
             forget_frames(error, sys.exception())
+            if isinstance(error, ShippingError):
+                error.value = None  # the payload that could not be sent
 
     def _count(self, index: int, outcome: int, started: float, ended: float, delay: float) -> None:
         """Count an activation that did not simply complete, as the very last thing that it does."""

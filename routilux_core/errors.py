@@ -148,8 +148,31 @@ UNREADABLE = "(the exception can't be shown in full: "  # how the text of a trac
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Return whether an exception is a Ctrl-C that has reached the main thread: nobody else may keep it."""
-    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+    """Return whether an exception is for the main thread itself: a Ctrl-C, or what a signal handler has raised in it.
+
+    Whoever calls code of somebody else's there must not keep it: an exit on SIGTERM, or the end of a time limit.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    return isinstance(error, KeyboardInterrupt) or _comes_from_signal(error)
+
+
+def _comes_from_signal(error: BaseException) -> bool:
+    """Return whether an exception passed through a function that is a signal handler now."""
+    import signal
+    import traceback
+
+    handlers = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
+    passed = (frame.f_code for frame, _ in traceback.walk_tb(_TRACEBACK(error, None))) if handlers else ()
+    return any(code in handlers for code in passed)
+
+
+def _code_of(handler: object) -> object:
+    """Return the code of a function, a method, or what `functools.partial` has made of one; None for anything else."""
+    if not callable(handler):  # SIG_DFL, SIG_IGN, or nothing
+        return None
+    function = getattr(handler, "func", handler)
+    return getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
 
 
 def text_of(error: BaseException) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -390,3 +391,70 @@ def test_a_pool_for_very_many_threads_can_be_forgotten() -> None:
     assert flow.run("row", slot="works").status == "completed"
     flow.shutdown()
     del flow
+
+
+# -- what a signal handler raises is nobody else's, wherever it comes
+
+
+class TimeLimit(Exception):
+    """As task queues raise it in the middle of whatever runs."""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="there are no such signals")
+@pytest.mark.parametrize("error", [SystemExit(15), TimeLimit()], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("where", ["log", "text", "policy", "plugin"])
+def test_what_a_signal_handler_raises_while_a_failure_is_told_of_is_raised(
+    make_flow: MakeFlow, where: str, error: BaseException
+) -> None:
+    def act() -> None:
+        signal.raise_signal(signal.SIGUSR1)
+
+    class Log(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            act()
+
+    class Says(Exception):
+        def __str__(self) -> str:
+            act()
+            return "something"
+
+    class Decides(ErrorHandler):
+        def decide(self, failure: Failure) -> Decision:
+            act()
+            return Decision("continue")
+
+    class Plugin:
+        @hookimpl
+        def routilux_handle_error(self) -> None:
+            act()
+
+    class Fails(Routine, stateless=True):
+        @slot
+        def fails(self) -> None:
+            raise Says if where == "text" else ValueError
+
+        @slot
+        def works(self) -> None:
+            pass
+
+    def handler(*_: Any) -> None:
+        raise error
+
+    log, handles = logging.getLogger("routilux_core"), Log()
+    flow = make_flow(
+        error_handler=Decides() if where == "policy" else "continue", plugins=[Plugin()] if where == "plugin" else []
+    )
+    flow.add_routine(Fails(), "row")
+    before = signal.signal(signal.SIGUSR1, handler)
+    if where == "log":
+        log.addHandler(handles)
+    try:
+        with pytest.raises(type(error)):
+            flow.run("row", slot="fails")
+    finally:
+        log.removeHandler(handles)
+        signal.signal(signal.SIGUSR1, before)
+    assert flow.job_state is not None
+    assert flow.job_state.status in ("cancelled", "failed")
+    assert flow.job_state.ledger.balanced
+    assert run(flow, "works").status == "completed"
