@@ -6,6 +6,7 @@ import functools
 import importlib
 import importlib.util
 import io
+import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator
@@ -135,9 +136,19 @@ def _check_main(value: Any) -> None:
     """Refuse what is defined in the main program, unless workers can import that and there is no better way."""
     if has_cloudpickle():
         raise _ByValueOnlyError
-    main = sys.modules["__main__"]
-    if getattr(main, "__spec__", None) is None and not hasattr(main, "__file__"):
+    if not _is_found_by_workers(sys.modules["__main__"]):
         raise pickle.PicklingError(f"{value.__qualname__} is defined in __main__, which a worker process can't import")
+
+
+def _is_found_by_workers(main: object) -> bool:
+    """Return whether a worker imports the main module, as `multiprocessing` does: by its name, or from its file.
+
+    What is called `__main__.py`, of a package, a folder or an archive, is most often not guarded, and never imported.
+    """
+    name = getattr(getattr(main, "__spec__", None), "name", None)
+    if name is not None:
+        return not (name == "__main__" or name.endswith(".__main__"))
+    return os.path.exists(getattr(main, "__file__", None) or "")  # of a program from stdin it is no file
 
 
 @functools.cache

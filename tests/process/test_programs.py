@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import zipapp
 from pathlib import Path
 from textwrap import dedent
 
@@ -72,6 +74,56 @@ def test_without_cloudpickle_a_class_typed_in_is_refused_and_it_is_said_what_to_
     last = err.strip().splitlines()[-1]
     assert "routine 'local': its class (make.<locals>.Local) can't be sent to a worker process" in last
     assert "install routilux-core[cloudpickle], or move it to a module that the worker can import" in last
+
+
+APPLICATION = """
+import sys
+sys.modules["cloudpickle"] = None
+from routilux_core import Flow, Routine, ShippingError, event, slot
+
+class Work(Routine, stateless=True):
+    done = event("n")
+    @slot
+    def input(self, n):
+        self.emit("done", n=2 * n)
+
+if __name__ == "__main__":
+    with Flow(execution_strategy="process", max_workers=1) as flow:
+        flow.add_routine(Work(), "work")
+        flow.add_output("work", "done")
+        try:
+            print(flow.run("work", {"n": 21}).outputs["work.done"])
+        except ShippingError as error:
+            print(error)
+"""
+
+
+@pytest.mark.parametrize("how", ["package", "folder", "archive", "stdin"])
+def test_a_main_module_that_workers_never_import_is_refused_before_the_run(tmp_path: Path, how: str) -> None:
+    application = tmp_path / "application"
+    application.mkdir()
+    (application / "__init__.py").touch()
+    (application / "__main__.py").write_text(APPLICATION)
+    zipapp.create_archive(application, tmp_path / "application.pyz")
+    with (application / "__main__.py").open() as source:
+        stdin = source if how == "stdin" else subprocess.DEVNULL
+        command = {"package": ["-m", "application"], "stdin": [], "archive": ["application.pyz"]}.get(
+            how, ["application"]
+        )
+        code, out, err = ended(start(*command, cwd=tmp_path, stdin=stdin))
+    assert (code, err) == (0, "")
+    assert "Work is defined in __main__, which a worker process can't import" in out
+    assert "install routilux-core[cloudpickle], or move it to a module that the worker can import" in out
+
+
+def test_a_module_of_an_archive_or_a_package_works(tmp_path: Path) -> None:
+    application = tmp_path / "application"
+    application.mkdir()
+    (application / "program.py").write_text(APPLICATION.replace('if __name__ == "__main__":', "def main():"))
+    (application / "__main__.py").write_text("import program\n\nif __name__ == '__main__':\n    program.main()\n")
+    zipapp.create_archive(application, tmp_path / "application.pyz")
+    for name in ("application.pyz", "application"):
+        assert ended(start(name, cwd=tmp_path)) == (0, "[{'n': 42}]\n", "")
 
 
 def test_a_module_run_with_m_works(tmp_path: Path) -> None:
