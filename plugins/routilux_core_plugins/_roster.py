@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from contextlib import ExitStack
 
 from routilux_core import StrategyError, Task
 from routilux_core_plugins._worker import Batch, Worker
@@ -51,7 +52,7 @@ class Roster:
             batch = self.waiting.popleft()
             try:
                 worker.give(batch)
-            except Exception as error:
+            except BaseException as error:
                 failed.append((batch.task, error))
         return failed
 
@@ -108,6 +109,7 @@ def closed_error() -> StrategyError:
 
 
 def fail_all(failures: list[Failure]) -> None:
-    """Tell tasks that they failed. The lock is not held."""
-    for task, error in failures:
-        task.fail(error)
+    """Tell tasks that they failed, each of them whatever another one raises. The lock is not held."""
+    with ExitStack() as steps:
+        for task, error in reversed(failures):
+            steps.callback(task.fail, error)

@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from multiprocessing.util import Finalize
 from time import monotonic
@@ -116,9 +117,11 @@ class Supervisor:
         try:
             self._loop()
         except BaseException as error:
-            self._host.log.exception("the supervisor of the process pool broke")
-            self._break(StrategyError(f"the supervisor of the process pool broke: {error!r}"))
-            self._abandon()
+            broken = StrategyError(f"the supervisor of the process pool broke: {error!r}")
+            with ExitStack() as steps:  # from the last to the first, and each of them, whatever another one raises
+                steps.callback(self._abandon)
+                steps.callback(self._break, broken)
+                steps.callback(self._host.log.error, "%s", broken, exc_info=error)
         finally:
             self._release()
 
@@ -210,9 +213,10 @@ class Supervisor:
         with self.roster.lock:
             self.roster.closed = error
             self._close_at, self._drop = monotonic(), True
-        fail_all(self.roster.give_up_waiting(error))
-        if self._opened.is_set():
-            self._host.lost(error)
+        with ExitStack() as steps:
+            if self._opened.is_set():
+                steps.callback(self._host.lost, error)
+            steps.callback(fail_all, self.roster.give_up_waiting(error))
 
     # -- reading
 
@@ -277,7 +281,7 @@ class Supervisor:
         """Call a task. Its errors are the engine's, and must not end the pool."""
         try:
             method(*arguments, **settings)
-        except Exception:
+        except BaseException:
             self._host.log.exception("%r raised", method)
 
     # -- ending

@@ -57,7 +57,7 @@ class ProcessStrategy(ExecutionStrategy):
     start_timeout: float = field(default=60.0, converter=_seconds)
 
     def open(self, host: Host) -> WorkerPool:
-        _check_not_starting()
+        _check_may_start()
         settings = Settings(
             workers=self.max_workers or cpus(),
             at_a_time=cpus(),
@@ -96,12 +96,17 @@ class ProcessPool(WorkerPool):
         self._supervisor.close(cancel=cancel, timeout=timeout)
 
 
-def _check_not_starting() -> None:
-    """Refuse a pool in a process that is being started: each of its workers would open one as well, and so on.
+def _check_may_start() -> None:
+    """Refuse a pool in a process that can't start others, and in one that is being started: so would its workers be.
 
     A worker of ours that its main module has led here ends without a word: its parent has one for all of them.
     """
     current = multiprocessing.current_process()
+    if current.daemon:
+        raise StrategyError(
+            f"no worker processes can be started in process {os.getpid()}, a worker of another pool, perhaps: daemonic "
+            "processes are not allowed to have children. Let this flow run under 'concurrent' or 'sequential'"
+        )
     if not getattr(current, "_inheriting", False):
         return
     if current.name.startswith(WORKER):

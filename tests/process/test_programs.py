@@ -300,6 +300,24 @@ def test_a_program_that_ends_while_its_handlers_run_ends_after_the_grace(script:
     assert "Traceback" not in err
 
 
+def test_a_daemonic_process_is_told_why_it_gets_no_pool(script: Path) -> None:
+    body = """
+    child = multiprocessing.get_context("spawn").Process(target=work, daemon=True)
+    child.start()
+    child.join()
+"""
+    work = """
+def work():
+    try:
+        make().execute("work", {"n": 1})
+    except Exception as error:
+        print(error, flush=True)
+"""
+    code, out, err = run(script, f"{PRELUDE}{work}\nif __name__ == '__main__':\n{body}")
+    assert (code, err) == (0, "")
+    assert "daemonic processes are not allowed to have children. Let this flow run under 'concurrent'" in out
+
+
 def test_a_pool_of_a_child_of_multiprocessing_ends_with_it(script: Path) -> None:
     body = """
     child = multiprocessing.get_context("spawn").Process(target=work)

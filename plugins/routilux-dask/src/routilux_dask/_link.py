@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import multiprocessing
 import os
 import threading
 from collections.abc import Callable
@@ -26,6 +27,16 @@ _Client: Any = distributed.Client  # they are not typed
 _LocalCluster: Any = distributed.LocalCluster
 
 FAREWELL = 5.0  # seconds for saying goodbye to workers and scheduler
+
+
+def _check_may_have_children() -> None:
+    """Refuse a private cluster in a process that can't start others, such as a worker of another cluster."""
+    if multiprocessing.current_process().daemon:
+        raise StrategyError(
+            f"a private Dask cluster can't be started in process {os.getpid()}, a worker of Dask's, perhaps: daemonic "
+            "processes are not allowed to have children. Let this flow run under 'concurrent' or 'sequential', or on a "
+            "cluster that is there: strategy_options={'address': ...}"
+        )
 
 
 class Link:
@@ -151,6 +162,7 @@ class Link:
     async def _connect(self) -> None:
         seconds, address = min(self._strategy.connect_timeout, FOREVER), self._strategy.address  # Dask takes no inf
         if address is None:
+            _check_may_have_children()
             self._cluster = await self._private_cluster()
         where = address if self._cluster is None else self._cluster
         try:

@@ -1,4 +1,4 @@
-"""The child of a fork: Dask can't be used there, which is said, and the parent's cluster is left alone."""
+"""Processes in which Dask can't be used, which is said: the child of a fork, and a worker of another cluster."""
 
 from __future__ import annotations
 
@@ -50,3 +50,32 @@ def test_a_fork_of_a_program_that_used_dask_is_told_so_and_leaves_the_cluster_al
     assert "strategy 'dask' could not be opened: Dask can't be used in process" in refused
     assert "it was forked from process" in refused
     assert (done.returncode, rest, done.stderr) == (0, ["5 True"], "")
+
+
+NESTED = """
+from routilux_core import Flow, Routine, slot
+
+class Inner(Routine, stateless=True):
+    @slot
+    def input(self): pass
+
+class Outer(Routine, stateless=True):
+    @slot
+    def input(self):
+        with Flow(execution_strategy="dask", max_workers=1) as flow:
+            flow.add_routine(Inner(), "inner")
+            flow.run("inner")
+
+if __name__ == "__main__":
+    with Flow(execution_strategy="dask", max_workers=1, error_handler="continue") as flow:
+        flow.add_routine(Outer(), "outer")
+        print(flow.run("outer").errors[0].exception)
+"""
+
+
+def test_a_private_cluster_in_a_worker_of_another_one_is_refused_with_the_cause(tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(NESTED)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert "a private Dask cluster can't be started in process" in done.stdout
+    assert "daemonic processes are not allowed to have children" in done.stdout
