@@ -7,7 +7,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import pytest
@@ -104,6 +104,39 @@ def test_a_listener_that_takes_its_time_stalls_no_worker_process(make_flow: Make
     finally:
         plugin.go_on.set()
     assert first.wait(SECONDS)
+
+
+def test_a_listener_that_can_not_keep_up_holds_up_what_is_sent_and_hears_all(
+    make_flow: MakeFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for it is bounded."""
+    monkeypatch.setattr("routilux_core._listeners.BEHIND", 2)
+    heard: Counter[str] = Counter()
+    count, held, go_on = 5000, threading.Event(), threading.Event()
+
+    class Slow:
+        @hookimpl
+        def routilux_activations_finished(self, records: Any) -> None:
+            held.set()
+            assert go_on.wait(SECONDS)
+            heard.update(record.routine_id for record in records)
+
+    flow = make_flow(execution_strategy="process", max_workers=2, plugins=[Slow])
+    flow.add_routine(Source(), "source", execution_strategy="concurrent")
+    flow.add_routine(Collects(), "collects")
+    flow.connect("source", "item", "collects", "seconds", {"n": "seconds"})
+    try:
+        job = flow.execute("source", {"count": count})
+        assert held.wait(SECONDS)
+        deadline = perf_counter() + SECONDS
+        while not flow._hub.behind:
+            assert perf_counter() < deadline
+            sleep(0.001)
+        assert job.ledger.pending > 0
+    finally:
+        go_on.set()
+    assert job.wait(SECONDS), job.explain()
+    assert heard == {"source": 1, "collects": count}
 
 
 def test_the_strategy_may_be_changed_when_a_job_has_ended(make_flow: MakeFlow) -> None:
