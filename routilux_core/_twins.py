@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from functools import partial, update_wrapper
-from operator import is_
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
@@ -17,11 +16,12 @@ class Twins:
     def __init__(self, memo: dict[int, Any], deep: bool) -> None:
         self._memo = memo
         self._deep = deep
+        self._owned: set[int] = set()
 
     def all(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Return what stands for each value; code comes last, since it may enclose another of them."""
-        made = {name: self._named(name, value) for name, value in values.items() if type(value) not in CODE}
-        return {name: made[name] if name in made else self._named(name, value) for name, value in values.items()}
+        """Return what stands for each value; code among them may enclose another, which is copied before its turn."""
+        self._owned = set(map(id, values.values()))
+        return {name: self._named(name, value) for name, value in values.items()}
 
     def _named(self, name: str, value: Any) -> Any:
         try:
@@ -41,7 +41,20 @@ class Twins:
         if type(value) is partial:
             keywords = {name: self.of(each) for name, each in value.keywords.items()}
             return partial(self.of(value.func), *map(self.of, value.args), **keywords)
-        return copy.deepcopy(value, self._memo) if self._deep else value
+        return self._deep_copy(value) if self._deep else value
+
+    def _deep_copy(self, value: Any) -> Any:
+        """Return a deep copy; what plain containers hold may be code, which `copy.deepcopy` leaves as it is."""
+        kind = type(value)
+        if kind is list:
+            items = self._memo[id(value)] = []
+            items.extend(map(self.of, value))
+            return items
+        if kind is dict:
+            table = self._memo[id(value)] = {}
+            table.update({self.of(key): self.of(each) for key, each in value.items()})
+            return table
+        return copy.deepcopy(value, self._memo)
 
     def _function(self, function: FunctionType) -> FunctionType:
         """Return a function that encloses the copies of what this one encloses; itself where nothing was copied."""
@@ -49,13 +62,16 @@ class Twins:
         enclosed, defaults = function.__closure__ or (), function.__defaults__ or ()
         cells = tuple(self._cell(cell, function) for cell in enclosed)
         given = tuple(map(self._enclosed, defaults))
-        if all(map(is_, cells, enclosed)) and all(map(is_, given, defaults)):
+        by_name = function.__kwdefaults__ or {}
+        named = {name: self._enclosed(each) for name, each in by_name.items()}
+        pairs = (*zip(cells, enclosed, strict=True), *zip(given, defaults, strict=True))
+        if all(made is was for made, was in (*pairs, *zip(named.values(), by_name.values(), strict=True))):
             return function
         made = FunctionType(function.__code__, function.__globals__, function.__name__, given or None, cells)
         for cell in cells:
             if _holds(cell, function):
                 cell.cell_contents = made
-        made.__kwdefaults__ = function.__kwdefaults__
+        made.__kwdefaults__ = named or None
         update_wrapper(made, function)
         made.__dict__.pop("__wrapped__", None)
         made.__dict__.update(function.__dict__)
@@ -72,6 +88,8 @@ class Twins:
         """Return what stands for something that a function encloses: as functions do, it shares what was not copied."""
         if id(value) in self._memo:
             return self._memo[id(value)]
+        if id(value) in self._owned:
+            return self.of(value)
         if isinstance(value, MethodType):
             owner = self._enclosed(value.__self__)
             return value if owner is value.__self__ else MethodType(value.__func__, owner)

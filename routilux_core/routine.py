@@ -95,7 +95,9 @@ class Routine:
         try:
             super().__init_subclass__(**rest)
         except TypeError as error:
-            raise unknown_keyword(cls, next(iter(rest))) if rest else error from None
+            if not rest or "takes no keyword arguments" not in str(error):  # a base that takes some, and refuses these
+                raise
+            raise unknown_keyword(cls, next(iter(rest))) from None
         check_made_once(cls)
         cls.__routilux_settings__ = RoutineSettings(
             stateless=stateless,

@@ -172,6 +172,12 @@ class DefinesDefault(Notes):
         self.define_slot("input", handler=lambda x, me=self: me.note(x))
 
 
+class DefinesKeywordDefault(Notes):
+    def __init__(self) -> None:
+        super().__init__()
+        self.define_slot("input", handler=lambda x, *, me=self: me.note(x))
+
+
 class DefinesRecursive(Notes):
     def __init__(self) -> None:
         super().__init__()
@@ -180,6 +186,28 @@ class DefinesRecursive(Notes):
             handler(x[0]) if isinstance(x, list) else self.note(x)
 
         self.define_slot("input", handler=handler)
+
+
+class CallsWhatItHolds(Notes):
+    """Its handler goes through code that it keeps in attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        counts: list[int] = []
+        self.count = lambda: counts.append(len(counts))
+        self.steps: list[Any] = [lambda x: self.note(x), self.note]
+        self.table: dict[str, Any] = {"first": [lambda x: self.steps[0](x)], "self": self}
+        self.table["table"] = self.table
+        self.counts = counts
+        self.last = functools.partial(lambda me, x: me.steps[1](x), self)
+
+    @slot
+    def input(self, x: Any) -> None:
+        assert self.table["self"] is self
+        self.count()
+        assert self.counts[-1] == len(self.counts) - 1
+        self.table["table"]["first"][0](x)
+        self.last(x)
 
 
 @define
@@ -225,10 +253,12 @@ CODE: dict[type[Notes], list[Any]] = {
     DefinesClosure: [1, "a"],
     DefinesNestedClosure: [1, "a"],
     DefinesDefault: [1, "a"],
+    DefinesKeywordDefault: [1, "a"],
     DefinesRecursive: [1, "a"],
     DefinesMethodOfHelper: [1, "a"],
     DefinesOddMethodOfHelper: [1, "a"],
 }
+LOCAL = (DefinesClosure, DefinesNestedClosure, DefinesDefault, DefinesKeywordDefault, DefinesRecursive)
 ALL = BY_NAME | CODE
 every_kind = pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
 
@@ -262,7 +292,7 @@ def test_by_reference_a_handler_is_sent_as_what_it_is_or_refused(
     try:
         parts = definition_of(routine, "r"), pickle_state(routine, "r")
     except ShippingError:
-        assert kind in (DefinesClosure, DefinesNestedClosure, DefinesDefault, DefinesRecursive)
+        assert kind in LOCAL
         return
     ready = Blueprint(parts[0], "r").build(parts[1], {})
     for x in (1, "a"):
@@ -295,6 +325,20 @@ def test_a_copy_of_a_routine_works_on_itself(make_flow: MakeFlow, kind: type[Not
     assert twin.seen == []
     run(make_flow(), twin)
     assert twin.seen == ALL[kind]
+
+
+def test_a_copy_of_a_routine_has_code_of_its_own_in_its_attributes(make_flow: MakeFlow) -> None:
+    routine = CallsWhatItHolds()
+    twin = copy.deepcopy(routine)
+    run(make_flow(), twin)
+    assert routine.seen == []
+    assert (twin.seen, twin.counts, routine.counts) == ([1, 1, "a", "a"], [0, 1], [])
+
+
+def test_in_a_job_of_its_own_the_code_in_attributes_is_the_copys(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
+    routine = type("Own", (CallsWhatItHolds,), {}, scope="job")()
+    assert run(make_flow(**strategy), routine).seen == ["a", "a"]
+    assert routine.seen == []
 
 
 @pytest.mark.parametrize("kind", BY_NAME, ids=lambda kind: kind.__name__)
