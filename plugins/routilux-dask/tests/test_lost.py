@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -126,3 +128,20 @@ def test_a_lost_scheduler_fails_the_job(make_flow: MakeFlow, make_cluster: Any, 
     if way == signal.SIGKILL:
         with pytest.raises(StrategyError, match="no Dask scheduler could be reached"):
             flow.execute("source", {"count": 3})
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_connection_whose_own_thread_breaks_fails_the_job_and_the_next_one_gets_another(
+    make_flow: MakeFlow, shipped: Any, tmp_path: Path
+) -> None:
+    waits = Waits(began=str(tmp_path / "began"), go=str(tmp_path / "go"))
+    flow = build(make_flow("f", **shipped), waits)
+    job = flow.execute("source", {"count": 3})
+    appeared(tmp_path / "began0")
+    (loop,) = (each for each in threading.enumerate() if each.name == "routilux-dask-loop")
+    assert loop.ident is not None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(loop.ident), ctypes.py_object(SystemExit))
+    finished(job)
+    assert job.status == "failed"
+    (tmp_path / "go").touch()
+    assert finished(flow.execute("source", {"count": 3})).status == "completed"

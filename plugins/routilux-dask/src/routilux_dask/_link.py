@@ -145,6 +145,8 @@ class Link:
                 self._opened.set_exception(error)
             else:
                 self._host.log.warning("strategy 'dask': its connection ended with %r", error, exc_info=True)
+                lost = StrategyError(f"the connection to the Dask scheduler ended with {error!r}")
+                self._home.put(partial(self._host.lost, lost))
         finally:
             self._home.put(None)
 
