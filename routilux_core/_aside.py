@@ -17,7 +17,7 @@ class Aside:
 
     def begin_anew(self) -> None:
         """Have nothing to do, and no thread: this is the child of a fork, or has just been made."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may come in the middle
         self._calls: deque[Callable[[], None]] = deque()
         self._threads = 0
 
@@ -27,11 +27,26 @@ class Aside:
             self._calls.append(call)
             if self._threads >= MOST:
                 return
+        self._start()
+
+    def _start(self) -> None:
+        with self._lock:
             self._threads += 1
+        thread = threading.Thread(target=self._work, name="routilux-aside", daemon=True)
         try:
-            threading.Thread(target=self._work, name="routilux-aside", daemon=True).start()
+            thread.start()
         except RuntimeError:
             self._work()
+        except BaseException:  # a signal handler has raised: there is a thread, or not
+            if thread.ident is None:
+                with self._lock:
+                    self._threads -= 1
+            raise
+
+    def mend(self) -> None:
+        """Start a thread for what waits, if starting it was interrupted."""
+        if self._calls and self._threads <= 0:
+            self._start()
 
     def _work(self) -> None:
         while True:

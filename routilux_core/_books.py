@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from routilux_core._failures import Failures
 from routilux_core._history import COMPLETED, WIDTH, History, Stretch, records
 from routilux_core._measures import JobSource
 from routilux_core._plan import Inlet, Item, Node
+from routilux_core._visits import is_held_here
 from routilux_core.error_handling import Failure, LeftOut
 from routilux_core.errors import trace_of
 
@@ -138,16 +140,32 @@ class Books:
         """Return whether a listener waits for notes, and has not asked for them in time. Lock."""
         return self.note_to is not None and self.listeners is not None and not self.listeners.armed
 
+    @contextmanager
+    def up_to_date(self) -> Iterator[None]:
+        """Hold the lock, with everything that workers have counted so far.
+
+        A signal handler that reads in the middle of a step of its own thread finds what was counted before that.
+        """
+        interrupted = is_held_here(self.hub.lock)
+        with self.hub.lock:
+            if not interrupted:
+                self.collect()
+            yield
+
     def collect(self) -> None:
         """Add what workers have counted for themselves so far. Lock.
 
         What was completed first, what was posted second: so no activation is counted as over that is not as posted.
         """
         workers = [worker for worker in self.hub.hands() if worker.mine is self]
-        for worker in workers:
-            worker.show_completed()
-        for worker in workers:
-            worker.tell_posted()
+        try:
+            for worker in workers:
+                worker.show_completed()
+            for worker in workers:
+                worker.tell_posted()
+        except BaseException:  # a signal handler has raised
+            self.hub.hurt = True
+            raise
 
     def failure(
         self, inlet: Inlet, payload: Payload, number: int, error: BaseException, emitted: int = 0, trace: str = ""
@@ -202,8 +220,7 @@ class Books:
     def ledger(self) -> Ledger:
         from routilux_core._job_records import Ledger
 
-        with self.hub.lock:
-            self.collect()
+        with self.up_to_date():
             return Ledger(
                 posted=self.last,
                 completed=self.over - self.failed - self.skipped - self.discarded,
@@ -223,16 +240,14 @@ class Books:
             return {name: own.get(name, node.routine) for name, node in self.hub.nodes.items()}
 
     def routine_states(self) -> dict[str, str]:
-        with self.hub.lock:
-            self.collect()
+        with self.up_to_date():
             inlets, totals = self.hub.inlets, self.history.totals()
             states = {inlets[slot].node.routine_id: "completed" for slot, total in totals.items() if total.completed}
             return {**states, **self.decided}
 
     def history_of(self, routine_id: str | None) -> list[ActivationRecord]:
         inlets = self.hub.inlets
-        with self.hub.lock:
-            self.collect()
+        with self.up_to_date():
             newest = self.history.newest()
         found = records(newest, lambda number: (inlets[number].node.routine_id, inlets[number].name))
         return [record for record in found if routine_id in (None, record.routine_id)]

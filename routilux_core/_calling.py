@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from time import perf_counter
 
 from routilux_core._binding import Payload
@@ -20,6 +19,7 @@ from routilux_core._returns import check_returned
 from routilux_core._run import Run
 from routilux_core._work_queue import WorkQueue
 from routilux_core.error_handling import Decision, ErrorStrategy
+from routilux_core.errors import ends_program
 
 
 class Caller(Emitter):
@@ -105,7 +105,7 @@ class Caller(Emitter):
         run: Run = item[2]
         self.held = None
         failure = run.failure(inlet, payload, number, error, self.emitted - before)
-        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+        if ends_program(error):
             self.hub.recover()
             self.interrupt = error
             decision = Decision(ErrorStrategy.STOP)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from time import monotonic
+from typing import TypeVar
+
+T = TypeVar("T")
 
 STRETCH = 0.25  # seconds that the main thread waits at a time
 
@@ -12,14 +16,15 @@ STRETCH = 0.25  # seconds that the main thread waits at a time
 class Completion:
     """Set once, when a job has ended; wakes whoever waits, at once.
 
-    Made of plain locks: a Ctrl-C between two statements of a `threading.Event` keeps the event's own lock for ever.
+    It has no lock of its own, which a signal handler could find held by the thread that it interrupted, and an
+    exception could leave held. Who waits is listed first and then looks; who sets does so first and then looks at the
+    list. Each is taken from a list once, and `set` may be called again where it was interrupted.
     """
 
     def __init__(self) -> None:
         self._set = self._nudged = False
         self._waiters: list[threading.Lock] = []  # one for each, held until this is set
         self._callbacks: list[Callable[[], None]] = []
-        self._lock = threading.Lock()
 
     def is_set(self) -> bool:
         return self._set
@@ -31,18 +36,15 @@ class Completion:
         """
         waiter = threading.Lock()
         waiter.acquire()
-        with self._lock:
-            if self._set or self._nudged:
-                self._nudged = False
-                return self._set
-            self._waiters.append(waiter)
+        self._waiters.append(waiter)
         try:
-            self._sleep(waiter, timeout)
+            if not (self._set or self._nudged):
+                self._sleep(waiter, timeout)
+            self._nudged = False
             return self._set
         finally:
-            with self._lock:
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
+            with suppress(ValueError):
+                self._waiters.remove(waiter)
 
     def _sleep(self, waiter: threading.Lock, timeout: float | None) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -55,31 +57,35 @@ class Completion:
 
     def nudge(self) -> None:
         """Let those who wait look around: their wait returns, or the next one does, though this is not set."""
-        with self._lock:
-            waiters, self._waiters = self._waiters, []
-            self._nudged = True
-        for waiter in waiters:
+        self._nudged = True
+        for waiter in _taken(self._waiters):
             waiter.release()
 
     def set(self) -> None:
-        with self._lock:
-            self._set = True
-            waiters, self._waiters = self._waiters, []
-            callbacks, self._callbacks = self._callbacks, []
-        for waiter in waiters:
+        self._set = True
+        for waiter in _taken(self._waiters):
             waiter.release()
-        for callback in callbacks:
+        self._call_back()
+
+    def _call_back(self) -> None:
+        for callback in _taken(self._callbacks):
             callback()
 
     def add_callback(self, callback: Callable[[], None], /) -> None:
         """Call back when set: at once if that was before. The callback must not block."""
-        with self._lock:
-            if not self._set:
-                self._callbacks.append(callback)
-                return
-        callback()
+        self._callbacks.append(callback)
+        if self._set:
+            self._call_back()
 
     def remove_callback(self, callback: Callable[[], None], /) -> None:
-        with self._lock:
-            if callback in self._callbacks:
-                self._callbacks.remove(callback)
+        with suppress(ValueError):
+            self._callbacks.remove(callback)
+
+
+def _taken(entries: list[T]) -> Iterator[T]:
+    """Take one after the other out of a list, of which other threads may take, too."""
+    while entries:
+        try:
+            yield entries.pop(0)
+        except IndexError:  # another thread was faster
+            return

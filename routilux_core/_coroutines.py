@@ -71,6 +71,7 @@ class Call(Interleaved):
         with self.hub.lock:
             item = self.queue.take(self)
             if item is not None:
+                self.queue.awaited.add(self)
                 self.queue.call()
         self.hub.answer()
         return item
@@ -104,6 +105,7 @@ class Call(Interleaved):
                 run.note(item, self.outcome, self.thread, self.started, self.ended)
             run.settle(item, self.outcome, self.delay)
             self.item = None
+            self.queue.awaited.discard(self)
             if run.quiet():
                 finished = run
         if finished is not None:
@@ -111,11 +113,15 @@ class Call(Interleaved):
 
     def leave(self) -> None:
         """Count the worker out; what a KeyboardInterrupt left in hand between two lines is counted, too."""
-        if self.item is not None:
-            self._interrupted()
-        else:
-            with self.hub.lock:
-                self._leave()
+        interrupted = self.item is not None
+        with self.hub.lock:
+            if interrupted:
+                self.be_gone()
+            self.queue.awaited.discard(self)
+            self.queue.active -= 1
+            self.queue.call()
+        if interrupted or self.hub.hurt:
+            self.hub.mend()
         self.hub.answer()
 
     async def _call_or_await(self, inlet: Inlet, payload: dict[str, Any], run: Run, number: int) -> None:

@@ -38,7 +38,7 @@ class Deadline:
         self._limit: float = self._node.timeout or 0.0
         self._began = perf_counter()
         self._before = worker.emitted  # until the call
-        self._decided = self._returned = self.passed = False
+        self.decided = self._returned = self.passed = False
         with worker.hub.lock:
             self._timer = worker.hub.timers.add(self._limit, self._due)
 
@@ -73,7 +73,7 @@ class Deadline:
         with run.hub.lock:
             run.note(self._item, OUTCOMES.get(decision.strategy, FAILED), worker.thread, self._began, ended)
             run.settle(self._item, OUTCOMES.get(decision.strategy, FAILED), decision.delay, permit=self._returned)
-            self._decided = True
+            self.decided = True
             run.quiet()
             if not self._returned:
                 worker.step_out()
@@ -83,7 +83,7 @@ class Deadline:
     def come_back(self) -> None:
         """Let the permit go that the late call has kept. Lock, in the thread of the call."""
         self._returned = True
-        if not self._decided:
+        if not self.decided:
             return  # the permit goes the way of the decision
         self._worker.step_in()
         if not self._item[2].keep_for_retry(self._item):

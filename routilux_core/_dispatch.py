@@ -7,6 +7,7 @@ runs and the timers. It is held for a few bytecodes at a time, and never across 
 from __future__ import annotations
 
 import threading
+from _thread import start_new_thread
 from collections import deque
 from collections.abc import Callable, Iterable
 from threading import get_ident
@@ -14,20 +15,21 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 from routilux_core._aside import Aside
-from routilux_core._context import check_outside, here
+from routilux_core._context import CURRENT, check_outside, here
 from routilux_core._measures import Measures
+from routilux_core._mending import put_in_order
 from routilux_core._plan import Inlet, Item, Node
 from routilux_core._timers import Timers
+from routilux_core._visits import Visit, is_held_here
 from routilux_core._work_queue import Job, WorkQueue
 from routilux_core.error_handling import ErrorHandler
 from routilux_core.errors import FlowStateError, StrategyError
 from routilux_core.seconds import LONGEST
-from routilux_core.strategy import Done
+from routilux_core.strategy import Done, WorkerPool
 
 if TYPE_CHECKING:
     import logging
 
-LEFT_BEHIND = 0.5  # seconds: a Ctrl-C is raised within one, and this is a part of that
 TICK = 0.02  # seconds between two looks at the clock, where the timers have no thread
 IN_CALLER = 0.25  # seconds between two looks whether they have none, for who works while it waits
 SLICE = 0.005  # seconds for each pool where several work in the caller's thread
@@ -48,11 +50,14 @@ class Dispatcher:
         "aside",
         "behind",
         "calls",
+        "deferred",
+        "deferring",
         "ending",
         "error_handler",
         "forked",
         "gather_order",
         "has_timeouts",
+        "hurt",
         "inlets",
         "keeps_frames",
         "lock",
@@ -65,11 +70,12 @@ class Dispatcher:
         "release",
         "runs",
         "timers",
+        "visits",
         "when_idle",
     )
 
     def __init__(self, max_pending: int, history_size: int, keeps_frames: bool = False) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # one that knows its owner, which is not to take it twice
         # For the hot path: `with lock` costs three times as much as these two calls.
         self.acquire, self.release = self.lock.acquire, self.lock.release
         self.max_pending = max_pending
@@ -92,6 +98,10 @@ class Dispatcher:
         self.raised: list[Node] = []  # nodes whose mark was raised
         self.when_idle: Callable[[], None] | None = None
         self.forked: str | None = None  # why nothing goes any more: this is a fork, and a job ran when it was made
+        self.visits: dict[int, Visit] = {}  # by thread, the newest
+        self.deferred: deque[Callable[[], object]] = deque()  # calls that were put off
+        self.deferring = threading.RLock()  # by one thread at a time, so that they keep their order
+        self.hurt = False  # an exception has left the engine between two of its steps
 
     def call_all(self) -> None:
         """Ask for workers wherever there is something to do. The lock is held."""
@@ -112,13 +122,67 @@ class Dispatcher:
         for run in self.runs:
             run.nudge()
 
-    def recover(self) -> None:
-        """Free the lock if a KeyboardInterrupt hit this thread between `acquire` and the `try` behind it.
+    # -- interruptions: see `_mending` and `_visits`
 
-        Nobody holds the lock for more than microseconds: if it can't be had for so long, it was left behind here.
+    def recover(self) -> None:
+        """Free the lock if an exception hit this thread between `acquire` and the `try` behind it."""
+        while is_held_here(self.lock):
+            self.lock.release()
+
+    def mend(self, gone: Any = None) -> None:
+        """Put the books in order after an interruption, and finish what has ended. Not in the middle of a step.
+
+        `gone` is a worker that works no longer. What interrupts this itself leaves the flow `hurt`.
         """
-        self.lock.acquire(timeout=LEFT_BEHIND)
-        self.lock.release()
+        self.recover()
+        try:
+            with self.lock:
+                self.hurt = False
+                put_in_order(self, CURRENT.get(), gone)
+                self.timers.mend()
+                ended = [run for run in (*self.runs, *self.ending) if run.quiet() or run.ended]
+            for queue in self.queues:
+                queue.take_back_unsent()
+            for run in ended:
+                run.finish_again()
+            self.aside.mend()
+            self.answer()
+        except BaseException:
+            self.hurt = True
+            raise
+
+    def is_interrupted(self) -> bool:
+        """Return whether the calling thread is in the middle of a step, and a signal handler, say, has called."""
+        if is_held_here(self.lock):
+            return True
+        visit = self.visits.get(get_ident())
+        return visit is not None and visit.is_below()
+
+    def check_uninterrupted(self, what: str) -> None:
+        """Refuse a call that would wait for the step in whose middle it comes."""
+        if self.is_interrupted():
+            raise FlowStateError(
+                f"{what} was called in the middle of the engine's own work in this thread, by a signal handler "
+                "perhaps, and would wait for itself: call cancel(), which does not wait, or set a flag and wait outside"
+            )
+
+    def put_off(self, call: Callable[..., object], *arguments: object) -> None:
+        """Make a call in another thread, which can wait until this one is through with its step.
+
+        Not by way of `threading`: starting a thread may be what was interrupted.
+        """
+        self.deferred.append(lambda: call(*arguments))
+        start_new_thread(self.catch_up, ())
+
+    def catch_up(self) -> None:
+        """Make the calls that were put off, in their order. Not in the middle of a step."""
+        if is_held_here(self.deferring):
+            return  # it is one of them that looks whether there are others
+        with self.deferring:
+            while self.deferred:
+                self.deferred.popleft()()
+
+    # -- what there is
 
     def check_fork(self) -> None:
         """Refuse a flow in the child of a fork that was made while a job of it ran."""
@@ -168,7 +232,7 @@ class Dispatcher:
     def wait(self, runs: Iterable[Job], timeout: float | None, until: Done | None = None) -> bool:
         """Wait until the runs have ended (or for `until`), doing the work here where a pool does it in its caller.
 
-        A KeyboardInterrupt cancels them, and is raised on.
+        Whatever exception ends the waiting cancels them, and is raised on: a signal handler raised it, most often.
         """
         waited, frame = list(runs), here()
         if frame is None:
@@ -187,42 +251,58 @@ class Dispatcher:
         if not all(run.done.is_set() for run in waited):
             self.check_fork()
         try:
+            if self.hurt:
+                self.mend()
             return all(self._wait_for(until or run.done, deadline) for run in waited)
-        except KeyboardInterrupt:
+        except BaseException:
+            self.hurt = True
+            self.recover()
             for run in waited:
-                run.cancel()
-            if self._nobody_works():
-                for run in waited:
-                    run.write_off()
+                run.abort()
+            self.mend()
             raise
 
-    def _nobody_works(self) -> bool:
-        """Return whether no handler runs or could start: all work is done by callers who wait, and none is at it."""
-        with self.lock:
-            return not self.hands() and all(queue.pool is None or queue.pool.in_caller for queue in self.queues)
+    def has_of(self, run: Job) -> bool:
+        """Return whether anything of a run is queued, in hand or away. Lock."""
+        if any(queue.has_of(run) for queue in self.queues):
+            return True
+        return any(item[2] is run for node in self.all_nodes() for item in node.waiting.copy())
 
     def _wait_for(self, done: Done, deadline: float | None) -> bool:
         pools = [queue.pool for queue in self.queues if queue.pool is not None and queue.pool.in_caller]
+        if pools:
+            with Visit(self):  # what this thread has in hand between two tasks, nobody else does meanwhile
+                return self._work_for(done, deadline, pools)
         while not done.is_set():
-            left = None if deadline is None else max(0.0, deadline - monotonic())
-            keeps_time = self.timers.keep_time(0.0)
-            most = TICK if keeps_time else IN_CALLER if pools else LONGEST
-            if not pools:
-                done.wait(most if left is None else min(left, most))
-            elif len(pools) == 1:
+            left = _left(deadline)
+            most = TICK if self.timers.keep_time(0.0) else LONGEST
+            done.wait(most if left is None else min(left, most))
+            if left == 0.0:
+                break
+        return done.is_set()
+
+    def _work_for(self, done: Done, deadline: float | None, pools: list[WorkerPool]) -> bool:
+        while not done.is_set():
+            left = _left(deadline)
+            most = TICK if self.timers.keep_time(0.0) else IN_CALLER
+            if len(pools) == 1:
                 pools[0].wait(done, most if left is None else min(left, most))
             else:
                 for pool in pools:  # each has to be given a turn
                     pool.wait(done, SLICE)
             if left == 0.0:
-                return done.is_set()
-        return True
+                break
+        return done.is_set()
 
     def settle(self, ended: list[Job]) -> None:
         """Finish runs that may have ended, and answer calls. The lock is not held."""
         for run in ended:
             run.finish()
         self.answer()
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - monotonic())
 
 
 def _sift(waiting: deque[Item], run: Job) -> list[Item]:

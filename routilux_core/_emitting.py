@@ -103,48 +103,55 @@ class Emitter:
 
     def emit(self, event_name: str, data: Payload, /) -> None:
         """Send what a handler emits, or hold it until the call has succeeded."""
-        run, item = self.mine, self.item
-        if run is None or item is None or not run.quick:
-            self._emit_with_care(event_name, data)
-            return
         try:
-            inlet = item[0].node.outlets[event_name].lone
-        except KeyError:
-            inlet = None
-        if inlet is None:
-            self._emit_with_care(event_name, data)
-            return
-        # The hot path: one plain target, in whose lane it can be put without the lock. It is counted before it is seen.
-        node = inlet.node
-        queue = node.queue
-        lane = queue.lane
-        number = next(run.numbers)
-        if queue.solo:
-            self.emitted += 1
-            lane.append((inlet, data, run, number, item[3], perf_counter() if run.timed else 0.0))  # type: ignore[union-attr]
-        elif lane is None:
-            self._post(inlet, data, run, number, item[3])
-            return
-        elif node.limited:
-            waiting = node.waiting
-            self.emitted += 1
-            waiting.append((inlet, data, run, number, item[3], perf_counter() if run.timed else 0.0))
-            if node.free:  # else who has a permit looks here once more when giving it back
-                with self.hub.lock:
-                    queue.admit(node)
-                self.hub.answer()
-            if len(waiting) > (node.mark or self.hub.max_pending):
-                self._relieve(node)
+            run, item = self.mine, self.item
+            if run is None or item is None or not run.quick:
+                self._emit_with_care(event_name, data)
                 return
-        else:
-            self.emitted += 1
-            lane.append((inlet, data, run, number, item[3], perf_counter() if run.timed else 0.0))
-            if queue.active < queue.workers and not queue.recruiting:
-                with self.hub.lock:
-                    queue.call()
-                self.hub.answer()
-        if not number & self.mask and len(lane) > self.hub.max_pending:  # type: ignore[arg-type]
-            self._relieve(node)
+            try:
+                inlet = item[0].node.outlets[event_name].lone
+            except KeyError:
+                inlet = None
+            if inlet is None:
+                self._emit_with_care(event_name, data)
+                return
+            # The hot path: one plain target, in whose lane it can be put without the lock. It is counted before it is
+            # seen.
+            node = inlet.node
+            queue = node.queue
+            lane = queue.lane
+            number = next(run.numbers)
+            if queue.solo:
+                self.emitted += 1
+                lane.append((inlet, data, run, number, item[3], perf_counter() if run.timed else 0.0))  # type: ignore[union-attr]
+            elif lane is None:
+                self._post(inlet, data, run, number, item[3])
+                return
+            elif node.limited:
+                waiting = node.waiting
+                self.emitted += 1
+                waiting.append((inlet, data, run, number, item[3], perf_counter() if run.timed else 0.0))
+                if node.free:  # else who has a permit looks here once more when giving it back
+                    with self.hub.lock:
+                        queue.admit(node)
+                    self.hub.answer()
+                if len(waiting) > (node.mark or self.hub.max_pending):
+                    self._relieve(node)
+                    return
+            else:
+                self.emitted += 1
+                lane.append((inlet, data, run, number, item[3], perf_counter() if run.timed else 0.0))
+                if queue.active < queue.workers and not queue.recruiting:
+                    with self.hub.lock:
+                        queue.call()
+                    self.hub.answer()
+            if not number & self.mask and len(lane) > self.hub.max_pending:  # type: ignore[arg-type]
+                self._relieve(node)
+        except BaseException as error:
+            if not isinstance(error, UnknownNameError):  # else nothing was begun
+                self.hub.hurt = True  # it may have been counted, and not queued: the loop mends that at its next step
+                self.hub.recover()
+            raise
 
     def _post(self, inlet: Inlet, data: Payload, run: Run, number: int, cause: int) -> None:
         """Queue what goes to one plain target, under the lock."""
@@ -221,6 +228,23 @@ class Emitter:
     def resource(self, key: tuple[object, str], factory: Callable[[], Any], /) -> Any:
         """Return what this worker made for a routine with `per_worker`, making it when first asked for."""
         return self.queue.resources.get(key, factory)
+
+    # -- after an interruption (lock)
+
+    def counts(self) -> bool:
+        """Return whether this is one of the workers that its queue counts: no nested one, and no late call."""
+        return not self.depth and not self.away
+
+    def has_of(self, run: Run) -> bool:
+        """Return whether anything of a job is in these hands."""
+        item = self.item
+        if item is not None and item[2] is run and (self.late is None or not self.late.decided):
+            return True
+        return self.mine is run
+
+    def permit_of(self) -> Node | None:
+        """Return whose permit this worker has."""
+        return self.item[0].node if self.item is not None and self.permit else None
 
     # -- what the job is told (lock)
 

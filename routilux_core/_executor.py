@@ -41,7 +41,7 @@ class ExecutorPool(WorkerPool):
         self._executor = executor
         self._shares_memory = shares_memory
         self._host = host
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may cancel in the middle of a call
         self._futures: dict[Task, Future[Any]] = {}
         self._broken = False
 

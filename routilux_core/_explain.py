@@ -19,8 +19,7 @@ ENOUGH = 20  # activations before a hint is worth giving
 
 def explain(run: Run) -> str:
     """Return a line for the state, one for each thing waited for, and the hints."""
-    with run.hub.lock:
-        run.collect()
+    with run.up_to_date():
         lines = [_headline(run), *_waiting(run), *_waited_for(run)]
         totals = run.history.totals()
     return "\n".join([*lines, *hints(totals, run.hub.inlets)])

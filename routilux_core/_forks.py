@@ -37,6 +37,7 @@ def _after_fork() -> None:
     for hub, (opening, building) in list(_opened.items()):
         was_opening = _freed(opening)
         _freed(building)
+        _freed(hub.deferring)
         hub.lock._at_fork_reinit()  # type: ignore[attr-defined]
         for node in hub.nodes.values():
             node.routine._routilux.lock._at_fork_reinit()  # type: ignore[attr-defined]

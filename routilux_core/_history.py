@@ -129,9 +129,9 @@ class History:
             return
         last = self._stretches[-1] if self._stretches else None
         if last is None or last.flat or len(last.rows) >= FRESH:
-            last = Stretch.of()
-            self._stretches.append(last)
-        last.rows.append(note)
+            self._stretches.append(Stretch.of(note))  # never an empty one, whatever comes in between
+        else:
+            last.rows.append(note)
         self._count += 1
         if self._count > self._most:
             self._fold()
@@ -168,17 +168,18 @@ class History:
             if stretch.last_end() >= since:
                 kept.append(stretch)
                 continue
-            self._count -= len(stretch)
             _add_up(stretch, self._sums)
-        self._stretches = kept
+        self._stretches, self._count = kept, sum(map(len, kept))
         self._most = max(self._size, self._count) + self._fresh
 
     def trim(self) -> None:
         """Add up all but the newest, if any were before: so what a long job leaves does not depend on its length."""
-        over = self._count - self._size
-        if over <= 0 or not self._sums:
+        if self._count <= self._size or not self._sums:
             return
         ends = sorted(end for stretch in self._stretches for end in stretch.ends())
+        over = len(ends) - self._size
+        if over <= 0:  # an exception has kept it from being counted
+            return
         since = ends[over] if self._size else float("inf")
         kept: deque[Stretch] = deque()
         for stretch in self._stretches:

@@ -43,7 +43,7 @@ ARGUMENTS = {  # what each hook tells of
 class Hub(Protocol):
     """What is needed of the dispatcher."""
 
-    lock: threading.Lock
+    lock: threading.RLock
     inlets: list[Inlet]
     timers: Timers
     aside: Aside
@@ -124,7 +124,7 @@ class Listeners:
         }
         self._job, self._run, self._hub = job, run, run.hub
         self._telling = threading.RLock()  # the calls for one job never overlap, those of the detail hooks apart
-        self._muting = threading.Lock()
+        self._muting = threading.RLock()
         self._muted: set[str] = set()
         self._untold: deque[tuple[str, Any]] = deque()  # hook and what it is told: a record, or a batch of notes
         self._asked = False  # whether a thread aside has been asked to tell

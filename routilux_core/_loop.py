@@ -61,6 +61,8 @@ class Worker(Caller):
 
     __slots__ = ("ended", "in_caller", "outcome", "owner", "started", "stretch", "stuck")
 
+    shares_thread = False  # with other workers, which take turns
+
     def __init__(self, queue: WorkQueue, outer: Emitter | None = None) -> None:
         super().__init__(queue, outer)
         self.outcome = COMPLETED  # of the activation in hand
@@ -77,11 +79,12 @@ class Worker(Caller):
                 self.queue.recruiting = False
                 return
             self.queue.begin()
+            self.queue.hands.add(self)
             self.queue.begin_solo()
         self.work(FOREVER if self.queue.chooser is None else 1)
 
     def work(self, limit: int) -> None:
-        """Run up to `limit` activations. Only a KeyboardInterrupt in the main thread is raised."""
+        """Run up to `limit` activations. What is raised was not raised by a handler, or ends the program."""
         left: int | None = limit
         try:
             with self.hub.lock:
@@ -277,6 +280,8 @@ class Worker(Caller):
             finished.finish()
         if interrupt is not None:
             raise interrupt
+        if hub.hurt:
+            hub.mend()
         if answers or finished is not None or not self.ended or self.outcome != NOTED:
             self.ended = perf_counter()
         self.started, self.borrowed = self.ended, 0.0
@@ -356,40 +361,45 @@ class Worker(Caller):
 
     def _leave(self) -> None:
         """Count this worker out, unless it works inside an emit. Lock."""
-        self.queue.hands.discard(self)
-        if not self.depth:
+        hands = self.queue.hands
+        if self.depth:
+            hands.discard(self)
+        elif self in hands:
+            hands.remove(self)
             self.queue.active -= 1
             if self.queue.solo:
                 self.queue.end_solo()
         self.queue.call()
 
+    # -- after an interruption
+
     def _interrupted(self) -> None:
-        """Put the books in order after a KeyboardInterrupt: what was in hand is counted, its job is cancelled."""
+        """Put the books in order after an exception in the loop: the job of what was in hand is cancelled."""
         if self.interrupt is not None:
             return  # it came from a handler, and the loop has done so
-        self.hub.recover()
-        with self.hub.lock:
-            item, self.item, lane = self.item, None, self.queue.lane
-            run: Run | None = None
-            queued = item is not None and any(each and each[0] is item for each in (lane, self.stretch))
-            if item is None or queued:
-                self._give_up_stretch()
-            self._put_back()
-            if item is not None:
-                run = item[2]
-                if not queued:  # it was just being put back
-                    run.over += 1
-                    run.discarded += 1
-                    if self.permit:
-                        self.queue.release(item[0].node)
-                run.stop("cancelled")
-            finished = self.let_go()  # perhaps a job for which another thread waits
-            if run is not None:
-                run.quiet()
-            self._leave()
-        for each in (finished, run):
-            if each is not None:
-                each.finish()
+        self.hub.hurt = True
+        self.hub.mend(self)
+
+    def be_gone(self) -> None:
+        """Drop what is in hand, and be counted out; `put_in_order` does the rest. Lock."""
+        item, self.item = self.item, None
+        run: Run | None = None if item is None else item[2]
+        if self.late is not None:
+            self._come_back()
+            run = None
+        self._put_back()
+        if run is not None:
+            run.stop("cancelled")
+        self.let_go()
+        self.queue.hands.discard(self)
+        if self.queue.solo and not self.depth:
+            self.queue.end_solo()
+
+    def has_of(self, run: Run) -> bool:
+        return super().has_of(run) or any(item[2] is run for item in self.stretch.copy())
+
+    def permit_of(self) -> Node | None:
+        return super().permit_of() if self.owner is None else self.owner
 
 
 NOTED = -1  # completed, and noted: no more than the permit is to be given back
@@ -405,6 +415,7 @@ class Interleaved(Worker):
     __slots__ = ()
 
     tells = False
+    shares_thread = True
 
     def __init__(self, queue: WorkQueue, outer: Emitter | None = None) -> None:
         super().__init__(queue, outer)
@@ -413,6 +424,7 @@ class Interleaved(Worker):
     def start(self) -> None:
         with self.hub.lock:
             self.queue.begin()
+            self.queue.hands.add(self)
         self.work(1)
 
     def _next(self) -> Run | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from routilux_core._explain import hints
 from routilux_core._history import History, Note, Totals
 from routilux_core._plan import Inlet
+from routilux_core._visits import is_held_here
 from routilux_core.errors import FlowStateError
 
 if TYPE_CHECKING:
@@ -29,16 +31,14 @@ class JobSource:
         from routilux_core.tracking import Counts  # loaded where somebody looks at the figures
 
         run = self.run
-        with run.hub.lock:
-            run.collect()
+        with run.up_to_date():
             timed = run.history.timed
             routines = _by_routine(run.hub, run.history.totals(), run.history.newest(), timed)
             return Counts(routines=routines, timed=timed, jobs=1, wall=run.wall(), emitted=run.emitted)
 
     def hints(self) -> list[str]:
         """Return what would make the job faster."""
-        with self.run.hub.lock:
-            self.run.collect()
+        with self.run.up_to_date():
             totals = self.run.history.totals()
         return hints(totals, self.run.hub.inlets)
 
@@ -82,9 +82,7 @@ class Measures:
         self.history.absorb(run.history)
 
     def totals(self) -> dict[int, Totals]:
-        """Return the totals by slot number over finished and running jobs. Lock."""
-        for run in self.running:
-            run.collect()
+        """Return the totals by slot number over finished and running jobs, as far as they are collected. Lock."""
         return self.history.totals(*(run.history for run in self.running))
 
     def counts(self, hub: Dispatcher) -> Counts:
@@ -113,14 +111,23 @@ class FlowSource:
 
     def counts(self) -> Counts:
         """Return what the jobs since the last reset have counted so far."""
-        with self.hub.lock:
+        with self.up_to_date():
             return self.measures.counts(self.hub)
 
     def hints(self) -> list[str]:
         """Return what would make the flow faster."""
-        with self.hub.lock:
+        with self.up_to_date():
             totals = self.measures.totals()
         return hints(totals, self.hub.inlets)
+
+    @contextmanager
+    def up_to_date(self) -> Iterator[None]:
+        """Hold the lock, with everything that workers have counted so far; as `Books.up_to_date`."""
+        interrupted = is_held_here(self.hub.lock)
+        with self.hub.lock:
+            for run in () if interrupted else self.measures.running:
+                run.collect()
+            yield
 
     def reset(self) -> None:
         """Begin anew."""

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sized
 from contextvars import Context
 from functools import partial
+from threading import get_ident
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from routilux_core._completion import Completion
 from routilux_core._context import CURRENT, Frame, check_outside
 from routilux_core._history import DISCARDED, FAILED, RETRIED, SKIPPED
 from routilux_core._plan import Inlet, Item, Node, Outlet, rename
+from routilux_core._visits import Visit
 from routilux_core.error_handling import ErrorStrategy
 from routilux_core.seconds import check_patience
 
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from routilux_core.job import JobState
 
 
+ASIDE = 0  # no thread of ours tells of the end
+
+
 class Run(Books):
     """The live side of a job. What is marked "lock" is called with the dispatcher's lock held."""
 
@@ -35,7 +40,9 @@ class Run(Books):
         "at_rest",
         "context",
         "done",
+        "doubtful",
         "ended",
+        "finisher",
         "halted",
         "merged",
         "numbers",
@@ -47,6 +54,7 @@ class Run(Books):
         "retrying",
         "stopped",
         "swept",
+        "told",
         "waiters",
         "wary",
     )
@@ -59,6 +67,9 @@ class Run(Books):
         self.quick = True  # whether an emission needs no further thought
         self.numbers = itertools.count(1)  # of activations
         self.stopped = self.halted = self.ended = False
+        self.doubtful = False  # an exception interrupted the engine: it may have counted what is not there
+        self.finisher: int | None = None  # the thread that tells of the end
+        self.told = False  # listeners were told of the end, or are just being told
         self.done = Completion()
         self.at_rest: Completion | None = None  # while a caller works on this job: set when it ends or is paused
         self.merged: dict[Inlet, Payload] = {}
@@ -136,9 +147,10 @@ class Run(Books):
             queue.call()
 
     def discard(self, items: Sized) -> None:
-        """Count what was posted after the job was stopped. Lock."""
-        self.over += len(items)
-        self.discarded += len(items)
+        """Count what was posted and will not run, since the job was stopped. Lock."""
+        count = len(items)
+        self.over += count  # no step in between, at which a signal handler could read the books
+        self.discarded += count
 
     def refuse(self) -> None:
         """Count an emission of a stopped job, which is not delivered. Lock."""
@@ -211,7 +223,13 @@ class Run(Books):
 
     def quiet(self) -> bool:
         """Nothing is queued, running or waiting: call the next gather slot, or end. True if the job ended. Lock."""
-        if self.ended or self.holders or self.over != self.last:
+        if self.ended:
+            return False
+        if self.doubtful:
+            if self.has_anything():
+                return False
+            self._write_off()
+        elif self.holders or self.over != self.last:
             return False
         if self.arrivals and not self.stopped:
             self._gather()
@@ -219,6 +237,31 @@ class Run(Books):
         self.ended = True
         self.ended_at = perf_counter()
         return True
+
+    def doubt(self) -> None:
+        """Let what there really is decide about the end, from now on: the counts may be wrong. Lock."""
+        self.doubtful = True
+        if self.stopped and not self.ended:
+            self._discard_all()
+
+    def has_anything(self) -> bool:
+        """Return whether anything of this job is queued, in hand, away, or waits. Lock."""
+        return bool(self.retrying or self.parked or self.parked_retries) or self.hub.has_of(self)
+
+    def permits(self) -> Iterable[Node]:
+        """Yield the node of each permit that is kept for a retry. Lock."""
+        yield from (item[0].node for _, item, keeps in self.retrying.values() if keeps)
+        yield from (item[0].node for item in self.parked_retries)
+
+    def _write_off(self) -> None:
+        """Count as discarded what was counted as posted, and is not there: an exception came in between. Lock."""
+        lost = self.last - self.over
+        self.over = self.last = max(self.last, self.over)
+        self.holders = 0
+        if lost > 0:
+            self.discarded += lost
+            if not self.stopped:
+                self.stopped, self.final = True, "failed"
 
     def _gather(self) -> None:
         for inlet in self.hub.gather_order:
@@ -308,6 +351,10 @@ class Run(Books):
             return
         self.stopped, self.halted, self.final = True, False, status
         self._look_again()  # a worker that is about to call a handler looks twice
+        self._discard_all()
+
+    def _discard_all(self) -> None:
+        """Discard and count what has not started, of a stopped job. Lock."""
         gone = self.hub.drop(self) + self.parked + self.parked_retries
         for item in self.parked_retries:
             item[0].node.queue.release(item[0].node)
@@ -317,10 +364,8 @@ class Run(Books):
             if keeps:
                 item[0].node.queue.release(item[0].node)
         self.hub.timers.wake()
-        for items in (self.retrying, self.parked, self.parked_retries, self.arrivals):
-            items.clear()
-        self.discarded += len(gone)
-        self.over += len(gone)
+        self.retrying, self.parked, self.parked_retries, self.arrivals = {}, [], [], {}
+        self.discard(gone)
         for queue in self.hub.queues:
             queue.call()
 
@@ -359,34 +404,31 @@ class Run(Books):
             self.at_rest.nudge()
 
     def finish(self) -> None:
-        """Tell those who wait that the job has ended, if it has. Not under the lock, and once."""
-        with self.hub.lock:
-            if not self.ended or self.finished:
+        """Tell those who wait that the job has ended, if it has. Not under the lock.
+
+        One thread does it, once; what interrupts it leaves the rest to `finish_again`.
+        """
+        hub = self.hub
+        with hub.lock:
+            if not self.ended or self.finisher is not None:
                 return
-            self.finished = True
-            self.hub.runs.discard(self)  # not before: who finds no jobs has to find them finished
-            self.hub.ending.add(self)
-            self.history.trim()
-            self.hub.measures.end(self)
-            for node in self.hub.raised:
-                node.mark = 0
-            self.hub.raised.clear()
-            idle = None if self.hub.runs else self.hub.when_idle
-            if not self.hub.runs:
-                self.hub.timers.wake()  # what is left there was cancelled: its thread may end
+            self.finisher = get_ident()
+            idle = self._close_books()
         self.merged.clear()
         worker = CURRENT.get()
         if self.listeners is None or getattr(worker, "in_caller", False):
             self._tell_finished(idle)
         else:  # they may take their time, and no worker is to wait for them
             self.hub.aside.do(partial(self._tell_finished, idle))
+            self.finisher = ASIDE
 
     def _tell_finished(self, idle: Callable[[], None] | None) -> None:
         """Tell listeners, and then those who wait."""
         try:
-            if self.listeners is not None:
+            if self.listeners is not None and not self.told:
+                self.told = True
                 self.listeners.job_finished()
-        finally:  # a KeyboardInterrupt in a listener
+        finally:  # an exception that a signal handler raises
             self.listeners = None
             self.done.set()
             with self.hub.lock:
@@ -394,19 +436,27 @@ class Run(Books):
         if idle is not None:
             idle()
 
-    def write_off(self) -> None:
-        """End a stopped job of which nothing is in hand, though an interrupt between two steps spoiled its books."""
-        with self.hub.lock:
-            if not self.stopped or self.ended:
-                return
-            self.discarded += self.last - self.over
-            self.over, self.holders = self.last, 0
-            self.quiet()
-            if not self.hub.runs - {self}:
-                for node in self.hub.all_nodes():
-                    node.waiting.clear()
-                    node.free = node.limit
+    def finish_again(self) -> None:
+        """Go on telling those who wait, if this thread was interrupted while it did so. Not under the lock."""
+        if self.finisher == get_ident() and (not self.done.is_set() or self in self.hub.ending):
+            self.finisher = None
         self.finish()
+
+    def _close_books(self) -> Callable[[], None] | None:
+        """Leave the running jobs; return what is to be called if this was the last. Lock."""
+        hub = self.hub
+        self.finished = True
+        hub.ending.add(self)
+        hub.runs.discard(self)  # not before: who finds no jobs has to find them finished
+        self.history.trim()
+        hub.measures.end(self)
+        for node in hub.raised:
+            node.mark = 0
+        hub.raised.clear()
+        if hub.runs:
+            return None
+        hub.timers.wake()  # what is left there was cancelled: its thread may end
+        return hub.when_idle
 
     def explain(self) -> str:
         from routilux_core._explain import explain
@@ -417,24 +467,35 @@ class Run(Books):
 
     def wait(self, timeout: float | None) -> bool:
         check_outside(self.hub, "JobState.wait")
+        self.finish_again()
+        if not self.done.is_set():
+            self.hub.check_uninterrupted("JobState.wait")
         return self.hub.wait([self], check_patience(timeout, "the timeout of JobState.wait"))
 
     def pause(self) -> None:
-        with self.hub.lock:
-            if self.stopped or self.ended:
-                return
-            self.paused = self.halted = True
-            self._look_again()
-            at_rest = self.at_rest
-        if at_rest is not None:
-            at_rest.set()
+        if self.hub.is_interrupted():
+            return self.hub.put_off(self.pause)
+        with Visit(self.hub):
+            with self.hub.lock:
+                if self.stopped or self.ended:
+                    return None
+                self.paused = self.halted = True
+                self._look_again()
+                at_rest = self.at_rest
+            if at_rest is not None:
+                at_rest.set()
+        return None
 
     def resume(self) -> None:
-        with self.hub.lock:
-            if self.paused:
-                self.paused = self.halted = False
-                self._unpark()
-        self.hub.answer()
+        if self.hub.is_interrupted():
+            return self.hub.put_off(self.resume)
+        with Visit(self.hub):
+            with self.hub.lock:
+                if self.paused:
+                    self.paused = self.halted = False
+                    self._unpark()
+            self.hub.answer()
+        return None
 
     def _unpark(self) -> None:
         """Put what was set aside back before everything else of this job, in the order posted. Lock."""
@@ -451,16 +512,24 @@ class Run(Books):
             queue.call()
 
     def cancel(self, kill: bool = False) -> None:
-        with self.hub.lock:
-            self.paused = False
-            self.stop("cancelled")
-            self.quiet()
-            hands = self.hub.hands()
-        for queue in self.hub.queues:
-            queue.revoke(self)
-            if kill:
-                queue.kill(self)
-        self.finish()
-        self.hub.answer()
-        if hands:
-            wait_until_begun(hands, self)
+        if self.hub.is_interrupted():
+            return self.hub.put_off(self.cancel, kill)
+        self.abort(kill)
+        return None
+
+    def abort(self, kill: bool = False) -> None:
+        """Cancel, also in the middle of a call into the engine, whose own this is."""
+        with Visit(self.hub):
+            with self.hub.lock:
+                self.paused = False
+                self.stop("cancelled")
+                self.quiet()
+                hands = self.hub.hands()
+            for queue in self.hub.queues:
+                queue.revoke(self)
+                if kill:
+                    queue.kill(self)
+            self.finish()
+            self.hub.answer()
+            if hands:
+                wait_until_begun(hands, self)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from math import inf
@@ -49,6 +48,7 @@ class ShippedQueue(WorkQueue):
         "_revoked",
         "_short",
         "away",
+        "homing",
         "luggage",
         "numbers",
         "whole",
@@ -59,6 +59,7 @@ class ShippedQueue(WorkQueue):
         self.luggage = Luggage()
         self.numbers = itertools.count(1)
         self.away: set[ShippedTask] = set()
+        self.homing: set[ShippedTask] = set()  # no longer away, but not all of them is counted or put back yet
         self.whole: set[str] = set()  # jobs whose tasks take every part along, since a worker had lost one
         self._hand = _Hand()
         self._pace: dict[int, float] = {}  # number of an inlet -> mean seconds of a call
@@ -257,8 +258,27 @@ class ShippedQueue(WorkQueue):
     def came_back(self, task: ShippedTask) -> None:
         """Count a batch as no longer away."""
         with self.hub.lock:
+            self.homing.add(task)
             self.away.discard(task)
             self.active -= 1
+
+    # -- after an interruption
+
+    def has_of(self, run: Job) -> bool:
+        return super().has_of(run) or any(task.run is run for task in (*self.away, *self.homing))
+
+    def permits(self) -> Iterable[Node]:
+        return (node for task in (*self.away, *self.homing) for node in task.permits())
+
+    def recount(self) -> None:
+        self.active = len(self.away)
+
+    def take_back_unsent(self) -> None:
+        with self.hub.lock:
+            mine = [task for task in (*self.away, *self.homing) if task.busy == get_ident()]
+        self._recruiters.discard(get_ident())
+        for task in mine:
+            task.withdraw()
 
     def measure(self, number: int, seconds: float) -> None:
         """Take the run time of a call into the mean of its inlet. Lock."""
@@ -373,27 +393,14 @@ class ShippedQueue(WorkQueue):
         with ExitStack() as steps:  # from the last to the first, and each of them, whatever another one raises
             steps.callback(self.lose, runs, error)
             if pool is not None:
-                steps.callback(self._close_aside, pool)
+                steps.callback(self.close_aside, pool)
             for task in away:  # with the last of them a job may end, and another begin, with a new pool
                 steps.callback(task.give_up, error)
         with self.hub.lock:
             self.workers = LIMITLESS if self.pool is None else self.workers  # whoever comes is told so
 
-    def _close_aside(self, pool: WorkerPool) -> None:
-        """Close a broken pool: not here if that can be helped, since its own thread may tell of its end."""
-        try:
-            threading.Thread(target=self._close_broken, args=(pool,), name="routilux-close", daemon=True).start()
-        except RuntimeError:  # the system gives no more threads
-            self._close_broken(pool)
-
-    def _close_broken(self, pool: WorkerPool) -> None:
-        try:
-            pool.close(cancel=True, timeout=0.0)
-        except Exception:
-            logger().warning("strategy %r raised while its broken pool was closed", self.strategy.name, exc_info=True)
-
     def forget(self) -> WorkerPool | None:
-        for each in (self.away, self._recruiters, self._revoked):
+        for each in (self.away, self.homing, self._recruiters, self._revoked):
             each.clear()
         self._broken = None
         return super().forget()

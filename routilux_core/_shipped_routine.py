@@ -148,7 +148,7 @@ class Ready:
 class Tally(dict[str, float]):
     """A routine's counters in a worker: what they came with, and what was added since `taken` was last called."""
 
-    def __init__(self, base: dict[str, float], lock: threading.Lock) -> None:
+    def __init__(self, base: dict[str, float], lock: threading.RLock) -> None:
         super().__init__(base)
         self._lock = lock  # of the routine, whose counters any thread may change
         self._added: dict[str, float] = {}

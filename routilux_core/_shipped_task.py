@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import copy_context
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
+from threading import get_ident
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,10 @@ from routilux_core._calling import merged
 from routilux_core._decisions import carry_out
 from routilux_core._dispatch import as_exception, logger
 from routilux_core._home_coming import HomeComing
-from routilux_core._plan import Item
+from routilux_core._plan import Item, Node
 from routilux_core._shipping import Crate, Row, crate, packed, travels
 from routilux_core.error_handling import Decision, ErrorStrategy
-from routilux_core.errors import ActivationTimeout, StrategyError, is_interrupt
+from routilux_core.errors import ActivationTimeout, StrategyError, ends_program, is_interrupt
 from routilux_core.strategy import WorkerPool
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class ShippedTask(HomeComing):
         self.timeout = self.node.timeout
         self.quick = quick  # whether it is expected to take no longer than a batch should
         self.submitted = False
+        self.busy: int | None = get_ident()  # the thread that sends it, or sees to its end
         self._revoked = False
         self._ended_by_pool = False
         self._handing = threading.RLock()  # held while the pool is given it, or is asked for it back
@@ -85,8 +87,10 @@ class ShippedTask(HomeComing):
                 refused = StrategyError(f"strategy {self.queue.strategy.name!r} raised in submit: {error!r}")
                 refused.__cause__ = error
                 self.give_up(refused)
-                if is_interrupt(error):
+                if ends_program(error):
                     raise
+            if not self._ended:
+                self.busy = None
         return True
 
     def revoke(self, pool: WorkerPool) -> None:
@@ -217,6 +221,33 @@ class ShippedTask(HomeComing):
         """Put everything back: the pool has not run it."""
         self._end_with(lambda: None)
 
+    def withdraw(self) -> None:
+        """Go on where this thread was interrupted while it sent the task or saw to its end: have done with it.
+
+        What the pool may have been given, and won't give back, has failed: it is not to run twice.
+        """
+        if self._ended:
+            self._close()
+        elif self.run.stopped or self._can_be_taken_back():
+            self.take_back()
+        else:
+            self.give_up(StrategyError(f"task {self.id}: an exception came while it was given to its pool"))
+
+    def _can_be_taken_back(self) -> bool:
+        pool = self.queue.pool
+        try:
+            return not self.submitted or (pool is not None and pool.cancel(self))
+        except Exception:
+            logger().exception("strategy %r: its pool raised in cancel", self.queue.strategy.name)
+            return False
+
+    def permits(self) -> Iterable[Node]:
+        """Yield the node of each permit that it has. Lock."""
+        if self.has_state:
+            yield self.node
+        elif not travels(self.node):
+            yield from (item[0].node for item in self.items[self._next :])
+
     def _end_with(self, what: Callable[[], None], by_pool: bool = False) -> None:
         """End the task, if it has not ended: do this, put back what was not started, and settle its job.
 
@@ -230,7 +261,7 @@ class ShippedTask(HomeComing):
                     what()
                 except BaseException as error:
                     self._broke(error)
-                    if is_interrupt(error):
+                    if ends_program(error):
                         raise
                 finally:
                     self._close()
@@ -245,12 +276,13 @@ class ShippedTask(HomeComing):
         if twice:
             logger().warning("task %s was ended twice by its pool; what came later is ignored", self.id)
         elif not ended:
+            self.busy = get_ident()
             self.queue.came_back(self)
         return not ended
 
     def _broke(self, error: BaseException) -> None:
         """Let the job fail: what came of the task could not be counted, and would not be the next time."""
-        if is_interrupt(error):
+        if ends_program(error):
             return
         logger().exception("task %s could not be ended", self.id)
         inlet, payload, run, number, _, _ = self.items[min(self._next, len(self.items) - 1)]
@@ -266,6 +298,8 @@ class ShippedTask(HomeComing):
         rest, self.items = self.items[self._next :], self.items[: self._next]
         with self.hub.lock:
             self._back(rest)
+            self.queue.homing.discard(self)
+            self.run.quiet()
             self.queue.call()
 
     def _fail_rest(self, error: BaseException, at: int | None) -> None:

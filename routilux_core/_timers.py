@@ -36,7 +36,7 @@ class Timer:
 class Timers:
     """A heap of timers, guarded by a lock given from above; calls are made with that lock held."""
 
-    def __init__(self, lock: threading.Lock, after: Callable[[], None], alarm: Callable[[], None]) -> None:
+    def __init__(self, lock: threading.RLock, after: Callable[[], None], alarm: Callable[[], None]) -> None:
         self._lock = lock
         self._changed = threading.Condition(lock)
         self._after = after  # called after each round, without the lock
@@ -68,6 +68,11 @@ class Timers:
         except RuntimeError:  # the system gives no more threads
             self._thread = None
             self._alarm()
+
+    def mend(self) -> None:
+        """Start the thread again if something waits and starting it was interrupted. The lock is held."""
+        if self._heap and self._thread is not None and not self._thread.is_alive():
+            self._start()
 
     def keep_time(self, seconds: float) -> bool:
         """Make the calls that are due, or will be within some seconds, in place of the thread. Not under the lock.

@@ -5,6 +5,7 @@ Only a lane is appended to and taken from without it.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,7 +14,7 @@ from routilux_core._choice import bring_back, take_chosen
 from routilux_core._context import Frame, has_gil
 from routilux_core._plan import Inlet, Item, Node
 from routilux_core._resources import Resources
-from routilux_core.errors import StrategyError, is_interrupt
+from routilux_core.errors import StrategyError, ends_program
 from routilux_core.strategy import Chooser, Done, ExecutionStrategy, Task, WorkerPool
 
 if TYPE_CHECKING:
@@ -32,8 +33,13 @@ class Job(Protocol):
 
     @property
     def done(self) -> Done: ...
-    def cancel(self) -> None: ...
-    def write_off(self) -> None: ...
+    @property
+    def ended(self) -> bool: ...
+    def abort(self) -> None: ...
+    def doubt(self) -> None: ...
+    def permits(self) -> Iterable[Node]: ...
+    def quiet(self) -> bool: ...
+    def finish_again(self) -> None: ...
     def finish(self) -> None: ...
     def nudge(self) -> None: ...
     def leave(self) -> None: ...
@@ -50,6 +56,13 @@ class WorkingHand(Hand, Protocol):
     """A worker in its loop. `stretch` is what it took to do next; it takes the oldest of it without the lock."""
 
     stretch: deque[Item]
+    thread: int
+    shares_thread: bool
+
+    def counts(self) -> bool: ...
+    def has_of(self, run: Any) -> bool: ...
+    def permit_of(self) -> Node | None: ...
+    def be_gone(self) -> None: ...
 
 
 def lanes_are_safe() -> bool:
@@ -78,6 +91,7 @@ class WorkQueue:
         "__weakref__",
         "_turn",
         "active",
+        "awaited",
         "chooser",
         "first",
         "hands",
@@ -110,6 +124,7 @@ class WorkQueue:
         self.workers = 0
         self.active = 0  # workers in their loop
         self.hands: set[WorkingHand] = set()  # of workers in their loop, nested ones included
+        self.awaited: set[Hand] = set()  # of workers in an event loop, those with an activation in hand
         self.recruiting = False  # a task is on its way to the pool, and has not begun: one at a time
         self.resources = Resources()
         self._turn = False  # of the lane, where there is work in both
@@ -348,20 +363,43 @@ class WorkQueue:
         try:
             pool.submit(task)
         except BaseException as error:  # it never should
-            if is_interrupt(error):
+            if ends_program(error):
                 raise
             refused = StrategyError(f"strategy {self.strategy.name!r} raised in submit: {error!r}")
             refused.__cause__ = error
             task.fail(refused)
 
+    # -- after an interruption (lock)
+
+    def has_of(self, run: Job) -> bool:
+        """Return whether anything of a run is queued here or in a worker's hands."""
+        if any(item[2] is run for item in self.queued()) or any(hand.has_of(run) for hand in self.hands):
+            return True
+        return any(hand.item is not None and hand.item[2] is run for hand in self.awaited)
+
+    def permits(self) -> Iterable[Node]:
+        """Yield the node of each permit that workers have."""
+        for hand in self.hands:
+            node = hand.permit_of()
+            if node is not None:
+                yield node
+        for each in self.awaited:
+            if each.item is not None:
+                yield each.item[0].node
+
+    def recount(self) -> None:
+        """Count the workers in their loop anew."""
+        if not self.strategy.capabilities.coroutines:  # else they are in no list
+            self.active = sum(hand.counts() for hand in self.hands)
+        if self.solo and self.active != 1:
+            self.end_solo()
+
+    def take_back_unsent(self) -> None:
+        """Take back what this thread was just giving to the pool. Not under the lock: in shared memory, nothing."""
+
     def drop(self, run: Job) -> list[Item]:
         """Take out everything of a run that is queued here, passing its permits on. The lock is held."""
-        gone = [item for item in self.ready if item[2] is run]
-        permits = [item for item in self.first if item[2] is run]
-        for items in (self.ready, self.first):
-            kept = [item for item in items if item[2] is not run]
-            items.clear()
-            items.extend(kept)
+        gone, permits = _sift(self.ready, run), _sift(self.first, run)
         for item in permits:
             self.release(item[0].node)
         return gone + permits
@@ -379,14 +417,12 @@ class WorkQueue:
             run.swept.update(item[3] for item in met)
             return met
         gone = [item for hand in self.hands for item in _taken_back(hand.stretch, run)]
-        kept: list[Item] = []
         for _ in range(len(lane)):
             try:
                 item = lane.popleft()
             except IndexError:
                 break
-            (gone if item[2] is run else kept).append(item)
-        lane.extend(kept)
+            (gone if item[2] is run else lane).append(item)
         return gone
 
     def prepare(self, entry: Inlet, payload: Mapping[str, Any], running: bool) -> None:
@@ -425,9 +461,26 @@ class WorkQueue:
         with self.hub.lock:
             if opened not in (None, self.opened):
                 return
-            self.let_go_of_pool()
+            pool = self.let_go_of_pool()
             runs = list(self.hub.runs)
         self.lose(runs, error)
+        if pool is not None:
+            self.close_aside(pool)
+
+    def close_aside(self, pool: WorkerPool) -> None:
+        """Close a broken pool: not here if that can be helped, since its own thread may tell of its end."""
+        try:
+            threading.Thread(target=self._close_broken, args=(pool,), name="routilux-close", daemon=True).start()
+        except RuntimeError:  # the system gives no more threads
+            self._close_broken(pool)
+
+    def _close_broken(self, pool: WorkerPool) -> None:
+        try:
+            pool.close(cancel=True, timeout=0.0)
+        except Exception:
+            from routilux_core._log import log
+
+            log.warning("strategy %r raised while its broken pool was closed", self.strategy.name, exc_info=True)
 
     def lose(self, runs: list[Job], error: BaseException) -> None:
         """Let those jobs fail that have work here. A job that has begun since has a pool of its own."""
@@ -435,6 +488,18 @@ class WorkQueue:
             for run in runs:
                 run.lost(self, error)
         self.hub.settle(runs)
+
+
+def _sift(items: deque[Item], run: Job) -> list[Item]:
+    """Take what belongs to a run out of a queue that nobody else touches meanwhile. The lock is held.
+
+    One by one: of what belongs to other jobs, an exception in between loses no more than that one.
+    """
+    gone: list[Item] = []
+    for _ in range(len(items)):
+        item = items.popleft()
+        (gone if item[2] is run else items).append(item)
+    return gone
 
 
 def _taken_back(stretch: deque[Item], run: Job) -> list[Item]:

@@ -175,6 +175,16 @@ def _code_of(handler: object) -> object:
     return getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
 
 
+def ends_program(error: BaseException) -> bool:
+    """Return whether an exception is for the program: in the main thread a Ctrl-C, or an exit, as on SIGTERM.
+
+    Not asked of what foreign objects raise in passing, whose `__str__` may exit: that ends nothing.
+    """
+    return is_interrupt(error) or (
+        isinstance(error, SystemExit) and threading.current_thread() is threading.main_thread()
+    )
+
+
 def text_of(error: BaseException) -> str:
     """Return what an exception says, whatever its own `__str__` does."""
     try:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import Context, copy_context
 from time import monotonic, perf_counter
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from routilux_core._asking import Plugins, make_strategy
 from routilux_core._context import CURRENT, check_outside, inside
@@ -24,6 +24,7 @@ from routilux_core._plan import Inlet, Lane, Node, Outlet
 from routilux_core._pools import close_pool, open_pool
 from routilux_core._printable import printable
 from routilux_core._run import Run
+from routilux_core._visits import Visit, is_held_here
 from routilux_core._work_queue import WorkQueue
 from routilux_core.error_handling import ErrorHandler, ErrorStrategy
 from routilux_core.errors import CapabilityError, ConfigurationError, FlowStateError, brief
@@ -288,27 +289,20 @@ class Flow:
         payload = _checked_params(entry_params)
         self._hub.check_fork()
         _check_here(self._made_in_handler, f"execute({entry_routine_id!r}) of flow {self.flow_id!r}")
-        plugins = self._plugins.all()
-        with self._opening, self._building:  # until it is posted, nobody closes the pools or changes anything
-            inlet = self._entry(entry_routine_id, slot)
-            self._prepare(inlet, payload)
+        order = _Order(entry_routine_id, payload, slot)
+        if self._is_interrupted():
+            return self._execute_later(order)
+        run: Run | None = None
+        try:
             hub = self._hub
-            run = Run(hub, f"{self.flow_id}-{next(self._numbers)}", self.flow_id, self.history_size, _context())
-            run.collected = {output.name: [] for output in self._graph.outputs}
-            job = JobState(run.job_id, self.flow_id, run)
-            run.listen(plugins, job)
-            run.make_entry(inlet.node)
-            with hub.lock:
-                hub.runs.add(run)
-                hub.measures.start(run)
-                run.post(inlet, payload, 0, perf_counter())
-                run.quiet()
-            self._last = job
-            whole, entry = (_works_here(queue) for queue in (self._default, inlet.node.queue))
-        run.tell_started()
-        hub.settle([run])
-        if (whole or entry) and not inside(hub):
-            run.drive(None if whole else 0.0)
+            with Visit(hub):
+                run, job, whole, entry = self._start(order)
+            if (whole or entry) and not inside(hub):
+                run.drive(None if whole else 0.0)
+        except BaseException:
+            if run is not None:
+                run.cancel()
+            raise
         return job
 
     def run(
@@ -316,8 +310,15 @@ class Flow:
     ) -> JobState:
         """Execute, wait for the end of the job, and return it."""
         check_outside(self._hub, "Flow.run")
-        job = self.execute(entry_routine_id, entry_params, slot=slot)
-        job.wait()
+        self._hub.check_uninterrupted("Flow.run")
+        job: JobState | None = None
+        try:
+            job = self.execute(entry_routine_id, entry_params, slot=slot)
+            job.wait()
+        except BaseException:  # a signal handler raised it, most often; nobody else knows this job
+            if job is not None:
+                job.cancel()
+            raise
         return job
 
     def wait_for_completion(self, timeout: float | None = None) -> bool:
@@ -326,6 +327,7 @@ class Flow:
         Jobs that begin meanwhile, in handlers perhaps, are waited for, too.
         """
         check_outside(self._hub, "Flow.wait_for_completion")
+        self._hub.check_uninterrupted("Flow.wait_for_completion")
         deadline = _deadline(check_patience(timeout, "the timeout of Flow.wait_for_completion"))
         self._hub.check_fork()
         try:
@@ -333,7 +335,7 @@ class Flow:
                 if not self._hub.wait(unfinished, _left(deadline)):
                     return False
             return True
-        except KeyboardInterrupt:  # perhaps before there was anything to wait for
+        except BaseException:  # perhaps before there was anything to wait for
             self.cancel()
             raise
 
@@ -364,6 +366,9 @@ class Flow:
         """
         if wait:
             check_outside(self._hub, "Flow.shutdown")
+            self._hub.check_uninterrupted("Flow.shutdown")
+        elif self._is_interrupted():
+            return self._hub.put_off(self.shutdown, False)
         deadline = _deadline(check_patience(timeout, "the timeout of Flow.shutdown"))
         closed = False
         while not closed:  # again, where jobs have begun meanwhile
@@ -372,10 +377,11 @@ class Flow:
                     run.cancel()
             if not wait:
                 self._close_when_idle()
-                return
+                return None
             if not self._hub.wait(self._unfinished(), _left(deadline)):
                 self.cancel()
             closed = self._close(_left(deadline))
+        return None
 
     def __enter__(self) -> Self:
         return self
@@ -389,6 +395,70 @@ class Flow:
         self.shutdown(timeout=EXIT_GRACE if hurries else None)
 
     # -- inside
+
+    def _new_job(self) -> tuple[Run, JobState]:
+        run = Run(self._hub, f"{self.flow_id}-{next(self._numbers)}", self.flow_id, self.history_size, _context())
+        run.collected = {output.name: [] for output in self._graph.outputs}
+        return run, JobState(run.job_id, self.flow_id, run)
+
+    def _start(self, order: _Order, made: tuple[Run, JobState] | None = None) -> tuple[Run, JobState, bool, bool]:
+        """Let a job begin: what it needs is opened, its entry is posted, and workers are called.
+
+        Return it, and whether all of it, and its entry, are worked at here.
+        """
+        plugins = self._plugins.all()
+        with self._opening, self._building:  # until it is posted, nobody closes the pools or changes anything
+            inlet = self._entry(order.routine_id, order.slot)
+            self._prepare(inlet, order.payload)
+            run, job = made or self._new_job()
+            run.listen(plugins, job)
+            run.make_entry(inlet.node)
+            try:
+                self._post(run, inlet, order.payload)
+                self._last = job
+            except BaseException:
+                run.abort()
+                raise
+            whole, entry = (_works_here(queue) for queue in (self._default, inlet.node.queue))
+        try:
+            run.tell_started()
+            run.hub.settle([run])
+        except BaseException:
+            run.abort()
+            raise
+        return run, job, whole, entry
+
+    def _post(self, run: Run, inlet: Inlet, payload: dict[str, Any]) -> None:
+        """Take a job in, with what its entry is called with."""
+        try:
+            with self._hub.lock:
+                self._hub.runs.add(run)
+                self._hub.measures.start(run)
+                run.post(inlet, payload, 0, perf_counter())
+                run.quiet()
+        except BaseException:  # it may be counted, and not be there
+            self._hub.hurt = True
+            raise
+
+    def _is_interrupted(self) -> bool:
+        """Return whether the calling thread is at work inside already: a signal handler calls, most often."""
+        return self._hub.is_interrupted() or is_held_here(self._opening)
+
+    def _execute_later(self, order: _Order) -> JobState:
+        """Let another thread start a job when this one is through with what it was interrupted in."""
+        self._entry(order.routine_id, order.slot)
+        run, job = self._new_job()
+        self._last = job
+        self._hub.put_off(self._start_late, order, run, job)
+        return job
+
+    def _start_late(self, order: _Order, run: Run, job: JobState) -> None:
+        try:
+            with Visit(self._hub):
+                self._start(order, (run, job))
+        except Exception:
+            logger().exception("job %s, executed in a signal handler, could not be started", run.job_id)
+            run.cancel()
 
     def _running(self) -> list[Run]:
         with self._hub.lock:
@@ -627,6 +697,14 @@ class Flow:
         deadline = monotonic() + EXIT_GRACE
         for run in unfinished:
             run.done.wait(max(0.0, deadline - monotonic()))
+
+
+class _Order(NamedTuple):
+    """What a job begins with."""
+
+    routine_id: str
+    payload: dict[str, Any]
+    slot: str | None
 
 
 def _check_capabilities(routine_id: str, routine: Routine, strategy: ExecutionStrategy) -> None:

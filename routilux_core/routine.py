@@ -48,7 +48,7 @@ class _Internals:
         self.slots: dict[str, Slot] = {}
         self.events: dict[str, Event] = {}
         self.stats: dict[str, float] = {}
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a signal handler may ask in the middle of a change
         self.error_handler: ErrorHandler | None = None
         self.sealed = False
         self.owner: tuple[str, str] | None = None  # (flow id, routine id)

@@ -463,11 +463,6 @@ def test_ctrl_c_at_any_moment_of_waiting_leaves_the_books_in_order(seed: int) ->
 
 @pytest.mark.soak
 @pytest.mark.skipif(os.name != "posix", reason="sends a real SIGINT to a process")
-@pytest.mark.xfail(
-    reason="where the engine works in the main thread, a signal between two of its statements can lose the count of "
-    "an activation, or have it twice: WorkQueue.take between `waiting.append` and `popleft`, for one",
-    strict=False,
-)
 def test_ctrl_c_at_any_moment_of_working_leaves_the_books_in_order() -> None:
     for seed in range(10):
         check_anywhere("sequential", 200, seed)

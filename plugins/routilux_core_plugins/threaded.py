@@ -33,7 +33,7 @@ class ThreadPool(WorkerPool):
         self.workers = workers
         self._host = host
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may call in the middle of a call
         self._idle = _Count()  # threads that wait, less the tasks that wait
         self._leaving = _Count()  # threads that end when they have done their task
         self._threads: list[threading.Thread] = []

@@ -31,7 +31,7 @@ class Waiting:
     """Tasks that have not left yet, oldest first; any thread may touch them, under the lock."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a signal handler may cancel in the middle of a call
         self.tasks: deque[Task] = deque()
 
 
