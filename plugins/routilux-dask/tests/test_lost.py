@@ -143,5 +143,6 @@ def test_a_connection_whose_own_thread_breaks_fails_the_job_and_the_next_one_get
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(loop.ident), ctypes.py_object(SystemExit))
     finished(job)
     assert job.status == "failed"
+    assert "the connection to the Dask scheduler ended with SystemExit" in str(job.errors[0].exception)
     (tmp_path / "go").touch()
     assert finished(flow.execute("source", {"count": 3})).status == "completed"

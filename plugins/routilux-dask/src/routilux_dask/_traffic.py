@@ -265,6 +265,9 @@ class Traffic:
         try:
             told: list[bytes] = await future
         except (Exception, asyncio.CancelledError) as error:
+            mine = asyncio.current_task()
+            if mine is not None and mine.cancelling():
+                return  # the loop ends, and with it all that is away
             if number in worker.away and not self.lost:
                 self._failed(task, worker, number, error)
             return
