@@ -191,7 +191,7 @@ class HomeComing(Task):
             with self.hub.lock:
                 self.queue.measure(item[0].number, ended - started)
             self._failed(index, error, self._at_home(started), self._at_home(ended), trace)
-            self._forget_frames(error)
+            self._forget_frames(error, sys.exception())
 
     def _post_one(self, item: Item, names: list[str], payloads: list[Payload]) -> None:
         node, number, now = item[0].node, item[3], perf_counter()
@@ -269,10 +269,10 @@ class HomeComing(Task):
         failure = run.failure(inlet, payload, number, error, self._emitted, trace)
         return carry_out(run, failure, self.queue.judge(run, number, failure))
 
-    def _forget_frames(self, error: BaseException) -> None:
-        """Let the frames go of an exception that was made here, for one activation."""
+    def _forget_frames(self, error: BaseException, around: BaseException | None) -> None:
+        """Let the frames go of an exception of one activation, or one task; not of what is handled `around` it."""
         if not self.hub.keeps_frames:
-            forget_frames(error, sys.exception())
+            forget_frames(error, around)
             if isinstance(error, ShippingError):
                 error.value = None  # the payload that could not be sent
 

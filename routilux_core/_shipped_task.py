@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from contextvars import copy_context
@@ -50,6 +51,7 @@ class ShippedTask(HomeComing):
         self.quick = quick  # whether it is expected to take no longer than a batch should
         self.submitted = False
         self.busy: int | None = get_ident()  # the thread that sends it, or sees to its end
+        self._around = sys.exception()  # which those are handling who emit, and so send it
         self._revoked = False
         self._ended_by_pool = False
         self._handing = threading.RLock()  # held while the pool is given it, or is asked for it back
@@ -89,6 +91,7 @@ class ShippedTask(HomeComing):
                 self.give_up(refused)
                 if ends_program(error):
                     raise
+                self._forget_frames(refused, self._around)
             if not self._ended:
                 self.busy = None
         return True
@@ -173,7 +176,7 @@ class ShippedTask(HomeComing):
             del self.items[index:]
         else:
             self._end_with(lambda: self._failed(0, error, now := perf_counter(), now, ""))
-            self._forget_frames(error)
+            self._forget_frames(error, self._around)
 
     def payload(self, known: frozenset[str] = frozenset()) -> bytes:
         assert self._crate is not None, "payload() of a task that was never submitted"
@@ -211,7 +214,11 @@ class ShippedTask(HomeComing):
 
     def fail(self, error: BaseException, at: int | None = None) -> None:
         known = as_exception(error, f"strategy {self.queue.strategy.name!r}")
-        self._end_with(lambda: self._fail_rest(known, at), by_pool=True)
+        self._end_with(lambda: self._fail_for(known, at), by_pool=True)
+
+    def _fail_for(self, error: BaseException, at: int | None) -> None:
+        self._fail_rest(error, at)
+        self._forget_frames(error, sys.exception())  # it may lead to this task, and to what is in it
 
     def give_up(self, error: BaseException) -> None:
         """Fail it for its pool, which is lost or closed, and may still say something of this task."""

@@ -5,22 +5,29 @@ from __future__ import annotations
 import gc
 import logging
 import sys
+import threading
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from attrs import frozen
 
 from routilux_core import (
+    Capabilities,
     ConfigurationError,
     ErrorHandler,
     ErrorStrategy,
+    ExecutionStrategy,
     Failure,
     Flow,
+    Host,
     JobState,
     Routine,
     SerializationError,
+    Task,
+    WorkerPool,
     event,
     field,
     slot,
@@ -200,7 +207,7 @@ class Payload:
     """Something large that a handler was given, or has made."""
 
     def __init__(self) -> None:
-        self.content = bytearray(1000)
+        self.made_by = FAILS[0].__name__
 
     def __repr__(self) -> str:
         return "<a payload>"
@@ -337,8 +344,8 @@ def test_no_failure_keeps_alive_what_its_handler_had_in_hand(
         jobs.append(job)
         assert len(job.errors) == (12 if decision == "retry" else 6), FAILS
         assert f"in {FAILS[0].__name__}" in job.errors[0].traceback
-        gc.collect()
-        assert not parse.alive, FAILS
+    gc.collect()
+    assert not {each.made_by for each in parse.alive}
 
 
 @pytest.mark.parametrize("fails", RAISES[:-1])
@@ -449,3 +456,49 @@ def test_tracebacks_of_the_first_failures_are_in_what_is_raised(make_flow: MakeF
     assert len(raised.value.exceptions) == 15
     assert len(raised.value.__notes__) == 10
     assert raised.value.__notes__[0].startswith("routine 'book', slot 'go': Traceback (most recent call last)")
+
+
+class Refuses(WorkerPool):
+    """Raises in `submit`, which no pool should."""
+
+    def submit(self, task: Task) -> None:
+        raise OSError(f"no room for {task.id}")
+
+    def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
+        pass
+
+
+@frozen(kw_only=True)
+class RefusingStrategy(ExecutionStrategy):
+    name: ClassVar[str] = "refusing"
+    contract: ClassVar[int] = 1
+    capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=False)
+
+    def open(self, host: Host) -> WorkerPool:
+        return Refuses()
+
+
+class Makes(Routine):
+    """Emits payloads: some can be sent, some can't."""
+
+    out = event("i")
+    alive: Any = field(factory=weakref.WeakSet)
+
+    def __call__(self, sends: bool) -> None:
+        for _ in range(3):
+            payload = Payload()
+            self.alive.add(payload)
+            self.emit("out", i=payload if sends else [payload, threading.Lock()])
+
+
+@pytest.mark.parametrize("sends", [True, False])
+def test_what_could_not_be_sent_is_not_kept(make_flow: MakeFlow, sends: bool) -> None:
+    flow, makes = make_flow(execution_strategy=RefusingStrategy(), error_handler="continue"), Makes()
+    flow.add_routine(makes, "makes", execution_strategy="sequential")
+    flow.add_routine(Book(), "book")
+    flow.connect("makes", "out", "book", "go")
+    job = finished(flow, "makes", sends=sends)
+    assert len(job.errors) == 3
+    assert ("no room for" if sends else "can't be sent") in job.errors[0].traceback
+    gc.collect()
+    assert not makes.alive
