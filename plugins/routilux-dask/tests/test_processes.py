@@ -79,3 +79,12 @@ def test_a_private_cluster_in_a_worker_of_another_one_is_refused_with_the_cause(
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
     assert "a private Dask cluster can't be started in process" in done.stdout
     assert "daemonic processes are not allowed to have children" in done.stdout
+
+
+def test_processes_of_a_private_cluster_say_nothing_where_the_main_module_has_no_guard(tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(NESTED.replace('if __name__ == "__main__":', "if True:"))
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert done.stderr.count("routilux_core.errors.StrategyError:") == 1
+    assert "has to start its work under `if __name__" in done.stderr.splitlines()[-1]
+    assert "bootstrapping" not in done.stderr

@@ -26,12 +26,16 @@ from routilux_dask._traffic import Calls, Traffic, Waiting
 _Client: Any = distributed.Client  # they are not typed
 _LocalCluster: Any = distributed.LocalCluster
 
+UNGUARDED = 77  # the exit code of a process of a private cluster whose main module starts one again
 FAREWELL = 5.0  # seconds for saying goodbye to workers and scheduler
 
 
 def _check_may_have_children() -> None:
     """Refuse a private cluster in a process that can't start others, such as a worker of another cluster."""
-    if multiprocessing.current_process().daemon:
+    current = multiprocessing.current_process()
+    if getattr(current, "_inheriting", False) and current.name.startswith("Dask"):
+        os._exit(UNGUARDED)  # it imports the main module, which leads here again: its parent says so, once
+    if current.daemon:
         raise StrategyError(
             f"a private Dask cluster can't be started in process {os.getpid()}, a worker of Dask's, perhaps: daemonic "
             "processes are not allowed to have children. Let this flow run under 'concurrent' or 'sequential', or on a "
