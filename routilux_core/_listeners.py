@@ -235,17 +235,20 @@ class Listeners:
             self._tell_untold()
 
     def _tell_untold(self) -> None:
+        """Tell the oldest first, until nothing is left. Nobody else tells meanwhile."""
         while True:
             with self._hub.lock:
                 if not self._untold:
-                    break
+                    return
                 hook, record = self._untold.popleft()
-                if self._behind and 2 * len(self._untold) < BEHIND:
+                catches_up = self._behind and 2 * len(self._untold) < BEHIND
+                if catches_up:
                     self._behind = False
                     self._hub.behind -= 1
                     self._hub.call_all()
             self._tell_outside(hook, Records(record, self._hub.inlets) if hook == BATCHES else record)
-        self._hub.answer()
+            if catches_up:
+                self._hub.answer()
 
     # -- details
 
