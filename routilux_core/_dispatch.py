@@ -286,7 +286,8 @@ class Dispatcher:
             left = _left(deadline)
             most = TICK if self.timers.keep_time(0.0) else IN_CALLER
             if len(pools) == 1:
-                pools[0].wait(done, most if left is None else min(left, most))
+                if not _works_on(pools[0], done, most if left is None else min(left, most)):
+                    break
             else:
                 for pool in pools:  # each has to be given a turn
                     pool.wait(done, SLICE)
@@ -303,6 +304,12 @@ class Dispatcher:
 
 def _left(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - monotonic())
+
+
+def _works_on(pool: WorkerPool, done: Done, seconds: float) -> bool:
+    """Let a pool work in this thread; return whether it may have more to do: one that comes back early has not."""
+    began = monotonic()
+    return pool.wait(done, seconds) or monotonic() - began >= seconds / 2
 
 
 def _sift(waiting: deque[Item], run: Job) -> list[Item]:
