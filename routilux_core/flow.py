@@ -308,7 +308,11 @@ class Flow:
     def run(
         self, entry_routine_id: str, entry_params: Mapping[str, Any] | None = None, *, slot: str | None = None
     ) -> JobState:
-        """Execute, wait for the end of the job, and return it."""
+        """Execute, wait for the end of the job, and return it.
+
+        Every wait is refused inside a handler of this flow, and inside a job of another flow that such a handler waits
+        for: it would wait for itself.
+        """
         check_outside(self._hub, "Flow.run")
         self._hub.check_uninterrupted("Flow.run")
         job: JobState | None = None
