@@ -418,8 +418,8 @@ class Flow:
             run.listen(plugins, job)
             run.make_entry(inlet.node)
             try:
+                self._last = job  # first: once it is posted, another thread may let it begin, whatever comes in between
                 self._post(run, inlet, order.payload)
-                self._last = job
             except BaseException:
                 run.abort()
                 raise

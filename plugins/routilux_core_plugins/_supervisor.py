@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from multiprocessing.util import Finalize
+from queue import SimpleQueue
 from time import monotonic
 from typing import Any
 
@@ -38,8 +39,9 @@ class Supervisor:
         self.owner = os.getpid()
         self._host = host
         self._starts = Starts(settings)
-        self._opened = threading.Event()
-        self._ended = threading.Event()
+        # Not a `threading.Event`: an exception of a signal handler can leave its lock held, and `set` waits for ever.
+        self._opened = False  # a worker is ready, or there is none, and won't be
+        self._news: SimpleQueue[None] = SimpleQueue()  # that it is opened
         self._error: StrategyError | None = None  # why no worker could be started
         self._close_at: float | None = None  # set: the pool is being closed; what runs is ended then
         self._drop = False  # what waits is dropped
@@ -61,12 +63,12 @@ class Supervisor:
             self._release()
             raise StrategyError(f"the system gives no thread to look after worker processes: {error}") from error
         try:
-            self._opened.wait()
+            self._news.get()
         except BaseException:  # a KeyboardInterrupt
             self.close(cancel=True, timeout=0.0)
             raise
         if self._error is not None:
-            self._ended.wait(GRACE)
+            self._wait_for_end(GRACE)
             raise self._error
 
     def submit(self, task: Task) -> None:
@@ -90,8 +92,11 @@ class Supervisor:
             if self.roster.closed is None:
                 self.roster.closed = closed_error()
         self.wake()
-        if threading.current_thread() is not self._thread:
-            self._ended.wait(stretch(timeout))
+        self._wait_for_end(stretch(timeout))
+
+    def _wait_for_end(self, timeout: float | None) -> None:
+        if self._thread.ident is not None and threading.current_thread() is not self._thread:
+            self._thread.join(timeout)
 
     def abandon(self) -> None:
         """End the pool, and wait for nothing."""
@@ -109,7 +114,7 @@ class Supervisor:
     def _exit(self) -> None:
         """The interpreter exits."""
         self.close(cancel=True, timeout=0.0)
-        self._ended.wait(EXIT_PATIENCE)
+        self._wait_for_end(EXIT_PATIENCE)
 
     # -- the thread
 
@@ -131,8 +136,12 @@ class Supervisor:
         self._selector.close()
         self._waker.close()
         self._wakes.close()
-        self._ended.set()
-        self._opened.set()
+        self._say_opened()
+
+    def _say_opened(self) -> None:
+        if not self._opened:
+            self._opened = True
+            self._news.put(None)
 
     def _loop(self) -> None:
         while True:
@@ -214,7 +223,7 @@ class Supervisor:
             self.roster.closed = error
             self._close_at, self._drop = monotonic(), True
         with ExitStack() as steps:
-            if self._opened.is_set():
+            if self._opened:
                 steps.callback(self._host.lost, error)
             steps.callback(fail_all, self.roster.give_up_waiting(error))
 
@@ -261,7 +270,7 @@ class Supervisor:
             failed = self.roster.spread()
         fail_all(failed)
         self._starts.succeeded()
-        self._opened.set()
+        self._say_opened()
 
     def _reply(self, worker: Worker, body: bytes) -> None:
         """Give the worker its next batch before the engine looks at this one."""
