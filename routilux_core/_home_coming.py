@@ -132,6 +132,8 @@ class HomeComing(Task):
             stuck = take_state_home(self.node, last, self._stats)
         if last is not None and last.get("missing"):
             self.queue.send_whole(self.run)
+        if last is not None and last.get("lacks names"):
+            self.queue.luggage.send_values()
         self._take(told, stuck)
 
     def _take(self, told: Told, stuck: Encoded | None) -> None:

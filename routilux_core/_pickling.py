@@ -10,9 +10,11 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator
-from types import FunctionType, MethodType
-from typing import Any
-from weakref import WeakSet
+from contextlib import suppress
+from contextvars import ContextVar
+from types import CellType, CodeType, FunctionType, MethodType
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary, WeakSet
 
 from routilux_core._methods import bound, joined, name_of
 from routilux_core.errors import ShippingError
@@ -30,8 +32,16 @@ ADVICE = {
 }
 
 
+# Whether what goes by name out of the main program goes by value, too, for workers that have another main module.
+WITH_VALUES: ContextVar[bool] = ContextVar("WITH_VALUES", default=False)
+
+
 class _ByValueOnlyError(Exception):
     """Found a class or function that a worker process could not import."""
+
+
+class NotThereError(Exception):
+    """Something of the main program is sent by its name, and this process's main module has no such thing."""
 
 
 def is_plain(payload: dict[str, Any]) -> bool:
@@ -59,7 +69,10 @@ def dumps_plain(value: Any) -> bytes | None:
 
 
 def dumps(value: Any, routine: Routine | None = None) -> bytes:
-    """Pickle a value; where it refers to the given routine, `loads` puts the one that it is given."""
+    """Pickle a value; where it refers to the given routine, `loads` puts the one that it is given.
+
+    What the main program defines goes by its name, where workers run the same main module and have it, too.
+    """
     try:
         return _dumps(_ByReference, value, routine)
     except _ByValueOnlyError:
@@ -67,7 +80,7 @@ def dumps(value: Any, routine: Routine | None = None) -> bytes:
     except Exception:
         if not has_cloudpickle():
             raise
-    return _dumps(_by_value(), value, routine)
+    return _dumps(_by_value().mixed, value, routine)
 
 
 def loads(data: bytes, routine: Routine | None = None) -> Any:
@@ -125,19 +138,72 @@ class _ByReference(pickle.Pickler):
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, (type, FunctionType)):
-            if value.__module__ in MAIN:
-                _check_main(value)
-            return NotImplemented
+            return _reduce_main(value) if value.__module__ in MAIN else NotImplemented
         reduced = _reduce(self._routine, value)
         return NotImplemented if reduced is None else reduced
 
 
-def _check_main(value: Any) -> None:
-    """Refuse what is defined in the main program, unless workers can import that and there is no better way."""
-    if has_cloudpickle():
+def _reduce_main(value: Any) -> Any:
+    """Return how what the main program defines is pickled: by its name, and by value as well where that is asked for.
+
+    Raises where there is no such name, or no such file that a worker could run.
+    """
+    main = program()
+    if not has_cloudpickle():
+        if main is None:
+            raise pickle.PicklingError(
+                f"{value.__qualname__} is defined in __main__, which a worker process can't import"
+            )
+        return NotImplemented
+    if main is None or _of_this_main(value.__qualname__) is not value:
         raise _ByValueOnlyError
-    if not _is_found_by_workers(sys.modules["__main__"]):
-        raise pickle.PicklingError(f"{value.__qualname__} is defined in __main__, which a worker process can't import")
+    return _of_main, (main, value.__qualname__, *(_valued(value) if WITH_VALUES.get() else (None, "")))
+
+
+def program() -> str | None:
+    """Return what a program runs, as its main module and those of its workers say alike; None if nobody else can."""
+    main: Any = sys.modules["__main__"]
+    if not _is_found_by_workers(main):
+        return None
+    spec = getattr(main, "__spec__", None)
+    return os.path.abspath(main.__file__) if spec is None else str(spec.name)
+
+
+def _of_this_main(name: str) -> Any:
+    """Return what the main module of this process has under a name; None if it has no such thing."""
+    found: Any = sys.modules["__main__"]
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _of_main(main: str, name: str, data: bytes | None, why_not: str) -> Any:
+    """Return something of the main program: this process's own, where it runs that, or what came by value."""
+    found = _of_this_main(name) if program() == main else None
+    if found is not None:
+        return found
+    if data is not None:
+        return loads(data)
+    if why_not:
+        raise pickle.UnpicklingError(
+            f"{name} of the main program ({main}) is missing in the main module of this worker, and {why_not}"
+        )
+    raise NotThereError(f"{name} of {main}")
+
+
+_values: WeakKeyDictionary[Any, tuple[bytes | None, str]] = WeakKeyDictionary()  # of classes and functions
+
+
+def _valued(value: Any) -> tuple[bytes | None, str]:
+    """Return a class or function by value, pickled once; or why that can't be."""
+    found = _values.get(value)
+    if found is None:
+        try:
+            found = _dumps(_by_value().pure, value, None), ""
+        except Exception as error:
+            found = None, f"can't go there by value{_uses(value)}: {error}"
+        _values[value] = found
+    return found
 
 
 def _is_found_by_workers(main: object) -> bool:
@@ -162,11 +228,18 @@ def has_cloudpickle() -> bool:
 _set_up: WeakSet[type] = WeakSet()  # classes of this process that no pickle may define again
 
 
+class _Picklers(NamedTuple):
+    """Picklers by value: `mixed` names what the main program has under a name, `pure` does not."""
+
+    mixed: Callable[..., Any]
+    pure: Callable[..., Any]
+
+
 @functools.cache
-def _by_value() -> Callable[..., Any]:
+def _by_value() -> _Picklers:
     cloudpickle: Any = importlib.import_module("cloudpickle")  # an extra: type checkers may not find it
 
-    class ByValue(cloudpickle.Pickler):  # type: ignore[misc]
+    class Pure(cloudpickle.Pickler):  # type: ignore[misc]
         """Sends classes and functions along where a worker process could not import them."""
 
         def __init__(self, file: io.BytesIO, routine: Routine | None) -> None:
@@ -176,10 +249,27 @@ def _by_value() -> Callable[..., Any]:
         def reducer_override(self, value: Any) -> Any:
             if isinstance(value, type):
                 _set_up.add(value)
+                return _with_slots(value, super().reducer_override(value))
             reduced = _reduce(self._routine, value)
             return super().reducer_override(value) if reduced is None else reduced
 
-    return ByValue
+    class Mixed(Pure):
+        def reducer_override(self, value: Any) -> Any:
+            if isinstance(value, (type, FunctionType)) and value.__module__ in MAIN:
+                with suppress(_ByValueOnlyError):
+                    return _reduce_main(value)
+            return super().reducer_override(value)
+
+    return _Picklers(Mixed, Pure)
+
+
+def _with_slots(cls: type, reduced: Any) -> Any:
+    """Let a class be made with its slots: set later, as cloudpickle does, they make none."""
+    slots = vars(cls).get("__slots__")
+    if slots is None or not isinstance(reduced, tuple) or reduced[0].__name__ != "_make_skeleton_class":
+        return reduced
+    make, (constructor, name, bases, settings, *rest), *others = reduced
+    return make, (constructor, name, bases, {**settings, "__slots__": slots}, *rest), *others
 
 
 class _Unpickler(pickle.Unpickler):
@@ -220,9 +310,10 @@ def explain(
     where = f"{whole}: {kind} {path!r}" if name else f"{whole}: {kind}"
     shown = culprit if isinstance(culprit, (type, FunctionType)) else type(culprit)
     by_name = isinstance(culprit, (type, FunctionType)) and not has_cloudpickle()
+    uses = _uses(culprit) if isinstance(culprit, (type, FunctionType)) and has_cloudpickle() else ""
+    said = str(reason) or type(reason).__name__
     return ShippingError(
-        f"{where} ({shown.__qualname__}) can't be sent to a worker process: {str(reason) or type(reason).__name__}; "
-        f"{ADVICE[by_name]}",
+        f"{where} ({shown.__qualname__}) can't be sent to a worker process{uses}: {said}; {ADVICE[by_name]}",
         path,
         culprit,
     )
@@ -277,3 +368,55 @@ def _reduced(value: Any) -> Iterator[tuple[str, Any]]:
     for part in state if isinstance(state, tuple) else (state,):
         if isinstance(part, dict):
             yield from ((f".{name}", item) for name, item in part.items())
+
+
+def _uses(value: Any) -> str:
+    """Say what a class or function can't take along by value: ", since it uses the global 'LOCK' (lock)"."""
+    seen: set[int] = set()
+    said = ""
+    for _ in range(DEPTH):
+        seen.add(id(value))
+        for what, used in _used(value):
+            if id(used) not in seen and type(used) not in ATOMS and not _goes_by_value(used):
+                said, value = f", since it uses {what} ({type(used).__name__})", used
+                break
+        else:
+            break
+    return said
+
+
+def _goes_by_value(value: Any) -> bool:
+    try:
+        _dumps(_by_value().pure, value, None)
+    except Exception:
+        return False
+    return True
+
+
+def _used(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what a class or function takes along when it goes by value, with what that is called."""
+    if isinstance(value, type):
+        for name, item in vars(value).items():
+            function = getattr(item, "__func__", getattr(item, "fget", item))
+            if not name.startswith("__") or isinstance(function, FunctionType):
+                yield f"the attribute {name!r} of {value.__qualname__}", function
+    elif isinstance(value, FunctionType):
+        cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
+        yield from ((f"the variable {name!r}", cell.cell_contents) for name, cell in cells if _is_full(cell))
+        yield from ((f"the global {name!r}", value.__globals__[name]) for name in _names(value.__code__, value))
+
+
+def _names(code: CodeType, function: FunctionType) -> list[str]:
+    """Return the globals that a function's code names, and that of the functions in it."""
+    inner = [each for each in code.co_consts if isinstance(each, CodeType)]
+    return [name for name in code.co_names if name in function.__globals__] + [
+        name for each in inner for name in _names(each, function)
+    ]
+
+
+def _is_full(cell: CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True

@@ -76,10 +76,11 @@ class ShippedQueue(WorkQueue):
     def prepare(self, entry: Inlet, payload: Mapping[str, Any], running: bool) -> None:
         """Pickle what a job needs; what can't be sent is refused here, by name."""
         nodes = [node for node in self.hub.nodes.values() if node.queue is self]
-        self.luggage.pack_all(nodes, running)
         self._joins = {}
-        if entry.node.queue is self:
-            check_payload(entry, dict(payload))
+        with self.luggage.packing():
+            self.luggage.pack_all(nodes, running)
+            if entry.node.queue is self:
+                check_payload(entry, dict(payload))
         if not running:
             self._losses.clear()
             self.whole.clear()

@@ -113,7 +113,8 @@ class ShippedTask(HomeComing):
         if self.has_state:
             self._stats = self.node.routine.stats()
         try:
-            self._crate = self._pack_at_once() or self._pack_one_by_one()
+            with self.queue.luggage.packing():
+                self._crate = self._pack_at_once() or self._pack_one_by_one()
         except BaseException as error:
             if is_interrupt(error):
                 raise

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from routilux_core._binding import Payload
 from routilux_core._dispatch import logger
 from routilux_core._imports import ADVICE, is_incomplete
 from routilux_core._kept import process
-from routilux_core._pickling import PROTOCOL, dumps_plain, is_plain
+from routilux_core._pickling import PROTOCOL, WITH_VALUES, dumps_plain, is_plain
 from routilux_core._plan import Inlet, Node
 from routilux_core._relay import environment
 from routilux_core._shipped_routine import definition_of, pickle_state
@@ -40,6 +41,21 @@ class Luggage:
         self.environment: Part = ("", b"")
         self._parts: dict[Node, Part] = {}
         self._warned: set[str] = set()
+        self._with_values = False
+
+    def send_values(self) -> None:
+        """Send by value what the main program defines, too: the workers have another main module."""
+        self._with_values = True
+        self._parts.clear()
+
+    @contextmanager
+    def packing(self) -> Iterator[None]:
+        """Let what is pickled meanwhile, in this context, be as these workers need it."""
+        token = WITH_VALUES.set(self._with_values)
+        try:
+            yield
+        finally:
+            WITH_VALUES.reset(token)
 
     def pack_all(self, nodes: list[Node], running: bool) -> None:
         """Pickle everything before a job begins; what can't be sent is a `ShippingError` that names its path."""

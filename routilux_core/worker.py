@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from routilux_core._binding import Payload
 from routilux_core._context import CURRENT, Frame
 from routilux_core._kept import process
-from routilux_core._pickling import ATOMS, dumps, explain, loads
+from routilux_core._pickling import ATOMS, NotThereError, dumps, explain, loads
 from routilux_core._remote_errors import encode
 from routilux_core._returns import check_returned
 from routilux_core._shipped_routine import Blueprint, Ready, pickle_state, state_of
@@ -142,6 +142,7 @@ class _Batch:
         self._due: float | None = None  # when the time of the call that runs is over
         self._late = 0  # what it has emitted since
         self._made: dict[str, Any] = {}
+        self._lacks_names = False  # something of the main program came by name, and has none in this process
         self._current: Ready
         self._variables = self._unset = Context()  # what the task runs in, and what that was before any call
         self._isolates = False  # whether each call has a context of its own: one has set a variable
@@ -153,7 +154,7 @@ class _Batch:
         missing = self._missing()
         if missing:
             last["missing"] = missing
-        else:
+        elif not self._lacks_names:
             self._prepare()
             CURRENT.set(self)
             self._variables, self._unset, self._isolates = variables, copy_context(), len(variables) > 1
@@ -165,6 +166,8 @@ class _Batch:
                 self.routine = None
             if self._travelling is not None:
                 last.update(_home_coming(self._travelling))
+        if self._lacks_names:
+            last["lacks names"] = True
         reply = self._teller.reply(last)
         if self._teller.broken is not None:
             raise self._teller.broken
@@ -190,6 +193,7 @@ class _Batch:
                     self._made[key] = self._process.part(key, self._parts.get(key), make)
                 except BaseException as error:  # the user's classes are imported and unpickled here
                     self._made[key] = error
+        self._lacks_names = any(isinstance(made, NotThereError) for made in self._made.values())
         return [key for key, _ in wanted if self._made[key] is None]
 
     def _prepare(self) -> None:
@@ -238,6 +242,9 @@ class _Batch:
                     check_returned(returned, ready.routine_id, slot)
                 if timeout is not None:
                     self._check_time(number, slot)
+            except NotThereError:  # it comes again, by value, and begins then
+                self._lacks_names, self._held = True, None
+                return False
             except BaseException as error:  # SystemExit and KeyboardInterrupt too: they fail the activation
                 if self._forked:
                     _end_fork(error)
@@ -312,6 +319,8 @@ class _Batch:
                 raise found
             if self._state is not None:
                 found = self._travelling = found.build(self._state, stats)
+        except NotThereError:
+            raise
         except Exception as error:
             raise ShippingError(
                 f"routine {routine_id!r} can't be rebuilt in the worker process: {error!r}; its module has to be "
@@ -409,6 +418,8 @@ def pack(payload: Payload, whole: str) -> bytes:
 def _load_payload(data: bytes, routine_id: str, slot: str) -> Payload:
     try:
         payload: Payload = loads(data)
+    except NotThereError:
+        raise
     except Exception as error:
         raise ShippingError(
             f"routine {routine_id!r}, slot {slot!r}: what was sent can't be unpickled in the worker process: {error!r}"

@@ -159,7 +159,9 @@ class Held(ExecutionStrategy):
     """Runs tasks in a thread until it is told to hold them: then it does nothing but `then`."""
 
     name: ClassVar[str] = "held"
-    capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=False, streams=True, max_batch=1024)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        shares_memory=False, streams=True, max_batch=1024, batch_seconds=60.0
+    )
     pools: list[HeldPool] = field(factory=list, eq=False)
     reply: Callable[[bytes], bytes] = field(default=bytes, eq=False)
 
