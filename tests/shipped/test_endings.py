@@ -311,7 +311,7 @@ def test_a_pool_that_raises_in_submit_fails_the_call(make_flow: MakeFlow) -> Non
             return Pool(host, bytes)
 
     flow = make_flow(execution_strategy=Refuses(), error_handler="continue")
-    flow.add_routine(Numbers(), "numbers", execution_strategy="sequential")
+    flow.add_routine(Numbers(), "numbers", execution_strategy="concurrent")
     flow.add_routine(Adds(seen=[]), "adds")
     flow.connect("numbers", "out", "adds", "n")
     job = finished(flow.execute("numbers", {"values": [1, 2, 3]}))

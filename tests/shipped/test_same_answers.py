@@ -161,7 +161,9 @@ def test_errors_have_the_same_decisions(
         flow.connect("fails", "passed", "sum", "n")
         return [finished(flow.execute("source", {"count": 8}))]
 
-    here, there = make_flow("f", **SEQUENTIAL), make_flow("f", **shipped)
+    # In the main thread an exit ends the program.
+    in_a_thread = {"execution_strategy": "concurrent", "max_workers": 1}
+    here, there = make_flow("f", **(in_a_thread if kind == "exit" else SEQUENTIAL)), make_flow("f", **shipped)
     expected, found = answer(here, build(here)), answer(there, build(there))
     assert found == expected
 
