@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from attrs import define, field, frozen, validators
 
-from routilux_core.errors import ConfigurationError, brief, is_interrupt
+from routilux_core.errors import ConfigurationError, brief, is_interrupt, repr_of
 from routilux_core.seconds import FOREVER
 
 
@@ -80,7 +80,7 @@ class Failure:
     routine_id: str
     slot: str
     attempt: int
-    exception: BaseException
+    exception: BaseException = field(repr=repr_of)  # which may raise, and who prints the errors wants to see them
     traceback: str
     payload_keys: tuple[str, ...]
     policy: ErrorHandler = field(repr=False)

@@ -195,6 +195,16 @@ def text_of(error: BaseException) -> str:
         return "<its __str__ raises>"
 
 
+def repr_of(error: BaseException) -> str:
+    """Return the `repr` of an exception, whatever its own `__repr__` does."""
+    try:
+        return repr(error)
+    except BaseException as broken:
+        if is_interrupt(broken):
+            raise
+        return f"<{type(error).__qualname__}: its __repr__ raises>"
+
+
 def trace_of(error: BaseException) -> str:
     """Return an exception with its traceback as text, whatever its own methods, and those of what it names, do."""
     import traceback

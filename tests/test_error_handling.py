@@ -769,6 +769,8 @@ def test_an_error_that_cannot_say_what_it_is_is_logged_and_kept(
         def __str__(self) -> str:
             raise RuntimeError("not even this")
 
+        __repr__ = __str__
+
     class Fails(Routine):
         def __call__(self) -> None:
             raise Speechless
@@ -778,6 +780,7 @@ def test_an_error_that_cannot_say_what_it_is_is_logged_and_kept(
     job = flow.run("fails")
     assert [type(failure.exception) for failure in job.errors] == [Speechless]
     assert "Speechless: <its __str__ raises> -> continue" in caplog.text
+    assert "its __repr__ raises" in repr(job.errors)
     assert capsys.readouterr().err == ""
 
 
