@@ -22,7 +22,7 @@ from routilux_core._home_coming import HomeComing
 from routilux_core._plan import Item, Node
 from routilux_core._shipping import Crate, Row, crate, packed, travels
 from routilux_core.error_handling import Decision, ErrorStrategy
-from routilux_core.errors import ActivationTimeout, StrategyError, ends_program, is_interrupt
+from routilux_core.errors import ActivationTimeout, StrategyError, is_interrupt
 from routilux_core.strategy import WorkerPool
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class ShippedTask(HomeComing):
                 refused = StrategyError(f"strategy {self.queue.strategy.name!r} raised in submit: {error!r}")
                 refused.__cause__ = error
                 self.give_up(refused)
-                if ends_program(error):
+                if is_interrupt(error):
                     raise
                 self._forget_frames(refused, self._around)
             if not self._ended:
@@ -269,7 +269,7 @@ class ShippedTask(HomeComing):
                     what()
                 except BaseException as error:
                     self._broke(error)
-                    if ends_program(error):
+                    if is_interrupt(error):
                         raise
                 finally:
                     self._close()
@@ -290,7 +290,7 @@ class ShippedTask(HomeComing):
 
     def _broke(self, error: BaseException) -> None:
         """Let the job fail: what came of the task could not be counted, and would not be the next time."""
-        if ends_program(error):
+        if is_interrupt(error):
             return
         logger().exception("task %s could not be ended", self.id)
         inlet, payload, run, number, _, _ = self.items[min(self._next, len(self.items) - 1)]

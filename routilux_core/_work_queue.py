@@ -14,7 +14,7 @@ from routilux_core._choice import bring_back, take_chosen
 from routilux_core._context import Frame, has_gil
 from routilux_core._plan import Inlet, Item, Node
 from routilux_core._resources import Resources
-from routilux_core.errors import StrategyError, ends_program
+from routilux_core.errors import StrategyError, is_interrupt
 from routilux_core.strategy import Chooser, Done, ExecutionStrategy, Task, WorkerPool
 
 if TYPE_CHECKING:
@@ -363,7 +363,7 @@ class WorkQueue:
         try:
             pool.submit(task)
         except BaseException as error:  # it never should
-            if ends_program(error):
+            if is_interrupt(error):
                 raise
             refused = StrategyError(f"strategy {self.strategy.name!r} raised in submit: {error!r}")
             refused.__cause__ = error

@@ -176,13 +176,13 @@ def _code_of(handler: object) -> object:
 
 
 def ends_program(error: BaseException) -> bool:
-    """Return whether an exception is for the program: in the main thread a Ctrl-C, or an exit, as on SIGTERM.
+    """Return whether what a handler has raised is for the program: in the main thread a Ctrl-C, or an exit.
 
-    Not asked of what foreign objects raise in passing, whose `__str__` may exit: that ends nothing.
+    Not asked of what foreign objects raise in passing, whose `__str__` may exit: that ends nothing. What a signal
+    handler has raised in a handler may be meant for that: it has failed, as with any exception.
     """
-    return is_interrupt(error) or (
-        isinstance(error, SystemExit) and threading.current_thread() is threading.main_thread()
-    )
+    kinds = (KeyboardInterrupt, SystemExit)
+    return isinstance(error, kinds) and threading.current_thread() is threading.main_thread()
 
 
 def text_of(error: BaseException) -> str:

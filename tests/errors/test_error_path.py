@@ -458,3 +458,29 @@ def test_what_a_signal_handler_raises_while_a_failure_is_told_of_is_raised(
     assert flow.job_state.status in ("cancelled", "failed")
     assert flow.job_state.ledger.balanced
     assert run(flow, "works").status == "completed"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="there are no such signals")
+def test_what_a_signal_handler_raises_in_a_handler_is_a_failure_like_any_other(
+    make_flow: MakeFlow, strategy: dict[str, Any]
+) -> None:
+    class Limited(Routine):
+        """Ends its own call by a signal, as many do for a time limit; signals come to the main thread."""
+
+        @slot
+        def n(self) -> None:
+            if threading.current_thread() is threading.main_thread():
+                signal.raise_signal(signal.SIGUSR1)
+            raise TimeLimit
+
+    def handler(*_: Any) -> None:
+        raise TimeLimit
+
+    flow = make_flow(**strategy, error_handler="continue")
+    flow.add_routine(Limited(), "row")
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        job = run(flow, "n")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert (job.status, [type(each.exception) for each in job.errors]) == ("completed", [TimeLimit])
