@@ -302,7 +302,8 @@ class ShippedTask(HomeComing):
 
     def _close(self) -> None:
         """Put back what was not started, and give the permit of a routine with state back."""
-        self._crate = None
+        if self._ended_by_pool or not self.submitted:  # else the pool may just be asking for it
+            self._crate = None
         rest, self.items = self.items[self._next :], self.items[: self._next]
         with self.hub.lock:
             self._back(rest)
