@@ -24,6 +24,7 @@ from routilux_core.worker import NOT, UNTIL_END, UNTIL_SUCCESS
 LIMITLESS = 1 << 29  # batches
 WORTHWHILE = 0.001  # seconds of work below which a batch is not made smaller: to hand it over costs half as much
 ALONE = 0.25  # of `batch_seconds`: a call that takes longer travels alone, and is in doubt alone if its worker dies
+BULKY = 8 << 20  # bytes of payloads in a batch, about
 WEIGHT = 0.25  # of the newest measurement in the mean
 MAX_LOSSES = 3  # workers that an activation may kill, where the strategy has no `max_worker_losses`
 
@@ -64,7 +65,7 @@ class ShippedQueue(WorkQueue):
         self._hand = _Hand()
         self._pace: dict[int, float] = {}  # number of an inlet -> mean seconds of a call
         self._joins: dict[Inlet, bool] = {}  # whether its activations may travel with others, where that is known
-        self._reach: dict[int, int] = {}  # number of an inlet -> calls in a batch, where batches have ended early
+        self._reach: dict[int, int] = {}  # number of an inlet -> calls in a batch, where that is bounded
         self._recruiters: set[int] = set()  # threads that send batches now
         self._revoked: list[ShippedTask] = []
         self._losses: dict[tuple[str, int], int] = {}  # job and activation -> workers that it has killed
@@ -327,6 +328,13 @@ class ShippedQueue(WorkQueue):
         if policy.strategy is ErrorStrategy.RETRY:
             return policy.after_retries is not ErrorStrategy.STOP and not travels(node)
         return policy.strategy is not ErrorStrategy.STOP
+
+    def weigh(self, inlet: Inlet, size: int, weight: int) -> None:
+        """Send fewer calls of a slot together where they are heavy: a worker holds a whole batch, and so do we."""
+        most = max(1, BULKY * size // weight)
+        if most < self.strategy.capabilities.max_batch:
+            with self.hub.lock:
+                self._reach[inlet.number] = min(most, self._reach.get(inlet.number, most))
 
     def learn(self, run: Run, inlet: Inlet, done: int, size: int) -> None:
         """Send fewer calls of a slot together where batches came home early, since the rest has to be sent again."""

@@ -121,6 +121,7 @@ class ShippedTask(HomeComing):
             self._refuse(0, error)
         if self._crate is not None:
             self.size, self.parts = len(self.items), frozenset(self._crate.parts)
+            self.queue.weigh(self.items[0][0], self.size, self._crate.weight)
 
     def _pack_at_once(self) -> Crate | None:
         """Pickle many calls in one go, which goes where their payloads are plain, as they come."""

@@ -107,7 +107,8 @@ def travels(node: Node) -> bool:
 class Crate:
     """One task as bytes: the body, and the parts that a worker keeps."""
 
-    def __init__(self, body: bytes, parts: dict[str, bytes], whole: bool) -> None:
+    def __init__(self, body: bytes, parts: dict[str, bytes], whole: bool, weight: int) -> None:
+        self.weight = weight  # bytes of the calls
         self._body = body
         self._whole = whole  # a worker has lost a part: everything goes along
         self.parts = parts
@@ -144,7 +145,7 @@ def crate(
     first = rows[0][0].node
     state = luggage.state(first) if travels(first) else None
     body: Body = (process().token, luggage.environment[0], state, named, plain)
-    return Crate(pickle.dumps(body, PROTOCOL), parts, whole)
+    return Crate(pickle.dumps(body, PROTOCOL), parts, whole, len(plain))
 
 
 def _check_complete(node: Node) -> None:

@@ -9,7 +9,7 @@ import pytest
 from shipped_routines import Appender, Pause, Square, Sum
 from shipped_strategies import Mortal
 
-from routilux_core import Flow, Routine, event
+from routilux_core import Flow, Routine, event, slot
 
 MakeFlow = Callable[..., Flow]
 SECONDS = 20.0
@@ -69,6 +69,28 @@ def test_what_takes_more_than_a_quarter_of_a_batch_joins_no_short_ones(make_flow
         job = flow.execute("source", {"count": count})
         assert job.wait(SECONDS), job.explain()
     assert [size for size, _ in strategy.sizes].count(1) >= count
+
+
+def test_few_heavy_payloads_travel_together(make_flow: MakeFlow) -> None:
+    class Heavy(Routine):
+        item = event("n")
+
+        def __call__(self, count: int) -> None:
+            for _ in range(count):
+                self.emit("item", n=bytes(1 << 20))
+
+    class Takes(Routine, stateless=True):
+        @slot
+        def n(self, n: bytes) -> None: ...
+
+    strategy = Mortal(max_workers=1)
+    flow = make_flow(execution_strategy=strategy, max_pending=100_000)
+    flow.add_routine(Heavy(), "source", execution_strategy="concurrent")
+    flow.add_routine(Takes(), "target")
+    flow.connect("source", "item", "target", "n")
+    job = flow.execute("source", {"count": 100})
+    assert job.wait(SECONDS), job.explain()
+    assert max(size for size, _ in strategy.sizes) <= 16
 
 
 def test_a_routine_with_state_travels_with_many_and_in_order(make_flow: MakeFlow) -> None:
