@@ -50,7 +50,7 @@ class Flow:
     Beyond `max_pending` queued activations a handler that emits first works some of them off. `history_size` is the
     number of newest records that a job keeps. Of an exception the text of its traceback is kept; `capture="frames"`
     keeps its frames, too, with all that was in them, for a debugger: it is not saved with the flow. All methods may be
-    called from any thread.
+    called from any thread, and by signal handlers: what would wait for what they interrupt is refused.
     """
 
     def __init__(
@@ -446,7 +446,7 @@ class Flow:
 
     def _is_interrupted(self) -> bool:
         """Return whether the calling thread is at work inside already: a signal handler calls, most often."""
-        return self._hub.is_interrupted() or is_held_here(self._opening)
+        return self._hub.is_interrupted() or is_held_here(self._opening) or is_held_here(self._building)
 
     def _execute_later(self, order: _Order) -> JobState:
         """Let another thread start a job when this one is through with what it was interrupted in."""
