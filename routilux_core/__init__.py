@@ -34,9 +34,9 @@ from routilux_core.routine import Routine
 from routilux_core.strategy import Capabilities, Done, ExecutionStrategy, Host, Task, WorkerPool
 
 if TYPE_CHECKING:
-    from routilux_core._executor import ExecutorStrategy
-    from routilux_core._job_records import ActivationRecord, Ledger
+    from routilux_core.executors import ExecutorStrategy
     from routilux_core.hookspecs import Activation, Emission, StrategyRequest, hookimpl
+    from routilux_core.records import ActivationRecord, Ledger
     from routilux_core.tracking import ExecutionTracker
 
 __all__ = [
@@ -93,11 +93,11 @@ if not TYPE_CHECKING:
     # Names that most programs never write: their modules (and pluggy, with `hookspecs`) are loaded when they are used.
     _LATER = {
         "Activation": "hookspecs",
-        "ActivationRecord": "_job_records",
+        "ActivationRecord": "records",
         "Emission": "hookspecs",
         "ExecutionTracker": "tracking",
-        "ExecutorStrategy": "_executor",
-        "Ledger": "_job_records",
+        "ExecutorStrategy": "executors",
+        "Ledger": "records",
         "StrategyRequest": "hookspecs",
         "hookimpl": "hookspecs",
     }

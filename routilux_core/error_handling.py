@@ -198,7 +198,7 @@ def by_policy(failure: Failure) -> Decision:
     except BaseException as error:  # whatever a policy of somebody else's does: the worker goes on
         if is_interrupt(error):
             raise
-        from routilux_core._log import log
+        from routilux_core._text.log import log
 
         log.exception("job %s: the error handler of routine %r raised", failure.job_id, failure.routine_id)
         return Decision(ErrorStrategy.STOP)

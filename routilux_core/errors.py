@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from routilux_core._printable import printable
+from routilux_core._text.printable import printable
 
 
 class RoutiluxError(Exception):
@@ -136,7 +136,7 @@ class RemoteError(RoutiluxError, RuntimeError):
 
 
 def _close_to(asked: object, known: list[str]) -> str:
-    from routilux_core._hints import Hints  # with it comes difflib, which nobody needs whose names are right
+    from routilux_core._text.hints import Hints  # with it comes difflib, which nobody needs whose names are right
 
     hint = Hints().hint(str(asked), known)
     shown = ", ".join(repr(name) for name in known[:20]) or "none"

@@ -14,18 +14,18 @@ from time import monotonic, perf_counter
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from routilux_core._asking import Plugins, make_strategy
-from routilux_core._context import CURRENT, check_outside, inside
-from routilux_core._dispatch import Dispatcher, logger
-from routilux_core._forks import watch
-from routilux_core._loop import WorkTask
-from routilux_core._measures import FlowSource
-from routilux_core._plan import Inlet, Lane, Node, Outlet
-from routilux_core._pools import close_pool, open_pool
-from routilux_core._printable import printable
-from routilux_core._run import Run
-from routilux_core._visits import Visit, is_held_here
-from routilux_core._work_queue import WorkQueue
+from routilux_core._engine.engine import Dispatcher, logger
+from routilux_core._engine.forks import watch
+from routilux_core._engine.plan import Inlet, Lane, Node, Outlet
+from routilux_core._engine.pools import close_pool, open_pool
+from routilux_core._engine.run import Run
+from routilux_core._engine.scheduler import WorkQueue
+from routilux_core._engine.visits import Visit, is_held_here
+from routilux_core._local.worker import WorkTask
+from routilux_core._registry.lookup import Plugins, make_strategy
+from routilux_core._routines.frame import CURRENT, check_outside, inside
+from routilux_core._text.printable import printable
+from routilux_core._tracking.totals import FlowSource
 from routilux_core.error_handling import ErrorHandler, ErrorStrategy
 from routilux_core.errors import CapabilityError, ConfigurationError, FlowStateError, brief
 from routilux_core.graph import Connection, Graph
@@ -36,7 +36,7 @@ from routilux_core.seconds import check_patience
 from routilux_core.strategy import ExecutionStrategy, Task
 
 if TYPE_CHECKING:
-    from routilux_core._saved import SavedFlow, SavedStrategy
+    from routilux_core.serialization.snapshot import SavedFlow, SavedStrategy
     from routilux_core.tracking import ExecutionTracker
 
 EXIT_GRACE = 3.0  # seconds that running handlers get when the interpreter exits, or was told to
@@ -489,7 +489,7 @@ class Flow:
     def _new_queue(self, strategy: ExecutionStrategy) -> WorkQueue:
         if strategy.capabilities.shares_memory:
             return WorkQueue(self._hub, strategy, _task)
-        from routilux_core._shipped_queue import ShippedQueue  # with it comes all that travelling needs
+        from routilux_core._remote.scheduler import ShippedQueue  # with it comes all that travelling needs
 
         return ShippedQueue(self._hub, strategy)
 
@@ -503,7 +503,7 @@ class Flow:
         return self._queue(make_strategy(self._plugins, name, None, None))
 
     def _saved(self) -> SavedFlow:
-        from routilux_core._saved import SavedFlow, options_of
+        from routilux_core.serialization.snapshot import SavedFlow, options_of
 
         strategy = self._default.strategy
         options = self._options or options_of(strategy)
@@ -557,13 +557,13 @@ class Flow:
         known = any(queue.strategy.name == name for queue in self._hub.queues)
         if known:
             return self._queue_named(name)
-        from routilux_core._saved import SavedStrategy
+        from routilux_core.serialization.snapshot import SavedStrategy
 
         return self._queue(SavedStrategy(name=name))
 
     def _load_strategies(self) -> None:
         """Put the strategies themselves where a file has named them; one that is not installed is an error."""
-        from routilux_core._saved import SavedStrategy
+        from routilux_core.serialization.snapshot import SavedStrategy
 
         for queue in list(self._hub.queues):
             if isinstance(queue.strategy, SavedStrategy):
@@ -732,7 +732,7 @@ def _check_here(made_in_handler: bool, what: str) -> None:
 def _task(queue: WorkQueue) -> Task:
     if not queue.strategy.capabilities.coroutines:
         return WorkTask(queue)
-    from routilux_core._coroutines import CoroutineTask  # imports asyncio
+    from routilux_core._local.coroutines import CoroutineTask  # imports asyncio
 
     return CoroutineTask(queue)
 

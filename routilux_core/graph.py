@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from attrs import frozen
 
-from routilux_core._printable import printable
+from routilux_core._text.printable import printable
 from routilux_core.errors import (
     ConfigurationError,
     DuplicateNameError,

@@ -40,9 +40,9 @@ import pluggy
 from attrs import define, field, frozen
 
 if TYPE_CHECKING:
-    from routilux_core._job_records import ActivationRecord
     from routilux_core.error_handling import Decision, Failure
     from routilux_core.job import JobState
+    from routilux_core.records import ActivationRecord
     from routilux_core.strategy import ExecutionStrategy
 
 PROJECT = "routilux_core"

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from routilux_core._printable import printable
+from routilux_core._text.printable import printable
 from routilux_core.error_handling import ErrorStrategy, Failure, LeftOut
 
 if TYPE_CHECKING:
-    from routilux_core._job_records import ActivationRecord, Ledger
+    from routilux_core.records import ActivationRecord, Ledger
     from routilux_core.routine import Routine
     from routilux_core.tracking import ExecutionTracker, Source
 

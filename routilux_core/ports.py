@@ -7,9 +7,9 @@ from collections.abc import Callable
 from types import MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
 
-from routilux_core._binding import Handler, Signature
-from routilux_core._context import frame_of
-from routilux_core._methods import bound
+from routilux_core._routines.frame import frame_of
+from routilux_core._routines.methods import bound
+from routilux_core._routines.signature import Handler, Signature
 from routilux_core.errors import ConfigurationError, DefinitionError, EmitError, UnknownNameError
 
 if TYPE_CHECKING:

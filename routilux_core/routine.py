@@ -11,10 +11,10 @@ from typing import Any
 
 import attrs
 
-from routilux_core._attributes import INTERNALS, attributes_of, give
-from routilux_core._binding import Handler, Signature
-from routilux_core._context import CURRENT, frame_of
-from routilux_core._definition import (
+from routilux_core._routines.attributes import INTERNALS, attributes_of, give
+from routilux_core._routines.frame import CURRENT, frame_of
+from routilux_core._routines.methods import name_of
+from routilux_core._routines.settings import (
     RoutineSettings,
     check_defaults,
     check_made_once,
@@ -23,8 +23,8 @@ from routilux_core._definition import (
     check_settings,
     unknown_keyword,
 )
-from routilux_core._methods import name_of
-from routilux_core._twins import Twins
+from routilux_core._routines.signature import Handler, Signature
+from routilux_core._routines.twins import Twins
 from routilux_core.error_handling import ErrorHandler, ErrorStrategy
 from routilux_core.errors import (
     ConfigurationError,

@@ -15,14 +15,14 @@ from functools import partial
 from time import perf_counter
 from typing import Any, NoReturn
 
-from routilux_core._binding import Payload
-from routilux_core._context import CURRENT, Frame
-from routilux_core._kept import process
-from routilux_core._pickling import ATOMS, NotThereError, dumps, explain, loads
-from routilux_core._remote_errors import encode
-from routilux_core._returns import check_returned
-from routilux_core._shipped_routine import Blueprint, Ready, pickle_state, state_of
-from routilux_core._telling import Data, Teller
+from routilux_core._remote.cache import process
+from routilux_core._remote.exceptions import encode
+from routilux_core._remote.pickling import ATOMS, NotThereError, dumps, explain, loads
+from routilux_core._remote.reporter import Data, Teller
+from routilux_core._remote.routines import Blueprint, Ready, pickle_state, state_of
+from routilux_core._routines.frame import CURRENT, Frame
+from routilux_core._routines.returns import check_returned
+from routilux_core._routines.signature import Payload
 from routilux_core.errors import ActivationTimeout, ShippingError, UnknownNameError
 from routilux_core.routine import Routine
 

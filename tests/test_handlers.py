@@ -18,11 +18,11 @@ from routilux_core import (
     Routine,
     SerializationError,
     ShippingError,
-    _pickling,
     event,
     slot,
 )
-from routilux_core._shipped_routine import Blueprint, definition_of, pickle_state
+from routilux_core._remote import pickling
+from routilux_core._remote.routines import Blueprint, definition_of, pickle_state
 
 MakeFlow = Callable[..., Flow]
 SECONDS = 20.0
@@ -287,7 +287,7 @@ def test_a_handler_is_bound_by_where_it_was_found(
 def test_by_reference_a_handler_is_sent_as_what_it_is_or_refused(
     monkeypatch: pytest.MonkeyPatch, kind: type[Notes]
 ) -> None:
-    monkeypatch.setattr(_pickling, "has_cloudpickle", lambda: False)
+    monkeypatch.setattr(pickling, "has_cloudpickle", lambda: False)
     routine = kind()
     try:
         parts = definition_of(routine, "r"), pickle_state(routine, "r")

@@ -77,7 +77,7 @@ def test_what_fails_is_logged_in_one_line(
 def test_what_the_engine_logs_is_spelled_out_where_it_is_shown_and_left_as_it_is_in_the_record(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from routilux_core._log import log
+    from routilux_core._text.log import log
 
     with caplog.at_level(logging.WARNING, "routilux_core"):
         log.warning("plain %s, quoted %r, number %d", EVIL, EVIL, 3)

@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 
 from routilux_core import Flow, JobState, SerializationError
-from routilux_core import _upgrade as upgrade
+from routilux_core.serialization import versions as upgrade
 
 TESTS = Path(__file__).parent
 SCHEMA = TESTS.parent / "docs" / "saved.schema.json"

@@ -28,7 +28,7 @@ from routilux_core import (
     field,
     slot,
 )
-from routilux_core._loop import Worker
+from routilux_core._local.worker import Worker
 
 MakeFlow = Callable[..., Flow]
 SECONDS = 20.0

@@ -9,7 +9,7 @@ from types import FrameType
 
 import pytest
 
-from routilux_core import _begun, _stacks
+from routilux_core._local import begun, stacks
 
 SECONDS = 20.0
 
@@ -48,29 +48,29 @@ def wait_for(waiter: Waiter) -> list[str]:
     """Return the functions of this file that the thread is in, once it waits in the last."""
     names: list[str] = []
     while "wait" not in names:
-        names = [place.function for place in _stacks.places_of(ident(waiter)) if place.file == __file__]
+        names = [place.function for place in stacks.places_of(ident(waiter)) if place.file == __file__]
     return names
 
 
 def test_the_places_of_a_thread_are_those_of_its_calls(waiter: Waiter) -> None:
     assert wait_for(waiter) == ["wait", "enter"]
-    lines = [place.line for place in _stacks.places_of(ident(waiter)) if place.file == __file__]
+    lines = [place.line for place in stacks.places_of(ident(waiter)) if place.file == __file__]
     first = Waiter.wait.__code__.co_firstlineno, Waiter.enter.__code__.co_firstlineno
     assert lines == [first[0] + 1, first[1] + 2]
 
 
-@pytest.mark.parametrize("by_frames", {_stacks.FRAMES_ARE_SAFE, False})
+@pytest.mark.parametrize("by_frames", {stacks.FRAMES_ARE_SAFE, False})
 def test_a_stack_reads_like_a_traceback(waiter: Waiter, monkeypatch: pytest.MonkeyPatch, by_frames: bool) -> None:
     wait_for(waiter)
-    monkeypatch.setattr(_stacks, "FRAMES_ARE_SAFE", by_frames)
-    stack = _stacks.stack_of(ident(waiter))
+    monkeypatch.setattr(stacks, "FRAMES_ARE_SAFE", by_frames)
+    stack = stacks.stack_of(ident(waiter))
     assert "in enter\n    self.wait()\n" in stack
     assert stack.index("in enter") < stack.index("in wait\n    assert self.release.wait(SECONDS)")
 
 
 def test_a_thread_that_is_gone_is_nowhere() -> None:
-    assert _stacks.places_of(1) == []
-    assert _stacks.stack_of(1) == ""
+    assert stacks.places_of(1) == []
+    assert stacks.stack_of(1) == ""
 
 
 def test_whether_a_function_was_entered_is_told_by_its_line(waiter: Waiter) -> None:
@@ -78,7 +78,7 @@ def test_whether_a_function_was_entered_is_told_by_its_line(waiter: Waiter) -> N
 
     def entered(function: object) -> bool | None:
         code = function.__code__  # type: ignore[attr-defined]
-        return _begun._is_listed(ident(waiter), waiter.thread.run.__code__, code)
+        return begun._is_listed(ident(waiter), waiter.thread.run.__code__, code)
 
     assert (entered(Waiter.wait), entered(Waiter.enter)) == (True, True)
     assert entered(Waiter.__init__) is False  # the search ends at what is taken for the loop here
@@ -104,7 +104,7 @@ def test_a_tracer_at_the_entry_of_a_function_is_not_taken_for_its_body() -> None
     try:
         assert at_entry.wait(SECONDS)
         assert thread.ident is not None
-        assert _begun._is_listed(thread.ident, thread.run.__code__, handler.__code__) is False
+        assert begun._is_listed(thread.ident, thread.run.__code__, handler.__code__) is False
     finally:
         go_on.set()
         thread.join(SECONDS)
@@ -118,9 +118,9 @@ def test_where_a_function_is_one_line_it_cannot_be_told() -> None:
     thread.start()
     try:
         assert thread.ident is not None
-        while not any(place.function == "<lambda>" for place in _stacks.places_of(thread.ident)):
+        while not any(place.function == "<lambda>" for place in stacks.places_of(thread.ident)):
             pass
-        assert _begun._is_listed(thread.ident, thread.run.__code__, wait.__code__) is None
+        assert begun._is_listed(thread.ident, thread.run.__code__, wait.__code__) is None
     finally:
         gate.release()
         thread.join(SECONDS)

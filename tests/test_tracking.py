@@ -22,7 +22,7 @@ from routilux_core import (
     hookimpl,
     slot,
 )
-from routilux_core._history import FRESH
+from routilux_core._tracking.history import FRESH
 
 MakeFlow = Callable[..., Flow]
 SECONDS = 20.0

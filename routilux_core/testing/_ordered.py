@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 
 from attrs import field, frozen
 
-from routilux_core._job_records import ActivationRecord
-from routilux_core._pools import QueueHost
+from routilux_core._engine.pools import QueueHost
 from routilux_core.errors import FlowStateError, UnknownNameError
+from routilux_core.records import ActivationRecord
 from routilux_core.strategy import Capabilities, Done, ExecutionStrategy, Host, Task, Waiting, WorkerPool
 
 ONE_AT_A_TIME = Capabilities(shares_memory=True, parallel=False)

@@ -10,8 +10,8 @@ from types import ModuleType
 
 import pytest
 
-from routilux_core import _run
-from routilux_core_plugins import _worker
+from routilux_core._engine import run as run_module
+from routilux_core_plugins.process import handle
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="named pipes")
 
@@ -54,7 +54,7 @@ def test_200_interrupted_jobs_of_1000_events_count_everything(
 def test_the_check_finds_a_cancel_that_does_not_wait_for_calls_about_to_begin(
     interruptions: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_run, "wait_until_begun", lambda hands, run: None)
+    monkeypatch.setattr(run_module, "wait_until_begun", lambda hands, run: None)
     with pytest.raises(interruptions.LateStart):
         interruptions.interrupt("concurrent", range(LONG), FEW, tmp_path, interruptions.Trial.check)
 
@@ -63,6 +63,6 @@ def test_the_check_finds_a_cancel_that_does_not_wait_for_calls_about_to_begin(
 def test_the_check_finds_a_cancel_that_does_not_reach_the_worker_processes(
     interruptions: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_worker.Worker, "tell_to_stop_before_the_next", lambda self, batch: None)
+    monkeypatch.setattr(handle.Worker, "tell_to_stop_before_the_next", lambda self, batch: None)
     with pytest.raises(interruptions.LateStart):
         interruptions.interrupt("process", range(LONG), FEW, tmp_path, interruptions.Trial.check)

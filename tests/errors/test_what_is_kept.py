@@ -32,7 +32,7 @@ from routilux_core import (
     field,
     slot,
 )
-from routilux_core import _failures as failures
+from routilux_core._tracking import failures
 
 MakeFlow = Callable[..., Flow]
 SECONDS = 30.0

@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from pool_support import PROGRAMS, RecordingHost, descriptors
 
-from routilux_core_plugins._starts import Settings
 from routilux_core_plugins.process import ProcessPool
+from routilux_core_plugins.process.launcher import Settings
 
 
 @pytest.fixture(scope="session")

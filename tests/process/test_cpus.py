@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from routilux_core_plugins._cpus import cpus
+from routilux_core_plugins.process.cpus import cpus
 
 
 @pytest.fixture

@@ -110,7 +110,7 @@ def test_a_listener_that_can_not_keep_up_holds_up_what_is_sent_and_hears_all(
     make_flow: MakeFlow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What waits for it is bounded."""
-    monkeypatch.setattr("routilux_core._listeners.BEHIND", 2)
+    monkeypatch.setattr("routilux_core._tracking.listeners.BEHIND", 2)
     heard: Counter[str] = Counter()
     count, held, go_on = 5000, threading.Event(), threading.Event()
 

@@ -208,7 +208,7 @@ def test_an_import_that_never_ends_is_ended_when_a_start_would_be(make_pool: Mak
 def test_workers_that_die_as_soon_as_they_are_ready_are_not_started_for_ever(
     make_pool: MakePool, host: RecordingHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("routilux_core_plugins._starts.SHORT_LIVES", 4)
+    monkeypatch.setattr("routilux_core_plugins.process.launcher.SHORT_LIVES", 4)
     pool = make_pool(workers=1, runner="short_lives")
     assert host.was_lost.wait(SECONDS)
     assert "one worker process after the other was lost soon after its start: ended with exit code 3" in str(
@@ -352,7 +352,7 @@ def test_a_pool_can_be_closed_by_the_last_task_that_ends(make_pool: MakePool) ->
 def test_a_forgotten_pool_ends(nothing_left: None) -> None:
     from pool_support import PROGRAMS
 
-    from routilux_core_plugins._starts import Settings
+    from routilux_core_plugins.process.launcher import Settings
 
     forgotten = ProcessPool(Settings(workers=2, runner=PROGRAMS), RecordingHost())
     (pid,) = run(forgotten, ("pid",)).results or [0]

@@ -22,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from routilux_core import ErrorHandler, Flow, JobState, SerializationError
-from routilux_core import _type_names as type_names
+from routilux_core.serialization import type_lookup as type_names
 from saving.mutate import documents
 from saving.routines import Appends, Box, Collects, Colour, Counts, Free, Old, Pair, Point, Rights
 

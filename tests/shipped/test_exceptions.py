@@ -11,7 +11,7 @@ import pytest
 from exceptions_of_others import KINDS, Fails, Inner, LosesItself, Transient, Wraps
 
 from routilux_core import ErrorHandler, Flow, JobState, RemoteError
-from routilux_core._remote_errors import RemoteTraceback, decode, encode
+from routilux_core._remote.exceptions import RemoteTraceback, decode, encode
 
 MakeFlow = Callable[..., Flow]
 SECONDS = 20.0

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from routilux_core import Flow, JobState, Routine, slot
-from routilux_core._relay import MOST, Relay, environment
+from routilux_core._remote.logs import MOST, Relay, environment
 from routilux_core_plugins.process import ProcessStrategy
 
 MakeFlow = Callable[..., Flow]

@@ -45,10 +45,10 @@ from routilux_core import (
     RemoteError,
     Routine,
     ShippingError,
-    _kept,
     event,
     slot,
 )
+from routilux_core._remote import cache
 
 MakeFlow = Callable[..., Flow]
 SECONDS = 20.0
@@ -443,7 +443,7 @@ def test_a_part_that_the_worker_lost_is_sent_again(make_flow: MakeFlow) -> None:
     flow.add_routine(Square(), "square")
     for _ in range(6):
         finished(flow.execute("square", {"n": 1}))
-        _kept.process()._parts.clear()  # as if other flows had pushed everything out
+        cache.process()._parts.clear()  # as if other flows had pushed everything out
     assert flow.routines["square"].stats() == {"calls": 6}
 
 

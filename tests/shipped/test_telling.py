@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from routilux_core import _telling
-from routilux_core._telling import Flusher, Teller, each_name
+from routilux_core._remote import reporter
+from routilux_core._remote.reporter import Flusher, Teller, each_name
 
 
 class Parent:
@@ -63,8 +63,8 @@ def quick_switches() -> Iterator[None]:
 def test_two_threads_tell_each_emission_once_and_an_end_before_the_next_begins(
     quick_switches: None, monkeypatch: pytest.MonkeyPatch, alone: bool, seed: int
 ) -> None:
-    monkeypatch.setattr(_telling, "FIRST_CHUNK", 5)
-    monkeypatch.setattr(_telling, "LARGEST_CHUNK", 40)
+    monkeypatch.setattr(reporter, "FIRST_CHUNK", 5)
+    monkeypatch.setattr(reporter, "LARGEST_CHUNK", 40)
     parent, numbers, made = Parent(), random.Random(seed), []
     teller = Teller(parent.take, Flusher(), None, alone)
     over = threading.Event()
@@ -101,12 +101,12 @@ def test_two_threads_tell_each_emission_once_and_an_end_before_the_next_begins(
 def test_a_source_is_heard_before_it_has_ended_without_a_look_at_a_clock() -> None:
     parent = Parent()
     teller = Teller(parent.take, Flusher(), None, alone=True)
-    for n in range(_telling.FIRST_CHUNK):
+    for n in range(reporter.FIRST_CHUNK):
         teller.data.append({"n": n})
         teller.names.append("made")
         if len(teller.names) > teller.mark:
             teller.look()
-    assert len(parent.heard) == _telling.FIRST_CHUNK
+    assert len(parent.heard) == reporter.FIRST_CHUNK
 
 
 def test_without_a_channel_everything_comes_with_the_reply() -> None:
@@ -147,7 +147,7 @@ def test_short_tasks_that_follow_each_other_seldom_wake_the_flusher() -> None:
         teller.upto.append(1)
         teller.ends.append(1.0)
         teller.reply({})
-    assert flusher.waits <= 3 + (time.perf_counter() - started) / _telling.PATIENCE
+    assert flusher.waits <= 3 + (time.perf_counter() - started) / reporter.PATIENCE
     assert parent.messages == 0, "all of it is in the replies"
 
 

@@ -924,7 +924,7 @@ def test_tasks_that_begin_eagerly_give_the_same_answer(make_flow: MakeFlow) -> N
 
 def test_nothing_is_kept_of_coroutines_that_have_ended(make_flow: MakeFlow) -> None:
     """Each call is taken by a worker that the one before called, whose context it inherits: no chain may grow of it."""
-    from routilux_core._coroutines import Call
+    from routilux_core._local.coroutines import Call
 
     alive: list[int] = []
     begun = [asyncio.Event() for _ in range(301)]

@@ -11,7 +11,10 @@ from typing import Any
 
 from attrs import frozen
 
-from routilux_core import _books, _calling, _loop, _run, _work_queue
+from routilux_core._engine import ledger, scheduler
+from routilux_core._engine import run as run_module
+from routilux_core._local import invocation
+from routilux_core._local import worker as worker_module
 
 
 @frozen
@@ -28,7 +31,7 @@ class Change:
 # looking again. What is posted in between finds all workers counted in, and calls nobody.
 LEAVES_IN_TWO_STEPS = (
     Change(
-        _loop.Worker,
+        worker_module.Worker,
         "_step",
         """
                 if following is None:
@@ -67,7 +70,7 @@ def noted_behind_its_count(seconds: float) -> tuple[Change, ...]:
 
         __import__("threading").Timer({seconds}, note).start()
     """
-    return (Change(_books.Books, "add", "self.history.add(worker, notes)", late),)
+    return (Change(ledger.Books, "add", "self.history.add(worker, notes)", late),)
 
 
 # "An activation counted before its record": by a moment, and by a little longer.
@@ -77,17 +80,17 @@ COUNTS_BEFORE_ITS_RECORD = noted_behind_its_count(0.001)
 # A job ends though a worker has counted something for itself of which the job does not know.
 ENDS_WHILE_IT_IS_HELD = (
     Change(
-        _run.Run,
+        run_module.Run,
         "quiet",
-        "if self.ended or self.holders or self.over != self.last:",
-        "if self.ended or (self.holders and not planted('held')) or self.over != self.last:",
+        "elif self.holders or self.over != self.last:",
+        "elif (self.holders and not planted('held')) or self.over != self.last:",
     ),
 )
 
 # "A mailbox queued twice": who hands the permit on to the next in line gives it back as well.
 QUEUES_A_MAILBOX_TWICE = (
     Change(
-        _work_queue.WorkQueue,
+        scheduler.WorkQueue,
         "release",
         """
             self.first.append(node.waiting.popleft())
@@ -103,7 +106,7 @@ QUEUES_A_MAILBOX_TWICE = (
 # The same with books that balance in the end: a permit more than there are is lent, and given back.
 LENDS_A_PERMIT_TOO_MANY = (
     Change(
-        _work_queue.WorkQueue,
+        scheduler.WorkQueue,
         "take",
         """
             elif node.free:
@@ -113,7 +116,7 @@ LENDS_A_PERMIT_TOO_MANY = (
         """,
     ),
     Change(
-        _work_queue.WorkQueue,
+        scheduler.WorkQueue,
         "_take_from_lane",
         """
             elif node.free:
@@ -123,7 +126,7 @@ LENDS_A_PERMIT_TOO_MANY = (
         """,
     ),
     Change(
-        _work_queue.WorkQueue,
+        scheduler.WorkQueue,
         "post",
         """
         elif node.free and not node.waiting:
@@ -137,7 +140,7 @@ LENDS_A_PERMIT_TOO_MANY = (
 # The second look of a mailbox left out: what was posted without the lock, by somebody who saw no permit, stays there.
 LOOKS_ONCE = (
     Change(
-        _work_queue.WorkQueue,
+        scheduler.WorkQueue,
         "release",
         """
             node.free += 1
@@ -154,7 +157,7 @@ LOOKS_ONCE = (
 # What a worker took to do next, and has not done, comes back behind what was posted since.
 COMES_BACK_LAST = (
     Change(
-        _loop.Worker,
+        worker_module.Worker,
         "_put_back",
         """
             self.owner.waiting.extendleft(reversed(self.stretch))
@@ -170,7 +173,7 @@ COMES_BACK_LAST = (
 # An activation counts as finished when its handler has returned, before what was held back until then is posted.
 COUNTS_BEFORE_ITS_EMISSIONS = (
     Change(
-        _calling.Caller,
+        invocation.Caller,
         "_succeed",
         """
         held, self.held = self.held, None
@@ -198,7 +201,7 @@ COUNTS_BEFORE_ITS_EMISSIONS = (
 # The newest in line for a routine with state gets the permit, not the one that has waited longest.
 SERVES_THE_LAST_FIRST = (
     Change(
-        _work_queue.WorkQueue,
+        scheduler.WorkQueue,
         "release",
         """
             self.first.append(node.waiting.popleft())

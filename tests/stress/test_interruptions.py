@@ -12,7 +12,9 @@ from types import ModuleType
 
 import pytest
 
-from routilux_core import Flow, Routine, _begun, _stacks, event, slot
+from routilux_core import Flow, Routine, event, slot
+from routilux_core._local import begun as begun_module
+from routilux_core._local import stacks
 
 MakeFlow = Callable[..., Flow]
 SHORT, LONG = 20, 200
@@ -60,12 +62,12 @@ def test_200_interrupted_flows_enter_no_handler_after_cancel_has_returned(interr
 
 @pytest.mark.stress
 @pytest.mark.parametrize("kind", ["routines with state", "a stateless routine"])
-@pytest.mark.parametrize("by_frames", {_stacks.FRAMES_ARE_SAFE, False})
+@pytest.mark.parametrize("by_frames", {stacks.FRAMES_ARE_SAFE, False})
 def test_no_handler_is_entered_after_cancel_has_returned(
     make_flow: MakeFlow, monkeypatch: pytest.MonkeyPatch, kind: str, by_frames: bool
 ) -> None:
     """Sixteen threads that do nothing but begin calls; a switch between taking and calling is what is looked for."""
-    monkeypatch.setattr(_begun, "FRAMES_ARE_SAFE", by_frames)
+    monkeypatch.setattr(begun_module, "FRAMES_ARE_SAFE", by_frames)
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:

@@ -1,0 +1,1 @@
+"""What decides: the plan of a flow, its jobs, what may run."""

@@ -1,0 +1,339 @@
+"""All the queues of a flow, its running jobs, and the one lock.
+
+The lock guards what several threads touch: the queues, the permits and waiting lists of the nodes, the counts of the
+runs and the timers. It is held for a few bytecodes at a time, and never across a handler or a plugin.
+"""
+
+from __future__ import annotations
+
+import threading
+from _thread import start_new_thread
+from collections import deque
+from collections.abc import Callable, Iterable
+from threading import get_ident
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Protocol
+
+from routilux_core._engine.aside import Aside
+from routilux_core._engine.mending import put_in_order
+from routilux_core._engine.plan import Inlet, Item, Node
+from routilux_core._engine.scheduler import Job, WorkQueue
+from routilux_core._engine.timers import Timers
+from routilux_core._engine.visits import Visit, is_held_here
+from routilux_core._routines.frame import CURRENT, check_outside, here
+from routilux_core._tracking.totals import Measures
+from routilux_core.error_handling import ErrorHandler
+from routilux_core.errors import FlowStateError, StrategyError
+from routilux_core.seconds import LONGEST
+from routilux_core.strategy import Done, WorkerPool
+
+if TYPE_CHECKING:
+    import logging
+
+TICK = 0.02  # seconds between two looks at the clock, where the timers have no thread
+IN_CALLER = 0.25  # seconds between two looks whether they have none, for who works while it waits
+SLICE = 0.005  # seconds for each pool where several work in the caller's thread
+
+
+class Called(Protocol):
+    """What may be called for under the lock, to be done without it."""
+
+    def recruit(self) -> None: ...
+
+
+class Dispatcher:
+    """All the queues of a flow, its running jobs, and what they share."""
+
+    __slots__ = (
+        "__weakref__",
+        "acquire",
+        "aside",
+        "behind",
+        "calls",
+        "deferred",
+        "deferring",
+        "ending",
+        "error_handler",
+        "forked",
+        "gather_order",
+        "has_timeouts",
+        "hurt",
+        "inlets",
+        "keeps_frames",
+        "lock",
+        "mask",
+        "max_pending",
+        "measures",
+        "nodes",
+        "queues",
+        "raised",
+        "release",
+        "runs",
+        "timers",
+        "visits",
+        "when_idle",
+    )
+
+    def __init__(self, max_pending: int, history_size: int, keeps_frames: bool = False) -> None:
+        self.lock = threading.RLock()  # one that knows its owner, which is not to take it twice
+        # For the hot path: `with lock` costs three times as much as these two calls.
+        self.acquire, self.release = self.lock.acquire, self.lock.release
+        self.max_pending = max_pending
+        self.keeps_frames = keeps_frames  # of exceptions that were decided about
+        # An emitter looks how much waits when the number of what it posts has none of these bits: now and then.
+        self.mask = (1 << max(0, (max_pending // 16).bit_length() - 1)) - 1
+        self.queues: list[WorkQueue] = []
+        self.nodes: dict[str, Node] = {}
+        self.inlets: list[Inlet] = []  # by number
+        self.measures = Measures(history_size)
+        self.runs: set[Job] = set()
+        self.ending: set[Job] = set()  # no longer among them, but those who wait have not been told yet
+        self.calls: deque[Called] = deque()
+        self.aside = Aside()  # where what may take long is done for threads that others wait for
+        self.behind = 0  # jobs whose listeners are so slow that nothing more is shipped
+        self.timers = Timers(self.lock, self.answer, self._nudge)
+        self.has_timeouts = False  # of any routine
+        self.error_handler = ErrorHandler()
+        self.gather_order: list[Inlet] = []
+        self.raised: list[Node] = []  # nodes whose mark was raised
+        self.when_idle: Callable[[], None] | None = None
+        self.forked: str | None = None  # why nothing goes any more: this is a fork, and a job ran when it was made
+        self.visits: dict[int, Visit] = {}  # by thread, the newest
+        self.deferred: deque[Callable[[], object]] = deque()  # calls that were put off
+        self.deferring = threading.RLock()  # by one thread at a time, so that they keep their order
+        self.hurt = False  # an exception has left the engine between two of its steps
+
+    def call_all(self) -> None:
+        """Ask for workers wherever there is something to do. The lock is held."""
+        for queue in self.queues:
+            queue.call()
+
+    def answer(self) -> None:
+        """Submit the tasks that were called for, and tell listeners what they wait for. The lock is not held."""
+        while True:
+            try:
+                called = self.calls.popleft()
+            except IndexError:
+                return
+            called.recruit()
+
+    def _nudge(self) -> None:
+        """Have those who wait for jobs keep the time: the timers have no thread. Lock."""
+        for run in self.runs:
+            run.nudge()
+
+    # -- interruptions: see `_mending` and `_visits`
+
+    def recover(self) -> None:
+        """Free the lock if an exception hit this thread between `acquire` and the `try` behind it."""
+        while is_held_here(self.lock):
+            self.lock.release()
+
+    def mend(self, gone: Any = None) -> None:
+        """Put the books in order after an interruption, and finish what has ended. Not in the middle of a step.
+
+        `gone` is a worker that works no longer. What interrupts this itself leaves the flow `hurt`.
+        """
+        self.recover()
+        try:
+            with self.lock:
+                self.hurt = False
+                put_in_order(self, CURRENT.get(), gone)
+                self.timers.mend()
+                ended = [run for run in (*self.runs, *self.ending) if run.quiet() or run.ended]
+            for queue in self.queues:
+                queue.take_back_unsent()
+            for run in ended:
+                run.finish_again()
+            self.aside.mend()
+            self.answer()
+        except BaseException:
+            self.hurt = True
+            raise
+
+    def is_interrupted(self) -> bool:
+        """Return whether the calling thread is in the middle of a step, and a signal handler, say, has called."""
+        if is_held_here(self.lock):
+            return True
+        visit = self.visits.get(get_ident())
+        return visit is not None and visit.is_below()
+
+    def check_uninterrupted(self, what: str) -> None:
+        """Refuse a call that would wait for the step in whose middle it comes."""
+        if self.is_interrupted():
+            raise FlowStateError(
+                f"{what} was called in the middle of the engine's own work in this thread, by a signal handler "
+                "perhaps, and would wait for itself: call cancel(), which does not wait, or set a flag and wait outside"
+            )
+
+    def put_off(self, call: Callable[..., object], *arguments: object) -> None:
+        """Make a call in another thread, which can wait until this one is through with its step.
+
+        Not by way of `threading`: starting a thread may be what was interrupted.
+        """
+        self.deferred.append(lambda: call(*arguments))
+        start_new_thread(self.catch_up, ())
+
+    def catch_up(self) -> None:
+        """Make the calls that were put off, in their order. Not in the middle of a step."""
+        if is_held_here(self.deferring):
+            return  # it is one of them that looks whether there are others
+        with self.deferring:
+            while self.deferred:
+                self.deferred.popleft()()
+
+    # -- what there is
+
+    def check_fork(self) -> None:
+        """Refuse a flow in the child of a fork that was made while a job of it ran."""
+        if self.forked is not None:
+            raise FlowStateError(self.forked)
+
+    def forget_jobs(self) -> list[str]:
+        """Have no jobs, and nothing under way; return the ids of those that ran. The child of a fork.
+
+        A handler that has forked is the last that its thread calls: the rest of its job is the parent's.
+        """
+        running = [*self.runs, *self.ending]
+        for hand in self.hands():
+            if hand.thread == get_ident():
+                hand.stretch.clear()
+        for run in running:
+            run.leave()
+        for node in self.all_nodes():
+            node.waiting.clear()
+            node.free = node.limit
+        for each in (self.runs, self.ending, self.calls, self.raised):
+            each.clear()
+        self.when_idle = None
+        return [run.job_id for run in running]
+
+    def hands(self) -> list[Any]:
+        """Return the workers that share our memory and are in their loop. Lock."""
+        return [hand for queue in self.queues for hand in queue.hands]
+
+    def all_nodes(self) -> list[Node]:
+        """Return the nodes, with those that single jobs have of their own. The lock is held."""
+        return [*self.nodes.values(), *(node for run in self.runs for node in run.own.values())]
+
+    def drop(self, run: Job) -> list[Item]:
+        """Take everything of a run out of queues and waiting lists. The lock is held."""
+        gone: list[Item] = []
+        for queue in self.queues if run.stopped else ():
+            gone += queue.sweep(run)
+        for node in self.all_nodes():
+            if node.waiting:
+                gone += _sift(node.waiting, run)
+        for queue in self.queues:
+            gone += queue.drop(run)
+            queue.call()
+        return gone
+
+    def wait(self, runs: Iterable[Job], timeout: float | None, until: Done | None = None) -> bool:
+        """Wait until the runs have ended (or for `until`), doing the work here where a pool does it in its caller.
+
+        Whatever exception ends the waiting cancels them, and is raised on: a signal handler raised it, most often.
+        """
+        waited, frame = list(runs), here()
+        if frame is None:
+            return self._wait(waited, timeout, until)
+        for run in waited:
+            run.waiters.append(frame)
+        try:  # look once more, now that others see it: they may just have begun to wait for this
+            check_outside(self, "a wait for a job")
+            return self._wait(waited, timeout, until)
+        finally:
+            for run in waited:
+                run.waiters.remove(frame)
+
+    def _wait(self, waited: list[Job], timeout: float | None, until: Done | None) -> bool:
+        deadline = None if timeout is None else monotonic() + timeout
+        if not all(run.done.is_set() for run in waited):
+            self.check_fork()
+        try:
+            if self.hurt:
+                self.mend()
+            return all(self._wait_for(until or run.done, deadline) for run in waited)
+        except BaseException:
+            self.hurt = True
+            self.recover()
+            for run in waited:
+                run.abort()
+            self.mend()
+            raise
+
+    def has_of(self, run: Job) -> bool:
+        """Return whether anything of a run is queued, in hand or away. Lock."""
+        if any(queue.has_of(run) for queue in self.queues):
+            return True
+        return any(item[2] is run for node in self.all_nodes() for item in node.waiting.copy())
+
+    def _wait_for(self, done: Done, deadline: float | None) -> bool:
+        pools = [queue.pool for queue in self.queues if queue.pool is not None and queue.pool.in_caller]
+        if pools:
+            with Visit(self):  # what this thread has in hand between two tasks, nobody else does meanwhile
+                return self._work_for(done, deadline, pools)
+        while not done.is_set():
+            left = _left(deadline)
+            most = TICK if self.timers.keep_time(0.0) else LONGEST
+            done.wait(most if left is None else min(left, most))
+            if left == 0.0:
+                break
+        return done.is_set()
+
+    def _work_for(self, done: Done, deadline: float | None, pools: list[WorkerPool]) -> bool:
+        while not done.is_set():
+            left = _left(deadline)
+            most = TICK if self.timers.keep_time(0.0) else IN_CALLER
+            if len(pools) == 1:
+                if not _works_on(pools[0], done, most if left is None else min(left, most)):
+                    break
+            else:
+                for pool in pools:  # each has to be given a turn
+                    pool.wait(done, SLICE)
+            if left == 0.0:
+                break
+        return done.is_set()
+
+    def settle(self, ended: list[Job]) -> None:
+        """Finish runs that may have ended, and answer calls. The lock is not held."""
+        for run in ended:
+            run.finish()
+        self.answer()
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - monotonic())
+
+
+def _works_on(pool: WorkerPool, done: Done, seconds: float) -> bool:
+    """Let a pool work in this thread; return whether it may have more to do: one that comes back early has not."""
+    began = monotonic()
+    return pool.wait(done, seconds) or monotonic() - began >= seconds / 2
+
+
+def _sift(waiting: deque[Item], run: Job) -> list[Item]:
+    """Take what belongs to a run out of a waiting list, to whose end others may append meanwhile. The lock is held."""
+    items = [waiting.popleft() for _ in range(len(waiting))]
+    waiting.extendleft(reversed([item for item in items if item[2] is not run]))
+    return [item for item in items if item[2] is run]
+
+
+def logger() -> logging.Logger:
+    """Return the engine's logger."""
+    from routilux_core._text.log import log  # a flow in which nothing goes wrong needs none
+
+    return log
+
+
+def as_exception(told: object, teller: str) -> BaseException:
+    """Return what a pool gives as an error, as an exception: a text or a class is made one, with a warning."""
+    if isinstance(told, BaseException):
+        return told
+    logger().warning("%s gave %r as an error: give an exception", teller, told)
+    if isinstance(told, type) and issubclass(told, BaseException):
+        try:
+            return told()
+        except Exception:
+            return StrategyError(f"{teller} gave the class {told.__qualname__} as its error")
+    return StrategyError(told if isinstance(told, str) else f"{teller} gave {told!r} as its error")

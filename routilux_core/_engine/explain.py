@@ -1,0 +1,101 @@
+"""What a job is waiting for, and what costs it time, in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from routilux_core._text.printable import printable
+from routilux_core._tracking.history import Totals
+
+if TYPE_CHECKING:
+    from routilux_core._engine.plan import Inlet, Item, Node
+    from routilux_core._engine.run import Run
+    from routilux_core._engine.scheduler import WorkQueue
+
+ENOUGH = 20  # activations before a hint is worth giving
+
+
+def explain(run: Run) -> str:
+    """Return a line for the state, one for each thing waited for, and the hints."""
+    with run.up_to_date():
+        lines = [_headline(run), *_waiting(run), *_waited_for(run)]
+        totals = run.history.totals()
+    return "\n".join([*lines, *hints(totals, run.hub.inlets)])
+
+
+def _waited_for(run: Run) -> list[str]:
+    owners = [frame.routine._routilux.owner for frame in run.waiters.copy() if frame.routine is not None]
+    return [f"waited for by routine {owner[1]!r} of flow {owner[0]!r}" for owner in owners if owner is not None]
+
+
+def _headline(run: Run) -> str:
+    counts = f"{run.pending} of {run.last} activations are pending, {run.over} are done"
+    return f"job {printable(run.job_id)} is {run.status()}: {counts}"
+
+
+def _waiting(run: Run) -> list[str]:
+    lines = []
+    queued, unasked = (
+        Counter(item[0].node.routine_id for queue in queues for item in queue.queued() if item[2] is run)
+        for queues in _by_who_works(run)
+    )
+    behind = Counter(item[0].node.routine_id for item in _behind(run) if item[2] is run)
+    retries = Counter(item[0].node.routine_id for _, item, _ in run.retrying.values())
+    parked = Counter(item[0].node.routine_id for item in (*run.parked, *run.parked_retries))
+    running = run.pending - sum(map(len, (run.retrying, run.parked, run.parked_retries)))
+    running -= sum(queued.values()) + sum(unasked.values()) + sum(behind.values())
+    for counts, text in (
+        (queued, "queued for a worker"),
+        (unasked, "queued for a thread that waits: job.wait() or flow.wait_for_completion()"),
+        (behind, "queued behind a call of the same routine"),
+        (retries, "waiting for a retry"),
+        (parked, "set aside until resume()"),
+    ):
+        lines += [f"{routine_id!r}: {count} {text}" for routine_id, count in counts.items()]
+    if running > 0:
+        lines.append(f"{running} running now")
+    if run.arrivals:
+        names = ", ".join(printable(f"{inlet.node.routine_id}.{inlet.name}") for inlet in run.arrivals)
+        lines.append(f"gathered for the end of the job: {names}")
+    return lines
+
+
+def _by_who_works(run: Run) -> tuple[list[WorkQueue], list[WorkQueue]]:
+    """Return the queues that workers work off, and those that are left to who waits, while nobody does. Lock."""
+    mine = [queue for queue in run.hub.queues if queue.pool is not None and queue.pool.in_caller and not queue.active]
+    return [queue for queue in run.hub.queues if queue not in mine], mine
+
+
+def _behind(run: Run) -> Iterator[Item]:
+    """Yield what waits for a permit, or behind a call of a worker that has one for all of it. Lock."""
+    for node in run.hub.all_nodes():
+        yield from node.waiting.copy()  # others may append
+    for hand in run.hub.hands():
+        yield from hand.stretch.copy()
+
+
+def hints(totals: Mapping[int, Totals], inlets: Sequence[Inlet]) -> list[str]:
+    """Return what would make jobs faster: routines whose calls wait for each other."""
+    found = []
+    for slot, total in totals.items():
+        node = inlets[slot].node
+        if _serialised(node, total):
+            wait = total.queue_wait / total.executions
+            found.append(
+                f"hint: {node.routine_id!r}: {total.executions} activations one at a time, mean queue wait {wait:.3g} "
+                "s; declare it stateless (class keyword stateless=True) if it keeps nothing between calls"
+            )
+    return found
+
+
+def _serialised(node: Node, total: Totals) -> bool:
+    """Whether the calls of a routine with state waited mainly for each other, where workers could have run them."""
+    return (
+        node.limit == 1
+        and node.queue.strategy.capabilities.parallel
+        and total.executions >= ENOUGH
+        and total.queue_wait > 2 * total.run_time
+        and total.run_time > 0.001 * total.executions
+    )

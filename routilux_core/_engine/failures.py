@@ -1,0 +1,61 @@
+"""What is decided about a failure, and what follows from it for the job."""
+
+from __future__ import annotations
+
+from routilux_core._engine.engine import logger
+from routilux_core._engine.run import Run
+from routilux_core._text.printable import Lines
+from routilux_core._tracking.history import RETRIED, SKIPPED
+from routilux_core.error_handling import Decision, ErrorStrategy, Failure, by_policy
+from routilux_core.errors import UNREADABLE, text_of
+
+OUTCOMES = {ErrorStrategy.SKIP: SKIPPED, ErrorStrategy.RETRY: RETRIED}
+STATES = {ErrorStrategy.STOP: "failed", ErrorStrategy.CONTINUE: "error_continued", ErrorStrategy.SKIP: "skipped"}
+
+
+def decide(failure: Failure, run: Run) -> Decision:
+    """Ask the plugins and the policy. What had emitted is not tried again: that would be sent twice."""
+    if run.plugins is None:
+        decision = by_policy(failure)
+    else:
+        from routilux_core._registry.plugins import handle_error  # with it comes pluggy
+
+        decision = handle_error(run.plugins, failure)
+    if decision.strategy is not ErrorStrategy.RETRY or not failure.emitted:
+        return decision
+    decision = Decision(failure.policy.after_retries)
+    logger().warning(
+        "job %s: RETRY is refused, because routine %r, slot %r had emitted already: only what is emitted under a "
+        "policy that was RETRY when the call began is held back; after_retries decides: %s",
+        *(failure.job_id, failure.routine_id, failure.slot, decision.strategy.value),
+    )
+    return decision
+
+
+def carry_out(run: Run, failure: Failure, decision: Decision, status: str = "failed") -> Decision:
+    """Note a failure with the decision, and stop the job as `status` on STOP; return what is done in the end."""
+    with run.hub.lock:
+        if run.stopped and decision.strategy is ErrorStrategy.RETRY:
+            decision = Decision(ErrorStrategy.STOP)  # there is no other attempt
+        failure.decision = decision.strategy
+        run.note_failure(failure, STATES.get(decision.strategy))
+        if decision.strategy is ErrorStrategy.STOP:
+            run.stop(status)
+    _log(failure, decision.strategy)
+    return decision
+
+
+def _log(failure: Failure, decision: ErrorStrategy) -> None:
+    """Log an error once, when it is decided for good; a retry is only news."""
+    import logging
+
+    level = {ErrorStrategy.STOP: logging.ERROR, ErrorStrategy.RETRY: logging.INFO}.get(decision, logging.WARNING)
+    error = failure.exception
+    readable = not failure.traceback.startswith(UNREADABLE)  # else logging could not format it, and would lose the line
+    logger().log(
+        level,
+        "job %s: routine %r, slot %r, attempt %d: %s: %s -> %s%s",
+        *(failure.job_id, failure.routine_id, failure.slot, failure.attempt),
+        *(type(error).__name__, text_of(error), decision.value, "" if readable else Lines(f"\n{failure.traceback}")),
+        exc_info=error if readable and level > logging.INFO else None,
+    )

@@ -1,0 +1,271 @@
+"""The graph, wired for running: what the dispatcher reads for each event, made when the graph is built."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from routilux_core._routines.signature import Payload, bind
+from routilux_core.error_handling import ErrorHandler, ErrorStrategy
+from routilux_core.errors import PayloadError
+from routilux_core.ports import Slot
+from routilux_core.routine import Routine, fresh_copy
+from routilux_core.strategy import Chooser, ExecutionStrategy, WorkerPool
+
+DEFAULT_POLICY = ErrorHandler()
+NO_KEY = object()  # in no payload
+UNLIMITED = 1 << 29  # small enough for CPython's fast integers
+
+# inlet, payload, run, number in its run (from 1), number of what caused it (0: the entry), time posted
+Item = tuple["Inlet", Payload, Any, int, int, float]
+
+
+class Lane(Protocol):
+    """What posting needs of the queue that a node's activations go to."""
+
+    first: deque[Item]
+    ready: deque[Item]
+    lane: deque[Item] | None
+    solo: bool
+    active: int
+    workers: int
+    recruiting: bool
+    strategy: ExecutionStrategy
+    chooser: Chooser | None
+    pool: WorkerPool | None
+
+    def call(self) -> None: ...
+    def backlog(self) -> int: ...
+    def post(self, item: Item, /) -> None: ...
+    def post_all(self, items: Iterable[Item], node: Node, /) -> None: ...
+    def admit(self, node: Node, /) -> None: ...
+    def release(self, node: Node, /) -> None: ...
+
+
+class Inlet:
+    """A slot, bound: `call(payload)` calls its handler. `number` names it in records."""
+
+    __slots__ = (
+        "advice",
+        "call",
+        "gathers",
+        "handler",
+        "key",
+        "merge",
+        "name",
+        "node",
+        "number",
+        "plain",
+        "required",
+        "short_way",
+        "whole",
+    )
+
+    def __init__(self, node: Node, slot: Slot, number: int) -> None:
+        where = f"routine {node.routine_id!r}, slot {slot.name!r}"
+        self.node = node
+        self.name = slot.name
+        self.number = number
+        self.call: Callable[[Payload], Any] = bind(slot.handler, slot.signature, where)
+        self.handler = slot.handler
+        # A handler of one parameter, or of none, is called without `call` in between.
+        self.key: object = NO_KEY if slot.signature.takes_nothing else slot.signature.lone
+        self.required = slot.signature.required
+        self.advice = slot.signature.advice
+        self.whole = slot.signature.whole
+        self.gathers = slot.merge_strategy == "gather"
+        self.merge: Callable[[Payload, Payload], Payload] | None = _merge_function(slot, where)
+        self.plain = False  # whether running it is no more than `call(payload)`
+        self.short_way = self._short_way()
+
+    def rebind(self, slot: Slot) -> None:
+        """Call another handler of the same signature from now on: the old one's owner has been replaced."""
+        where = f"routine {self.node.routine_id!r}, slot {slot.name!r}"
+        self.call = bind(slot.handler, slot.signature, where)
+        self.handler = slot.handler
+        self.merge = _merge_function(slot, where)
+        self.short_way = self._short_way()
+
+    def _short_way(self) -> tuple[Node, Routine, object, Callable[..., Any], int]:
+        """Return all that the worker loop needs for a plain call: one tuple, since it looks for nothing else then."""
+        return self.node, self.node.routine, self.key, self.handler, self.number
+
+    def collect(self, payloads: list[Payload]) -> Payload:
+        """Return a list for each parameter, of everything that arrived in a job."""
+        for name in () if self.whole else self.required:
+            have = sum(name in payload for payload in payloads)
+            if have < len(payloads):
+                raise PayloadError(
+                    f"routine {self.node.routine_id!r}, slot {self.name!r}: the handler requires {name!r}, but "
+                    f"{len(payloads) - have} of the {len(payloads)} gathered payloads have none{self.advice}"
+                )
+        keys = dict.fromkeys(key for payload in payloads for key in payload)
+        return {key: [payload[key] for payload in payloads if key in payload] for key in keys}
+
+
+class Outlet:
+    """An event, wired: where a payload goes, and under which names a job collects it."""
+
+    __slots__ = ("_simple", "lone", "name", "outputs", "plain", "short", "targets")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.targets: tuple[tuple[Inlet, dict[str, str] | None], ...] = ()
+        self.outputs: tuple[str, ...] = ()
+        self.short = True  # its routine's emissions need no further thought: they are not held, and no call is given up
+        self._simple = True  # no target has a mapping, gathers, or is made anew for each job
+        self.plain = False  # whether posting to the targets needs no further thought
+        self.lone: Inlet | None = None  # the one target of a plain event
+
+    def add_target(self, inlet: Inlet, mapping: dict[str, str] | None) -> None:
+        """Send to one slot more."""
+        self.add_targets([(inlet, mapping)])
+
+    def add_targets(self, targets: list[tuple[Inlet, dict[str, str] | None]]) -> None:
+        """Send to several slots more, at once: a saved flow may have very many."""
+        self.targets += tuple(targets)
+        for inlet, mapping in targets:
+            if mapping is not None or inlet.gathers or inlet.node.per_job:
+                self._simple = False
+        self.look_again()
+
+    def add_output(self, *names: str) -> None:
+        """Let jobs collect what is emitted here under these names, too."""
+        self.outputs += names
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Work out `lone` and `plain`."""
+        self.plain = self._simple and bool(self.targets) and not self.outputs
+        self.lone = self.targets[0][0] if self.plain and len(self.targets) == 1 and self.short else None
+
+
+class Node:
+    """A routine, wired. `free` permits are left of `limit`; who finds none waits in `waiting`, in order of arrival.
+
+    Where the calls of a stateless routine are not `limited`, nobody counts them.
+
+    A permit may be handed from one activation to the next without being given back; the lock of the dispatcher
+    guards both fields. The twin that a job has of a node is `unmade` until its first call makes the copy of the
+    routine: that is user code, which may take long, or raise.
+    """
+
+    __slots__ = (
+        "free",
+        "holds",
+        "inlets",
+        "limit",
+        "limited",
+        "mark",
+        "outlets",
+        "per_job",
+        "policy",
+        "queue",
+        "routine",
+        "routine_id",
+        "timeout",
+        "unmade",
+        "waiting",
+    )
+
+    def __init__(self, routine_id: str, routine: Routine, queue: Lane) -> None:
+        settings = routine.__routilux_settings__
+        self.routine_id = routine_id
+        self.routine = routine
+        self.queue = queue
+        self.limit = (settings.concurrency or UNLIMITED) if settings.stateless else 1
+        self.limited = self.limit != UNLIMITED
+        self.free = self.limit
+        self.waiting: deque[Item] = deque()
+        self.per_job = settings.scope == "job"
+        self.timeout = settings.timeout
+        self.unmade: threading.Lock | None = None  # held by who makes the copy of the routine; None when there is one
+        self.policy = DEFAULT_POLICY
+        self.holds = False  # under a RETRY policy: emissions are held until the call has succeeded
+        self.mark = 0  # raised above the flow's max_pending while nobody can work off what waits here
+        self.inlets: dict[str, Inlet] = {}
+        self.outlets: dict[str, Outlet] = {}
+
+    def refresh(self, numbers: list[Inlet], default: ErrorHandler) -> None:
+        """Wire the slots and events that the routine has and the node has not yet, and take over its policy."""
+        for slot in self.routine._routilux.slots.values():
+            if slot.name not in self.inlets:
+                self.inlets[slot.name] = Inlet(self, slot, len(numbers))
+                numbers.append(self.inlets[slot.name])
+        for name in self.routine._routilux.events:
+            self.outlets.setdefault(name, Outlet(name))
+        self.set_policy(default)
+
+    def set_policy(self, default: ErrorHandler) -> None:
+        """Take over the routine's own error policy, or the given one of its flow."""
+        self.policy = self.routine._routilux.error_handler or default
+        self.holds = self.policy.strategy is ErrorStrategy.RETRY
+        for outlet in self.outlets.values():
+            outlet.short = not (self.holds or self.timeout)
+            outlet.look_again()
+        for inlet in self.inlets.values():
+            inlet.plain = not (self.holds or inlet.gathers or inlet.merge or self.timeout or self.unmade)
+
+    def for_job(self) -> Node:
+        """Return a twin for a fresh copy of the routine, not made yet, with permits of its own and the same wiring."""
+        twin = object.__new__(Node)
+        twin.routine_id, twin.queue, twin.limit = self.routine_id, self.queue, self.limit
+        twin.routine, twin.unmade = self.routine, threading.Lock()
+        twin.free, twin.limited, twin.waiting = self.limit, self.limited, deque()
+        twin.per_job, twin.mark, twin.timeout, twin.outlets = False, 0, self.timeout, self.outlets
+        slots = twin.routine._routilux.slots
+        twin.inlets = {name: Inlet(twin, slots[name], inlet.number) for name, inlet in self.inlets.items()}
+        twin.set_policy(self.policy)
+        return twin
+
+    def make(self) -> None:
+        """Make the twin's copy of the routine, if there is none. Not under the dispatcher's lock."""
+        making = self.unmade
+        if making is None:
+            return
+        with making:
+            if self.unmade is None:
+                return
+            self.routine = fresh_copy(self.routine)
+            for name, inlet in self.inlets.items():
+                inlet.rebind(self.routine._routilux.slots[name])
+            self.unmade = None
+            self.set_policy(self.policy)
+
+
+def rename(payload: Payload, mapping: dict[str, str]) -> Payload:
+    """Return the payload under its new names: a mapped value wins over a key of that name."""
+    kept = {key: value for key, value in payload.items() if key not in mapping}
+    kept.update((new, payload[old]) for old, new in mapping.items() if old in payload)
+    return kept
+
+
+def _append(old: Payload, new: Payload) -> Payload:
+    for key, value in new.items():
+        old.setdefault(key, []).append(value)
+    return old
+
+
+def _merge_function(slot: Slot, where: str) -> Callable[[Payload, Payload], Payload] | None:
+    merge = slot.merge_strategy
+    if merge == "append":
+        return _append
+    if not callable(merge):
+        return None
+
+    def checked(old: Payload, new: Payload) -> Payload:
+        merged = merge(old, new)
+        if not isinstance(merged, dict):
+            raise PayloadError(f"{where}: the merge function has to return a dict, not {merged!r}")
+        return merged
+
+    return checked
+
+
+def snapshot(inlet: Inlet, merged: Payload) -> Payload:
+    """Return what the handler sees of merged data: a copy, the lists of `append` included."""
+    if inlet.merge is _append:
+        return {key: list(values) for key, values in merged.items()}
+    return dict(merged)

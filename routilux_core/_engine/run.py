@@ -1,0 +1,535 @@
+"""One job's run: posting, completion, gathering, retries, stop, pause and cancel."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sized
+from contextvars import Context
+from functools import partial
+from threading import get_ident
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from routilux_core._engine.completion import Completion
+from routilux_core._engine.ledger import GATHERED, Books
+from routilux_core._engine.plan import Inlet, Item, Node, Outlet, rename
+from routilux_core._engine.visits import Visit
+from routilux_core._local.begun import wait_until_begun
+from routilux_core._routines.frame import CURRENT, Frame, check_outside
+from routilux_core._routines.signature import Payload
+from routilux_core._tracking.history import DISCARDED, FAILED, RETRIED, SKIPPED
+from routilux_core.error_handling import ErrorStrategy
+from routilux_core.seconds import check_patience
+
+if TYPE_CHECKING:
+    from routilux_core._engine.engine import Dispatcher
+    from routilux_core._engine.scheduler import WorkQueue
+    from routilux_core._engine.timers import Timer
+    from routilux_core._registry.plugins import PluginSet
+    from routilux_core.job import JobState
+
+
+ASIDE = 0  # no thread of ours tells of the end
+
+
+class Run(Books):
+    """The live side of a job. What is marked "lock" is called with the dispatcher's lock held."""
+
+    __slots__ = (
+        "arrivals",
+        "at_rest",
+        "context",
+        "done",
+        "doubtful",
+        "ended",
+        "finisher",
+        "halted",
+        "merged",
+        "numbers",
+        "parked",
+        "parked_retries",
+        "plain",
+        "plugins",
+        "quick",
+        "retrying",
+        "stopped",
+        "swept",
+        "told",
+        "waiters",
+        "wary",
+    )
+
+    def __init__(self, hub: Dispatcher, job_id: str, flow_id: str, history_size: int, context: Context | None) -> None:
+        super().__init__(hub, job_id, flow_id, history_size)
+        self.context = context
+        self.plain = context is None  # whether calling a handler is no more than that: the loop looks at nothing else
+        self.wary = False  # a plugin let a plain call be tried again: each call may be another attempt
+        self.quick = True  # whether an emission needs no further thought
+        self.numbers = itertools.count(1)  # of activations
+        self.stopped = self.halted = self.ended = False
+        self.doubtful = False  # an exception interrupted the engine: it may have counted what is not there
+        self.finisher: int | None = None  # the thread that tells of the end
+        self.told = False  # listeners were told of the end, or are just being told
+        self.done = Completion()
+        self.at_rest: Completion | None = None  # while a caller works on this job: set when it ends or is paused
+        self.merged: dict[Inlet, Payload] = {}
+        self.arrivals: dict[Inlet, list[Payload]] = {}
+        self.retrying: dict[int, tuple[Timer, Item, bool]] = {}
+        self.parked: list[Item] = []
+        self.parked_retries: list[Item] = []  # with their permits
+        self.swept: set[int] = set()  # counted as discarded, but still in the lane of a worker that works alone
+        self.plugins: PluginSet | None = None
+        self.waiters: list[Frame] = []  # handlers, of other flows, that wait for the end
+
+    def listen(self, plugins: PluginSet | None, job: JobState) -> None:
+        """Work out who listens to this job; done once, before anything is posted."""
+        self.plugins = plugins
+        if plugins is not None and plugins.listening:
+            from routilux_core._tracking.listeners import Listeners
+
+            self.listeners = listeners = Listeners(plugins, job, self)
+            if listeners.counts:
+                self.timed = True
+                self.history.time(True)
+                self.note_to = listeners.note
+            self.halted = listeners.starts  # nothing runs before they have been told
+            self._look_again()
+
+    def tell_started(self) -> None:
+        """Tell that the job begins, and let its entry run. Not under the lock."""
+        if self.listeners is not None and self.listeners.starts:
+            self.listeners.job_started()
+            with self.hub.lock:
+                if not (self.paused or self.stopped):
+                    self.halted = False
+                    self._unpark()
+
+    def leave(self) -> None:
+        """Do nothing more, and tell nobody: this is a fork, and the job is the parent's."""
+        self.listeners = self.note_to = None
+        self.stopped, self.halted = True, False
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """Work out `quick` and `plain`. Lock, or before anything is posted."""
+        self.quick = not self.stopped and (self.listeners is None or not self.listeners.details)
+        self.plain = self.quick and not self.halted and not self.wary and self.context is None
+
+    def make_entry(self, node: Node) -> None:
+        """Make the entry's own copy for this job: what raises there, raises before the job begins."""
+        if node.per_job:
+            self.own[node] = node.for_job()
+            self.own[node].make()
+
+    # -- posting (lock)
+
+    def post(self, inlet: Inlet, payload: Payload, cause: int, now: float) -> None:
+        """Queue one activation, or keep what arrives at a gather slot. Lock."""
+        if inlet.node.per_job:
+            inlet = self.node_for(inlet.node).inlets[inlet.name]
+        if inlet.gathers:
+            self.gathered += 1
+            if not self.stopped:
+                self.arrivals.setdefault(inlet, []).append(payload)
+            return
+        self._queue(inlet, payload, cause, now)
+
+    def _queue(self, inlet: Inlet, payload: Payload, cause: int, now: float) -> None:
+        queue = inlet.node.queue
+        self.last += 1
+        self.placed += 1
+        if self.stopped:
+            self.over += 1
+            self.discarded += 1
+            return
+        queue.post((inlet, payload, self, next(self.numbers), cause, now))
+        if queue.active < queue.workers and not queue.recruiting:
+            queue.call()
+
+    def discard(self, items: Sized) -> None:
+        """Count what was posted and will not run, since the job was stopped. Lock."""
+        count = len(items)
+        self.over += count  # no step in between, at which a signal handler could read the books
+        self.discarded += count
+
+    def refuse(self) -> None:
+        """Count an emission of a stopped job, which is not delivered. Lock."""
+        self.last += 1
+        self.over += 1
+        self.discarded += 1
+
+    def send(self, outlet: Outlet, data: Payload, cause: int, now: float) -> None:
+        """Post one emission to everything that it is connected to. Lock."""
+        self.sent += 1
+        if outlet.plain and not self.stopped:
+            self._send_plainly(outlet, data, cause, now)
+            return
+        for inlet, mapping in outlet.targets:
+            self.post(inlet, data if mapping is None else rename(data, mapping), cause, now)
+        if outlet.outputs and not self.stopped:
+            for name in outlet.outputs:
+                self.collected.setdefault(name, []).append(dict(data))
+        elif not outlet.targets:
+            self.unconnected += 1
+
+    def _send_plainly(self, outlet: Outlet, data: Payload, cause: int, now: float) -> None:
+        # `post` for targets that need no further thought: a fan of a thousand holds the lock for less time.
+        numbers = self.numbers
+        self.last += len(outlet.targets)
+        self.placed += len(outlet.targets)
+        for inlet, _ in outlet.targets:
+            node = inlet.node
+            queue = node.queue
+            lane = queue.lane
+            item = (inlet, data, self, next(numbers), cause, now)
+            if lane is not None and (queue.solo or not node.limited):  # as `post` does it, without a call
+                lane.append(item)
+            else:
+                queue.post(item)
+        for queue in self.hub.queues:
+            queue.call()
+
+    def send_all(self, outlet: Outlet, payloads: list[Payload], causes: Iterable[int], now: float) -> None:
+        """Post emissions of one event, each with the activation that caused it. Nobody else has the payloads. Lock."""
+        lone = outlet.targets[0][0] if outlet.plain and len(outlet.targets) == 1 else None
+        if self.stopped or (lone is None and (outlet.targets or len(outlet.outputs) > 1)):
+            for data, cause in zip(payloads, causes, strict=True):
+                self.send(outlet, data, cause, now)
+            return
+        count = len(payloads)
+        self.sent += count
+        for name in outlet.outputs:
+            self.collected.setdefault(name, []).extend(payloads)
+        if lone is not None:
+            queue = lone.node.queue
+            numbers = self.numbers
+            queue.post_all(
+                zip(itertools.repeat(lone), payloads, itertools.repeat(self), numbers, causes, itertools.repeat(now)),
+                lone.node,
+            )  # payloads end first
+            self.last, self.placed = self.last + count, self.placed + count
+            queue.call()
+        elif not outlet.outputs:
+            self.unconnected += count
+
+    def node_for(self, node: Node) -> Node:
+        """Return this job's own twin of a node with `scope="job"`. Lock."""
+        twin = self.own.get(node)
+        if twin is None:
+            twin = self.own[node] = node.for_job()
+        return twin
+
+    # -- the end of an activation (lock)
+
+    def quiet(self) -> bool:
+        """Nothing is queued, running or waiting: call the next gather slot, or end. True if the job ended. Lock."""
+        if self.ended:
+            return False
+        if self.doubtful:
+            if self.has_anything():
+                return False
+            self._write_off()
+        elif self.holders or self.over != self.last:
+            return False
+        if self.arrivals and not self.stopped:
+            self._gather()
+            return False
+        self.ended = True
+        self.ended_at = perf_counter()
+        return True
+
+    def doubt(self) -> None:
+        """Let what there really is decide about the end, from now on: the counts may be wrong. Lock."""
+        self.doubtful = True
+        if self.stopped and not self.ended:
+            self._discard_all()
+
+    def has_anything(self) -> bool:
+        """Return whether anything of this job is queued, in hand, away, or waits. Lock."""
+        return bool(self.retrying or self.parked or self.parked_retries) or self.hub.has_of(self)
+
+    def permits(self) -> Iterable[Node]:
+        """Yield the node of each permit that is kept for a retry. Lock."""
+        yield from (item[0].node for _, item, keeps in self.retrying.values() if keeps)
+        yield from (item[0].node for item in self.parked_retries)
+
+    def _write_off(self) -> None:
+        """Count as discarded what was counted as posted, and is not there: an exception came in between. Lock."""
+        lost = self.last - self.over
+        self.over = self.last = max(self.last, self.over)
+        self.holders = 0
+        if lost > 0:
+            self.discarded += lost
+            if not self.stopped:
+                self.stopped, self.final = True, "failed"
+
+    def _gather(self) -> None:
+        for inlet in self.hub.gather_order:
+            node = self.own.get(inlet.node, inlet.node)
+            mine = node.inlets[inlet.name]
+            if mine in self.arrivals:
+                self._queue(mine, {GATHERED: self.arrivals.pop(mine)}, 0, perf_counter())
+                return
+
+    def settle(self, item: Item, outcome: int, delay: float, permit: bool = True) -> None:
+        """Count an activation that did not simply complete, and give its permit back if it is over. Lock.
+
+        Without `permit` a call that is late still has it.
+        """
+        node = item[0].node
+        if outcome == RETRIED and not self.stopped:
+            if not self._retry(item, delay, permit) and permit:
+                node.queue.release(node)
+            return
+        if (
+            outcome == RETRIED
+        ):  # the job was stopped since that was decided: the retry is discarded, as waiting ones are
+            self.retried += 1
+            outcome = DISCARDED
+        self.attempts.pop(item[3], None)
+        self.merged_by.discard(item[3])
+        self.over += 1
+        if outcome == SKIPPED:
+            self.skipped += 1
+        elif outcome == DISCARDED:
+            self.discarded += 1
+        elif outcome == FAILED:
+            self.failed += 1
+        if permit:
+            node.queue.release(node)
+
+    def _retry(self, item: Item, delay: float, permit: bool) -> bool:
+        """Try again after a delay in seconds; True if the permit is kept meanwhile. Lock."""
+        number, node = item[3], item[0].node
+        self.retried += 1
+        self.attempts[number] = self.attempts.get(number, 1) + 1
+        if item[0].plain and not self.wary:
+            self.wary = True
+            self._look_again()
+        keeps = node.limit == 1 and permit  # order holds behind a routine with state
+        timer = self.hub.timers.add(delay, lambda: self._try_again(number))
+        self.retrying[number] = (timer, item, keeps)
+        return keeps
+
+    def _try_again(self, number: int) -> None:
+        _, item, keeps = self.retrying.pop(number)
+        node = item[0].node
+        queue = node.queue
+        if keeps:
+            queue.first.append(item)
+        elif node.limit != 1:
+            queue.ready.append(item)
+        elif node.free:
+            node.free -= 1
+            queue.first.append(item)
+        else:  # the call that was late goes on: next after it
+            node.waiting.appendleft(item)
+        queue.call()
+
+    def keep_for_retry(self, item: Item) -> bool:
+        """Leave the permit of a late call to its own retry, if that waits and order has to hold. Lock."""
+        timer, _, keeps = self.retrying.get(item[3], (None, item, False))
+        if timer is None or keeps or item[0].node.limit != 1:
+            return False
+        self.retrying[item[3]] = (timer, item, True)
+        return True
+
+    def set_aside(self, item: Item, permit: bool) -> None:
+        """Keep an activation of a paused job that a worker came upon. Lock."""
+        if permit and item[3] in self.attempts:
+            self.parked_retries.append(item)
+            return
+        self.parked.append(item)
+        if permit:
+            item[0].node.queue.release(item[0].node)
+
+    # -- stop, pause (lock)
+
+    def stop(self, status: str) -> None:
+        """Discard everything that has not started, and count it; what runs ends. Lock."""
+        if self.stopped or self.ended:
+            return
+        self.stopped, self.halted, self.final = True, False, status
+        self._look_again()  # a worker that is about to call a handler looks twice
+        self._discard_all()
+
+    def _discard_all(self) -> None:
+        """Discard and count what has not started, of a stopped job. Lock."""
+        gone = self.hub.drop(self) + self.parked + self.parked_retries
+        for item in self.parked_retries:
+            item[0].node.queue.release(item[0].node)
+        for timer, item, keeps in self.retrying.values():
+            timer.cancel()
+            gone.append(item)
+            if keeps:
+                item[0].node.queue.release(item[0].node)
+        self.hub.timers.wake()
+        self.retrying, self.parked, self.parked_retries, self.arrivals = {}, [], [], {}
+        self.discard(gone)
+        for queue in self.hub.queues:
+            queue.call()
+
+    def lost(self, queue: WorkQueue, error: BaseException) -> None:
+        """The executor of a queue broke: what this job has there fails. Lock."""
+        behind = (item for node in self.hub.all_nodes() if node.queue is queue for item in node.waiting.copy())
+        mine = [item for item in (*queue.queued(), *behind) if item[2] is self]
+        if not mine:
+            return
+        inlet, payload, _, number, _, _ = mine[0]
+        failure = self.failure(inlet, payload, number, error)
+        failure.decision = ErrorStrategy.STOP
+        self.note_failure(failure, "failed")
+        self.stop("failed")
+        self.quiet()
+
+    # -- without the lock
+
+    def drive(self, timeout: float | None) -> None:
+        """Wait in the thread that called `execute`, which does the work, until the job has ended or is paused.
+
+        With a timeout of 0 no longer than there is work for it.
+        """
+        with self.hub.lock:
+            if self.paused:
+                return
+            self.at_rest = rest = Completion()
+        self.done.add_callback(rest.set)
+        self.hub.wait([self], timeout, rest)
+        self.at_rest = None
+
+    def nudge(self) -> None:
+        """Let those who wait for this job look around."""
+        self.done.nudge()
+        if self.at_rest is not None:
+            self.at_rest.nudge()
+
+    def finish(self) -> None:
+        """Tell those who wait that the job has ended, if it has. Not under the lock.
+
+        One thread does it, once; what interrupts it leaves the rest to `finish_again`.
+        """
+        hub = self.hub
+        with hub.lock:
+            if not self.ended or self.finisher is not None:
+                return
+            self.finisher = get_ident()
+            idle = self._close_books()
+        self.merged.clear()
+        worker = CURRENT.get()
+        if self.listeners is None or getattr(worker, "in_caller", False):
+            self._tell_finished(idle)
+        else:  # they may take their time, and no worker is to wait for them
+            self.hub.aside.do(partial(self._tell_finished, idle))
+            self.finisher = ASIDE
+
+    def _tell_finished(self, idle: Callable[[], None] | None) -> None:
+        """Tell listeners, and then those who wait."""
+        try:
+            if self.listeners is not None and not self.told:
+                self.told = True
+                self.listeners.job_finished()
+        finally:  # an exception that a signal handler raises
+            self.listeners = None
+            self.done.set()
+            with self.hub.lock:
+                self.hub.ending.discard(self)
+        if idle is not None:
+            idle()
+
+    def finish_again(self) -> None:
+        """Go on telling those who wait, if this thread was interrupted while it did so. Not under the lock."""
+        if self.finisher == get_ident() and (not self.done.is_set() or self in self.hub.ending):
+            self.finisher = None
+        self.finish()
+
+    def _close_books(self) -> Callable[[], None] | None:
+        """Leave the running jobs; return what is to be called if this was the last. Lock."""
+        hub = self.hub
+        self.finished = True
+        hub.ending.add(self)
+        hub.runs.discard(self)  # not before: who finds no jobs has to find them finished
+        self.history.trim()
+        hub.measures.end(self)
+        for node in hub.raised:
+            node.mark = 0
+        hub.raised.clear()
+        if hub.runs:
+            return None
+        hub.timers.wake()  # what is left there was cancelled: its thread may end
+        return hub.when_idle
+
+    def explain(self) -> str:
+        from routilux_core._engine.explain import explain
+
+        return explain(self)
+
+    # -- what the JobState asks for
+
+    def wait(self, timeout: float | None) -> bool:
+        check_outside(self.hub, "JobState.wait")
+        self.finish_again()
+        if not self.done.is_set():
+            self.hub.check_uninterrupted("JobState.wait")
+        return self.hub.wait([self], check_patience(timeout, "the timeout of JobState.wait"))
+
+    def pause(self) -> None:
+        if self.hub.is_interrupted():
+            return self.hub.put_off(self.pause)
+        with Visit(self.hub):
+            with self.hub.lock:
+                if self.stopped or self.ended:
+                    return None
+                self.paused = self.halted = True
+                self._look_again()
+                at_rest = self.at_rest
+            if at_rest is not None:
+                at_rest.set()
+        return None
+
+    def resume(self) -> None:
+        if self.hub.is_interrupted():
+            return self.hub.put_off(self.resume)
+        with Visit(self.hub):
+            with self.hub.lock:
+                if self.paused:
+                    self.paused = self.halted = False
+                    self._unpark()
+            self.hub.answer()
+        return None
+
+    def _unpark(self) -> None:
+        """Put what was set aside back before everything else of this job, in the order posted. Lock."""
+        self._look_again()
+        for item in self.parked_retries:
+            item[0].node.queue.first.append(item)
+        self.parked_retries.clear()
+        if self.parked:
+            back = sorted(self.parked + self.hub.drop(self), key=lambda item: item[3])
+            self.parked.clear()
+            for queue in self.hub.queues:
+                queue.post_again([item for item in back if item[0].node.queue is queue])
+        for queue in self.hub.queues:
+            queue.call()
+
+    def cancel(self, kill: bool = False) -> None:
+        if self.hub.is_interrupted():
+            return self.hub.put_off(self.cancel, kill)
+        self.abort(kill)
+        return None
+
+    def abort(self, kill: bool = False) -> None:
+        """Cancel, also in the middle of a call into the engine, whose own this is."""
+        with Visit(self.hub):
+            with self.hub.lock:
+                self.paused = False
+                self.stop("cancelled")
+                self.quiet()
+                hands = self.hub.hands()
+            for queue in self.hub.queues:
+                queue.revoke(self)
+                if kill:
+                    queue.kill(self)
+            self.finish()
+            self.hub.answer()
+            if hands:
+                wait_until_begun(hands, self)

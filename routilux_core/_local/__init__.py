@@ -1,0 +1,1 @@
+"""What runs calls in this process."""

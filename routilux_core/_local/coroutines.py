@@ -1,0 +1,202 @@
+"""The worker loop in an event loop: take an activation, call or await its handler, count it, take the next."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Coroutine
+from contextvars import Context
+from time import perf_counter
+from typing import Any
+
+from routilux_core._engine.plan import Inlet, Item, Node
+from routilux_core._engine.run import Run
+from routilux_core._engine.scheduler import WorkQueue
+from routilux_core._local.deadlines import too_long
+from routilux_core._local.worker import Interleaved, WorkTask
+from routilux_core._routines.frame import CURRENT
+from routilux_core._routines.returns import check_returned, is_awaitable
+from routilux_core._tracking.history import DISCARDED
+from routilux_core.errors import ActivationTimeout, StrategyError, WorkerLost
+
+
+class CoroutineTask(WorkTask):
+    """What a pool that declares `coroutines` is given: come and work in your event loop until nothing is left."""
+
+    __slots__ = ()
+
+    def __call__(self) -> None:
+        name = self.queue.strategy.name
+        self.fail(StrategyError(f"strategy {name!r} declares coroutines: its pool has to await task.arun()"))
+
+    async def arun(self) -> None:
+        """Work until nothing is left; raises only what ends this worker itself, such as its cancellation."""
+        if self._first():
+            await work(self.queue)
+
+
+async def work(queue: WorkQueue) -> None:
+    """Run activations one after the other until the queue has nothing left for this worker."""
+    with queue.hub.lock:
+        queue.begin()
+    call = Call(queue)
+    try:
+        while call.take():
+            await call.perform()
+            call.count()
+            if call.ending is not None:
+                raise call.ending
+            await asyncio.sleep(0)  # plain handlers may never wait, and would keep the loop from everyone else
+            call = Call(queue)
+    finally:
+        call.leave()
+
+
+class Call(Interleaved):
+    """One activation in an event loop, and the frame that its handler's `emit` finds.
+
+    `emit` never blocks the loop: beyond `max_pending` it neither waits nor runs other handlers, so the mark is soft.
+    A handler that emits much should await something now and then. Each activation has a frame and a context of its own:
+    tasks that a handler starts inherit them, may emit while it runs, and are refused by name when it has ended.
+    """
+
+    __slots__ = ("ending",)
+
+    def __init__(self, queue: WorkQueue) -> None:
+        super().__init__(queue)
+        self.permit = True
+        self.ending: BaseException | None = None  # what ends the worker, not just this activation
+
+    def take(self) -> Item | None:
+        """Take an activation, and call another worker if there is more."""
+        with self.hub.lock:
+            item = self.queue.take(self)
+            if item is not None:
+                self.queue.awaited.add(self)
+                self.queue.call()
+        self.hub.answer()
+        return item
+
+    async def perform(self) -> None:
+        """Call the handler, or await it, and decide about what it raises."""
+        item = self.item
+        assert item is not None
+        inlet, payload, run, number, _, _ = item
+        self.routine = inlet.node.routine
+        self.started = perf_counter()
+        try:
+            if run.stopped:
+                self.outcome = DISCARDED
+            else:
+                await self._call_or_await(inlet, payload, run, number)
+        except BaseException as error:
+            self.outcome = self._failed(item, error, 0)
+            self.ending = self.ending or self.interrupt
+        finally:
+            self.routine = None
+            self.ended = perf_counter()
+
+    def count(self) -> None:
+        """Count the activation, as the last thing it does, and give its permit back."""
+        item, finished = self.item, None
+        assert item is not None
+        run: Run = item[2]
+        with self.hub.lock:
+            if self.outcome != DISCARDED:
+                run.note(item, self.outcome, self.thread, self.started, self.ended)
+            run.settle(item, self.outcome, self.delay)
+            self.item = None
+            self.queue.awaited.discard(self)
+            if run.quiet():
+                finished = run
+        if finished is not None:
+            finished.finish()
+
+    def leave(self) -> None:
+        """Count the worker out; what a KeyboardInterrupt left in hand between two lines is counted, too."""
+        interrupted = self.item is not None
+        with self.hub.lock:
+            if interrupted:
+                self.be_gone()
+            self.queue.awaited.discard(self)
+            self.queue.active -= 1
+            self.queue.call()
+        if interrupted or self.hub.hurt:
+            self.hub.mend()
+        self.hub.answer()
+
+    async def _call_or_await(self, inlet: Inlet, payload: dict[str, Any], run: Run, number: int) -> None:
+        node = inlet.node
+        context = Context() if run.context is None else run.context.copy()
+        context.run(CURRENT.set, self)
+        payload = context.run(self._prepare, inlet, payload, run, number)
+        began = perf_counter()
+        if node.timeout is not None:
+            self.due = began + node.timeout
+        try:
+            made = context.run(inlet.call, payload)
+            if made is not None and is_awaitable(made):
+                await self._await(made, context, inlet)
+            elif made is not None:
+                check_returned(made, node.routine_id, inlet.name)
+        except Exception as error:
+            if self.is_over() and not isinstance(error, ActivationTimeout):
+                raise too_long(node, inlet.name, perf_counter() - began) from error
+            raise
+        if self.is_over():
+            raise too_long(node, inlet.name, perf_counter() - began)
+        self._succeed(run, number)
+
+    async def _await(self, made: Awaitable[object], context: Context, inlet: Inlet) -> None:
+        """Await a handler in a task of its own, so that a cancellation in it is not one of the worker.
+
+        A strategy that declares `enforces_timeout` cancels it when its time is over. What the handler awaits while it
+        ends is awaited, too.
+        """
+        name, began = f"{inlet.node.routine_id}.{inlet.name}", perf_counter()
+        task = asyncio.get_running_loop().create_task(self._guarded(made, inlet), name=name, context=context)
+        late = await self._end_of(task, inlet.node)
+        raised = _raised_in(task, made)
+        if late:
+            raise too_long(inlet.node, inlet.name, perf_counter() - began) from raised
+        if raised is not None:
+            raise raised
+
+    async def _end_of(self, task: asyncio.Task[Any], node: Node) -> bool:
+        """Wait for the end of a handler's task; return whether it was cancelled because its time was over."""
+        late = False
+        limit = node.timeout if self.queue.strategy.capabilities.enforces_timeout else None
+        while not task.done():
+            try:
+                ended, _ = await asyncio.wait((task,), timeout=limit)
+            except asyncio.CancelledError as error:  # the pool ends this worker
+                self.ending, limit = error, None
+                task.cancel()
+            except GeneratorExit as error:  # the event loop was closed under it: nothing can be awaited any more
+                self.ending = error
+                raise WorkerLost(f"the event loop was closed while {task.get_name()!r} ran") from None
+            else:
+                if not ended:
+                    late, limit = True, None
+                    task.cancel()
+        return late
+
+    async def _guarded(self, made: Awaitable[object], inlet: Inlet) -> BaseException | None:
+        """Await a handler, and return what it raised: a SystemExit in a task would end the whole event loop."""
+        try:
+            check_returned(await made, inlet.node.routine_id, inlet.name)
+        except BaseException as error:
+            return error
+        finally:
+            self.routine = None  # at once: tasks that outlive the handler can't emit for it
+        return None
+
+    def _relieve(self, node: Node) -> None:
+        """Do nothing: whatever waited here, or ran another handler, would block the event loop."""
+
+
+def _raised_in(task: asyncio.Task[BaseException | None], made: Awaitable[object]) -> BaseException | None:
+    if task.cancelled():  # before its first step, so that it has not even begun to await the handler
+        if isinstance(made, Coroutine):
+            made.close()
+        return asyncio.CancelledError()
+    return task.result()

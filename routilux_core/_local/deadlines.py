@@ -1,0 +1,90 @@
+"""The end of a call's time, on threads: the activation fails when it comes, and the call itself goes on.
+
+Nothing can end a thread. So the call is given up: another worker takes its worker's place, what it still emits is
+dropped and counted, and a routine with state keeps its permit until the call has returned.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from routilux_core._engine.failures import OUTCOMES, carry_out, decide
+from routilux_core._engine.plan import Item, Node
+from routilux_core._local.stacks import stack_of
+from routilux_core._tracking.history import FAILED
+from routilux_core.errors import ActivationTimeout
+
+if TYPE_CHECKING:
+    from routilux_core._engine.run import Run
+    from routilux_core._local.invocation import Caller
+
+SHORTEST = 0.001  # seconds until a call is looked at again that has lent its time to others
+
+
+def too_long(node: Node, slot: str, spent: float) -> ActivationTimeout:
+    """Return the error of a call that took `spent` seconds."""
+    return ActivationTimeout(
+        f"routine {node.routine_id!r}, slot {slot!r}: the call took {spent:.3g} s, its timeout is {node.timeout:g} s"
+    )
+
+
+class Deadline:
+    """What happens when the time of one call is over. `passed` is set once, under the lock."""
+
+    def __init__(self, worker: Caller, item: Item) -> None:
+        self._worker, self._item = worker, item
+        self._node: Node = item[0].node
+        self._limit: float = self._node.timeout or 0.0
+        self._began = perf_counter()
+        self._before = worker.emitted  # until the call
+        self.decided = self._returned = self.passed = False
+        with worker.hub.lock:
+            self._timer = worker.hub.timers.add(self._limit, self._due)
+
+    def close(self) -> bool:
+        """Say that the call has returned; True if its time was over before."""
+        with self._worker.hub.lock:
+            self._timer.cancel()
+            return self.passed
+
+    def _due(self) -> None:
+        """Look whether the time is really over. Lock, in the thread of the timers."""
+        left = self._limit - (perf_counter() - self._began - self._worker.lent())
+        hub = self._worker.hub
+        if left > 0:
+            self._timer = hub.timers.add(max(left, SHORTEST), self._due)
+            return
+        self.passed = True
+        self._worker.give_up(self)
+        hub.calls.append(self)
+
+    def recruit(self) -> None:
+        """Let the activation fail, and let the pool have another worker meanwhile. Not under the lock."""
+        inlet, payload, _, number, _, _ = self._item
+        worker, ended = self._worker, perf_counter()
+        run: Run = self._item[2]
+        stack = stack_of(worker.thread)  # where it is now, which is what its author will want to know
+        error = too_long(self._node, inlet.name, ended - self._began)
+        failure = run.failure(inlet, payload, number, error, worker.emitted - self._before)
+        failure.traceback = stack + failure.traceback
+        decision = carry_out(run, failure, decide(failure, run))
+        worker.spare(1)
+        with run.hub.lock:
+            run.note(self._item, OUTCOMES.get(decision.strategy, FAILED), worker.thread, self._began, ended)
+            run.settle(self._item, OUTCOMES.get(decision.strategy, FAILED), decision.delay, permit=self._returned)
+            self.decided = True
+            run.quiet()
+            if not self._returned:
+                worker.step_out()
+        run.finish()
+        run.hub.answer()
+
+    def come_back(self) -> None:
+        """Let the permit go that the late call has kept. Lock, in the thread of the call."""
+        self._returned = True
+        if not self.decided:
+            return  # the permit goes the way of the decision
+        self._worker.step_in()
+        if not self._item[2].keep_for_retry(self._item):
+            self._node.queue.release(self._node)

@@ -1,0 +1,347 @@
+"""What a running handler finds in its thread: `emit`, `per_worker`, and back-pressure."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import perf_counter, sleep
+from typing import TYPE_CHECKING, Any
+
+from routilux_core._engine.plan import Inlet, Item, Node, Outlet
+from routilux_core._engine.run import Run
+from routilux_core._engine.scheduler import WorkQueue
+from routilux_core._routines.frame import CURRENT, Frame
+from routilux_core._routines.signature import Payload
+from routilux_core.errors import UnknownNameError
+from routilux_core.routine import Routine
+
+if TYPE_CHECKING:
+    from routilux_core._local.deadlines import Deadline
+
+DEPTH = 3  # how many handlers deep `emit` runs waiting work itself
+TURN = 0.005  # seconds that one such turn lasts
+AT_ONCE = (64, 512)  # activations in it between two looks at the clock: at first, and where they are short
+NAPS = (0.0, 0.0001, 0.0005, 0.002)  # seconds that an emitter waits for somebody else to work off what waits
+
+
+class Emitter:
+    """The frame of the handler that a worker runs, and what the worker counts for itself of one job.
+
+    `emitted` is how many emissions came from here, and `told` how many of them the job has counted; the same goes for
+    `notes`, of completed activations. Both are written by the worker alone, without the lock, and taken over with it.
+    """
+
+    __slots__ = (
+        "away",
+        "borrowed",
+        "depth",
+        "due",
+        "emitted",
+        "held",
+        "hub",
+        "item",
+        "late",
+        "lending",
+        "mask",
+        "mine",
+        "notes",
+        "outer",
+        "permit",
+        "queue",
+        "routine",
+        "thread",
+        "told",
+    )
+
+    tells = True  # whether listeners may take their time in its thread
+
+    def __init__(self, queue: WorkQueue, outer: Emitter | None = None) -> None:
+        self.queue = queue
+        self.hub = queue.hub
+        self.outer: Frame | None = outer or CURRENT.get()
+        self.mask = queue.hub.mask if len(queue.hub.queues) == 1 else 0  # else those numbers could all go elsewhere
+        self.depth: int = 0 if outer is None else outer.depth + 1
+        self.thread = threading.get_ident()
+        self.item: Item | None = None
+        self.routine: Routine | None = None
+        self.mine: Run | None = None  # the job that this worker is a holder of
+        self.notes: list[Any] = []
+        self.emitted = self.told = 0
+        self.permit = False  # of the routine whose handler runs: whether this worker has it
+        self.borrowed = 0.0  # seconds of the current handler's time in which `emit` ran other handlers
+        self.lending = 0.0  # when it began to do so just now
+        self.late: Deadline | None = None  # the time of the current call is over
+        self.due: float | None = (
+            None  # when it is over for a call that is judged when it returns, less what it has lent
+        )
+        self.away = 0  # late calls in this thread, noted in its outermost worker
+        self.held: list[tuple[Outlet, Payload]] | None = None
+
+    @property
+    def run(self) -> Run:
+        """The run of the activation in hand."""
+        assert self.item is not None
+        run: Run = self.item[2]
+        return run
+
+    @property
+    def at(self) -> Run | None:
+        """The run of the activation in hand, if there is one."""
+        return None if self.item is None else self.run
+
+    @property
+    def node(self) -> Node:
+        """The node of the activation in hand."""
+        assert self.item is not None
+        return self.item[0].node
+
+    def work(self, limit: int) -> None:
+        """Run up to `limit` activations."""
+        raise NotImplementedError
+
+    # -- what a handler finds
+
+    def emit(self, event_name: str, data: Payload, /) -> None:
+        """Send what a handler emits, or hold it until the call has succeeded."""
+        try:
+            run, item = self.mine, self.item
+            if run is None or item is None or not run.quick:
+                self._emit_with_care(event_name, data)
+                return
+            try:
+                inlet = item[0].node.outlets[event_name].lone
+            except KeyError:
+                inlet = None
+            if inlet is None:
+                self._emit_with_care(event_name, data)
+                return
+            # The hot path: one plain target, in whose lane it can be put without the lock. It is counted before it is
+            # seen.
+            node = inlet.node
+            queue = node.queue
+            lane = queue.lane
+            number = next(run.numbers)
+            if queue.solo:
+                self.emitted += 1
+                lane.append((inlet, data, run, number, item[3], perf_counter() if run.timed else 0.0))  # type: ignore[union-attr]
+            elif lane is None:
+                self._post(inlet, data, run, number, item[3])
+                return
+            elif node.limited:
+                waiting = node.waiting
+                self.emitted += 1
+                waiting.append((inlet, data, run, number, item[3], perf_counter() if run.timed else 0.0))
+                if node.free:  # else who has a permit looks here once more when giving it back
+                    with self.hub.lock:
+                        queue.admit(node)
+                    self.hub.answer()
+                if len(waiting) > (node.mark or self.hub.max_pending):
+                    self._relieve(node)
+                    return
+            else:
+                self.emitted += 1
+                lane.append((inlet, data, run, number, item[3], perf_counter() if run.timed else 0.0))
+                if queue.active < queue.workers and not queue.recruiting:
+                    with self.hub.lock:
+                        queue.call()
+                    self.hub.answer()
+            if not number & self.mask and len(lane) > self.hub.max_pending:  # type: ignore[arg-type]
+                self._relieve(node)
+        except BaseException as error:
+            if not isinstance(error, UnknownNameError):  # else nothing was begun
+                self.hub.hurt = True  # it may have been counted, and not queued: the loop mends that at its next step
+                self.hub.recover()
+            raise
+
+    def _post(self, inlet: Inlet, data: Payload, run: Run, number: int, cause: int) -> None:
+        """Queue what goes to one plain target, under the lock."""
+        hub, node = self.hub, inlet.node
+        queue = node.queue
+        now = perf_counter() if run.timed else 0.0
+        hub.acquire()
+        try:
+            if run.stopped:
+                run.refuse()
+            else:
+                run.last += 1
+                queue.ready.append((inlet, data, run, number, cause, now))
+                if queue.active < queue.workers and not queue.recruiting:
+                    queue.call()
+            self.emitted += 1
+            self.told += 1
+        finally:
+            hub.release()
+        if hub.calls:
+            hub.answer()
+        if len(queue.ready) > hub.max_pending or node.waiting:
+            self._relieve(node)
+
+    def _emit_with_care(self, event_name: str, data: Payload) -> None:
+        if self.late is not None or (self.due is not None and self.is_over()):
+            self._drop_late()
+            return
+        try:
+            outlet = self.node.outlets[event_name]
+        except KeyError:
+            raise UnknownNameError(
+                "event", event_name, self.node.outlets, f"routine {self.node.routine_id!r}"
+            ) from None
+        if self.held is not None:
+            self.held.append((outlet, data))
+        else:
+            self._send(outlet, data)
+
+    def _send(self, outlet: Outlet, data: Payload) -> None:
+        """Send one emission to everything that it is connected to."""
+        hub, item, now = self.hub, self.item, perf_counter()
+        assert item is not None
+        run: Run = item[2]
+        with hub.lock:
+            if self.late is not None:
+                run.late += 1
+                return
+            run.send(outlet, data, item[3], now)
+            self.emitted += 1
+            self.told += 1
+        listeners = run.listeners
+        if listeners is not None:
+            listeners.event_emitted(self.node, outlet, item[3], now, data)
+        hub.answer()
+        crowded = any(queue.backlog() > hub.max_pending for queue in hub.queues)
+        for inlet, _ in outlet.targets:
+            node = run.own.get(inlet.node, inlet.node) if run.own else inlet.node
+            if crowded or node.waiting:
+                self._relieve(node)
+
+    def _drop_late(self) -> None:
+        with self.hub.lock:
+            self.run.late += 1
+
+    def is_cancelled(self) -> bool:
+        """Return whether the job of the running handler was stopped or cancelled, or the time of the call is over."""
+        return self.run.stopped or self.late is not None or self.is_over()
+
+    def is_over(self) -> bool:
+        """Return whether the time is over of a call that is judged when it returns. In the thread of the call."""
+        return self.due is not None and perf_counter() - self.lent() > self.due
+
+    def resource(self, key: tuple[object, str], factory: Callable[[], Any], /) -> Any:
+        """Return what this worker made for a routine with `per_worker`, making it when first asked for."""
+        return self.queue.resources.get(key, factory)
+
+    # -- after an interruption (lock)
+
+    def counts(self) -> bool:
+        """Return whether this is one of the workers that its queue counts: no nested one, and no late call."""
+        return not self.depth and not self.away
+
+    def has_of(self, run: Run) -> bool:
+        """Return whether anything of a job is in these hands."""
+        item = self.item
+        if item is not None and item[2] is run and (self.late is None or not self.late.decided):
+            return True
+        return self.mine is run
+
+    def permit_of(self) -> Node | None:
+        """Return whose permit this worker has."""
+        return self.item[0].node if self.item is not None and self.permit else None
+
+    # -- what the job is told (lock)
+
+    def hold(self, run: Run) -> None:
+        """Count for a job from now on. Lock."""
+        self.mine = run
+        run.holders += 1
+
+    def let_go(self) -> Run | None:
+        """Tell the job everything, and be its holder no longer; return it if it has ended. Lock."""
+        run = self.mine
+        if run is None:
+            return None
+        self.tell_completed()
+        self.tell_posted()
+        self.mine = None
+        run.holders -= 1
+        return run if run.quiet() else None
+
+    def tell_completed(self) -> None:
+        """Let the job take over the notes. Lock, in the worker's own thread."""
+        if self.notes:
+            assert self.mine is not None
+            taken, self.notes = self.notes, []
+            self.mine.add(self.thread, taken)
+
+    def show_completed(self) -> None:
+        """Let the job take over the notes so far. Lock, any other thread: the worker may append meanwhile."""
+        if self.notes:
+            assert self.mine is not None
+            taken = self.notes[:]
+            del self.notes[: len(taken)]
+            self.mine.add(self.thread, taken)
+
+    def tell_posted(self) -> None:
+        """Let the job count what was posted so far. Lock, any thread."""
+        if self.emitted != self.told:
+            assert self.mine is not None
+            more = self.emitted - self.told
+            self.told += more
+            self.mine.last += more
+
+    # -- back-pressure
+
+    def lent(self) -> float:
+        """Return the seconds of the current call in which it ran other handlers. Any thread."""
+        return self.borrowed + (perf_counter() - self.lending if self.lending else 0.0)
+
+    def _relieve(self, node: Node) -> None:
+        """Work off some of what waits, or wait a little, when more than `max_pending` is queued."""
+        mark = node.mark or self.hub.max_pending
+        if (node.queue.backlog() <= mark and len(node.waiting) <= mark) or node.queue.chooser is not None:
+            return
+        began = self.lending = perf_counter()
+        before = waits_with(node)
+        if node.queue is self.queue and self.depth < DEPTH:
+            self._take_permit()
+            self._work_off(node, mark // 2, began + TURN)
+        if waits_with(node) >= before:  # nothing came of it: not just that the turn was over
+            self._nap(node, mark)
+        self.borrowed, self.lending = self.borrowed + perf_counter() - began, 0.0
+
+    def _take_permit(self) -> None:
+        """Have the permit of the routine that emits, which a worker that is alone does not take for a plain call."""
+        if self.queue.solo and not self.permit:
+            with self.hub.lock:
+                self.permit = True
+                if self.node.limited:
+                    self.node.free -= 1
+
+    def _work_off(self, node: Node, enough: int, until: float) -> None:
+        nested, at_once = type(self)(self.queue, self), AT_ONCE[0]
+        while (before := waits_with(node)) > enough:
+            nested.work(min(at_once, before - enough))
+            if waits_with(node) >= before or perf_counter() > until:
+                return
+            at_once = AT_ONCE[1]
+
+    def _nap(self, node: Node, mark: int) -> None:
+        if node not in self._nodes_held() and node.queue.workers > 1:
+            for seconds in NAPS:
+                sleep(seconds)
+                if node.queue.backlog() <= mark and len(node.waiting) <= mark:
+                    return
+        node.mark = 2 * mark  # nobody works it off, perhaps because all wait for each other: go on
+        self.hub.raised.append(node)
+
+    def _nodes_held(self) -> set[Node]:
+        """Return the nodes whose handlers are on this thread's stack."""
+        found: set[Node] = set()
+        frame: Frame | None = self
+        while isinstance(frame, Emitter):
+            found.add(frame.node)
+            frame = frame.outer
+        return found
+
+
+def waits_with(node: Node) -> int:
+    """Return how much is queued with a node, and for it, without the lock: about."""
+    return node.queue.backlog() + len(node.waiting)

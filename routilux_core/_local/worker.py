@@ -1,0 +1,444 @@
+"""The worker loop: take an activation, call its handler, count it, take the next."""
+
+from __future__ import annotations
+
+from collections import deque
+from contextvars import Context
+from itertools import islice
+from time import perf_counter
+from typing import Any
+
+from routilux_core._engine.engine import TICK, as_exception, logger
+from routilux_core._engine.plan import NO_KEY, Inlet, Item, Node
+from routilux_core._engine.run import Run
+from routilux_core._engine.scheduler import WorkQueue
+from routilux_core._local.emitter import TURN, Emitter, waits_with
+from routilux_core._local.invocation import Caller
+from routilux_core._routines.frame import CURRENT, in_greenlet
+from routilux_core._routines.returns import HARMLESS, check_returned
+from routilux_core._tracking.history import COMPLETED, DISCARDED, LATE, WIDTH
+from routilux_core.strategy import Task
+
+FOREVER = 1 << 29  # activations; small enough for CPython's fast integers
+TOGETHER = 64  # calls of a routine with state that a worker takes at a time
+STRETCH = 256  # activations of a lane after which the job is told of them
+ENOUGH = STRETCH * WIDTH  # length of a worker's notes at which the job is told of others, too
+
+
+class WorkTask(Task):
+    """What a pool of shared memory is given: come and work until nothing is left."""
+
+    __slots__ = ("_begun", "id", "pool", "queue", "size", "timeout")
+
+    def __init__(self, queue: WorkQueue) -> None:
+        self.queue = queue
+        self.pool = queue.pool
+        self.id = f"work-{id(self):x}"
+        self.size = 1
+        self.timeout = None
+        self._begun = False
+
+    def __call__(self) -> None:
+        if self._first():
+            pool = self.queue.pool
+            shares = in_greenlet() and not (pool is not None and pool.in_caller)
+            (Interleaved if shares else Worker)(self.queue).start()
+
+    def fail(self, error: BaseException, at: int | None = None) -> None:
+        if self._first() and self.pool is self.queue.pool:  # else it was closed, and what comes of it is history
+            self.queue.lost(as_exception(error, f"strategy {self.queue.strategy.name!r}"))
+
+    def _first(self) -> bool:
+        with self.queue.hub.lock:
+            begun, self._begun = self._begun, True
+        if begun:
+            logger().warning("task %s was delivered twice by its pool; the second delivery is ignored", self.id)
+        return not begun
+
+
+class Worker(Caller):
+    """One thread in the loop."""
+
+    __slots__ = ("ended", "in_caller", "outcome", "owner", "started", "stretch", "stuck")
+
+    shares_thread = False  # with other workers, which take turns
+
+    def __init__(self, queue: WorkQueue, outer: Emitter | None = None) -> None:
+        super().__init__(queue, outer)
+        self.outcome = COMPLETED  # of the activation in hand
+        self.started = self.ended = 0.0
+        self.in_caller = queue.pool is not None and queue.pool.in_caller
+        self.stuck = False  # what comes next in the lane is no plain call of the job that this worker is at
+        self.owner: Node | None = None  # the routine whose permit this worker has for all of its stretch
+        self.stretch: deque[Item] = deque()  # plain calls of that routine, and of one job, to be made next
+
+    def start(self) -> None:
+        """Work until the queue has nothing left for this worker."""
+        with self.hub.lock:
+            if self.queue.solo:  # whoever is alone counts on it: this task was for a pool before, or a larger one
+                self.queue.recruiting = False
+                return
+            self.queue.begin()
+            self.queue.hands.add(self)
+            self.queue.begin_solo()
+        self.work(FOREVER if self.queue.chooser is None else 1)
+
+    def work(self, limit: int) -> None:
+        """Run up to `limit` activations. What is raised was not raised by a handler, or ends the program."""
+        left: int | None = limit
+        try:
+            with self.hub.lock:
+                self.queue.hands.add(self)
+            while left is not None:
+                variables = Context()
+                left = variables.run(self._loop, left, variables)
+        except BaseException:
+            self._interrupted()
+            raise
+        finally:
+            self.routine = None
+            if self.hub.calls:
+                self.hub.answer()
+        if not (self.depth or self.in_caller):  # there, who waits keeps the time
+            self._keep_time()
+
+    def _keep_time(self) -> None:
+        """Look after the timers, where the system gave them no thread, until the queue has something to do."""
+        queue, unclaimed = self.queue, False  # whether a task has waited for a worker before
+        while queue.pool is not None and self.hub.timers.keep_time(TICK):
+            if unclaimed and queue.recruiting:
+                return
+            unclaimed = queue.recruiting
+
+    def _loop(self, limit: int, variables: Context) -> int | None:
+        """Take activations one by one under the lock, and work off the lane in between; None when it is done.
+
+        The context that this runs in is nobody else's. As soon as a handler has set a variable in it, what is left of
+        `limit` is returned, and goes on in another one: what one call sets, no other call sees, nor who waits here.
+        """
+        CURRENT.set(self)
+        queue = self.queue
+        while self._step(limit):
+            if self.item is not None:
+                self._handle(self.item)
+                limit -= 1
+            if self.item is None and limit and self.mine is not None and self.mine.plain and len(variables) == 1:
+                source = queue.lane if self.owner is None else self.stretch
+                if source:
+                    limit -= self._work_off_plainly(source, limit, variables)
+            if len(variables) > 1:
+                return limit
+        return None
+
+    def _handle(self, item: Item) -> None:
+        """Run an activation of whatever kind; it stays in hand if there is more to count than its note."""
+        inlet, payload, run, number, cause, posted = item
+        node, before = inlet.node, self.emitted
+        self.routine, self.permit, self.outcome = node.routine, True, COMPLETED
+        try:
+            if inlet.plain and run.plain:
+                returned = inlet.call(payload)
+                if returned is not None:
+                    check_returned(returned, node.routine_id, inlet.name)
+            else:
+                self.outcome = self._call_in_context(inlet, payload, run, number)
+        except BaseException as error:
+            self.ended = perf_counter()
+            self.outcome = self._failed(item, error, before)
+            return
+        self.ended = ended = perf_counter() if run.timed else 0.0
+        if self.outcome == COMPLETED and number not in run.attempts:
+            if run.timed:
+                started = max(self.started, posted)  # it may have come while this worker waited for the lock
+                self.notes += (number, cause, inlet.number, posted, started, ended - self.borrowed)
+            else:
+                self.notes += (inlet.number,)
+            self.outcome = NOTED
+            if not node.limited:
+                self.item = None
+
+    def _work_off_plainly(self, source: deque[Item], limit: int, variables: Context) -> int:
+        """Run up to `limit` activations of a lane, or of this worker's stretch, without the lock; return how many.
+
+        As long as they are plain ones of the same job. This is the hot path: everything is local. An item is in hand
+        in the step in which it is taken: an iterator is not interrupted by a Ctrl-C, as a call would be.
+        """
+        queue, run, notes, clock = self.queue, self.mine, self.notes, perf_counter
+        first = queue.first
+        if run is None or self.interrupt is not None:
+            return 0
+        most = min(limit, STRETCH)
+        timed, started = run.timed, self.ended if not self.borrowed else clock()
+        owns = self.owner is not None
+        others = queue.lane if owns else queue.ready
+        turn = started + TURN if owns and timed else 0.0  # until then they wait
+        self.borrowed, self.permit, self.stuck = 0.0, owns, False
+        listeners = run.listeners if run.note_to is not None else None
+        known: Inlet | None = None  # whose the next four are: neighbours in a lane often go the same way
+        node: Any = None
+        key: Any = None
+        handler: Any = None
+        slot = 0
+        noted = len(notes)
+        try:
+            for item in islice(iter(source.popleft, None), most):
+                self.item = item
+                inlet, payload, whose, number, cause, posted = item
+                if inlet is not known:
+                    node, self.routine, key, handler, slot = inlet.short_way
+                    known = inlet if owns or node.free else None
+                if whose is not run or not run.plain or not inlet.plain or known is None:
+                    source.appendleft(item)
+                    self.item = None
+                    self.stuck = not owns
+                    break
+                before = self.emitted
+                try:
+                    if key in payload:
+                        returned = handler(payload[key])
+                    elif key is NO_KEY:
+                        returned = handler()
+                    else:
+                        returned = inlet.call(payload)
+                    if returned is not None and type(returned) not in HARMLESS:
+                        check_returned(returned, node.routine_id, inlet.name)
+                except BaseException as error:
+                    self.started, started = max(started, posted), clock()
+                    self.outcome = self._failed(item, error, before)
+                    break
+                if self.borrowed:
+                    ended = clock() - self.borrowed
+                    notes += (number, cause, slot, posted, max(started, posted), ended) if timed else (slot,)
+                    if not owns:
+                        self._give_back(node)
+                    self.borrowed = 0.0
+                    known, started = None, clock()
+                elif timed:
+                    ended = clock()
+                    if posted > started:
+                        started = posted
+                    notes += (number, cause, slot, posted, started, ended)
+                    started = ended
+                else:
+                    notes += (slot,)
+                self.item = None
+                if len(variables) > 1 or ((first or others) and started >= turn):
+                    break
+                if listeners is not None and not listeners.armed:
+                    break
+            else:
+                return most
+        except IndexError:  # nothing is left in the lane
+            pass
+        finally:
+            self.ended = started
+        return max(0, len(notes) - noted) // run.history.width  # about: another thread may have taken some over
+
+    def _give_back(self, node: Node) -> None:
+        """Release the permit that a plain call of a worker that is alone had to take after all."""
+        if self.permit:
+            with self.hub.lock:
+                self.permit = False
+                self.queue.release(node)
+
+    def _step(self, limit: int) -> bool:
+        """Count what was done, and take the next activation, in one step; False if there is nothing to do.
+
+        Nothing is taken where the next ones can be worked off in the lane.
+        """
+        hub, interrupt = self.hub, self.interrupt
+        finished: Run | None = None
+        hub.acquire()
+        try:
+            if self.item is not None:
+                if self.outcome == LATE or interrupt is not None:
+                    limit = 0
+                self._put_back()
+                self._settle(self.item)
+            else:
+                self._give_up_stretch()
+            if self.mine is not None and (self.in_caller or len(self.notes) >= ENOUGH or self.mine.is_listened_to()):
+                self.tell_completed()
+                self.tell_posted()
+                if self.mine.over == self.mine.last:
+                    finished = self.let_go()
+                    if finished is not None and self.in_caller:
+                        limit = 0  # whoever waits for it does the work
+            following = self._next() if limit else None
+            if following is not self.mine or following is None:
+                finished = self.let_go() or finished
+                if following is None:
+                    self._leave()
+                else:
+                    self.hold(following)
+        finally:
+            hub.release()
+        answers = bool(hub.calls)  # a listener that is told takes its own time
+        if answers:
+            hub.answer()
+        if finished is not None:
+            finished.finish()
+        if interrupt is not None:
+            raise interrupt
+        if hub.hurt:
+            hub.mend()
+        if answers or finished is not None or not self.ended or self.outcome != NOTED:
+            self.ended = perf_counter()
+        self.started, self.borrowed = self.ended, 0.0
+        return following is not None
+
+    def _next(self) -> Run | None:
+        """Take the next activation, or leave it in the lane; return its job, None where nothing is left. Lock."""
+        queue = self.queue
+        if (queue.workers == 1) is not queue.solo and not self.depth:
+            queue.look_again()
+        lane = queue.lane
+        if lane and not self.stuck and queue.is_turn_of_lane():
+            try:
+                run: Run = lane[0][2]
+            except IndexError:  # another worker was faster
+                pass
+            else:
+                if run.plain:
+                    return run
+        self.permit = True
+        item = queue.take(self, self.stuck)
+        self.stuck = False
+        if item is None:
+            return None
+        run = item[2]
+        node = item[0].node
+        if node.waiting and node.limit == 1 and queue.shares_lane and not queue.solo:
+            self._take_stretch(item)
+        return run
+
+    def _take_stretch(self, item: Item) -> None:
+        """Take an activation along with those that follow it in its routine, if all are plain calls of one job. Lock.
+
+        Nobody else could run them: this worker has the one permit.
+        """
+        node, run, stretch = item[0].node, item[2], self.stretch
+        if not (run.plain and item[0].plain):
+            return
+        stretch.append(item)
+        waiting = node.waiting
+        while waiting and len(stretch) < TOGETHER and waiting[0][2] is run and waiting[0][0].plain:
+            stretch.append(waiting.popleft())
+        self.owner, self.item = node, None
+
+    def _put_back(self) -> None:
+        """Let what is left of the stretch wait for the permit again, before what came later. Lock."""
+        if self.owner is not None:
+            self.owner.waiting.extendleft(reversed(self.stretch))
+            self.stretch.clear()
+            self.owner = None
+
+    def _give_up_stretch(self) -> None:
+        """Put the stretch back with its permit, between two of its calls. Lock."""
+        node = self.owner
+        if node is not None:
+            self._put_back()
+            self.queue.release(node)
+
+    def _settle(self, item: Item) -> None:
+        """Count the activation in hand, and give its permit back. Lock."""
+        node, outcome = item[0].node, self.outcome
+        if outcome == LATE:  # it was noted and counted when its time was over
+            self._come_back()
+            return
+        if not self.permit and node.limited:
+            node.free -= 1  # a worker that is alone does not take it for a plain call
+        run: Run = item[2]
+        if outcome == NOTED:
+            self.queue.release(node)
+        else:
+            if outcome != DISCARDED:
+                self.tell_completed()  # in the order in which they ended
+                started = max(self.started, item[5])
+                run.note(item, outcome, self.thread, started, max(started, self.ended - self.borrowed))
+            run.settle(item, outcome, self.delay)
+        self.item = None
+
+    def _leave(self) -> None:
+        """Count this worker out, unless it works inside an emit. Lock."""
+        hands = self.queue.hands
+        if self.depth:
+            hands.discard(self)
+        elif self in hands:
+            hands.remove(self)
+            self.queue.active -= 1
+            if self.queue.solo:
+                self.queue.end_solo()
+        self.queue.call()
+
+    # -- after an interruption
+
+    def _interrupted(self) -> None:
+        """Put the books in order after an exception in the loop: the job of what was in hand is cancelled."""
+        if self.interrupt is not None:
+            return  # it came from a handler, and the loop has done so
+        self.hub.hurt = True
+        self.hub.mend(self)
+
+    def be_gone(self) -> None:
+        """Drop what is in hand, and be counted out; `put_in_order` does the rest. Lock."""
+        item, self.item = self.item, None
+        run: Run | None = None if item is None else item[2]
+        if self.late is not None:
+            self._come_back()
+            run = None
+        self._put_back()
+        if run is not None:
+            run.stop("cancelled")
+        self.let_go()
+        self.queue.hands.discard(self)
+        if self.queue.solo and not self.depth:
+            self.queue.end_solo()
+
+    def has_of(self, run: Run) -> bool:
+        return super().has_of(run) or any(item[2] is run for item in self.stretch.copy())
+
+    def permit_of(self) -> Node | None:
+        return super().permit_of() if self.owner is None else self.owner
+
+
+NOTED = -1  # completed, and noted: no more than the permit is to be given back
+
+
+class Interleaved(Worker):
+    """A worker that shares its thread with others that take turns: a greenlet, or a coroutine.
+
+    It runs one activation, so that what a handler started in this thread, and left behind, can't emit as the next.
+    Its back-pressure never naps, which would stop all the others.
+    """
+
+    __slots__ = ()
+
+    tells = False
+    shares_thread = True
+
+    def __init__(self, queue: WorkQueue, outer: Emitter | None = None) -> None:
+        super().__init__(queue, outer)
+        self.outer = outer  # the context may be a copy of an emitter's, on whose stack this is not
+
+    def start(self) -> None:
+        with self.hub.lock:
+            self.queue.begin()
+            self.queue.hands.add(self)
+        self.work(1)
+
+    def _next(self) -> Run | None:
+        self.permit = True
+        item = self.queue.take(self)
+        return None if item is None else item[2]
+
+    def _work_off(self, node: Node, enough: int, until: float) -> None:
+        queue = self.queue
+        while (before := waits_with(node)) > enough and perf_counter() < until:
+            type(self)(queue, self).work(1)
+            if waits_with(node) >= before:
+                return
+
+    def _nap(self, node: Node, mark: int) -> None:
+        node.mark = 2 * mark
+        self.hub.raised.append(node)

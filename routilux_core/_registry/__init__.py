@@ -1,0 +1,1 @@
+"""Plugins and strategies: found, loaded, asked."""

@@ -1,0 +1,347 @@
+"""The plugins: found, loaded in isolation, checked and asked. The only module that calls pluggy."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from time import perf_counter
+from typing import Any
+
+import pluggy
+from attrs import define
+
+from routilux_core import hookspecs
+from routilux_core._registry import strategies as strategies_module
+from routilux_core._registry.entry_points import (
+    DISABLE,
+    PLUGINS,
+    Declared,
+    Refused,
+    declared,
+    disabled_plugins,
+    in_one_line,
+    load_target,
+)
+from routilux_core._text.log import log
+from routilux_core._text.printable import printable
+from routilux_core.error_handling import Decision, ErrorStrategy, Failure, by_policy
+from routilux_core.errors import ConfigurationError, RoutiluxError, StrategyError, is_interrupt
+from routilux_core.hookspecs import PROJECT, StrategyRequest, hookimpl
+from routilux_core.strategy import ExecutionStrategy
+
+TRACE = "ROUTILUX_TRACE_PLUGINS"
+PREFIX = "routilux_"
+HOOKS = tuple(name for name in vars(hookspecs) if name.startswith(PREFIX))
+RESULTS: dict[str, tuple[type, tuple[type[Exception], ...]]] = {  # and the exceptions that reach the caller
+    "routilux_make_strategy": (ExecutionStrategy, (RoutiluxError,)),
+    "routilux_handle_error": (Decision, ()),
+}
+TRACKING = tuple(name for name in HOOKS if name not in RESULTS)
+
+
+@define
+class Candidate:
+    """A plugin that an installed distribution declares, and what became of it.
+
+    `state` is ok, broken, disabled or clash; `why` is one line where it is not ok.
+    """
+
+    declared: Declared
+    state: str = "ok"
+    why: str = ""
+    hooks: tuple[str, ...] = ()
+
+    def refuse(self, state: str, why: str) -> None:
+        """Note why this plugin is left out."""
+        self.state, self.why = state, why
+
+
+class BuiltIn:
+    """What the core does itself, as the last implementation of its own hooks."""
+
+    @hookimpl(trylast=True)
+    def routilux_make_strategy(self, request: StrategyRequest) -> ExecutionStrategy:
+        """Look the name up among the installed strategies."""
+        return strategies_module.make_strategy(request.name, request.max_workers, dict(request.options))
+
+    @hookimpl(trylast=True)
+    def routilux_handle_error(self, failure: Failure) -> Decision:
+        """Decide as the policy of the routine, else of the flow, says."""
+        return by_policy(failure)
+
+
+class PluginSet:
+    """The plugins of the process, or these together with those of one flow, which are asked first."""
+
+    def __init__(self) -> None:
+        self.manager = pluggy.PluginManager(PROJECT)
+        self.manager.add_hookspecs(hookspecs)
+        self.manager.register(BuiltIn(), "routilux_core")
+        self.decides = False  # whether any plugin handles errors
+        self.listening: dict[str, tuple[pluggy.HookImpl, ...]] = {}  # by tracking hook, in the order of the calls
+        self.plugins: dict[str, Any] = {}
+        self.candidates: list[Candidate] = []
+
+    def add(self, plugin: Any, name: str) -> tuple[str, ...]:
+        """Register a plugin, and return the hooks that it implements; one that can't work is `Refused`."""
+        try:
+            found = _implementations(self.manager, plugin)
+            self.manager.register(plugin, name)
+        except Refused:
+            raise
+        except Exception as error:
+            if self.manager.has_plugin(name):
+                self.manager.unregister(name=name)
+            raise Refused(in_one_line(error)) from error
+        self.plugins[name] = plugin
+        hooks = tuple(hook for hook in HOOKS if hook in found)
+        for hook in hooks:
+            for each in getattr(self.manager.hook, hook).get_hookimpls():
+                if each.plugin is plugin:
+                    _guard(each, hook)
+        self._look_again()
+        return hooks
+
+    def _look_again(self) -> None:
+        hooks = self.manager.hook
+        self.decides = len(hooks.routilux_handle_error.get_hookimpls()) > 1
+        found = {name: tuple(reversed(getattr(hooks, name).get_hookimpls())) for name in TRACKING}
+        self.listening = {name: listeners for name, listeners in found.items() if listeners}
+
+
+# -- one function for each hook that returns something (`_listeners` has those that only tell)
+
+
+def make_strategy(plugins: PluginSet, request: StrategyRequest) -> ExecutionStrategy:
+    """Return what the first plugin that knows the name makes of it; the installed strategies come last."""
+    made: ExecutionStrategy = plugins.manager.hook.routilux_make_strategy(request=request)
+    if not isinstance(made, ExecutionStrategy):
+        raise StrategyError(
+            f"a plugin's wrapper made {made!r} of strategy {request.name!r}: it is no ExecutionStrategy"
+        )
+    return made
+
+
+def handle_error(plugins: PluginSet | None, failure: Failure) -> Decision:
+    """Return what to do about an exception: the first plugin that knows decides, else the policy."""
+    if plugins is not None and plugins.decides:
+        try:
+            decision = Decision.checked(plugins.manager.hook.routilux_handle_error(failure=failure))
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
+            log.exception("routilux_handle_error failed; the policy decides about %s", _name(failure))
+        else:
+            if _is_usable(decision, failure):
+                return decision
+    return by_policy(failure)
+
+
+def _is_usable(decision: Decision, failure: Failure) -> bool:
+    twice = decision.strategy is ErrorStrategy.RETRY and failure.emitted
+    if twice:
+        log.warning(
+            "routilux_handle_error: RETRY is refused, because %s had emitted already; the policy decides",
+            _name(failure),
+        )
+    return not twice
+
+
+# -- finding and loading
+
+_lock = threading.RLock()  # a plugin may run a flow while it is imported
+_of_process: list[PluginSet] = []
+
+
+def installed() -> PluginSet:
+    """Return the plugins of this process, loading the installed ones at the first call."""
+    with _lock:
+        if not _of_process:
+            _of_process.append(PluginSet())
+            scan(_of_process[0])
+        return _of_process[0]
+
+
+def with_own(own: Iterable[Any]) -> PluginSet:
+    """Return the plugins of this process together with those of one flow."""
+    return _with_own(_copy(installed()), own) if own else installed()
+
+
+def checked(own: Iterable[Any]) -> tuple[Any, ...]:
+    """Return the plugins of one flow, made where they were classes; what can't work is refused."""
+    return tuple(_with_own(PluginSet(), own).plugins.values())
+
+
+def scan(plugins: PluginSet, *, quiet: bool = False) -> None:
+    """Load every installed plugin that is not disabled; unless `quiet`, a warning names what is left out."""
+    began = perf_counter()
+    disabled = disabled_plugins()
+    if "*" not in disabled or quiet:
+        plugins.candidates = _declared()
+    _mark(plugins.candidates, disabled)
+    for each in reversed(plugins.candidates):  # the last that is registered is the first that is asked
+        if each.state == "ok":
+            _load(plugins, each)
+    for each in plugins.candidates:
+        if each.state == "ok" and not quiet:
+            _warn_of_unknown(plugins.manager, each.declared.name)
+        if each.state not in ("ok", "disabled") and not quiet:
+            log.warning("plugin %r of %s is left out: %s", each.declared.name, each.declared, each.why)
+    trace("%d of %d plugins loaded in %.1f ms", len(plugins.plugins), len(plugins.candidates), 1e3 * _since(began))
+
+
+def _declared() -> list[Candidate]:
+    try:
+        return [Candidate(each) for each in declared(PLUGINS)]
+    except Exception as error:  # a finder of distributions that is itself broken
+        log.warning("the installed plugins can't be listed, and none is used: %s", in_one_line(error))
+        return []
+
+
+def _mark(candidates: list[Candidate], disabled: set[str]) -> None:
+    """Note which are not to be loaded: the disabled ones, and those whose name two distributions claim."""
+    for each in candidates:
+        name = each.declared.name
+        rivals = [other.declared for other in candidates if other.declared.name == name]
+        if name in disabled or "*" in disabled:
+            each.refuse("disabled", f"{DISABLE} names it")
+        elif len(rivals) > 1:
+            each.refuse("clash", f"the name is claimed by {' and by '.join(map(str, rivals))}; uninstall one of them")
+
+
+def _load(plugins: PluginSet, candidate: Candidate) -> None:
+    began = perf_counter()
+    name, target = candidate.declared.name, candidate.declared.target
+    try:
+        plugin = _instance(load_target(target))
+        candidate.hooks = plugins.add(plugin, name)
+    except Refused as refusal:
+        candidate.refuse("broken", str(refusal))
+    trace("%r from %s (%s) took %.1f ms", name, target, candidate.declared, 1e3 * _since(began))
+
+
+def _instance(plugin: Any) -> Any:
+    """Return the plugin, or an instance of it if it is a class."""
+    if not isinstance(plugin, type):
+        return plugin
+    try:
+        return plugin()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise Refused(f"{plugin.__qualname__}() raised: {in_one_line(error)}") from error
+
+
+def _with_own(plugins: PluginSet, own: Iterable[Any]) -> PluginSet:
+    for each in own:
+        if any(each is other for other in plugins.plugins.values()):
+            continue  # installed as well
+        kind = each if isinstance(each, type) else type(each)
+        name = str(getattr(each, "__name__", kind.__qualname__))
+        while name in plugins.plugins:
+            name += "'"
+        try:
+            plugin = _instance(each)
+            plugins.add(plugin, name)
+        except Refused as refusal:
+            raise ConfigurationError(f"plugins=: {each!r} can't be a plugin: {refusal}") from refusal
+    return plugins
+
+
+def _copy(plugins: PluginSet) -> PluginSet:
+    copied = PluginSet()
+    for name, plugin in plugins.plugins.items():
+        copied.add(plugin, name)
+    return copied
+
+
+# -- checking
+
+
+def _implementations(manager: pluggy.PluginManager, plugin: Any) -> set[str]:
+    """Return the names of the hooks that a plugin implements, known or not; what can't work is `Refused`."""
+    found = set()
+    for name in dir(plugin):
+        options: Any = manager.parse_hookimpl_opts(plugin, name)
+        method = inspect.getattr_static(plugin, name, None) if options is None else getattr(plugin, name)
+        if options is None:
+            if name in HOOKS and callable(method):
+                raise Refused(f"{name} is not marked with @hookimpl, so it would never be called")
+            continue
+        name = options.get("specname") or name
+        found.add(name)
+        if inspect.iscoroutinefunction(method):
+            raise Refused(f"{name} is an `async def`, which nobody awaits")
+        if name in TRACKING and (options.get("wrapper") or options.get("hookwrapper")):
+            raise Refused(f"{name} is a wrapper: tracking hooks have none, so that no plugin can silence another")
+    if not found & set(HOOKS):
+        raise Refused(f"{_described(plugin)} implements none of the hooks (there are: {', '.join(HOOKS)})")
+    return found
+
+
+def _warn_of_unknown(manager: pluggy.PluginManager, name: str) -> None:
+    plugin = manager.get_plugin(name)
+    for caller in manager.get_hookcallers(plugin) or ():
+        mine = [each for each in caller.get_hookimpls() if each.plugin is plugin and not each.optionalhook]
+        if mine and not caller.has_spec():
+            log.warning("plugin %r: this routilux-core has no hook %s, so that is never called", name, caller.name)
+
+
+def _described(plugin: Any) -> str:
+    kind = type(plugin).__name__
+    return f"{kind} {plugin.__name__!r}" if hasattr(plugin, "__name__") else f"an object of type {kind!r}"
+
+
+def _guard(implementation: pluggy.HookImpl, hook: str) -> None:
+    """Let an exception, or a result of a wrong kind, count as None: a pluggy call would end there for all.
+
+    The function is put round in place, because what pluggy found out about its arguments has to stay.
+    """
+    if hook in TRACKING or implementation.wrapper or implementation.hookwrapper:
+        return
+    kind, passed = RESULTS[hook]
+    guarded = _guarded(implementation.function, kind, passed, f"plugin {implementation.plugin_name!r}, {hook}")
+    implementation.function = guarded  # type: ignore[misc]
+
+
+def _guarded(
+    function: Callable[..., Any], kind: type, passed: tuple[type[Exception], ...], what: str
+) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def guarded(*args: Any) -> Any:
+        try:
+            result = function(*args)
+        except passed:
+            raise
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
+            log.warning("%s: raised %s; this counts as None", what, in_one_line(error), exc_info=True)
+            return None
+        trace("%s -> %r", what, result)
+        if result is None or isinstance(result, kind):
+            return result
+        log.warning("%s: returned %r, no %s; this counts as None", what, result, kind.__name__)
+        return None
+
+    return guarded
+
+
+def _name(failure: Failure) -> str:
+    return f"routine {failure.routine_id!r}, slot {failure.slot!r} of job {failure.job_id}"
+
+
+def _since(began: float) -> float:
+    return perf_counter() - began
+
+
+def trace(text: str, *values: object) -> None:
+    """Write a line to standard error if the user asked for it."""
+    if os.environ.get(TRACE, "") not in ("", "0"):
+        with contextlib.suppress(Exception):  # standard error may be closed, and a value may have no repr
+            sys.stderr.write(f"routilux plugins: {printable(text % values)}\n")

@@ -1,0 +1,101 @@
+"""From a strategy's name to its class: the bundled ones, entry points, and the messages when that fails."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from routilux_core._registry.entry_points import Declared, Refused, declared, load_target
+from routilux_core._text.printable import printable
+from routilux_core.errors import ConfigurationError, StrategyError, UnknownStrategyError
+from routilux_core.strategy import CONTRACT, Capabilities, ExecutionStrategy
+
+GROUP = "routilux_core.strategies"
+
+# Declared in pyproject.toml as everyone's are; known here, too, so that finding them reads no package metadata.
+BUNDLED = {
+    "sequential": "routilux_core_plugins.sequential:SequentialStrategy",
+    "concurrent": "routilux_core_plugins.threaded:ConcurrentStrategy",
+    "process": "routilux_core_plugins.process:ProcessStrategy",
+}
+INSTALLABLE = {"dask": "routilux-dask", "loky": "routilux-loky"}  # what to install for names that are known to exist
+OTHER_WORDS = {"threads": "concurrent", "threaded": "concurrent", "thread": "concurrent", "parallel": "concurrent"}
+
+
+class OtherContractError(StrategyError):
+    """A strategy was made for another version of the contract."""
+
+
+def make_strategy(name: str, max_workers: int | None, options: dict[str, Any]) -> ExecutionStrategy:
+    """Return the strategy of an installed name, with its numbers; every wrong value is refused here."""
+    cls = load(name)
+    try:
+        return cls(max_workers=max_workers, **options)
+    except TypeError as error:
+        why = printable(str(error))
+        raise ConfigurationError(f"strategy {name!r} can't take the options {options!r}: {why}") from error
+
+
+def load(name: str) -> type[ExecutionStrategy]:
+    """Import the class of a strategy that is installed."""
+    if name in BUNDLED:
+        return load_class(name, BUNDLED[name])
+    found = claims()
+    mine = found.get(name, [])
+    if not mine:
+        raise UnknownStrategyError("execution strategy", name, {*BUNDLED, *found}, _advice(name))
+    if len(mine) > 1:
+        raise StrategyError(
+            f"strategy {name!r} is claimed by {_names(mine)}: which one is meant can't be told; uninstall one of them"
+        )
+    return load_class(name, mine[0].target, f" of {mine[0]}")
+
+
+def claims() -> dict[str, list[Declared]]:
+    """Return who declares which strategy, apart from the bundled ones: their names are reserved."""
+    found: dict[str, list[Declared]] = {}
+    for each in declared(GROUP):
+        if each.name not in BUNDLED:
+            found.setdefault(each.name, []).append(each)
+    return found
+
+
+def load_class(name: str, target: str, owner: str = "") -> type[ExecutionStrategy]:
+    """Import a class from `module:attribute` and check it; `owner` names the distribution in messages."""
+    what = f"strategy {name!r}{owner}"
+    try:
+        cls = load_target(target)
+    except Refused as refusal:
+        raise StrategyError(f"{what}: {refusal}") from refusal.__cause__
+    return _checked(what, name, target, cls)
+
+
+def _checked(what: str, name: str, target: str, cls: Any) -> type[ExecutionStrategy]:
+    if not (isinstance(cls, type) and issubclass(cls, ExecutionStrategy)):
+        raise StrategyError(f"{what}: {target!r} is {cls!r}, not a subclass of ExecutionStrategy")
+    if cls.contract != CONTRACT:
+        newer = isinstance(cls.contract, int) and cls.contract > CONTRACT
+        raise OtherContractError(
+            f"{what} was made for version {cls.contract} of the strategy contract, and this routilux-core has version "
+            f"{CONTRACT}: install a {'newer routilux-core' if newer else 'newer version of that strategy'}"
+        )
+    own = getattr(cls, "name", None)
+    if own != name:
+        raise StrategyError(f"{what}: {target!r} calls itself {own!r}; the two names have to agree")
+    if not isinstance(getattr(cls, "capabilities", None), Capabilities):
+        raise StrategyError(f"{what}: {target!r} declares no capabilities = Capabilities(...)")
+    if cls.__abstractmethods__:
+        missing = ", ".join(sorted(cls.__abstractmethods__))
+        raise StrategyError(f"{what}: {target!r} does not implement {missing}")
+    return cls
+
+
+def _advice(name: str) -> str:
+    if name in INSTALLABLE:
+        return f"It is not installed: pip install {INSTALLABLE[name]}"
+    if name in OTHER_WORDS:
+        return f"Threads are called {OTHER_WORDS[name]!r}"
+    return "Install the package that provides it; `routilux strategies` lists what is installed"
+
+
+def _names(claimed: list[Declared]) -> str:
+    return " and by ".join(f"{each} ({each.target})" for each in claimed)

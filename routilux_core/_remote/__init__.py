@@ -1,0 +1,1 @@
+"""What runs calls elsewhere, and takes home what came of them."""

@@ -1,0 +1,237 @@
+"""What a worker tells of a task: emissions and ends of activations, in order, at once or with the reply."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import sys
+import threading
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+from routilux_core._remote.exceptions import Encoded
+from routilux_core._remote.logs import Relay
+from routilux_core._remote.pickling import PROTOCOL
+
+DELAY = 0.001  # seconds that an emission waits for company while its handler runs
+PATIENCE = 0.03  # seconds that it waits in a task of many activations: most of these tasks have ended by then
+FIRST_CHUNK, LARGEST_CHUNK = 64, 2048  # emissions of one call that leave without waiting: others begin while it goes on
+IDLE = 5  # looks, each after `PATIENCE`, that find nothing: then the flusher's thread ends
+
+Data = dict[str, Any] | bytes  # a payload as it is where that is plain, else pickled
+Stats = tuple[int, bool, dict[str, float]]  # index of an activation, whether it reset its counters, what it added
+Failed = tuple[int, Encoded]  # index of an activation, and what it has raised
+Names = list[str] | tuple[str, int]  # one for each emission; or the one that all have, and their number
+# What is told, in columns: so many activations cost little more than one. How many activations and emissions were told
+# before; the clock when the first of these began, and when each ended; how many of these emissions there were by then;
+# event and payload of each emission; counters; and the failures.
+Told = tuple[int, int, float, list[float], list[int], Names, list[Data], list[Stats], list[Failed]]
+# What a message is made of: worker, its clock as of now, told, relayed, and what only the reply has.
+Message = tuple[int, float, Told, list[tuple[str, bytes]], dict[str, Any] | None]
+
+
+class Teller:
+    """Gathers what a task has to tell. With `send`, what is emitted leaves in chunks while the task runs.
+
+    If a part of an activation's emissions has been sent, its end is sent before the next one begins: so when the
+    worker dies, at most one activation is half told.
+
+    The thread of the task appends to the columns without a lock, to `names` and `ends` last, and nobody else changes
+    them. The flusher's thread reads, and notes how much of them it has told. Where each side writes one thing and then
+    reads another, one of the two is a list, whose own lock keeps that order, under free-threaded Python as well.
+    """
+
+    def __init__(
+        self, send: Callable[[bytes], None] | None, flusher: Flusher, relay: Relay | None, alone: bool
+    ) -> None:
+        self.broken: BaseException | None = None
+        self.names: list[str] = []  # of the events, one for each emission
+        self.data: list[Data] = []
+        self.ends: list[float] = []
+        self.upto: list[int] = []
+        self.stats: list[Stats] = []
+        self.failures: list[Failed] = []  # noted before the end, as counters are
+        self.started = perf_counter()
+        self.mark = 0 if send is not None else sys.maxsize  # with more emissions than that, it is time to `look`
+        self.half_told = False  # of the activation that runs, some emissions have been sent
+        self._send = send
+        self._flusher = flusher
+        self._relay = relay
+        self._delay = DELAY if alone else PATIENCE
+        self._lock = threading.Lock()
+        self._chunk = FIRST_CHUNK if alone else LARGEST_CHUNK
+        self._armed = False  # the flusher will come
+        self._sent = self._ended = 0  # emissions and ends in the columns that have been told
+        self._sent_before = self._ended_before = 0  # and that are no longer in them
+
+    # -- the thread of the task
+
+    def look(self) -> None:
+        """Send a chunk if there is enough for one; else see to it that the flusher does so soon."""
+        with self._lock:
+            self._drop_told()
+            if len(self.names) >= self._chunk:
+                self._chunk = min(2 * self._chunk, LARGEST_CHUNK)
+                self._tell()
+                self._drop_told()
+            elif not self._armed:
+                self._armed = True
+                self._flusher.arm(perf_counter() + self._delay, self)
+            self.mark = self._chunk - 1 if self._armed else 0
+
+    def end_half_told(self) -> None:
+        """Send the end of an activation of which some emissions have been sent, if it was not sent with them."""
+        with self._lock:
+            if self.half_told:
+                self._tell()
+            self._drop_told()
+            self.half_told = False
+            if not self.ends:
+                self.started = perf_counter()  # the sending took its time
+
+    def leave(self) -> None:
+        """Tell nothing any more, and be asked when the call that runs ends: this is a fork."""
+        self._lock = threading.Lock()  # the flusher may have held the other
+        self.mark, self._send = sys.maxsize, None
+        self.half_told = True
+
+    def reply(self, last: dict[str, Any]) -> bytes:
+        """Return the last message, with everything not told yet."""
+        with self._lock:
+            self.mark, self._send = sys.maxsize, None
+            if self._armed:
+                self._flusher.disarm(self)
+            return self._message(last)
+
+    def _drop_told(self) -> None:
+        # The lock is held.
+        sent, ended = self._sent, self._ended
+        if sent or ended:
+            del self.names[:sent], self.data[:sent], self.ends[:ended], self.upto[:ended]
+            self.upto[:] = [count - sent for count in self.upto]
+            self._sent_before += sent
+            self._ended_before += ended
+            self._sent = self._ended = 0
+            self.stats[:] = [each for each in self.stats if each[0] >= self._ended_before]
+            self.failures[:] = [each for each in self.failures if each[0] >= self._ended_before]
+
+    # -- any thread, with the lock
+
+    def flush(self) -> None:
+        """Send what there is. The flusher's thread, without the lock."""
+        with self._lock:
+            self._armed = False
+            if self._send is not None:
+                self.mark = 0  # before it is looked what there is: whoever emits from now on asks for the flusher again
+                if len(self.names) > self._sent:
+                    self._tell()
+
+    def _tell(self) -> None:
+        # The lock is held while it is sent, so that chunks stay in order.
+        if self.broken is None and self._send is not None:
+            try:
+                self._send(self._message(None))
+            except BaseException as error:  # it is the pool's: no handler may see it
+                self.broken = error
+
+    def _message(self, last: dict[str, Any] | None) -> bytes:
+        relayed = [] if self._relay is None else self._relay.taken()
+        told = self._told()
+        return pickle.dumps((os.getpid(), perf_counter(), told, relayed, last), PROTOCOL)
+
+    def _told(self) -> Told:
+        was_half_told, self.half_told = (
+            self.half_told,
+            True,
+        )  # before it is looked what there is: who ends an activation meanwhile waits for the lock
+        sent, ended, upto = self._sent, self._ended, self.upto
+        emissions, ends = len(self.names), len(self.ends)
+        while ends > ended and upto[ends - 1] > emissions:  # it has ended since the emissions were counted
+            ends -= 1
+        first = self._ended_before + ended
+        told = (
+            first,
+            self._sent_before + sent,
+            self.started,
+            self.ends[ended:ends],
+            [count - sent for count in upto[ended:ends]] if sent else upto[ended:ends],
+            _shortened(self.names[sent:emissions]),
+            self.data[sent:emissions],
+            [each for each in self.stats if first <= each[0] < self._ended_before + ends],
+            [each for each in self.failures if first <= each[0] < self._ended_before + ends],
+        )
+        if ends > ended:
+            self.started, was_half_told, sent = self.ends[ends - 1], False, upto[ends - 1]
+        self.half_told = was_half_told or emissions > sent
+        self._sent, self._ended = emissions, ends
+        return told
+
+
+def _shortened(names: list[str]) -> Names:
+    return (names[0], len(names)) if names and names.count(names[0]) == len(names) else names
+
+
+def each_name(names: Names) -> list[str]:
+    """Return the name of each emission that was told."""
+    return [names[0]] * names[1] if isinstance(names, tuple) else names
+
+
+class Flusher:
+    """One thread that sends what tellers have waited with for long enough; it exists only while there is something.
+
+    While short tasks follow each other it wakes up seldom: each time it takes the interpreter from a handler.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._due: dict[Teller, float] = {}  # when to call which
+        self._wakes_at = 0.0
+        self._thread: threading.Thread | None = None
+
+    def arm(self, due: float, teller: Teller) -> None:
+        """Call `teller.flush` at a time of `perf_counter`, or a little later, unless `disarm` comes first."""
+        with self._changed:
+            self._due[teller] = due
+            if self._thread is None:
+                self._start()
+            elif due < self._wakes_at:
+                self._changed.notify()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="routilux-flusher", daemon=True)
+        with contextlib.suppress(RuntimeError):  # the system gives no more threads: all of it is told with the replies
+            thread.start()
+            self._thread = thread
+
+    def disarm(self, teller: Teller) -> None:
+        """Forget a teller that has told everything. The thread is left to find out when it wakes up."""
+        with self._changed:
+            self._due.pop(teller, None)
+
+    def _run(self) -> None:
+        idle = 0
+        while True:
+            with self._changed:
+                if not self._due:
+                    idle += 1
+                    if idle > IDLE:
+                        self._thread = None
+                        return
+                    self._wait(PATIENCE)
+                    continue
+                idle = 0
+                teller = min(self._due, key=self._due.__getitem__)
+                left = self._due[teller] - perf_counter()
+                if left > 0:
+                    self._wait(left)
+                    continue
+                del self._due[teller]
+            teller.flush()
+
+    def _wait(self, seconds: float) -> None:
+        # The lock is held.
+        self._wakes_at = perf_counter() + seconds
+        self._changed.wait(seconds)
+        self._wakes_at = 0.0  # it looks at everything now

@@ -1,0 +1,184 @@
+"""A routine as bytes: what it is, which a worker keeps, and its state, which comes home again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from routilux_core._remote.pickling import dumps, explain, loads
+from routilux_core._routines.attributes import attributes_of, drop, give
+from routilux_core._routines.methods import bound
+from routilux_core._routines.signature import Handler, Payload, Signature, bind
+from routilux_core.errors import FlowStateError, ShippingError
+from routilux_core.ports import Event, Slot
+from routilux_core.routine import Routine, _Internals
+
+State = tuple[dict[str, Any], dict[str, Handler]]  # attributes by name, and the handlers that are no methods
+
+
+def definition_of(routine: Routine, routine_id: str) -> bytes:
+    """Pickle what a routine is: its class, slots and events, and who it belongs to."""
+    internals = routine._routilux
+    slots = {slot.name: (_merge_name(slot), slot.method, slot.signature.whole) for slot in internals.slots.values()}
+    events = {name: each.output_params for name, each in internals.events.items()}
+    definition = (type(routine), internals.owner, internals.sealed, slots, events)
+    try:
+        return dumps(definition)
+    except Exception as error:
+        raise explain(error, f"routine {routine_id!r}", "its class", "", type(routine)) from error
+
+
+def _merge_name(slot: Slot) -> str:
+    """Return how a slot merges, for `get_slot` in a worker: merging itself is done at home."""
+    return slot.merge_strategy if isinstance(slot.merge_strategy, str) else "override"
+
+
+def state_of(routine: Routine) -> State:
+    """Return what a routine holds, as its class's `__getstate__` has it."""
+    attributes = attributes_of(routine)
+    slots = routine._routilux.slots.values()
+    return attributes, {slot.name: slot.handler for slot in slots if slot.method is None}
+
+
+def pickle_state(routine: Routine, routine_id: str) -> bytes:
+    """Pickle what a routine holds; what can't be sent is a `ShippingError` that names its path."""
+    whole = f"routine {routine_id!r}"
+    try:
+        state = state_of(routine)
+    except Exception as error:
+        raise ShippingError(f"{whole}: its __getstate__ raised {error!r}", "__getstate__", routine) from error
+    try:
+        return dumps(state, routine)
+    except Exception as error:
+        raise _explained(error, whole, state, routine) from error
+
+
+def _explained(error: BaseException, whole: str, state: State, routine: Routine) -> ShippingError:
+    attributes, handlers = state
+    for name, value in attributes.items():
+        try:
+            dumps(value, routine)
+        except Exception as reason:
+            return explain(reason, whole, "attribute", name, value, routine)
+    for name, value in handlers.items():
+        try:
+            dumps(value, routine)
+        except Exception as reason:
+            return explain(reason, whole, "the handler of slot", name, value, routine)
+    return ShippingError(f"{whole} can't be sent to a worker process: {error!r}", "", routine)
+
+
+def restore(routine: Routine, state: State, before: frozenset[str] = frozenset()) -> None:
+    """Give a routine a state; of the attributes named in `before`, those that the state lacks are gone."""
+    attributes, handlers = state
+    give(routine, attributes)
+    drop(routine, before - attributes.keys())
+    for name, handler in handlers.items():
+        routine._routilux.slots[name].handler = handler
+
+
+def _not_here(*_: Any) -> NoReturn:
+    raise FlowStateError(
+        "slots, events and error handlers can't be changed in a worker process: the flow would not know; "
+        "do it before the flow runs"
+    )
+
+
+class Blueprint:
+    """What a worker makes a routine of: once for a stateless one, for each task where it has state."""
+
+    def __init__(self, definition: bytes, routine_id: str) -> None:
+        self.routine_id = routine_id
+        self._class, self._owner, self._sealed, self._slots, self._events = loads(definition)
+        self._signatures: dict[str, Signature] = {
+            name: signature for name, (_, signature) in self._class.__routilux_declared__.slots.items()
+        }
+
+    def build(self, state: bytes, stats: dict[str, float]) -> Ready:
+        """Return the routine with this state, bound."""
+        routine = object.__new__(self._class)
+        internals = _Internals()
+        object.__setattr__(routine, "_routilux", internals)
+        internals.owner, internals.sealed = self._owner, self._sealed
+        internals.events = {name: Event(name, params) for name, params in self._events.items()}
+        internals.slots = {name: Slot.named(name) for name in self._slots}
+        attributes, handlers = loads(state, routine)
+        restore(routine, (attributes, {}))
+        calls: dict[str, Callable[[Payload], Any]] = {}
+        for name, (merge, method, whole) in self._slots.items():
+            handler = handlers[name] if method is None else bound(routine, method)
+            where = f"routine {self.routine_id!r}, slot {name!r}"
+            signature = self._signature(name, method, whole, handler, where)
+            internals.slots[name].complete(handler, merge, signature, method)
+            calls[name] = bind(handler, signature, where)
+        internals.change = internals.policy_changed = _not_here
+        internals.stats = tally = Tally(stats, internals.lock)
+        return Ready(routine, self.routine_id, calls, frozenset(attributes), tally)
+
+    def _signature(self, name: str, method: str | None, whole: bool, handler: Handler, where: str) -> Signature:
+        if method is None:
+            return Signature.of(handler, where, whole)
+        if name not in self._signatures or name != method:
+            self._signatures[name] = Signature.of(handler, where, whole)
+        return self._signatures[name]
+
+
+class Ready:
+    """A routine in a worker, ready to be called."""
+
+    __slots__ = ("calls", "events", "names", "routine", "routine_id", "tally")
+
+    def __init__(
+        self,
+        routine: Routine,
+        routine_id: str,
+        calls: dict[str, Callable[[Payload], Any]],
+        names: frozenset[str],
+        tally: Tally,
+    ) -> None:
+        self.routine = routine
+        self.routine_id = routine_id
+        self.calls = calls
+        self.names = names  # of the attributes that it came with
+        self.tally = tally
+        self.events = routine._routilux.events
+
+
+class Tally(dict[str, float]):
+    """A routine's counters in a worker: what they came with, and what was added since `taken` was last called."""
+
+    def __init__(self, base: dict[str, float], lock: threading.RLock) -> None:
+        super().__init__(base)
+        self._lock = lock  # of the routine, whose counters any thread may change
+        self._added: dict[str, float] = {}
+        self._reset = False
+        self.touched = False
+
+    def __setitem__(self, name: str, value: float) -> None:
+        self._added[name] = self._added.get(name, 0) + (value - self.get(name, 0))
+        super().__setitem__(name, value)
+        self.touched = True
+
+    def clear(self) -> None:
+        super().clear()
+        self._added, self._reset, self.touched = {}, True, True
+
+    def taken(self) -> tuple[bool, dict[str, float]] | None:
+        """Return whether they were reset, and what was added; None if nothing happened."""
+        if not self.touched:
+            return None
+        with self._lock:
+            taken = self._reset, self._added
+            self._added, self._reset, self.touched = {}, False, False
+        return taken
+
+
+def add_stats(routine: Routine, reset: bool, added: dict[str, float]) -> None:
+    """Add what a worker counted to a routine's own counters."""
+    internals = routine._routilux
+    with internals.lock:
+        if reset:
+            internals.stats.clear()
+        for name, amount in added.items():
+            internals.stats[name] = internals.stats.get(name, 0) + amount

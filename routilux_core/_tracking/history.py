@@ -1,0 +1,309 @@
+"""What a job remembers of its activations: exact totals for each slot, and a ring of the newest records."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from operator import itemgetter, sub
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from routilux_core.records import ActivationRecord
+
+# What is noted of an attempt: id, cause, slot number, attempt, outcome, worker, posted, started, ended.
+Note = tuple[int, int, int, int, int, int, float, float, float]
+# What a worker notes of a first attempt that has completed: id, cause, slot number, posted, started, ended. Such notes
+# lie one behind the other in a flat list: nothing is left for the garbage collector, and a column is a slice.
+WIDTH = 6
+FRESH = 1000  # notes beyond the newest that wait to be added up, at least
+EACH = 2  # of each slot that may, on average: what is added up for a slot costs little more than a single note
+FEW = 8  # notes that are not worth a stretch of their own
+OUTCOMES = ("completed", "failed", "skipped", "retried")
+COUNTS = 4  # where the counts begin in a list of sums
+COMPLETED, FAILED, SKIPPED, RETRIED = range(4)
+DISCARDED = 4  # the job was stopped between taking an activation and calling its handler: it leaves no record
+LATE = 5  # the time of the call was over before it returned, and all was noted then
+
+
+class Totals(NamedTuple):
+    """Counts by outcome, and times in seconds, of everything that one slot ran."""
+
+    completed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    retried: int = 0
+    run_time: float = 0.0
+    queue_wait: float = 0.0
+    longest: float = 0.0
+    shortest: float = 0.0
+
+    @property
+    def executions(self) -> int:
+        """How many times the handler was called, retries included."""
+        return self.completed + self.failed + self.skipped + self.retried
+
+
+class Stretch:
+    """Notes that follow each other: of one worker's completed calls in a flat list, or of all kinds, one by one."""
+
+    __slots__ = ("flat", "rows", "worker")
+
+    def __init__(self, worker: int, flat: list[Any]) -> None:
+        self.worker = worker
+        self.flat = flat
+        self.rows: list[Note] = []  # these, where there is nothing in `flat`
+
+    @classmethod
+    def of(cls, *notes: Note) -> Stretch:
+        """Return notes of any kind."""
+        stretch = cls(0, [])
+        stretch.rows += notes
+        return stretch
+
+    def split(self, count: int) -> tuple[Stretch, Stretch]:
+        """Return the first `count` notes, and the others."""
+        if self.flat:
+            return Stretch(self.worker, self.flat[: count * WIDTH]), Stretch(self.worker, self.flat[count * WIDTH :])
+        return Stretch.of(*self.rows[:count]), Stretch.of(*self.rows[count:])
+
+    def since(self, end: float) -> tuple[Stretch, Stretch]:
+        """Return the notes that ended before a time, and the others."""
+        if self.flat:
+            return self.split(bisect_left(self.ends(), end))
+        older, newer = ([row for row in self.rows if (row[8] >= end) is new] for new in (False, True))
+        return Stretch.of(*older), Stretch.of(*newer)
+
+    def ends(self) -> list[float]:
+        """Return when each of these calls ended."""
+        return self.flat[WIDTH - 1 :: WIDTH] or [row[8] for row in self.rows]
+
+    def __len__(self) -> int:
+        return len(self.flat) // WIDTH or len(self.rows)
+
+    def first_end(self) -> float:
+        """Return when the first of these calls ended; a worker notes its own in that order."""
+        end: float = self.flat[WIDTH - 1] if self.flat else min(row[8] for row in self.rows)
+        return end
+
+    def last_end(self) -> float:
+        """Return when the last of these calls ended."""
+        end: float = self.flat[-1] if self.flat else max(row[8] for row in self.rows)
+        return end
+
+    def notes(self) -> list[Note]:
+        """Return the notes in full."""
+        return in_full(self.worker, self.flat) if self.flat else self.rows
+
+
+class History:
+    """The newest notes, and the sums of those before them, by slot number. All of it needs the dispatcher's lock.
+
+    Without records (`size` 0) no times are measured; workers then note just the slot numbers of completed calls.
+    """
+
+    __slots__ = ("_count", "_fresh", "_most", "_size", "_stretches", "_sums", "timed", "width")
+
+    def __init__(self, size: int, slots: int = 0) -> None:
+        self._stretches: deque[Stretch] = deque()
+        self._count = 0  # of notes in them
+        self._size = size
+        self._fresh = max(FRESH, EACH * slots)
+        self._most = size + self._fresh  # notes at which the oldest are added up
+        self._sums: dict[int, list[Any]] = {}
+        self.time(size > 0)
+
+    def __len__(self) -> int:
+        """Return how many notes are kept."""
+        return self._count
+
+    def time(self, timed: bool) -> None:
+        """Say whether times are measured: a listener wants them also where nothing is kept. Before the first note."""
+        self.timed = timed
+        self.width = WIDTH if timed else 1
+
+    def note(self, note: Note) -> None:
+        """Note an attempt, however it ended."""
+        if not self.timed:
+            _count(self._sums, note[2], note[4], 1)
+            return
+        last = self._stretches[-1] if self._stretches else None
+        if last is None or last.flat or len(last.rows) >= FRESH:
+            self._stretches.append(Stretch.of(note))  # never an empty one, whatever comes in between
+        else:
+            last.rows.append(note)
+        self._count += 1
+        if self._count > self._most:
+            self._fold()
+
+    def add(self, worker: int, flat: list[Any]) -> None:
+        """Take over what a worker has noted; the list is the history's from now on."""
+        if not self.timed:
+            for slot, count in Counter(flat).items():
+                _count(self._sums, slot, COMPLETED, count)
+        elif len(flat) < FEW * WIDTH:
+            for note in in_full(worker, flat):
+                self.note(note)
+        else:
+            self._append(Stretch(worker, flat))
+
+    def _append(self, stretch: Stretch) -> None:
+        self._stretches.append(stretch)
+        self._count += len(stretch)
+        if self._count > self._most:
+            self._fold()
+
+    def _fold(self) -> None:
+        """Add up stretches that are older than enough others, and drop them.
+
+        Not those that came first: what a slow worker notes may come long after what others noted later.
+        """
+        since, enough = float("inf"), 0
+        for stretch in sorted(self._stretches, key=Stretch.first_end, reverse=True):
+            if enough >= self._size:
+                break
+            since, enough = stretch.first_end(), enough + len(stretch)
+        kept: deque[Stretch] = deque()
+        for stretch in self._stretches:
+            if stretch.last_end() >= since:
+                kept.append(stretch)
+                continue
+            _add_up(stretch, self._sums)
+        self._stretches, self._count = kept, sum(map(len, kept))
+        self._most = max(self._size, self._count) + self._fresh
+
+    def trim(self) -> None:
+        """Add up all but the newest, if any were before: so what a long job leaves does not depend on its length."""
+        if self._count <= self._size or not self._sums:
+            return
+        ends = sorted(end for stretch in self._stretches for end in stretch.ends())
+        over = len(ends) - self._size
+        if over <= 0:  # an exception has kept it from being counted
+            return
+        since = ends[over] if self._size else float("inf")
+        kept: deque[Stretch] = deque()
+        for stretch in self._stretches:
+            older, newer = stretch.since(since)
+            if len(older):
+                _add_up(older, self._sums)
+            if len(newer):
+                kept.append(newer)
+        self._stretches, self._count = kept, sum(map(len, kept))
+
+    def absorb(self, other: History) -> None:
+        """Take over what another one, which is not added to any more, has."""
+        self._fresh = max(self._fresh, other._fresh)
+        self._most = max(self._most, self._size + self._fresh)
+        _add_sums(other._sums, self._sums)
+        for stretch in other._stretches:
+            if self.timed:
+                self._append(stretch)
+            else:
+                _add_up(stretch, self._sums)
+        if other._sums:
+            self.trim()
+
+    def totals(self, *others: History) -> dict[int, Totals]:
+        """Return the totals by slot number, as of now: its own, and those of others."""
+        sums: dict[int, list[Any]] = {}
+        for history in (self, *others):
+            _add_sums(history._sums, sums)
+            for stretch in history._stretches:
+                _add_up(stretch, sums)
+        names = ("run_time", "queue_wait", "longest", "shortest", *OUTCOMES)
+        return {slot: Totals(**dict(zip(names, numbers, strict=True))) for slot, numbers in sums.items()}
+
+    def newest(self) -> list[Note]:
+        """Return the newest notes, by the time at which they ended."""
+        notes = [note for stretch in self._stretches for note in stretch.notes()]
+        notes.sort(key=itemgetter(8))
+        return notes[-self._size :] if self._size else []
+
+
+def in_full(worker: int, flat: list[Any]) -> list[Note]:
+    """Return what a worker has noted of completed calls as notes like all others."""
+    rows = zip(*[iter(flat)] * WIDTH, strict=True)
+    return [
+        (number, cause, slot, 1, COMPLETED, worker, posted, started, ended)
+        for number, cause, slot, posted, started, ended in rows
+    ]
+
+
+# Sums of a slot: run time, queue wait, longest, shortest, then the count of each outcome. A list is made, and added to,
+# in a fifth of the time that an object takes.
+
+
+def _add_up(stretch: Stretch, by_slot: dict[int, list[Any]]) -> None:
+    if not stretch.flat:
+        for row in stretch.rows:
+            _add_call(by_slot, row[2], row[4], row[8] - row[7], row[7] - row[6])
+        return
+    columns: list[list[Any]] = [stretch.flat[column::WIDTH] for column in range(2, WIDTH)]
+    slots, posted, started, ended = columns
+    run_times = list(map(sub, ended, started))
+    if slots.count(slots[0]) == len(slots):  # the most frequent case, at C's speed
+        waits = sum(started) - sum(posted)
+        sums = [sum(run_times), waits, max(run_times), min(run_times), len(slots), 0, 0, 0]
+        _add_sums({slots[0]: sums}, by_slot)
+        return
+    for slot, run_time, wait in zip(slots, run_times, map(sub, started, posted), strict=True):
+        totals = by_slot.get(slot)
+        if totals is None:
+            by_slot[slot] = [run_time, wait, run_time, run_time, 1, 0, 0, 0]
+            continue
+        totals[0] += run_time
+        totals[1] += wait
+        totals[COUNTS] += 1
+        if run_time > totals[2]:
+            totals[2] = run_time
+        elif run_time < totals[3]:
+            totals[3] = run_time
+
+
+def _add_call(by_slot: dict[int, list[Any]], slot: int, outcome: int, run_time: float, wait: float) -> None:
+    sums = by_slot.get(slot)
+    if sums is None:
+        by_slot[slot] = sums = [run_time, wait, run_time, run_time, 0, 0, 0, 0]
+    else:
+        sums[0] += run_time
+        sums[1] += wait
+        if run_time > sums[2]:
+            sums[2] = run_time
+        if run_time < sums[3]:
+            sums[3] = run_time
+    sums[COUNTS + outcome] += 1
+
+
+def _add_sums(more: dict[int, list[Any]], by_slot: dict[int, list[Any]]) -> None:
+    for slot, numbers in more.items():
+        sums = by_slot.get(slot)
+        if sums is None:
+            by_slot[slot] = list(numbers)
+            continue
+        longest, shortest = max(sums[2], numbers[2]), min(sums[3], numbers[3])
+        sums[:] = [mine + other for mine, other in zip(sums, numbers, strict=True)]
+        sums[2], sums[3] = longest, shortest
+
+
+def _count(by_slot: dict[int, list[Any]], slot: int, outcome: int, count: int) -> None:
+    by_slot.setdefault(slot, [0.0, 0.0, 0.0, 0.0, 0, 0, 0, 0])[COUNTS + outcome] += count
+
+
+def records(notes: Iterable[Note], name: Callable[[int], tuple[str, str]]) -> Iterable[ActivationRecord]:
+    """Yield a record for each note; `name` gives routine id and slot of a slot number."""
+    from routilux_core.records import ActivationRecord  # loaded where somebody looks at records
+
+    for number, cause, slot, attempt, outcome, worker, posted, started, ended in notes:
+        routine_id, slot_name = name(slot)
+        yield ActivationRecord(
+            id=number,
+            cause=cause or None,
+            routine_id=routine_id,
+            slot=slot_name,
+            attempt=attempt,
+            outcome=OUTCOMES[outcome],
+            worker=worker,
+            posted=posted,
+            started=started,
+            ended=ended,
+        )

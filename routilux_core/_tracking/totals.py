@@ -1,0 +1,160 @@
+"""The counts of a job and of a flow in the form that a tracker reads: by routine, over finished and running jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from routilux_core._engine.explain import hints
+from routilux_core._engine.plan import Inlet
+from routilux_core._engine.visits import is_held_here
+from routilux_core._tracking.history import History, Note, Totals
+from routilux_core.errors import FlowStateError
+
+if TYPE_CHECKING:
+    from routilux_core._engine.engine import Dispatcher
+    from routilux_core._engine.ledger import Books
+    from routilux_core._engine.run import Run
+    from routilux_core.tracking import Counted, Counts
+
+
+class JobSource:
+    """One job."""
+
+    def __init__(self, run: Books) -> None:
+        self.run = run
+
+    def counts(self) -> Counts:
+        """Return what this job has counted so far."""
+        from routilux_core.tracking import Counts  # loaded where somebody looks at the figures
+
+        run = self.run
+        with run.up_to_date():
+            timed = run.history.timed
+            routines = _by_routine(run.hub, run.history.totals(), run.history.newest(), timed)
+            return Counts(routines=routines, timed=timed, jobs=1, wall=run.wall(), emitted=run.emitted)
+
+    def hints(self) -> list[str]:
+        """Return what would make the job faster."""
+        with self.run.up_to_date():
+            totals = self.run.history.totals()
+        return hints(totals, self.run.hub.inlets)
+
+    def reset(self) -> None:
+        """Refuse: a job is counted from its start to its end."""
+        raise FlowStateError("the tracker of a job can't be reset: reset flow.execution_tracker, which covers all jobs")
+
+
+class Measures:
+    """What a flow's finished jobs leave behind, in memory that does not grow with their number."""
+
+    __slots__ = ("_size", "busy", "busy_since", "emitted", "finished", "history", "running")
+
+    def __init__(self, history_size: int) -> None:
+        self._size = history_size
+        self.running: set[Run] = set()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything; what runs now is not counted any more. Lock."""
+        self.running.clear()
+        self.history = History(self._size)
+        self.finished = self.emitted = 0
+        self.busy = self.busy_since = 0.0
+
+    def start(self, run: Run) -> None:
+        """Count a job in. Lock."""
+        if not self.running:
+            self.busy_since = run.began
+        self.running.add(run)
+
+    def end(self, run: Run) -> None:
+        """Take over what a job has counted, if it began after the last `clear`. Lock."""
+        if run not in self.running:
+            return
+        self.running.discard(run)
+        if not self.running:
+            self.busy += run.ended_at - self.busy_since
+        self.finished += 1
+        self.emitted += run.emitted
+        self.history.absorb(run.history)
+
+    def totals(self) -> dict[int, Totals]:
+        """Return the totals by slot number over finished and running jobs, as far as they are collected. Lock."""
+        return self.history.totals(*(run.history for run in self.running))
+
+    def counts(self, hub: Dispatcher) -> Counts:
+        """Return the counts of all jobs since the last `clear`, those that still run included. Lock."""
+        from routilux_core.tracking import Counts
+
+        totals = self.totals()
+        notes = [*self.history.newest(), *(note for run in self.running for note in run.history.newest())]
+        newest = sorted(notes, key=lambda note: note[8])[-self._size :] if self._size else []
+        wall = self.busy + (perf_counter() - self.busy_since if self.running else 0.0)
+        timed = self.history.timed
+        return Counts(
+            routines=_by_routine(hub, totals, newest, timed),
+            timed=timed,
+            jobs=self.finished + len(self.running),
+            wall=wall,
+            emitted=self.emitted + sum(run.emitted for run in self.running),
+        )
+
+
+class FlowSource:
+    """All jobs of a flow."""
+
+    def __init__(self, hub: Dispatcher) -> None:
+        self.hub, self.measures = hub, hub.measures
+
+    def counts(self) -> Counts:
+        """Return what the jobs since the last reset have counted so far."""
+        with self.up_to_date():
+            return self.measures.counts(self.hub)
+
+    def hints(self) -> list[str]:
+        """Return what would make the flow faster."""
+        with self.up_to_date():
+            totals = self.measures.totals()
+        return hints(totals, self.hub.inlets)
+
+    @contextmanager
+    def up_to_date(self) -> Iterator[None]:
+        """Hold the lock, with everything that workers have counted so far; as `Books.up_to_date`."""
+        interrupted = is_held_here(self.hub.lock)
+        with self.hub.lock:
+            for run in () if interrupted else self.measures.running:
+                run.collect()
+            yield
+
+    def reset(self) -> None:
+        """Begin anew."""
+        with self.hub.lock:
+            self.measures.clear()
+
+
+def _by_routine(
+    hub: Dispatcher, totals: Mapping[int, Totals], newest: Iterable[Note], timed: bool
+) -> dict[str, Counted]:
+    from routilux_core.tracking import Counted
+
+    found = {routine_id: Counted(timed=timed) for routine_id in hub.nodes}
+    for slot, total in totals.items():
+        counted = found[_routine_id(hub.inlets, slot)]
+        counted.completed += total.completed
+        counted.failed += total.failed
+        counted.skipped += total.skipped
+        counted.retried += total.retried
+        counted.run_time += total.run_time
+        counted.queue_wait += total.queue_wait
+        counted.longest = max(counted.longest, total.longest)
+        counted.shortest = min(counted.shortest, total.shortest)
+    for note in newest:
+        found[_routine_id(hub.inlets, note[2])].newest.append(note[8] - note[7])
+    return found
+
+
+def _routine_id(inlets: Sequence[Inlet], slot: int) -> str:
+    return inlets[slot].node.routine_id

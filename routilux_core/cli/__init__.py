@@ -1,0 +1,69 @@
+"""The `routilux` command."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from routilux_core._text.printable import Lines
+
+# Each has `add_commands(subparsers)`; a command sets `run=function(options) -> exit code`.
+COMMANDS = ("routilux_core.cli.plugins", "routilux_core.cli.flows")
+
+NOBODY_READS = 141  # as a shell tells of a program that SIGPIPE has ended
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0 if it succeeded, 1 if what was asked failed, 2 for a wrong command line, 130
+    when it was interrupted, 141 when nobody reads any more what it prints."""
+    try:
+        return _main(argv)
+    except BrokenPipeError:  # `routilux ... | head` has seen enough
+        _print_no_more(sys.stdout, sys.stderr)
+        return NOBODY_READS
+    except OSError as error:  # the disk is full, perhaps
+        _print_no_more(sys.stdout)
+        print(Lines(f"routilux: {error}"), file=sys.stderr)
+        return 1
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter is no reason to stop
+    parser = _Parser(prog="routilux", description="Look at strategies, plugins and saved flows.")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        importlib.import_module(name).add_commands(subparsers)
+    try:
+        options = parser.parse_args(argv)
+        code: int = options.run(options)
+    except KeyboardInterrupt:
+        print("routilux: interrupted", file=sys.stderr)
+        return 130
+    finally:
+        if sys.stdout is not None:  # a shell may close it
+            sys.stdout.flush()  # here, and not when the interpreter exits, where nobody can catch what it raises
+    return code
+
+
+class _Parser(argparse.ArgumentParser):
+    """Spells out what a terminal would obey in what it repeats of a command line."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(Lines(message), file)
+
+
+def _print_no_more(*streams: TextIO) -> None:
+    """Let what is still in a buffer go nowhere when the interpreter exits."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        with contextlib.suppress(OSError, ValueError):  # it may be no file
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

@@ -1,0 +1,254 @@
+"""The commands about flows: `routilux validate`, `routilux show` and `routilux run`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import math
+import os
+import sys
+from typing import Any
+
+from routilux_core import serialization
+from routilux_core._text.printable import Lines, printable
+from routilux_core.errors import RoutiluxError, SerializationError
+from routilux_core.flow import Flow
+from routilux_core.job import JobState
+from routilux_core.serialization.versions import JOB
+
+
+class Refused(Exception):
+    """What was asked can't be done; the text says why."""
+
+
+def add_commands(subparsers: Any) -> None:
+    """Add the commands of this module."""
+    validate = subparsers.add_parser(
+        "validate", help="say whether a saved flow or job can be loaded, and all that is wrong"
+    )
+    show = subparsers.add_parser("show", help="print the routines and connections of a flow, and its picture")
+    run = subparsers.add_parser("run", help="run a flow, and print what came of it as JSON")
+    validate.add_argument("flow", metavar="FILE", help="a file that flow.save() or job_state.save() wrote")
+    for each in (show, run):
+        each.add_argument("flow", metavar="FLOW", help="a file that flow.save() wrote, or module:name of a flow")
+    for each in (validate, show, run):
+        each.add_argument(
+            "--types",
+            action="append",
+            default=[],
+            metavar="MODULE",
+            help="import this module for the classes of the file, which itself never imports; may be given again",
+        )
+    show.add_argument("--mermaid", action="store_true", help="print the picture alone, as Mermaid text")
+    run.add_argument("--entry", required=True, metavar="ROUTINE", help="the routine to start at, or ROUTINE.SLOT")
+    run.add_argument(
+        "--param",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="a parameter of the entry: V is JSON, or a string where it is none; may be given again",
+    )
+    run.add_argument("--strategy", metavar="NAME", help="run under this strategy instead of the flow's own")
+    run.add_argument("--max-workers", type=int, metavar="N", help="with this many workers")
+    run.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="cancel the job after this time")
+    run.add_argument("--traceback", action="store_true", help="show where each error was raised")
+    validate.set_defaults(run=_guarded(_validate))
+    show.set_defaults(run=_guarded(_show))
+    run.set_defaults(run=_guarded(_run))
+
+
+def _guarded(command: Any) -> Any:
+    """Turn what a user can put right into one message, and exit code 1."""
+
+    def run(options: argparse.Namespace) -> int:
+        try:
+            code: int = command(options)
+        except SerializationError as error:
+            hint = "" if options.types or "types=[...]" not in str(error) else "\nOn this command line: --types MODULE"
+            print(Lines(f"routilux: {error}{hint}"), file=sys.stderr)
+            return 1
+        except BrokenPipeError:
+            raise  # nobody reads what is printed
+        except (RoutiluxError, Refused, OSError) as error:
+            print(Lines(f"routilux: {error}"), file=sys.stderr)
+            return 1
+        return code
+
+    return run
+
+
+def _validate(options: argparse.Namespace) -> int:
+    document, types = serialization.read_file(options.flow), [_imported(each) for each in options.types]
+    file = printable(options.flow)
+    if _is_job(document):
+        job = JobState.deserialize(document, types=types)
+        print(f"{file}: job {job.job_id!r} ({job.status}) of flow {job.flow_id!r} can be loaded")
+        return 0
+    flow = Flow()
+    flow.deserialize(document, types=types)
+    routines, connections = len(flow.routines), len(flow.connections)
+    print(f"{file}: flow {flow.flow_id!r} with {routines} routines and {connections} connections can be loaded")
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    flow = _find(options.flow, options.types)
+    if not options.mermaid:
+        workers = "its own number of" if flow.max_workers is None else flow.max_workers
+        print(f"flow {flow.flow_id!r}, strategy {flow.execution_strategy!r} with {workers} workers\n")
+        print(_table(flow), end="\n\n")
+    print(flow.to_mermaid())
+    return 0
+
+
+def _table(flow: Flow) -> str:
+    """Return a line for each routine, and one for each connection; what a terminal would obey is spelled out."""
+    rows = [("routine", "type", "slots", "events", "strategy")]
+    rows += [
+        (
+            name,
+            type(routine).__name__,
+            ", ".join(routine._routilux.slots) or "-",
+            ", ".join(routine._routilux.events) or "-",
+            flow._named.get(name, "-"),
+        )
+        for name, routine in flow.routines.items()
+    ]
+    table = [[*map(printable, row)] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    lines.append("")
+    for each in flow.connections:
+        renamed = ", ".join(f"{old} as {new}" for old, new in each.param_mapping)
+        wire = f"{each.source}.{each.event} -> {each.target}.{each.slot}{renamed and f'  ({renamed})'}"
+        lines.append(printable(wire))
+    return "\n".join(lines).rstrip()
+
+
+class _Formatter(logging.Formatter):
+    """Spells out what a terminal would obey; an error may quote what a file holds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return Lines(super().format(record))
+
+
+class _OneLine(_Formatter):
+    """Leaves tracebacks out."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the name that logging calls
+        return ""
+
+
+def _log(with_traceback: bool) -> None:
+    """Let the engine's log, which tells each failure, go to stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter() if with_traceback else _OneLine())
+    logging.getLogger("routilux_core").addHandler(handler)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < math.inf:
+        raise ValueError
+    return seconds
+
+
+_seconds.__name__ = "seconds"  # as a message of argparse calls it
+
+
+def _run(options: argparse.Namespace) -> int:
+    _log(options.traceback)
+    params = dict(map(_param, options.param))
+    with _find(options.flow, options.types) as flow:
+        if options.strategy or options.max_workers is not None:
+            flow.set_execution_strategy(options.strategy or flow.execution_strategy, options.max_workers)
+        entry, slot = _entry(flow, options.entry)
+        job = flow.execute(entry, params, slot=slot)
+        in_time = job.wait(options.timeout)
+        if not in_time:
+            print(f"routilux: not done after {options.timeout:g} s, so the job was cancelled", file=sys.stderr)
+            job.cancel()
+            job.wait()
+    try:
+        readable = (sys.stdout.encoding or "").lower() in ("utf-8", "utf8")
+        print(_safe(json.dumps(_facts(job), indent=2, ensure_ascii=not readable)))
+    except SerializationError as error:
+        raise Refused(f"the job is {job.status}, but what came of it can't be printed as JSON: {error}") from error
+    return 0 if in_time and job.status == "completed" else 1
+
+
+def _safe(text: str) -> str:
+    """Return JSON in which what a terminal would obey is written as JSON has it, by number."""
+    return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
+
+
+def _param(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise Refused(f"--param takes NAME=VALUE, not {text!r}")
+    try:
+        return name, json.loads(value)
+    except (ValueError, RecursionError):
+        return name, value
+
+
+def _entry(flow: Flow, entry: str) -> tuple[str, str | None]:
+    """Return routine and slot: a routine whose id has a dot in it goes before."""
+    routine_id, dot, slot = entry.rpartition(".")
+    return (entry, None) if entry in flow.routines or not dot else (routine_id, slot)
+
+
+def _facts(job: JobState) -> dict[str, Any]:
+    record = job.serialize()
+    return {key: record[key] for key in ("job_id", "status", "ledger", "routine_states", "outputs")}
+
+
+def _find(what: str, modules: list[str]) -> Flow:
+    """Return the flow of a file, or the one that a module holds or makes under a name."""
+    module, colon, name = what.partition(":")
+    if os.path.exists(what) or not colon:
+        return _load(what, modules)
+    found: Any = _imported(module)
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise Refused(
+                f"{what!r}: there is no {part!r}; give module:name of a Flow, or of a function that returns one"
+            )
+        found = getattr(found, part)
+    if callable(found) and not isinstance(found, type):
+        try:
+            found = found()
+        except Exception as error:
+            raise Refused(printable(f"{what}() raised {type(error).__name__}: {error}")) from error
+    if not isinstance(found, Flow):
+        raise Refused(f"{what!r} is {found!r}: it has to be a Flow, or a function that returns one")
+    return found
+
+
+def _load(path: str, modules: list[str]) -> Flow:
+    try:
+        document = serialization.read_file(path)
+    except FileNotFoundError as error:
+        raise Refused(f"there is no file {path!r}; a flow of a module is given as module:name") from error
+    if _is_job(document):
+        what = "is the record of a job: read it with JobState.load(); this takes what flow.save() wrote"
+        raise Refused(f"{printable(path)} {what}")
+    flow = Flow()
+    flow.deserialize(document, types=[_imported(each) for each in modules])
+    return flow
+
+
+def _is_job(document: Any) -> bool:
+    return isinstance(document, dict) and document.get("format") == JOB
+
+
+def _imported(name: str) -> Any:
+    """Import what the user names on the command line; the current folder is looked at first, as `python -m` does."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise Refused(printable(f"module {name!r} can't be imported: {type(error).__name__}: {error}")) from error

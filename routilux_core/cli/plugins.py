@@ -1,0 +1,117 @@
+"""The commands about what is installed: `routilux strategies` and `routilux plugins`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from attrs import asdict
+
+from routilux_core._registry import strategies as strategies_module
+from routilux_core._registry.entry_points import Declared, declared
+from routilux_core._registry.plugins import PluginSet, scan
+from routilux_core._text.printable import printable
+from routilux_core.errors import StrategyError
+from routilux_core.strategy import CONTRACT, Capabilities
+
+Entry = dict[str, Any]
+
+
+def add_commands(subparsers: Any) -> None:
+    """Add the commands of this module."""
+    for name, function, text in (
+        ("strategies", strategies, "list the execution strategies that are installed, and whether they work"),
+        ("plugins", plugins, "list the plugins for error handling and tracking that are installed"),
+    ):
+        command = subparsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        command.add_argument("--json", action="store_true", help="print one JSON list, and nothing else")
+        command.set_defaults(run=function)
+
+
+def strategies(options: argparse.Namespace) -> int:
+    """Print what is installed as an execution strategy."""
+    return _print(_quietly(_list_strategies), "capabilities", options.json)
+
+
+def plugins(options: argparse.Namespace) -> int:
+    """Print what is installed as a plugin."""
+    return _print(_quietly(_list_plugins), "hooks", options.json)
+
+
+def _quietly(listing: Callable[[], list[Entry]]) -> list[Entry]:
+    """Return a list for which code of others is imported; what that prints goes to standard error."""
+    with contextlib.redirect_stdout(sys.stderr):
+        return listing()
+
+
+def _list_strategies() -> list[Entry]:
+    version = importlib.metadata.version("routilux-core")
+    found = [
+        _strategy(Declared(name=name, target=target, distribution="routilux-core", version=version))
+        for name, target in strategies_module.BUNDLED.items()
+    ]
+    for _, claimed in sorted(strategies_module.claims().items()):
+        if len(claimed) == 1:
+            found.append(_strategy(claimed[0]))
+        for each in claimed if len(claimed) > 1 else ():
+            others = ", ".join(str(other) for other in claimed if other is not each)
+            found.append(_entry(each, "clash", f"{others} claims the name, too", {}))
+    for each in declared(strategies_module.GROUP):
+        if each.name in strategies_module.BUNDLED and each.distribution != "routilux-core":
+            found.append(_entry(each, "clash", "the name is reserved for the bundled strategy", {}))
+    return found
+
+
+def _strategy(each: Declared) -> Entry:
+    try:
+        cls = strategies_module.load_class(each.name, each.target)
+    except strategies_module.OtherContractError as error:
+        return _entry(each, "other contract", str(error), {})
+    except StrategyError as error:
+        return _entry(each, "broken", str(error), {})
+    return _entry(each, "ok", "", asdict(cls.capabilities) | {"contract": CONTRACT})
+
+
+def _entry(each: Declared, state: str, why: str, capabilities: Entry) -> Entry:
+    return each._asdict() | {"state": state, "why": why, "capabilities": capabilities}
+
+
+def _list_plugins() -> list[Entry]:
+    found = PluginSet()
+    scan(found, quiet=True)
+    return [
+        each.declared._asdict() | {"state": each.state, "why": each.why, "hooks": list(each.hooks)}
+        for each in found.candidates
+    ]
+
+
+def _print(entries: list[Entry], last: str, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(entries, indent=2))
+        return 0
+    rows = [("name", "distribution", "state", last)]
+    for each in entries:
+        facts = each["why"] if each["state"] != "ok" else ", ".join(_words(each[last]))
+        named, state = f"{each['distribution']} {each['version']}", each["state"]
+        rows.append((printable(each["name"]), printable(named), state, printable(facts)))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        line = "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=False))
+        print(f"{line}  {row[3]}".rstrip())
+    if len(rows) == 1:
+        print("(none)")
+    return 0
+
+
+def _words(facts: Any) -> list[str]:
+    """Return hooks as they are, and of capabilities those that there are, and the numbers that a strategy chose."""
+    if not isinstance(facts, dict):
+        return list(facts)
+    usual = asdict(Capabilities(shares_memory=True))
+    numbers = [f"{name} {n}" for name, n in facts.items() if not isinstance(n, bool) and n != usual.get(name)]
+    return [name for name, value in facts.items() if value is True] + numbers
