@@ -391,15 +391,18 @@ def _call_in_copy(context: Context, call: Callable[[Payload], Any], payload: Pay
 def _end_fork(error: BaseException | None) -> NoReturn:
     """End a process that a handler has forked, when its call is over there: the reply is its parent's to give."""
     code = 0
-    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
-        code = error.code or 0
-    elif error is not None:
-        traceback.print_exception(error)
-        code = 1
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-    os._exit(code & 0xFF)
+    try:
+        if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+            code = error.code or 0
+        elif error is not None:
+            code = 1
+            with contextlib.suppress(Exception):  # it may have closed its streams
+                traceback.print_exception(error)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+    finally:  # whatever the text of the exception, or a stream, raises: nobody waits for this process to go on
+        os._exit(code & 0xFF)
 
 
 def pack(payload: Payload, whole: str) -> bytes:

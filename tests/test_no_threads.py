@@ -9,11 +9,16 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from routilux_core import ErrorHandler, Flow, JobState, Routine, StrategyError, event, slot
+sys.path.insert(0, str(Path(__file__).parent / "process"))  # also for the workers
+
+from flaky_routines import Flaky, numbers
+
+from routilux_core import ErrorHandler, Flow, JobState, Routine, StrategyError, slot
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux" or sys.maxsize < 1 << 32, reason="the size of a stack")
 
@@ -32,33 +37,6 @@ def no_more_threads() -> Iterator[None]:
         threading.stack_size(before)
 
 
-class Flaky(Routine, stateless=True):
-    """Fails at the first call for each number."""
-
-    done = event("n")
-
-    @slot
-    def input(self, n: int, seen: str = "") -> None:
-        if not _came_before(n, seen):
-            raise ConnectionError(n)
-        self.emit("done", n=n)
-
-
-_numbers: set[int] = set()
-
-
-def _came_before(n: int, folder: str) -> bool:
-    if not folder:
-        before = n in _numbers
-        _numbers.add(n)
-        return before
-    try:  # in a worker process
-        with open(f"{folder}/{n}", "x"):
-            return False
-    except FileExistsError:
-        return True
-
-
 class Late(Routine, stateless=True, timeout=0.2):
     @slot
     def input(self, gate: threading.Event) -> None:
@@ -67,7 +45,7 @@ class Late(Routine, stateless=True, timeout=0.2):
 
 @pytest.fixture(autouse=True)
 def nothing_seen() -> None:
-    _numbers.clear()
+    numbers.clear()
 
 
 def retrying(make_flow: MakeFlow, **settings: Any) -> Flow:

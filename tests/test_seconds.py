@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from routilux_core import Capabilities, ConfigurationError, Flow, JobState, Routine, event, slot
+sys.path.insert(0, str(Path(__file__).parent / "process"))  # also for the workers
+
+from patient_routines import MONTH, Patient, Plain
+
+from routilux_core import Capabilities, ConfigurationError, Flow, JobState, Routine
 from routilux_core.seconds import FOREVER, LONGEST, check_patience, check_seconds, stretch
 from routilux_core_plugins.process import ProcessStrategy
 
-MONTH = 30 * 24 * 3600.0  # more than epoll takes
 MANY = [MONTH, 3e6, 1e10, 1e300, 10**400, math.inf]
 NONE_AT_ALL = [math.nan, "5", True, [1]]
 
 MakeFlow = Callable[..., Flow]
-
-
-class Patient(Routine, stateless=True, timeout=MONTH):
-    done = event("n")
-
-    @slot
-    def input(self, n: int) -> None:
-        self.emit("done", n=n)
-
-
-class Plain(Routine, stateless=True):
-    @slot
-    def input(self, n: int) -> None: ...
 
 
 def ran(flow: Flow, routine: Routine) -> JobState:

@@ -59,7 +59,13 @@ def guarded(body: str) -> str:
 
 
 def start(*command: str | Path, **settings: object) -> subprocess.Popen[str]:
-    """Start a program in a session of its own, so that all of its processes can be found."""
+    """Start a program in a session of its own, so that all of its processes can be found.
+
+    One that lies in a folder of its own finds what lies beside it, as a user's does; any other must not find this
+    checkout in the place of what is installed.
+    """
+    if any(isinstance(each, Path) for each in command) or "cwd" in settings:
+        settings.setdefault("env", {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"})
     return subprocess.Popen(
         [str(settings.pop("python", sys.executable)), *map(str, command)],
         stdin=settings.pop("stdin", subprocess.DEVNULL),  # type: ignore[call-overload]

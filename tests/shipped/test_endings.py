@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import pytest
 from attrs import field, frozen
+from shipped_endings import Becomes, Logs, Makes
 
 from routilux_core import (
     Capabilities,
@@ -325,36 +325,6 @@ def test_a_pool_that_raises_in_submit_fails_the_call(make_flow: MakeFlow) -> Non
 # -- code of others, where a reply is read
 
 
-class ExitsAtHome:
-    """Ends whoever unpickles it a second time: here, where it comes home."""
-
-    def __init__(self) -> None:
-        self.home = threading.get_ident()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        raise SystemExit(3)
-
-
-class Makes(Routine, stateless=True):
-    out = event("value")
-
-    @slot
-    def n(self, n: int) -> None:
-        self.emit("out", value=ExitsAtHome() if n else n)
-
-
-class Becomes(Routine):
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if state.get("grown"):
-            raise SystemExit(3)
-        vars(self).update(state)
-
-    @slot
-    def n(self, n: int) -> None:
-        if n:
-            self.grown = True
-
-
 @pytest.mark.parametrize("routine", [Makes, Becomes])
 def test_an_exit_where_a_reply_is_read_fails_the_call(
     make_flow: MakeFlow, shipped: dict[str, Any], routine: type[Routine]
@@ -366,12 +336,6 @@ def test_an_exit_where_a_reply_is_read_fails_the_call(
     assert [type(each.exception).__name__ for each in job.errors] == ["ShippingError"]
     assert "SystemExit(3)" in str(job.errors[0].exception)
     assert finished(flow.execute("target", {"n": 0})).errors == []
-
-
-class Logs(Routine, stateless=True):
-    @slot
-    def n(self, n: int) -> None:
-        logging.getLogger("shipped.ends").warning("number %d of %d", n, os.getpid())
 
 
 def test_a_log_handler_that_exits_costs_its_line(make_flow: MakeFlow) -> None:

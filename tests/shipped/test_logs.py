@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from shipped_endings import LogsMany
 
-from routilux_core import Flow, JobState, Routine, slot
+from routilux_core import Flow, JobState
 from routilux_core._remote.logs import MOST, Relay, environment
 from routilux_core_plugins.process import ProcessStrategy
 
@@ -102,13 +103,6 @@ def test_handlers_of_an_imported_module_handle_each_record_once_and_those_of_a_c
             logging.getLogger(name).removeHandler(each)
             each.close()
     del sys.modules["module_that_logs"]
-
-
-class LogsMany(Routine, stateless=True):
-    @slot
-    def n(self, n: int) -> None:
-        for number in range(n):
-            logging.getLogger("shipped.many").warning("line %d", number)
 
 
 def test_what_is_dropped_is_told(make_flow: MakeFlow, caplog: pytest.LogCaptureFixture) -> None:
