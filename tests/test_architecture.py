@@ -26,7 +26,7 @@ LAYERS = (
     "_text.printable",
     "errors",
     "seconds",
-    "_remote.imports",
+    "_routines.imports",
     "_text.log",
     "hookspecs",
     "strategy",

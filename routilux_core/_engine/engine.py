@@ -122,7 +122,7 @@ class Dispatcher:
         for run in self.runs:
             run.nudge()
 
-    # -- interruptions: see `_mending` and `_visits`
+    # -- interruptions: see `mending` and `visits`
 
     def recover(self) -> None:
         """Free the lock if an exception hit this thread between `acquire` and the `try` behind it."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from routilux_core._engine.choosing import allowed, as_waiting
 from routilux_core._engine.engine import as_exception, logger
 from routilux_core._engine.scheduler import WorkQueue
-from routilux_core._remote.imports import ADVICE, incomplete
+from routilux_core._routines.imports import ADVICE, incomplete
 from routilux_core.errors import StrategyError
 from routilux_core.seconds import stretch
 from routilux_core.strategy import Waiting, WorkerPool

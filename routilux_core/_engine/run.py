@@ -203,11 +203,11 @@ class Run(Books):
         if lone is not None:
             queue = lone.node.queue
             numbers = self.numbers
+            self.last, self.placed = self.last + count, self.placed + count  # before others see them
             queue.post_all(
                 zip(itertools.repeat(lone), payloads, itertools.repeat(self), numbers, causes, itertools.repeat(now)),
                 lone.node,
             )  # payloads end first
-            self.last, self.placed = self.last + count, self.placed + count
             queue.call()
         elif not outlet.outputs:
             self.unconnected += count

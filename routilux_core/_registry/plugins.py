@@ -114,7 +114,7 @@ class PluginSet:
         self.listening = {name: listeners for name, listeners in found.items() if listeners}
 
 
-# -- one function for each hook that returns something (`_listeners` has those that only tell)
+# -- one function for each hook that returns something (`_tracking.listeners` has those that only tell)
 
 
 def make_strategy(plugins: PluginSet, request: StrategyRequest) -> ExecutionStrategy:

@@ -10,11 +10,11 @@ from typing import Any
 from routilux_core._engine.engine import logger
 from routilux_core._engine.plan import Inlet, Node
 from routilux_core._remote.cache import process
-from routilux_core._remote.imports import ADVICE, is_incomplete
 from routilux_core._remote.logs import environment
 from routilux_core._remote.pickling import PROTOCOL, WITH_VALUES, dumps_plain, is_plain
 from routilux_core._remote.reporter import Data
 from routilux_core._remote.routines import definition_of, pickle_state
+from routilux_core._routines.imports import ADVICE, is_incomplete
 from routilux_core._routines.signature import Payload
 from routilux_core.errors import ShippingError
 from routilux_core.worker import Body, Calls, Named, pack

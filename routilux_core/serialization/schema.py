@@ -23,7 +23,7 @@ from routilux_core.serialization.problems import MOST, ROOT, Name, Path, Problem
 from routilux_core.serialization.type_lookup import is_writable, shown
 
 R = TypeVar("R")
-Value = NewType("Value", object)  # JSON that stands for any value: `_values` reads it, by the class that it is for
+Value = NewType("Value", object)  # JSON that stands for any value: `values` reads it, by the class that it is for
 Number = NewType("Number", float)  # an int stays an int
 
 
