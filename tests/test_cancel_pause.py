@@ -140,6 +140,55 @@ def test_a_handler_may_cancel_its_own_job(make_flow: MakeFlow, strategy: dict[st
     assert 2 not in collect.seen
 
 
+class Merges(Routine):
+    """Merges by a function that waits for the test; what it emits is held until the call has succeeded."""
+
+    passed = event("n")
+    calls: int = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.merging, self.release = threading.Event(), threading.Event()
+        self.define_slot("n", self.handle, merge_strategy=self.merge)
+
+    def merge(self, old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+        self.merging.set()
+        assert self.release.wait(SECONDS)
+        return {**old, **new}
+
+    def handle(self, n: int) -> None:
+        self.calls += 1
+
+
+def test_cancel_does_not_wait_for_a_worker_that_has_not_committed_to_its_call(make_flow: MakeFlow) -> None:
+    flow, merges = make_flow(execution_strategy="concurrent", max_workers=1), Merges()
+    build(flow, merges)
+    job = flow.execute("source", {"count": 1})
+    assert merges.merging.wait(SECONDS)
+    job.cancel()
+    assert not job.wait(0)
+    merges.release.set()
+    assert job.wait(SECONDS)
+    assert (job.status, merges.calls, job.ledger.completed, job.ledger.discarded) == ("cancelled", 0, 1, 1)
+
+
+def test_a_call_that_was_dropped_before_it_began_holds_nothing_back_of_the_next_job(make_flow: MakeFlow) -> None:
+    flow, merges, fan = make_flow(execution_strategy="concurrent", max_workers=1), Merges(), Source()
+    collect = build(flow, merges)
+    merges.set_error_handler(ErrorHandler("retry"))
+    flow.add_routine(fan, "fan")
+    flow.connect("fan", "item", "collect", "n")
+    flow.add_routine(other := Collect(), "other")
+    flow.connect("fan", "item", "other", "n")
+    dropped = flow.execute("source", {"count": 1})
+    assert merges.merging.wait(SECONDS)
+    job = Context().run(flow.execute, "fan", {"count": 2})  # plain calls, of the same worker
+    dropped.cancel()
+    merges.release.set()
+    assert job.wait(SECONDS)
+    assert (job.status, collect.seen, other.seen) == ("completed", [0, 1], [0, 1])
+
+
 def test_cancel_discards_and_counts_what_is_queued(make_flow: MakeFlow) -> None:
     flow, gate = make_flow(execution_strategy="concurrent", max_workers=2), Gate()
     collect = build(flow, gate)

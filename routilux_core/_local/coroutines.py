@@ -129,6 +129,10 @@ class Call(Interleaved):
         context = Context() if run.context is None else run.context.copy()
         context.run(CURRENT.set, self)
         payload = context.run(self._prepare, inlet, payload, run, number)
+        if run.stopped:  # behind this look the worker has committed to the call
+            self.outcome = DISCARDED
+            return
+        self.held = [] if node.holds else None
         began = perf_counter()
         if node.timeout is not None:
             self.due = began + node.timeout

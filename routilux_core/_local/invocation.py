@@ -49,8 +49,9 @@ class Caller(Emitter):
             return DISCARDED
         node = inlet.node
         payload = self._prepare(inlet, payload, run, number)
-        if run.stopped:
+        if run.stopped:  # it may have taken its time; behind this look the worker has committed to the call
             return DISCARDED
+        self.held = [] if node.holds else None
         deadline = self._deadline(node)
         began = perf_counter()
         if deadline is None and node.timeout is not None:
@@ -85,7 +86,6 @@ class Caller(Emitter):
             payload = inlet.collect(payload[GATHERED])
         elif inlet.merge is not None:
             payload = merged(inlet, payload, run, number, node.holds)
-        self.held = [] if node.holds else None
         listeners = run.listeners
         if listeners is not None and listeners.details:
             listeners.activation_started(inlet, number, run.attempts.get(number, 1), self.item, payload)
@@ -154,7 +154,7 @@ class Caller(Emitter):
         """Be done with a late call. Lock."""
         assert self.late is not None
         self.late.come_back()
-        self.item = self.late = None
+        self.item = self.late = self.held = None
         self.hub.calls.append(Spare(self, -1))
 
     def _root(self) -> Emitter:

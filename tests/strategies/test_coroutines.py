@@ -712,6 +712,30 @@ def test_cancel_lets_running_coroutines_end_and_discards_what_they_emit(make_flo
     assert (job.status, job.ledger.completed, job.ledger.discarded, len(keep.seen)) == ("cancelled", 4, 10, 0)
 
 
+def test_cancel_discards_what_a_worker_has_not_committed_to(make_flow: MakeFlow) -> None:
+    merging, release = threading.Event(), threading.Event()
+    called: list[int] = []
+
+    def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+        merging.set()
+        assert release.wait(SECONDS)
+        return new
+
+    class Merges(Routine):
+        @slot(merge_strategy=merge)
+        async def n(self, n: int) -> None:
+            called.append(n)
+
+    flow = loop_flow(make_flow, 1)
+    flow.add_routine(Merges(), "merges")
+    job = flow.execute("merges", {"n": 1})
+    assert merging.wait(SECONDS)
+    job.cancel()
+    release.set()
+    assert job.wait(SECONDS)
+    assert (job.status, job.ledger.discarded, called) == ("cancelled", 1, [])
+
+
 def test_a_handler_over_its_time_is_ended_where_the_strategy_can(make_flow: MakeFlow) -> None:
     ended: list[str] = []
 
