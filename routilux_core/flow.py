@@ -356,7 +356,8 @@ class Flow:
     def cancel(self, kill: bool = False) -> None:
         """Cancel every running job: what is queued is discarded and counted, what runs ends.
 
-        With `kill` it is ended at once, where the strategy can end its workers.
+        When this has returned, no worker commits to another call of theirs (see `JobState.cancel`). With `kill` what
+        runs is ended at once, where the strategy can end its workers.
         """
         for run in self._running():
             run.cancel(kill)

@@ -134,8 +134,9 @@ class JobState:
     def cancel(self, kill: bool = False) -> None:
         """Discard what is queued or waits for a retry, and count it; what runs ends.
 
-        No handler begins after this has returned; one that a worker had begun goes on. With `kill` workers
-        that run calls of this job are ended at once, where the strategy can do that: those calls fail as lost.
+        When this has returned, no worker commits to another call of this job. A call that a worker had committed to
+        goes on, even if its handler is only about to begin: at most one for each worker. With `kill` workers that run
+        calls of this job are ended at once, where the strategy can do that: those calls fail as lost.
         """
         self._controls.cancel(kill)
 

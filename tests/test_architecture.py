@@ -73,8 +73,6 @@ LAYERS = (
     "_engine.engine",
     "_engine.forks",
     "_engine.pools",
-    "_local.stacks",
-    "_local.begun",
     "_engine.completion",
     "_engine.ledger",
     "_engine.run",

@@ -14,7 +14,6 @@ from routilux_core._engine.completion import Completion
 from routilux_core._engine.ledger import GATHERED, Books
 from routilux_core._engine.plan import Inlet, Item, Node, Outlet, rename
 from routilux_core._engine.visits import Visit
-from routilux_core._local.begun import wait_until_begun
 from routilux_core._routines.frame import CURRENT, Frame, check_outside
 from routilux_core._routines.signature import Payload
 from routilux_core._tracking.history import DISCARDED, FAILED, RETRIED, SKIPPED
@@ -346,11 +345,15 @@ class Run(Books):
     # -- stop, pause (lock)
 
     def stop(self, status: str) -> None:
-        """Discard everything that has not started, and count it; what runs ends. Lock."""
+        """Discard everything that has not started, and count it; what runs ends. Lock.
+
+        From here on no worker commits to an activation of this job: each looks at `plain` or `stopped` with the item in
+        hand, and the handler is what it calls next. One that looked just before goes on, and nobody waits for it.
+        """
         if self.stopped or self.ended:
             return
         self.stopped, self.halted, self.final = True, False, status
-        self._look_again()  # a worker that is about to call a handler looks twice
+        self._look_again()
         self._discard_all()
 
     def _discard_all(self) -> None:
@@ -524,12 +527,9 @@ class Run(Books):
                 self.paused = False
                 self.stop("cancelled")
                 self.quiet()
-                hands = self.hub.hands()
             for queue in self.hub.queues:
                 queue.revoke(self)
                 if kill:
                     queue.kill(self)
             self.finish()
             self.hub.answer()
-            if hands:
-                wait_until_begun(hands, self)

@@ -6,12 +6,13 @@ dropped and counted, and a routine with state keeps its permit until the call ha
 
 from __future__ import annotations
 
+import sys
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from routilux_core._engine.failures import OUTCOMES, carry_out, decide
 from routilux_core._engine.plan import Item, Node
-from routilux_core._local.stacks import stack_of
+from routilux_core._routines.frame import has_gil
 from routilux_core._tracking.history import FAILED
 from routilux_core.errors import ActivationTimeout
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from routilux_core._engine.run import Run
     from routilux_core._local.invocation import Caller
 
+FRAMES_ARE_SAFE = sys.version_info >= (3, 12)  # CPython 3.11 may switch threads while it makes or clears a frame
 SHORTEST = 0.001  # seconds until a call is looked at again that has lent its time to others
 
 
@@ -88,3 +90,39 @@ class Deadline:
         self._worker.step_in()
         if not self._item[2].keep_for_retry(self._item):
             self._node.queue.release(self._node)
+
+
+def stack_of(thread: int) -> str:
+    """Return where another thread is, as a traceback shows it; nothing where that can't be told.
+
+    Without the GIL, a thread that runs changes its frames while they are looked at.
+    """
+    try:
+        return _stack_of(thread) if has_gil() else ""
+    except Exception:  # the lines come from loaders, which may be anybody's
+        return ""
+
+
+def _stack_of(thread: int) -> str:
+    import traceback
+
+    if FRAMES_ARE_SAFE:
+        frame = sys._current_frames().get(thread)
+        return "" if frame is None else "".join(traceback.format_stack(frame))
+    oldest_first = [(file, line, function, None) for file, line, function in reversed(_places_of(thread))]
+    return "".join(traceback.StackSummary.from_list(oldest_first).format())
+
+
+def _places_of(thread: int) -> list[tuple[str, int, str]]:
+    """Return the lines that a thread is at, the newest first, by a report that makes no objects of its frames."""
+    import faulthandler
+    import re
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        report = file.read().decode(errors="replace")
+    part = re.search(rf"^(?:Thread|Current thread) 0x0*{thread:x} .*\n((?:  File .*\n)*)", report, re.MULTILINE)
+    places = re.findall(r'^  File "(.*)", line (\d+|\?\?\?) in (.*)$', part[1] if part else "", re.MULTILINE)
+    return [(file, int(line) if line.isdigit() else 0, function) for file, line, function in places]

@@ -136,7 +136,7 @@ class Worker(Caller):
         node, before = inlet.node, self.emitted
         self.routine, self.permit, self.outcome = node.routine, True, COMPLETED
         try:
-            if inlet.plain and run.plain:
+            if inlet.plain and run.plain:  # the commit to a plain call; `_call` has that of any other
                 returned = inlet.call(payload)
                 if returned is not None:
                     check_returned(returned, node.routine_id, inlet.name)
@@ -187,6 +187,7 @@ class Worker(Caller):
                 if inlet is not known:
                     node, self.routine, key, handler, slot = inlet.short_way
                     known = inlet if owns or node.free else None
+                # The last look at the job: behind it, this worker has committed to the call.
                 if whose is not run or not run.plain or not inlet.plain or known is None:
                     source.appendleft(item)
                     self.item = None

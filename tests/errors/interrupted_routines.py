@@ -1,19 +1,20 @@
 """Routines that count their calls in a file, and do or say something at certain calls. Workers import this module.
 
-The first thing that each handler does is to append to a list, which nothing can interrupt: what `cancel` has promised
-is judged by that where memory is shared. The file has all calls of all processes, a line of WIDTH bytes for each.
+The first thing that each handler does is to append its thread to a list: what `cancel` has promised is judged by that
+where memory is shared. The file has all calls of all processes, a line of WIDTH bytes for each.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any
 
 from routilux_core import Routine, event, slot
 
 WIDTH = 16
-ENTERED: list[int] = []
+ENTERED: list[int] = []  # the thread of each call in this process
 INSIDE: dict[tuple[str, int], Callable[[], object]] = {}  # folder and call -> what is done in it, in this process
 
 
@@ -49,7 +50,7 @@ class Source(Routine, stateless=True):
     item = event("n", "folder", "moments")
 
     def __call__(self, count: int, folder: str, moments: Any) -> None:
-        ENTERED.append(0)
+        ENTERED.append(get_ident())
         enter(folder, moments)
         for n in range(count):
             self.emit("item", n=n, folder=folder, moments=moments)
@@ -62,7 +63,7 @@ class Work(Routine, stateless=True):
 
     @slot
     def item(self, n: int, folder: str, moments: Any) -> None:
-        ENTERED.append(1)
+        ENTERED.append(get_ident())
         enter(folder, moments)
         if n % 50 == 7:
             raise ConnectionError(n)
@@ -74,6 +75,6 @@ class Keep(Routine):
 
     @slot
     def item(self, n: int, folder: str, moments: Any) -> None:
-        ENTERED.append(2)
+        ENTERED.append(get_ident())
         enter(folder, moments)
         self.seen += 1

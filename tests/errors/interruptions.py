@@ -6,6 +6,7 @@ import itertools
 import os
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -26,7 +27,7 @@ HANDLERS = {routines.Source.__call__.__code__, routines.Work.item.__code__, rout
 
 
 class LateStart(AssertionError):
-    """Handlers were entered after `cancel()` had returned."""
+    """More handlers were entered after `cancel()` had returned than workers can have committed to."""
 
 
 @frozen
@@ -163,11 +164,15 @@ class Trial:
             assert counts == ("completed", failing, failing, 1 + 2 * (self.count - failing), 0), (
                 f"{self.label}: {ledger}"
             )
-        if self.cancelled_at:
+        if self.cancelled_at and self.is_late(self.cancelled_at[0]):
             late = self.entered() - self.cancelled_at[0]
-            allowed = 0 if self.shared else self.flow.max_workers  # each may have read the cancel word just before
-            if late > allowed:
-                raise LateStart(f"{self.label}: {late} handlers were entered after cancel() had returned")
+            raise LateStart(f"{self.label}: {late} handlers were entered after cancel() had returned")
+
+    def is_late(self, entered: int) -> bool:
+        """Return whether a worker has entered more, since so many were entered, than what it had committed to then."""
+        if self.shared:
+            return max(Counter(routines.ENTERED[entered:]).values(), default=0) > 1
+        return self.lines() - entered > self.flow.max_workers
 
 
 @contextmanager

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from routilux_core._engine import run as run_module
+from routilux_core._engine.run import Run
 from routilux_core_plugins.process import handle
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="named pipes")
@@ -51,10 +52,11 @@ def test_200_interrupted_jobs_of_1000_events_count_everything(
 
 
 @pytest.mark.stress
-def test_the_check_finds_a_cancel_that_does_not_wait_for_calls_about_to_begin(
+def test_the_check_finds_a_cancel_that_returns_before_workers_can_see_it(
     interruptions: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "wait_until_begun", lambda hands, run: None)
+    abort = Run.abort
+    monkeypatch.setattr(Run, "abort", lambda *run_and_kill: threading.Timer(0.005, abort, run_and_kill).start())
     with pytest.raises(interruptions.LateStart):
         interruptions.interrupt("concurrent", range(LONG), FEW, tmp_path, interruptions.Trial.check)
 

@@ -58,8 +58,6 @@ class World:
         self.alarms: dict[int, threading.Event] = {}  # set when so many handlers have been entered
         self.inside: dict[int, Any] = {}  # called inside the handler that is entered as number so-and-so
         self.closed: dict[int, Counter[int]] = {}  # job -> handlers entered since it was closed, by thread
-        self.begun: list[dict[str, Any]] = []  # what handlers were given, as the very first thing that they do
-        self.before: dict[int, int] = {}  # job -> how many, of all jobs, had begun when it was closed
         self.wires: dict[tuple[int, int, int, int, bool], int] = {}
         for number, wire in enumerate(plan.wires):
             self.wires[wire.source, wire.event, wire.target, wire.slot, wire.renames] = number
@@ -75,14 +73,7 @@ class World:
         """Count from now on which threads still enter handlers of these jobs."""
         with self.lock:
             for job in jobs:
-                if job not in self.closed:
-                    self.closed[job], self.before[job] = Counter(), len(self.begun)
-
-    def begun_late(self) -> int:
-        """Return how many handlers have begun after their job was closed. `closed` counts those on their way, too."""
-        with self.lock:
-            jobs = [[each] if isinstance(each, int) else each for each in (data["job"] for data in self.begun)]
-            return sum(jobs[at][-1] == job for job in self.closed for at in range(self.before[job], len(jobs)))
+                self.closed.setdefault(job, Counter())
 
     def enter(self, job: int, node: Node) -> int:
         """Count a handler in; return its number."""
@@ -201,11 +192,9 @@ class Played:
     probe: Probe
 
     def first(self, **data: Any) -> None:
-        self.probe.world.begun.append(data)
         self.take(0, data)
 
     def second(self, data: dict[str, Any]) -> None:
-        self.probe.world.begun.append(data)
         self.take(1, data)
 
     def take(self, slot: int, data: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ import pytest
 pytestmark = pytest.mark.once
 
 SEEDS = 60
-MODULES = ("draw", "harness", "inside", "model", "plan")
+MODULES = ("draw", "harness", "interrupt", "inside", "model", "plan")
 
 
 @pytest.fixture(scope="module")
@@ -160,15 +160,16 @@ def test_a_handler_that_still_runs_is_noticed(stress: SimpleNamespace) -> None:
     assert list(stress.harness.leftovers(stage)) == ["1 handlers still run"]
 
 
-def test_a_handler_that_begins_behind_a_cancel_is_noticed(stress: SimpleNamespace) -> None:
-    world = finished_stage(stress).world
-    job = next(data["job"] for data in world.begun if isinstance(data["job"], int))
-    world.close([job])
-    assert world.begun_late() == 0
-    world.begun.append({"job": job})
-    world.begun.append({"job": [job]})
-    world.begun.append({"job": -1})
-    assert world.begun_late() == 2
+def test_a_second_handler_that_a_thread_begins_behind_a_cancel_is_noticed(stress: SimpleNamespace) -> None:
+    stage = finished_stage(stress)
+    job, index = next(iter(stage.world.calls))
+    node = stage.world.plan.nodes[index]
+    interrupter = stress.interrupt.Interrupter(stage, [])
+    stage.world.close([job])
+    for allowed in (True, False):  # the one that this thread had committed to, and another
+        stage.world.enter(job, node)
+        stage.world.enter(-1, node)
+        assert (list(stress.interrupt.late_calls(interrupter)) == []) is allowed
 
 
 def finished_stage(stress: SimpleNamespace) -> Any:
