@@ -39,6 +39,7 @@ LAYERS = (
     "_tracking.failures",
     "_engine.tracebacks",
     "_routines.frame",
+    "_context",
     "_engine.visits",
     "ports",
     "_routines.settings",
