@@ -6,6 +6,7 @@ import faulthandler
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -45,9 +46,18 @@ def no_thread_left() -> Iterator[None]:
         if thread not in before and (not thread.daemon or thread.name.startswith("routilux"))
     ]
     for thread in left:
-        thread.join(SECONDS_TO_END)
+        _join(thread)
     names = sorted(thread.name for thread in left if thread.is_alive())
     assert not names, f"threads left behind: {', '.join(names)}; shut the flow down, or use the fixture make_flow"
+
+
+def _join(thread: threading.Thread) -> None:
+    """Wait for the end of a thread. One that is just being started is listed already, and can't be joined yet."""
+    deadline = monotonic() + SECONDS_TO_END
+    while thread.ident is None and thread in threading.enumerate() and monotonic() < deadline:
+        sleep(0.001)
+    if thread.ident is not None:
+        thread.join(SECONDS_TO_END)
 
 
 @pytest.fixture

@@ -390,8 +390,8 @@ def test_what_is_handled_where_a_flow_runs_keeps_its_traceback(make_flow: MakeFl
             chain.append(exception)
             exception = exception.__context__
         handled = error
-    assert chain[-1] is handled
-    assert all(each.__traceback__ is None for each in chain[:-1])
+    # Behind it there may be one that Python itself has left as handled, where a test has raised at each of its steps.
+    assert all(each.__traceback__ is None for each in chain[: chain.index(handled)])
     assert handled.__traceback__ is not None
     assert "raise_plainly" in "".join(traceback.format_exception(handled))
 
