@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Protocol, overload
 
-from routilux_core._engine.plan import Item
+from routilux_core._engine.plan import CAUSE, INLET, JOB, NUMBER, Item
 from routilux_core.strategy import Chooser, Waiting
 
 AT_ONCE = 256  # waiting activations that a choice is made from, at most: with thousands, all of them would be slow
@@ -29,9 +29,9 @@ def take_chosen(lane: Lane, chooser: Chooser, hand: Hand) -> Item | None:
     hand.item = None
     while True:
         found = list(allowed(lane, AT_ONCE))
-        halted = [item for item in found if item[2].halted]
+        halted = [item for item in found if item[JOB].halted]
         for item in halted:
-            item[2].set_aside(item, _remove(lane, item))
+            item[JOB].set_aside(item, _remove(lane, item))
         if not halted:
             break
     if not found:
@@ -41,8 +41,8 @@ def take_chosen(lane: Lane, chooser: Chooser, hand: Hand) -> Item | None:
     if wanted is None:
         return None
     item = hand.item = found[wanted]
-    if not _remove(lane, item) and item[0].node.limited:
-        item[0].node.free -= 1
+    if not _remove(lane, item) and item[INLET].node.limited:
+        item[INLET].node.free -= 1
     return item
 
 
@@ -58,8 +58,8 @@ def allowed(lane: Lane, enough: int) -> Iterator[Item]:
     for looked_at, item in enumerate(lane.ready):
         if found and looked_at >= enough:
             return
-        node = item[0].node
-        origin = (node, item[2], item[4])
+        node = item[INLET].node
+        origin = (node, item[JOB], item[CAUSE])
         if node.free and origin not in behind:
             found = True
             yield item
@@ -109,13 +109,13 @@ def _remove(lane: Lane, item: Item) -> bool:
             if each is item:
                 del items[index]
                 return with_permit
-    raise LookupError(f"activation {item[3]} is not queued")
+    raise LookupError(f"activation {item[NUMBER]} is not queued")
 
 
 def _let_wait(lane: Lane) -> None:
     """Move what finds no permit out of the way, so that nobody asks for workers for it; `release` brings it back."""
     for item in lane.ready:
-        item[0].node.waiting.append(item)
+        item[INLET].node.waiting.append(item)
     lane.ready.clear()
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from routilux_core._engine.aside import Aside
 from routilux_core._engine.mending import put_in_order
-from routilux_core._engine.plan import Inlet, Item, Node
+from routilux_core._engine.plan import JOB, Inlet, Item, Node
 from routilux_core._engine.scheduler import Job, WorkQueue
 from routilux_core._engine.timers import Timers
 from routilux_core._engine.visits import Visit, is_held_here
@@ -266,7 +266,7 @@ class Dispatcher:
         """Return whether anything of a run is queued, in hand or away. Lock."""
         if any(queue.has_of(run) for queue in self.queues):
             return True
-        return any(item[2] is run for node in self.all_nodes() for item in node.waiting.copy())
+        return any(item[JOB] is run for node in self.all_nodes() for item in node.waiting.copy())
 
     def _wait_for(self, done: Done, deadline: float | None) -> bool:
         pools = [queue.pool for queue in self.queues if queue.pool is not None and queue.pool.in_caller]
@@ -315,8 +315,8 @@ def _works_on(pool: WorkerPool, done: Done, seconds: float) -> bool:
 def _sift(waiting: deque[Item], run: Job) -> list[Item]:
     """Take what belongs to a run out of a waiting list, to whose end others may append meanwhile. The lock is held."""
     items = [waiting.popleft() for _ in range(len(waiting))]
-    waiting.extendleft(reversed([item for item in items if item[2] is not run]))
-    return [item for item in items if item[2] is run]
+    waiting.extendleft(reversed([item for item in items if item[JOB] is not run]))
+    return [item for item in items if item[JOB] is run]
 
 
 def logger() -> logging.Logger:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from routilux_core._engine.plan import INLET, JOB
 from routilux_core._text.printable import printable
 from routilux_core._tracking.history import Totals
 
@@ -38,12 +39,12 @@ def _headline(run: Run) -> str:
 def _waiting(run: Run) -> list[str]:
     lines = []
     queued, unasked = (
-        Counter(item[0].node.routine_id for queue in queues for item in queue.queued() if item[2] is run)
+        Counter(item[INLET].node.routine_id for queue in queues for item in queue.queued() if item[JOB] is run)
         for queues in _by_who_works(run)
     )
-    behind = Counter(item[0].node.routine_id for item in _behind(run) if item[2] is run)
-    retries = Counter(item[0].node.routine_id for _, item, _ in run.retrying.values())
-    parked = Counter(item[0].node.routine_id for item in (*run.parked, *run.parked_retries))
+    behind = Counter(item[INLET].node.routine_id for item in _behind(run) if item[JOB] is run)
+    retries = Counter(item[INLET].node.routine_id for _, item, _ in run.retrying.values())
+    parked = Counter(item[INLET].node.routine_id for item in (*run.parked, *run.parked_retries))
     running = run.pending - sum(map(len, (run.retrying, run.parked, run.parked_retries)))
     running -= sum(queued.values()) + sum(unasked.values()) + sum(behind.values())
     for counts, text in (

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from routilux_core._engine.plan import Inlet, Item, Node
+from routilux_core._engine.plan import CAUSE, INLET, NUMBER, POSTED, Inlet, Item, Node
 from routilux_core._engine.visits import is_held_here
 from routilux_core._routines.signature import Payload
 from routilux_core._tracking.failures import Failures
@@ -122,17 +122,19 @@ class Books:
     ) -> None:
         """Note and count activations of one slot that have completed; their permits are not given back. Lock."""
         if self.merged_by:
-            self.merged_by.difference_update(item[3] for item in items)
+            self.merged_by.difference_update(item[NUMBER] for item in items)
         if self.attempts or not self.timed:
             for item, began, end in zip(items, started, ended, strict=True):
                 self.note(item, COMPLETED, worker, began, end)
-                self.attempts.pop(item[3], None)
+                self.attempts.pop(item[NUMBER], None)
             self.over += len(items)
             return
-        flat: list[Any] = [items[0][0].number] * (len(items) * WIDTH)  # filled by columns, which is the quickest way
-        flat[0::WIDTH] = [item[3] for item in items]
-        flat[1::WIDTH] = [item[4] for item in items]
-        flat[3::WIDTH] = [item[5] for item in items]
+        flat: list[Any] = [items[0][INLET].number] * (
+            len(items) * WIDTH
+        )  # filled by columns, which is the quickest way
+        flat[0::WIDTH] = [item[NUMBER] for item in items]
+        flat[1::WIDTH] = [item[CAUSE] for item in items]
+        flat[3::WIDTH] = [item[POSTED] for item in items]
         flat[4::WIDTH], flat[5::WIDTH] = started, ended
         self.add(worker, flat)
 

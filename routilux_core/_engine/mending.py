@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from threading import get_ident
 from typing import Any, Protocol
 
-from routilux_core._engine.plan import Item, Node
+from routilux_core._engine.plan import INLET, JOB, NUMBER, Item, Node
 from routilux_core._engine.scheduler import Job, WorkQueue
 from routilux_core._routines.frame import Frame
 
@@ -67,7 +67,7 @@ def _permits(hub: Hub) -> Counter[Node]:
     """Count the permits that are out."""
     held: Counter[Node] = Counter()
     for queue in hub.queues:
-        held.update(item[0].node for item in queue.first)
+        held.update(item[INLET].node for item in queue.first)
         held.update(queue.permits())
     for run in hub.runs:
         held.update(run.permits())
@@ -85,7 +85,7 @@ def _drop_doubles(hub: Hub) -> None:
 
 
 def _keep_new(items: deque[Item], seen: set[tuple[int, int]]) -> None:
-    found = [(id(item[2]), item[3]) for item in items.copy()]
+    found = [(id(item[JOB]), item[NUMBER]) for item in items.copy()]
     if len(set(found)) == len(found) and seen.isdisjoint(found):
         seen.update(found)
         return
@@ -94,6 +94,6 @@ def _keep_new(items: deque[Item], seen: set[tuple[int, int]]) -> None:
             item = items.popleft()
         except IndexError:  # a worker took it
             return
-        if (id(item[2]), item[3]) not in seen:
-            seen.add((id(item[2]), item[3]))
+        if (id(item[JOB]), item[NUMBER]) not in seen:
+            seen.add((id(item[JOB]), item[NUMBER]))
             items.append(item)

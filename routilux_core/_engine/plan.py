@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from routilux_core._routines.signature import Payload, bind
 from routilux_core.error_handling import ErrorHandler, ErrorStrategy
@@ -18,8 +18,15 @@ DEFAULT_POLICY = ErrorHandler()
 NO_KEY = object()  # in no payload
 UNLIMITED = 1 << 29  # small enough for CPython's fast integers
 
-# inlet, payload, run, number in its run (from 1), number of what caused it (0: the entry), time posted
+# An activation: inlet, payload, run, number in its run (from 1), number of what caused it (0: the entry), time posted.
+# A plain tuple with named indexes: to unpack a named tuple takes twice as long.
 Item = tuple["Inlet", Payload, Any, int, int, float]
+INLET: Final = 0
+PAYLOAD: Final = 1
+JOB: Final = 2
+NUMBER: Final = 3
+CAUSE: Final = 4
+POSTED: Final = 5
 
 
 class Lane(Protocol):

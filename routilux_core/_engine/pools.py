@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from routilux_core._engine.choosing import allowed, as_waiting
 from routilux_core._engine.engine import as_exception, logger
+from routilux_core._engine.plan import JOB
 from routilux_core._engine.scheduler import WorkQueue
 from routilux_core._routines.imports import ADVICE, incomplete
 from routilux_core.errors import StrategyError
@@ -38,7 +39,7 @@ class QueueHost:
         if queue is None:
             return []
         with queue.hub.lock:
-            return [as_waiting(item) for item in allowed(queue, len(queue.ready)) if not item[2].halted]
+            return [as_waiting(item) for item in allowed(queue, len(queue.ready)) if not item[JOB].halted]
 
     def lost(self, error: BaseException, /) -> None:
         queue = self._queue()

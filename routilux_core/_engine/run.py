@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from routilux_core._engine.completion import Completion
 from routilux_core._engine.ledger import GATHERED, Books
-from routilux_core._engine.plan import Inlet, Item, Node, Outlet, rename
+from routilux_core._engine.plan import INLET, JOB, NUMBER, Inlet, Item, Node, Outlet, rename
 from routilux_core._engine.visits import Visit
 from routilux_core._routines.frame import CURRENT, Frame, check_outside
 from routilux_core._routines.signature import Payload
@@ -249,8 +249,8 @@ class Run(Books):
 
     def permits(self) -> Iterable[Node]:
         """Yield the node of each permit that is kept for a retry. Lock."""
-        yield from (item[0].node for _, item, keeps in self.retrying.values() if keeps)
-        yield from (item[0].node for item in self.parked_retries)
+        yield from (item[INLET].node for _, item, keeps in self.retrying.values() if keeps)
+        yield from (item[INLET].node for item in self.parked_retries)
 
     def _write_off(self) -> None:
         """Count as discarded what was counted as posted, and is not there: an exception came in between. Lock."""
@@ -275,7 +275,7 @@ class Run(Books):
 
         Without `permit` a call that is late still has it.
         """
-        node = item[0].node
+        node = item[INLET].node
         if outcome == RETRIED and not self.stopped:
             if not self._retry(item, delay, permit) and permit:
                 node.queue.release(node)
@@ -285,8 +285,8 @@ class Run(Books):
         ):  # the job was stopped since that was decided: the retry is discarded, as waiting ones are
             self.retried += 1
             outcome = DISCARDED
-        self.attempts.pop(item[3], None)
-        self.merged_by.discard(item[3])
+        self.attempts.pop(item[NUMBER], None)
+        self.merged_by.discard(item[NUMBER])
         self.over += 1
         if outcome == SKIPPED:
             self.skipped += 1
@@ -299,10 +299,10 @@ class Run(Books):
 
     def _retry(self, item: Item, delay: float, permit: bool) -> bool:
         """Try again after a delay in seconds; True if the permit is kept meanwhile. Lock."""
-        number, node = item[3], item[0].node
+        number, node = item[NUMBER], item[INLET].node
         self.retried += 1
         self.attempts[number] = self.attempts.get(number, 1) + 1
-        if item[0].plain and not self.wary:
+        if item[INLET].plain and not self.wary:
             self.wary = True
             self._look_again()
         keeps = node.limit == 1 and permit  # order holds behind a routine with state
@@ -312,7 +312,7 @@ class Run(Books):
 
     def _try_again(self, number: int) -> None:
         _, item, keeps = self.retrying.pop(number)
-        node = item[0].node
+        node = item[INLET].node
         queue = node.queue
         if keeps:
             queue.first.append(item)
@@ -327,20 +327,20 @@ class Run(Books):
 
     def keep_for_retry(self, item: Item) -> bool:
         """Leave the permit of a late call to its own retry, if that waits and order has to hold. Lock."""
-        timer, _, keeps = self.retrying.get(item[3], (None, item, False))
-        if timer is None or keeps or item[0].node.limit != 1:
+        timer, _, keeps = self.retrying.get(item[NUMBER], (None, item, False))
+        if timer is None or keeps or item[INLET].node.limit != 1:
             return False
-        self.retrying[item[3]] = (timer, item, True)
+        self.retrying[item[NUMBER]] = (timer, item, True)
         return True
 
     def set_aside(self, item: Item, permit: bool) -> None:
         """Keep an activation of a paused job that a worker came upon. Lock."""
-        if permit and item[3] in self.attempts:
+        if permit and item[NUMBER] in self.attempts:
             self.parked_retries.append(item)
             return
         self.parked.append(item)
         if permit:
-            item[0].node.queue.release(item[0].node)
+            item[INLET].node.queue.release(item[INLET].node)
 
     # -- stop, pause (lock)
 
@@ -360,12 +360,12 @@ class Run(Books):
         """Discard and count what has not started, of a stopped job. Lock."""
         gone = self.hub.drop(self) + self.parked + self.parked_retries
         for item in self.parked_retries:
-            item[0].node.queue.release(item[0].node)
+            item[INLET].node.queue.release(item[INLET].node)
         for timer, item, keeps in self.retrying.values():
             timer.cancel()
             gone.append(item)
             if keeps:
-                item[0].node.queue.release(item[0].node)
+                item[INLET].node.queue.release(item[INLET].node)
         self.hub.timers.wake()
         self.retrying, self.parked, self.parked_retries, self.arrivals = {}, [], [], {}
         self.discard(gone)
@@ -375,7 +375,7 @@ class Run(Books):
     def lost(self, queue: WorkQueue, error: BaseException) -> None:
         """The executor of a queue broke: what this job has there fails. Lock."""
         behind = (item for node in self.hub.all_nodes() if node.queue is queue for item in node.waiting.copy())
-        mine = [item for item in (*queue.queued(), *behind) if item[2] is self]
+        mine = [item for item in (*queue.queued(), *behind) if item[JOB] is self]
         if not mine:
             return
         inlet, payload, _, number, _, _ = mine[0]
@@ -504,13 +504,13 @@ class Run(Books):
         """Put what was set aside back before everything else of this job, in the order posted. Lock."""
         self._look_again()
         for item in self.parked_retries:
-            item[0].node.queue.first.append(item)
+            item[INLET].node.queue.first.append(item)
         self.parked_retries.clear()
         if self.parked:
-            back = sorted(self.parked + self.hub.drop(self), key=lambda item: item[3])
+            back = sorted(self.parked + self.hub.drop(self), key=lambda item: item[NUMBER])
             self.parked.clear()
             for queue in self.hub.queues:
-                queue.post_again([item for item in back if item[0].node.queue is queue])
+                queue.post_again([item for item in back if item[INLET].node.queue is queue])
         for queue in self.hub.queues:
             queue.call()
 

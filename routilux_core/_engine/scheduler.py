@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from routilux_core._engine.choosing import bring_back, take_chosen
-from routilux_core._engine.plan import Inlet, Item, Node
+from routilux_core._engine.plan import INLET, JOB, NUMBER, Inlet, Item, Node
 from routilux_core._engine.resources import Resources
 from routilux_core._routines.frame import Frame, has_gil
 from routilux_core.errors import StrategyError, is_interrupt
@@ -154,12 +154,12 @@ class WorkQueue:
             if first:
                 item = hand.item = first[0]
                 first.popleft()
-                if not item[2].halted:
+                if not item[JOB].halted:
                     return item
                 hand.item = None
                 if self.solo:
                     self.end_solo()  # else what comes back of this job would lie beside the lane, and be overtaken
-                item[2].set_aside(item, True)
+                item[JOB].set_aside(item, True)
                 continue
             if self.lane and (from_lane or not ready):
                 if self._take_from_lane(hand):
@@ -169,10 +169,10 @@ class WorkQueue:
                 hand.item = None
                 return None
             item = ready[0]
-            node = item[0].node
-            if item[2].halted:
+            node = item[INLET].node
+            if item[JOB].halted:
                 ready.popleft()
-                item[2].set_aside(item, False)
+                item[JOB].set_aside(item, False)
             elif node.free:
                 if node.limited:
                     node.free -= 1
@@ -196,10 +196,10 @@ class WorkQueue:
         item = self._head_of_lane()
         if item is None:
             return False
-        node, run = item[0].node, item[2]
-        if item[3] in run.swept:
+        node, run = item[INLET].node, item[JOB]
+        if item[NUMBER] in run.swept:
             self._leave_lane()
-            run.swept.discard(item[3])
+            run.swept.discard(item[NUMBER])
         elif run.halted and self.solo:
             self.end_solo()
         elif run.halted:
@@ -254,7 +254,7 @@ class WorkQueue:
     def end_solo(self) -> None:
         """Put everything back where others find it. The lock is held."""
         if self.lane is not None:
-            self.ready.extend(item for item in self.lane if item[3] not in item[2].swept)
+            self.ready.extend(item for item in self.lane if item[NUMBER] not in item[JOB].swept)
             self.lane.clear()  # a worker below the one that found this may be at work in it
         self.solo = False
         if self.shares_lane:
@@ -266,7 +266,7 @@ class WorkQueue:
 
     def post(self, item: Item) -> None:
         """Queue an activation."""
-        node, lane = item[0].node, self.lane
+        node, lane = item[INLET].node, self.lane
         if lane is None:
             self.ready.append(item)
         elif self.solo or not node.limited:
@@ -290,10 +290,10 @@ class WorkQueue:
     def post_again(self, items: list[Item]) -> None:
         """Queue what was taken out, in the order posted, before everything else for the same routines."""
         for item in reversed(items):
-            node = item[0].node
+            node = item[INLET].node
             (node.waiting if node.limited and self.lane is not None and not self.solo else self.ready).appendleft(item)
         if self.lane is not None and not self.solo:
-            for node in {item[0].node for item in items}:
+            for node in {item[INLET].node for item in items}:
                 self.admit(node)
 
     def admit(self, node: Node) -> None:
@@ -308,7 +308,7 @@ class WorkQueue:
         items = list(self.ready)
         self.ready.clear()
         for item in items:
-            if item[0].node.limited:
+            if item[INLET].node.limited:
                 self.post(item)
             else:
                 self.ready.append(item)
@@ -321,7 +321,7 @@ class WorkQueue:
     def queued(self) -> list[Item]:
         """Return everything that is queued here."""
         lane = () if self.lane is None else self.lane.copy()
-        return [*self.first, *self.ready, *(item for item in lane if item[3] not in item[2].swept)]
+        return [*self.first, *self.ready, *(item for item in lane if item[NUMBER] not in item[JOB].swept)]
 
     def release(self, node: Node) -> None:
         """Give a permit back: to the activation that has waited longest for it, if any. The lock is held."""
@@ -373,9 +373,9 @@ class WorkQueue:
 
     def has_of(self, run: Job) -> bool:
         """Return whether anything of a run is queued here or in a worker's hands."""
-        if any(item[2] is run for item in self.queued()) or any(hand.has_of(run) for hand in self.hands):
+        if any(item[JOB] is run for item in self.queued()) or any(hand.has_of(run) for hand in self.hands):
             return True
-        return any(hand.item is not None and hand.item[2] is run for hand in self.awaited)
+        return any(hand.item is not None and hand.item[JOB] is run for hand in self.awaited)
 
     def permits(self) -> Iterable[Node]:
         """Yield the node of each permit that workers have."""
@@ -401,7 +401,7 @@ class WorkQueue:
         """Take out everything of a run that is queued here, passing its permits on. The lock is held."""
         gone, permits = _sift(self.ready, run), _sift(self.first, run)
         for item in permits:
-            self.release(item[0].node)
+            self.release(item[INLET].node)
         return gone + permits
 
     def sweep(self, run: Job) -> list[Item]:
@@ -413,8 +413,8 @@ class WorkQueue:
         if lane is None:
             return []
         if self.solo:
-            met = [item for item in lane.copy() if item[2] is run and item[3] not in run.swept]
-            run.swept.update(item[3] for item in met)
+            met = [item for item in lane.copy() if item[JOB] is run and item[NUMBER] not in run.swept]
+            run.swept.update(item[NUMBER] for item in met)
             return met
         gone = [item for hand in self.hands for item in _taken_back(hand.stretch, run)]
         for _ in range(len(lane)):
@@ -422,7 +422,7 @@ class WorkQueue:
                 item = lane.popleft()
             except IndexError:
                 break
-            (gone if item[2] is run else lane).append(item)
+            (gone if item[JOB] is run else lane).append(item)
         return gone
 
     def prepare(self, entry: Inlet, payload: Mapping[str, Any], running: bool) -> None:
@@ -498,14 +498,14 @@ def _sift(items: deque[Item], run: Job) -> list[Item]:
     gone: list[Item] = []
     for _ in range(len(items)):
         item = items.popleft()
-        (gone if item[2] is run else items).append(item)
+        (gone if item[JOB] is run else items).append(item)
     return gone
 
 
 def _taken_back(stretch: deque[Item], run: Job) -> list[Item]:
     """Take everything back of what a worker took to do next, if it is of a run; the worker may take of it, too."""
     mine: list[Item] = []
-    if any(item[2] is run for item in stretch.copy()):
+    if any(item[JOB] is run for item in stretch.copy()):
         while stretch:
             try:
                 mine.append(stretch.popleft())

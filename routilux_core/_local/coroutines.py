@@ -8,7 +8,7 @@ from contextvars import Context
 from time import perf_counter
 from typing import Any
 
-from routilux_core._engine.plan import Inlet, Item, Node
+from routilux_core._engine.plan import JOB, Inlet, Item, Node
 from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import WorkQueue
 from routilux_core._local.deadlines import too_long
@@ -99,7 +99,7 @@ class Call(Interleaved):
         """Count the activation, as the last thing it does, and give its permit back."""
         item, finished = self.item, None
         assert item is not None
-        run: Run = item[2]
+        run: Run = item[JOB]
         with self.hub.lock:
             if self.outcome != DISCARDED:
                 run.note(item, self.outcome, self.thread, self.started, self.ended)

@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from routilux_core._engine.failures import OUTCOMES, carry_out, decide
-from routilux_core._engine.plan import Item, Node
+from routilux_core._engine.plan import INLET, JOB, Item, Node
 from routilux_core._routines.frame import has_gil
 from routilux_core._tracking.history import FAILED
 from routilux_core.errors import ActivationTimeout
@@ -36,7 +36,7 @@ class Deadline:
 
     def __init__(self, worker: Caller, item: Item) -> None:
         self._worker, self._item = worker, item
-        self._node: Node = item[0].node
+        self._node: Node = item[INLET].node
         self._limit: float = self._node.timeout or 0.0
         self._began = perf_counter()
         self._before = worker.emitted  # until the call
@@ -65,7 +65,7 @@ class Deadline:
         """Let the activation fail, and let the pool have another worker meanwhile. Not under the lock."""
         inlet, payload, _, number, _, _ = self._item
         worker, ended = self._worker, perf_counter()
-        run: Run = self._item[2]
+        run: Run = self._item[JOB]
         stack = stack_of(worker.thread)  # where it is now, which is what its author will want to know
         error = too_long(self._node, inlet.name, ended - self._began)
         failure = run.failure(inlet, payload, number, error, worker.emitted - self._before)
@@ -88,7 +88,7 @@ class Deadline:
         if not self.decided:
             return  # the permit goes the way of the decision
         self._worker.step_in()
-        if not self._item[2].keep_for_retry(self._item):
+        if not self._item[JOB].keep_for_retry(self._item):
             self._node.queue.release(self._node)
 
 

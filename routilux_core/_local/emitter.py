@@ -7,7 +7,7 @@ from collections.abc import Callable
 from time import perf_counter, sleep
 from typing import TYPE_CHECKING, Any
 
-from routilux_core._engine.plan import Inlet, Item, Node, Outlet
+from routilux_core._engine.plan import INLET, JOB, NUMBER, Inlet, Item, Node, Outlet
 from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import WorkQueue
 from routilux_core._routines.frame import CURRENT, Frame
@@ -81,7 +81,7 @@ class Emitter:
     def run(self) -> Run:
         """The run of the activation in hand."""
         assert self.item is not None
-        run: Run = self.item[2]
+        run: Run = self.item[JOB]
         return run
 
     @property
@@ -93,7 +93,7 @@ class Emitter:
     def node(self) -> Node:
         """The node of the activation in hand."""
         assert self.item is not None
-        return self.item[0].node
+        return self.item[INLET].node
 
     def work(self, limit: int) -> None:
         """Run up to `limit` activations."""
@@ -109,7 +109,7 @@ class Emitter:
                 self._emit_with_care(event_name, data)
                 return
             try:
-                inlet = item[0].node.outlets[event_name].lone
+                inlet = item[INLET].node.outlets[event_name].lone
             except KeyError:
                 inlet = None
             if inlet is None:
@@ -123,14 +123,14 @@ class Emitter:
             number = next(run.numbers)
             if queue.solo:
                 self.emitted += 1
-                lane.append((inlet, data, run, number, item[3], perf_counter() if run.timed else 0.0))  # type: ignore[union-attr]
+                lane.append((inlet, data, run, number, item[NUMBER], perf_counter() if run.timed else 0.0))  # type: ignore[union-attr]
             elif lane is None:
-                self._post(inlet, data, run, number, item[3])
+                self._post(inlet, data, run, number, item[NUMBER])
                 return
             elif node.limited:
                 waiting = node.waiting
                 self.emitted += 1
-                waiting.append((inlet, data, run, number, item[3], perf_counter() if run.timed else 0.0))
+                waiting.append((inlet, data, run, number, item[NUMBER], perf_counter() if run.timed else 0.0))
                 if node.free:  # else who has a permit looks here once more when giving it back
                     with self.hub.lock:
                         queue.admit(node)
@@ -140,7 +140,7 @@ class Emitter:
                     return
             else:
                 self.emitted += 1
-                lane.append((inlet, data, run, number, item[3], perf_counter() if run.timed else 0.0))
+                lane.append((inlet, data, run, number, item[NUMBER], perf_counter() if run.timed else 0.0))
                 if queue.active < queue.workers and not queue.recruiting:
                     with self.hub.lock:
                         queue.call()
@@ -195,17 +195,17 @@ class Emitter:
         """Send one emission to everything that it is connected to."""
         hub, item, now = self.hub, self.item, perf_counter()
         assert item is not None
-        run: Run = item[2]
+        run: Run = item[JOB]
         with hub.lock:
             if self.late is not None:
                 run.late += 1
                 return
-            run.send(outlet, data, item[3], now)
+            run.send(outlet, data, item[NUMBER], now)
             self.emitted += 1
             self.told += 1
         listeners = run.listeners
         if listeners is not None:
-            listeners.event_emitted(self.node, outlet, item[3], now, data)
+            listeners.event_emitted(self.node, outlet, item[NUMBER], now, data)
         hub.answer()
         crowded = any(queue.backlog() > hub.max_pending for queue in hub.queues)
         for inlet, _ in outlet.targets:
@@ -238,13 +238,13 @@ class Emitter:
     def has_of(self, run: Run) -> bool:
         """Return whether anything of a job is in these hands."""
         item = self.item
-        if item is not None and item[2] is run and (self.late is None or not self.late.decided):
+        if item is not None and item[JOB] is run and (self.late is None or not self.late.decided):
             return True
         return self.mine is run
 
     def permit_of(self) -> Node | None:
         """Return whose permit this worker has."""
-        return self.item[0].node if self.item is not None and self.permit else None
+        return self.item[INLET].node if self.item is not None and self.permit else None
 
     # -- what the job is told (lock)
 

@@ -8,7 +8,7 @@ from time import perf_counter
 from routilux_core._engine.engine import logger
 from routilux_core._engine.failures import OUTCOMES, carry_out, decide
 from routilux_core._engine.ledger import GATHERED
-from routilux_core._engine.plan import Inlet, Item, Node, snapshot
+from routilux_core._engine.plan import INLET, JOB, NUMBER, PAYLOAD, Inlet, Item, Node, snapshot
 from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import WorkQueue
 from routilux_core._engine.tracebacks import forget_frames
@@ -101,8 +101,8 @@ class Caller(Emitter):
 
     def _failed(self, item: Item, error: BaseException, before: int) -> int:
         """Decide about an exception, and return the outcome. `before` is how much the worker had emitted until then."""
-        inlet, payload, number = item[0], item[1], item[3]
-        run: Run = item[2]
+        inlet, payload, number = item[INLET], item[PAYLOAD], item[NUMBER]
+        run: Run = item[JOB]
         self.held = None
         failure = run.failure(inlet, payload, number, error, self.emitted - before)
         if ends_program(error):

@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from routilux_core._engine.engine import TICK, as_exception, logger
-from routilux_core._engine.plan import NO_KEY, Inlet, Item, Node
+from routilux_core._engine.plan import INLET, JOB, NO_KEY, POSTED, Inlet, Item, Node
 from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import WorkQueue
 from routilux_core._local.emitter import TURN, Emitter, waits_with
@@ -296,7 +296,7 @@ class Worker(Caller):
         lane = queue.lane
         if lane and not self.stuck and queue.is_turn_of_lane():
             try:
-                run: Run = lane[0][2]
+                run: Run = lane[0][JOB]
             except IndexError:  # another worker was faster
                 pass
             else:
@@ -307,8 +307,8 @@ class Worker(Caller):
         self.stuck = False
         if item is None:
             return None
-        run = item[2]
-        node = item[0].node
+        run = item[JOB]
+        node = item[INLET].node
         if node.waiting and node.limit == 1 and queue.shares_lane and not queue.solo:
             self._take_stretch(item)
         return run
@@ -318,12 +318,12 @@ class Worker(Caller):
 
         Nobody else could run them: this worker has the one permit.
         """
-        node, run, stretch = item[0].node, item[2], self.stretch
-        if not (run.plain and item[0].plain):
+        node, run, stretch = item[INLET].node, item[JOB], self.stretch
+        if not (run.plain and item[INLET].plain):
             return
         stretch.append(item)
         waiting = node.waiting
-        while waiting and len(stretch) < TOGETHER and waiting[0][2] is run and waiting[0][0].plain:
+        while waiting and len(stretch) < TOGETHER and waiting[0][JOB] is run and waiting[0][INLET].plain:
             stretch.append(waiting.popleft())
         self.owner, self.item = node, None
 
@@ -343,19 +343,19 @@ class Worker(Caller):
 
     def _settle(self, item: Item) -> None:
         """Count the activation in hand, and give its permit back. Lock."""
-        node, outcome = item[0].node, self.outcome
+        node, outcome = item[INLET].node, self.outcome
         if outcome == LATE:  # it was noted and counted when its time was over
             self._come_back()
             return
         if not self.permit and node.limited:
             node.free -= 1  # a worker that is alone does not take it for a plain call
-        run: Run = item[2]
+        run: Run = item[JOB]
         if outcome == NOTED:
             self.queue.release(node)
         else:
             if outcome != DISCARDED:
                 self.tell_completed()  # in the order in which they ended
-                started = max(self.started, item[5])
+                started = max(self.started, item[POSTED])
                 run.note(item, outcome, self.thread, started, max(started, self.ended - self.borrowed))
             run.settle(item, outcome, self.delay)
         self.item = None
@@ -384,7 +384,7 @@ class Worker(Caller):
     def be_gone(self) -> None:
         """Drop what is in hand, and be counted out; `put_in_order` does the rest. Lock."""
         item, self.item = self.item, None
-        run: Run | None = None if item is None else item[2]
+        run: Run | None = None if item is None else item[JOB]
         if self.late is not None:
             self._come_back()
             run = None
@@ -397,7 +397,7 @@ class Worker(Caller):
             self.queue.end_solo()
 
     def has_of(self, run: Run) -> bool:
-        return super().has_of(run) or any(item[2] is run for item in self.stretch.copy())
+        return super().has_of(run) or any(item[JOB] is run for item in self.stretch.copy())
 
     def permit_of(self) -> Node | None:
         return super().permit_of() if self.owner is None else self.owner
@@ -431,7 +431,7 @@ class Interleaved(Worker):
     def _next(self) -> Run | None:
         self.permit = True
         item = self.queue.take(self)
-        return None if item is None else item[2]
+        return None if item is None else item[JOB]
 
     def _work_off(self, node: Node, enough: int, until: float) -> None:
         queue = self.queue

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from routilux_core._engine.engine import Dispatcher
 from routilux_core._engine.failures import OUTCOMES, carry_out
-from routilux_core._engine.plan import Item, Node
+from routilux_core._engine.plan import INLET, JOB, NUMBER, POSTED, Item, Node
 from routilux_core._engine.run import Run
 from routilux_core._engine.tracebacks import forget_frames
 from routilux_core._remote.exceptions import Encoded, decode, encode
@@ -178,7 +178,7 @@ class HomeComing(Task):
         item = self.items[index]
         payloads, unreadable = unpacked(data), None
         if payloads is None:
-            payloads, unreadable = unpacked_till_error(data, item[0].node, names)
+            payloads, unreadable = unpacked_till_error(data, item[INLET].node, names)
         if payloads:
             self._post_one(item, names[: len(payloads)], payloads)
         if started is None:
@@ -191,12 +191,12 @@ class HomeComing(Task):
             self._complete(started, [ended], [0], 0, [], [])
         else:
             with self.hub.lock:
-                self.queue.measure(item[0].number, ended - started)
+                self.queue.measure(item[INLET].number, ended - started)
             self._failed(index, error, self._at_home(started), self._at_home(ended), trace)
             self._forget_frames(error, sys.exception())
 
     def _post_one(self, item: Item, names: list[str], payloads: list[Payload]) -> None:
-        node, number, now = item[0].node, item[3], perf_counter()
+        node, number, now = item[INLET].node, item[NUMBER], perf_counter()
         with self.hub.lock:
             self._post(node, names, payloads, [number] * len(payloads))
         self._emitted += len(payloads)
@@ -281,8 +281,8 @@ class HomeComing(Task):
     def _count(self, index: int, outcome: int, started: float, ended: float, delay: float) -> None:
         """Count an activation that did not simply complete, as the very last thing that it does."""
         item = self.items[index]
-        run: Run = item[2]
-        started = max(started, item[5])
+        run: Run = item[JOB]
+        started = max(started, item[POSTED])
         # A routine with state has come home with what its calls after this one made of it: they are counted, too.
         permit = not self.has_state or index + 1 >= self._told
         with self.hub.lock:
@@ -313,7 +313,7 @@ class HomeComing(Task):
         if run.stopped:
             run.discard(rest)
             for item in rest if not self.has_state else ():
-                self.queue.release(item[0].node)
+                self.queue.release(item[INLET].node)
             run.quiet()
             return
         where = self.node.waiting if self.has_state else self.queue.first
@@ -322,7 +322,7 @@ class HomeComing(Task):
 
 def _causes(items: list[Item], upto: list[int], heard: int) -> list[int]:
     """Return for each emission the number of the activation that made it."""
-    numbers = [item[3] for item in items]
+    numbers = [item[NUMBER] for item in items]
     if upto == list(range(heard + 1, heard + len(items) + 1)):  # one each
         return numbers
     counts = map(sub, upto, [heard, *upto])

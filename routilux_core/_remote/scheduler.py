@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from routilux_core._engine.engine import Dispatcher, logger
 from routilux_core._engine.failures import decide
-from routilux_core._engine.plan import Inlet, Item, Node
+from routilux_core._engine.plan import INLET, JOB, NUMBER, Inlet, Item, Node
 from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Job, WorkQueue
 from routilux_core._remote.envelopes import Luggage, check_payload, travels
@@ -148,11 +148,11 @@ class ShippedQueue(WorkQueue):
 
     def _batch(self, item: Item, workers: int, newest: bool) -> tuple[list[Item], bool]:
         """Add to an activation what may travel with it; also return whether that will be quick. Lock."""
-        spent, quick = self._pace.get(item[0].number, inf), self._is_quick(item)
-        if spent > self._short or self._goes_alone(item[0]) or self._is_suspect(item) or item[2].told_in_detail():
+        spent, quick = self._pace.get(item[INLET].number, inf), self._is_quick(item)
+        if spent > self._short or self._goes_alone(item[INLET]) or self._is_suspect(item) or item[JOB].told_in_detail():
             return [item], quick
-        most = self._reach.get(item[0].number, self.strategy.capabilities.max_batch)
-        if travels(item[0].node):
+        most = self._reach.get(item[INLET].number, self.strategy.capabilities.max_batch)
+        if travels(item[INLET].node):
             return self._more_of(item, spent, most), quick
         waiting = len(self.first) + len(self.ready) + 1
         fair = max(waiting // (2 * workers), _fitting(WORTHWHILE, spent, most))
@@ -160,21 +160,21 @@ class ShippedQueue(WorkQueue):
 
     def _is_quick(self, item: Item) -> bool:
         """Whether its call is so short that another batch may wait behind it; not where none was measured. Lock."""
-        return self._pace.get(item[0].number, inf) < self.strategy.capabilities.ahead_below
+        return self._pace.get(item[INLET].number, inf) < self.strategy.capabilities.ahead_below
 
     def _more_of(self, item: Item, spent: float, most: int) -> list[Item]:
         """Add what a routine with state would run next, in its order; its permit is for all of them. Lock."""
-        items, node, run = [item], item[0].node, item[2]
+        items, node, run = [item], item[INLET].node, item[JOB]
         while len(items) < most:
             source = node.waiting or (self.ready if not self.first else None)
             following = source[0] if source else None
-            if following is None or source is None or following[0].node is not node or following[2] is not run:
+            if following is None or source is None or following[INLET].node is not node or following[JOB] is not run:
                 break
-            pace = self._pace.get(following[0].number, inf)
+            pace = self._pace.get(following[INLET].number, inf)
             if (
                 pace > self._short
                 or spent + pace > self.strategy.capabilities.batch_seconds
-                or self._goes_alone(following[0])
+                or self._goes_alone(following[INLET])
                 or self._is_suspect(following)
             ):
                 break
@@ -185,15 +185,15 @@ class ShippedQueue(WorkQueue):
 
     def _more_stateless(self, item: Item, spent: float, most: int, newest: bool) -> list[Item]:
         """Add the oldest (or newest) of what waits, while it is of stateless routines; each has a permit. Lock."""
-        items, run, joins = [item], item[2], self._joins
+        items, run, joins = [item], item[JOB], self._joins
         first, ready = self.first, self.ready
-        if not (first or self._losses or item[0].node.limited):
+        if not (first or self._losses or item[INLET].node.limited):
             spent = self._more_alike(items, spent, most, newest)
         while len(items) < most and (first or ready):
             has_permit = bool(first) and not newest
             following = first[0] if has_permit else ready[-1 if newest else 0] if ready else item
-            inlet = following[0]
-            if following is item or following[2] is not run or (self._losses and self._is_suspect(following)):
+            inlet = following[INLET]
+            if following is item or following[JOB] is not run or (self._losses and self._is_suspect(following)):
                 break
             if not joins.get(inlet, False) and not self._learn_to_join(inlet):
                 break
@@ -223,7 +223,7 @@ class ShippedQueue(WorkQueue):
         room = _fitting(self.strategy.capabilities.batch_seconds, each, most) - 1
         while room > 0 and ready:
             following = take()
-            if following[0] is not inlet or following[2] is not run:
+            if following[INLET] is not inlet or following[JOB] is not run:
                 (ready.append if newest else ready.appendleft)(following)
                 break
             items.append(following)
@@ -236,8 +236,8 @@ class ShippedQueue(WorkQueue):
         Where more waits than `max_pending`, what comes last is nearest to the end, and working it off frees memory.
         """
         item = self.ready[-1]
-        node = item[0].node
-        if self.first or travels(node) or not node.free or item[2].halted:
+        node = item[INLET].node
+        if self.first or travels(node) or not node.free or item[JOB].halted:
             return False
         if node.limited:
             node.free -= 1
@@ -253,7 +253,7 @@ class ShippedQueue(WorkQueue):
 
     def _is_suspect(self, item: Item) -> bool:
         """Whether a worker was lost while it ran this activation."""
-        return (item[2].job_id, item[3]) in self._losses
+        return (item[JOB].job_id, item[NUMBER]) in self._losses
 
     # -- coming back
 
@@ -309,13 +309,13 @@ class ShippedQueue(WorkQueue):
     def suspect(self, items: list[Item]) -> None:
         """Let activations travel alone from now on: a worker was lost that had run them, and any of them may be why."""
         for item in items:
-            self._losses.setdefault((item[2].job_id, item[3]), 0)
+            self._losses.setdefault((item[JOB].job_id, item[NUMBER]), 0)
 
     def clear(self, items: Iterable[Item]) -> None:
         """Suspect activations no longer: they are over. Lock."""
         if self._losses:
             for item in items:
-                self._losses.pop((item[2].job_id, item[3]), None)
+                self._losses.pop((item[JOB].job_id, item[NUMBER]), None)
 
     def goes_on(self, run: Run, node: Node) -> bool:
         """Whether calls behind one that fails may be made before it is decided about: nothing can keep them from it.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from routilux_core._engine.engine import as_exception, logger
 from routilux_core._engine.failures import carry_out
 from routilux_core._engine.ledger import GATHERED
-from routilux_core._engine.plan import Item, Node
+from routilux_core._engine.plan import INLET, JOB, NUMBER, PAYLOAD, Item, Node
 from routilux_core._local.invocation import merged
 from routilux_core._remote.envelopes import Crate, Row, crate, packed, travels
 from routilux_core._remote.receiver import HomeComing
@@ -44,8 +44,8 @@ class ShippedTask(HomeComing):
         self.queue = queue
         self.hub = queue.hub
         self.size = len(items)
-        self.run = items[0][2]
-        self.node = items[0][0].node
+        self.run = items[0][JOB]
+        self.node = items[0][INLET].node
         self.has_state = travels(self.node)
         self.timeout = self.node.timeout
         self.quick = quick  # whether it is expected to take no longer than a batch should
@@ -121,15 +121,17 @@ class ShippedTask(HomeComing):
             self._refuse(0, error)
         if self._crate is not None:
             self.size, self.parts = len(self.items), frozenset(self._crate.parts)
-            self.queue.weigh(self.items[0][0], self.size, self._crate.weight)
+            self.queue.weigh(self.items[0][INLET], self.size, self._crate.weight)
 
     def _pack_at_once(self) -> Crate | None:
         """Pickle many calls in one go, which goes where their payloads are plain, as they come."""
         if len(self.items) == 1 or self.run.told_in_detail():
             return None
-        if self.run.own and any(item[0].node.unmade for item in self.items):
+        if self.run.own and any(item[INLET].node.unmade for item in self.items):
             return None  # a copy for the job may fail, which is the failure of one call
-        rows: list[Row] = [(inlet, [item[1] for item in same]) for inlet, same in groupby(self.items, itemgetter(0))]
+        rows: list[Row] = [
+            (inlet, [item[PAYLOAD] for item in same]) for inlet, same in groupby(self.items, itemgetter(0))
+        ]
         try:
             return self._crated(rows)
         except BaseException as error:  # one by one it is found out which
@@ -142,9 +144,9 @@ class ShippedTask(HomeComing):
         payloads: list[Payload] = []
         for index, item in enumerate(self.items):
             try:
-                self.queue.luggage.part(item[0].node)
+                self.queue.luggage.part(item[INLET].node)
                 payloads.append(self._payload(item))
-                rows.append((item[0], [packed(item[0], payloads[-1])]))
+                rows.append((item[INLET], [packed(item[INLET], payloads[-1])]))
             except BaseException as error:  # of a merge function, or of a payload's own
                 if is_interrupt(error):
                     raise
@@ -153,8 +155,8 @@ class ShippedTask(HomeComing):
         made = None if self._ended else self._crated(rows)
         if made is not None and (listeners := self.run.told_in_detail()):
             for item, payload in zip(self.items, payloads, strict=False):
-                attempt = self.run.attempts.get(item[3], 1)
-                listeners.activation_started(item[0], item[3], attempt, item, payload, worker=0)
+                attempt = self.run.attempts.get(item[NUMBER], 1)
+                listeners.activation_started(item[INLET], item[NUMBER], attempt, item, payload, worker=0)
         return made
 
     def _crated(self, rows: list[Row]) -> Crate | None:
@@ -207,7 +209,7 @@ class ShippedTask(HomeComing):
     def _read_last(self, reply: bytes) -> None:
         try:
             self._read(reply)
-            self.queue.learn(self.run, self.items[0][0], self._next, self.size)
+            self.queue.learn(self.run, self.items[0][INLET], self._next, self.size)
         except BaseException as error:
             logger().exception("task %s: its reply can't be read", self.id)
             self._fail_rest(StrategyError(f"the reply of task {self.id} can't be read: {error!r}"), None)
@@ -255,7 +257,7 @@ class ShippedTask(HomeComing):
         if self.has_state:
             yield self.node
         elif not travels(self.node):
-            yield from (item[0].node for item in self.items[self._next :])
+            yield from (item[INLET].node for item in self.items[self._next :])
 
     def _end_with(self, what: Callable[[], None], by_pool: bool = False) -> None:
         """End the task, if it has not ended: do this, put back what was not started, and settle its job.

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from routilux_core._engine.aside import Aside
-from routilux_core._engine.plan import Inlet, Node, Outlet
+from routilux_core._engine.plan import CAUSE, POSTED, Inlet, Node, Outlet
 from routilux_core._registry.plugins import PluginSet, trace
 from routilux_core._routines.frame import CURRENT, Awaited, Frame
 from routilux_core._text.log import log
@@ -261,12 +261,12 @@ class Listeners:
         activation = Activation(
             job_id=self._job.job_id,
             id=number,
-            cause=item[4] or None,
+            cause=item[CAUSE] or None,
             routine_id=inlet.node.routine_id,
             slot=inlet.name,
             attempt=attempt,
             worker=get_ident() if worker is None else worker,
-            posted=item[5],
+            posted=item[POSTED],
             started=perf_counter(),
             data=MappingProxyType(dict(data)),
         )
