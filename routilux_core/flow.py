@@ -14,12 +14,12 @@ from time import monotonic, perf_counter
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from routilux_core._engine.engine import Dispatcher, logger
+from routilux_core._engine.engine import Engine, logger
 from routilux_core._engine.forks import watch
 from routilux_core._engine.plan import Inlet, Lane, Node, Outlet
 from routilux_core._engine.pools import close_pool, open_pool
 from routilux_core._engine.run import Run
-from routilux_core._engine.scheduler import WorkQueue
+from routilux_core._engine.scheduler import Scheduler
 from routilux_core._engine.visits import Visit, is_held_here
 from routilux_core._local.worker import WorkTask
 from routilux_core._registry.lookup import Plugins, make_strategy
@@ -70,7 +70,7 @@ class Flow:
         if not isinstance(self.flow_id, str):
             raise ConfigurationError(f"a flow id is a string, not {flow_id!r}")
         self.history_size = _whole(history_size, "history_size", 0)
-        self._hub = Dispatcher(_whole(max_pending, "max_pending", 1), self.history_size, _keeps_frames(capture))
+        self._engine = Engine(_whole(max_pending, "max_pending", 1), self.history_size, _keeps_frames(capture))
         self._graph = Graph(self.flow_id)
         self._numbers = itertools.count(1)
         # One thread opens or closes pools at a time, and one builds, or lets a job begin: what was checked stays so
@@ -87,7 +87,7 @@ class Flow:
         self._made_in_handler = CURRENT.get() is not None
         self._plugins = Plugins(plugins)
         self._options = dict(strategy_options or {})
-        self._default = self._queue(make_strategy(self._plugins, execution_strategy, max_workers, self._options))
+        self._default = self._scheduler_of(make_strategy(self._plugins, execution_strategy, max_workers, self._options))
         self.set_error_handler(error_handler)
 
     def __repr__(self) -> str:
@@ -121,7 +121,7 @@ class Flow:
     @property
     def max_pending(self) -> int:
         """The number of queued activations beyond which a handler that emits works some of them off."""
-        return self._hub.max_pending
+        return self._engine.max_pending
 
     @property
     def job_state(self) -> JobState | None:
@@ -133,7 +133,7 @@ class Flow:
         """What all jobs begun since its `reset()` have done, in figures."""
         from routilux_core.tracking import ExecutionTracker
 
-        return ExecutionTracker(FlowSource(self._hub))
+        return ExecutionTracker(FlowSource(self._engine))
 
     def to_mermaid(self) -> str:
         """Return the graph as a Mermaid flowchart."""
@@ -151,13 +151,13 @@ class Flow:
         """
         with self._building:
             self._check_idle("add_routine")
-            queue = self._default if execution_strategy is None else self._queue_named(execution_strategy)
+            scheduler = self._default if execution_strategy is None else self._scheduler_named(execution_strategy)
             if isinstance(routine, Routine):
-                _check_capabilities(routine_id or type(routine).__name__, routine, queue.strategy)
+                _check_capabilities(routine_id or type(routine).__name__, routine, scheduler.strategy)
             name = self._graph.add_routine(routine, routine_id)
             if execution_strategy is not None:
                 self._named[name] = execution_strategy
-            self._wire(name, routine, queue)
+            self._wire(name, routine, scheduler)
         return name
 
     def connect(
@@ -175,7 +175,7 @@ class Flow:
         with self._building:
             self._check_idle("connect")
             made = self._graph.connect(source, event, target, slot, param_mapping)
-            inlet, outlet = self._hub.nodes[target].inlets[slot], self._hub.nodes[source].outlets[event]
+            inlet, outlet = self._engine.nodes[target].inlets[slot], self._engine.nodes[source].outlets[event]
             outlet.add_target(inlet, dict(made.param_mapping) or None)
         return made
 
@@ -184,7 +184,7 @@ class Flow:
         with self._building:
             self._check_idle("add_output")
             chosen = self._graph.add_output(routine_id, event_name, name)
-            self._hub.nodes[routine_id].outlets[event_name].add_output(chosen)
+            self._engine.nodes[routine_id].outlets[event_name].add_output(chosen)
         return chosen
 
     def set_error_handler(self, error_handler: ErrorHandler | ErrorStrategy | str | None) -> None:
@@ -194,13 +194,13 @@ class Flow:
         if not (error_handler is None or isinstance(error_handler, ErrorHandler)):
             raise ConfigurationError(f"an error handler is an ErrorHandler or a strategy name, not {error_handler!r}")
         with self._building:
-            self._hub.error_handler = error_handler or ErrorHandler()
-            for node in self._hub.nodes.values():
-                node.set_policy(self._hub.error_handler)
+            self._engine.error_handler = error_handler or ErrorHandler()
+            for node in self._engine.nodes.values():
+                node.set_policy(self._engine.error_handler)
 
     def get_error_handler(self) -> ErrorHandler:
         """Return the policy for routines without their own."""
-        return self._hub.error_handler
+        return self._engine.error_handler
 
     def set_execution_strategy(
         self,
@@ -228,11 +228,11 @@ class Flow:
                 self._run_under(strategy, options)
 
     def _run_under(self, strategy: ExecutionStrategy, options: dict[str, Any]) -> None:
-        self._default = self._hub.queues[0] = self._new_queue(strategy)
+        self._default = self._engine.schedulers[0] = self._new_scheduler(strategy)
         self._options = options
-        for routine_id, node in self._hub.nodes.items():
+        for routine_id, node in self._engine.nodes.items():
             name = self._named.get(routine_id)
-            node.queue = self._default if name is None else self._queue_named(name)
+            node.scheduler = self._default if name is None else self._scheduler_named(name)
 
     # -- saving
 
@@ -287,17 +287,17 @@ class Flow:
         where somebody waits.
         """
         payload = _checked_params(entry_params)
-        self._hub.check_fork()
+        self._engine.check_fork()
         _check_here(self._made_in_handler, f"execute({entry_routine_id!r}) of flow {self.flow_id!r}")
         order = _Order(entry_routine_id, payload, slot)
         if self._is_interrupted():
             return self._execute_later(order)
         run: Run | None = None
         try:
-            hub = self._hub
-            with Visit(hub):
+            engine = self._engine
+            with Visit(engine):
                 run, job, whole, entry = self._start(order)
-            if (whole or entry) and not inside(hub):
+            if (whole or entry) and not inside(engine):
                 run.drive(None if whole else 0.0)
         except BaseException:
             if run is not None:
@@ -313,8 +313,8 @@ class Flow:
         Every wait is refused inside a handler of this flow, and inside a job of another flow that such a handler waits
         for: it would wait for itself.
         """
-        check_outside(self._hub, "Flow.run")
-        self._hub.check_uninterrupted("Flow.run")
+        check_outside(self._engine, "Flow.run")
+        self._engine.check_uninterrupted("Flow.run")
         job: JobState | None = None
         try:
             job = self.execute(entry_routine_id, entry_params, slot=slot)
@@ -330,13 +330,13 @@ class Flow:
 
         Jobs that begin meanwhile, in handlers perhaps, are waited for, too.
         """
-        check_outside(self._hub, "Flow.wait_for_completion")
-        self._hub.check_uninterrupted("Flow.wait_for_completion")
+        check_outside(self._engine, "Flow.wait_for_completion")
+        self._engine.check_uninterrupted("Flow.wait_for_completion")
         deadline = _deadline(check_patience(timeout, "the timeout of Flow.wait_for_completion"))
-        self._hub.check_fork()
+        self._engine.check_fork()
         try:
             while unfinished := self._unfinished():
-                if not self._hub.wait(unfinished, _left(deadline)):
+                if not self._engine.wait(unfinished, _left(deadline)):
                     return False
             return True
         except BaseException:  # perhaps before there was anything to wait for
@@ -370,10 +370,10 @@ class Flow:
         also those of the next job.
         """
         if wait:
-            check_outside(self._hub, "Flow.shutdown")
-            self._hub.check_uninterrupted("Flow.shutdown")
+            check_outside(self._engine, "Flow.shutdown")
+            self._engine.check_uninterrupted("Flow.shutdown")
         elif self._is_interrupted():
-            return self._hub.put_off(self.shutdown, False)
+            return self._engine.put_off(self.shutdown, False)
         deadline = _deadline(check_patience(timeout, "the timeout of Flow.shutdown"))
         closed = False
         while not closed:  # again, where jobs have begun meanwhile
@@ -383,7 +383,7 @@ class Flow:
             if not wait:
                 self._close_when_idle()
                 return None
-            if not self._hub.wait(self._unfinished(), _left(deadline)):
+            if not self._engine.wait(self._unfinished(), _left(deadline)):
                 self.cancel()
             closed = self._close(_left(deadline))
         return None
@@ -402,7 +402,7 @@ class Flow:
     # -- inside
 
     def _new_job(self) -> tuple[Run, JobState]:
-        run = Run(self._hub, f"{self.flow_id}-{next(self._numbers)}", self.flow_id, self.history_size, _context())
+        run = Run(self._engine, f"{self.flow_id}-{next(self._numbers)}", self.flow_id, self.history_size, _context())
         run.collected = {output.name: [] for output in self._graph.outputs}
         return run, JobState(run.job_id, self.flow_id, run)
 
@@ -424,10 +424,10 @@ class Flow:
             except BaseException:
                 run.abort()
                 raise
-            whole, entry = (_works_here(queue) for queue in (self._default, inlet.node.queue))
+            whole, entry = (_works_here(scheduler) for scheduler in (self._default, inlet.node.scheduler))
         try:
             run.tell_started()
-            run.hub.settle([run])
+            run.engine.settle([run])
         except BaseException:
             run.abort()
             raise
@@ -436,43 +436,43 @@ class Flow:
     def _post(self, run: Run, inlet: Inlet, payload: dict[str, Any]) -> None:
         """Take a job in, with what its entry is called with."""
         try:
-            with self._hub.lock:
-                self._hub.runs.add(run)
-                self._hub.measures.start(run)
+            with self._engine.lock:
+                self._engine.runs.add(run)
+                self._engine.measures.start(run)
                 run.post(inlet, payload, 0, perf_counter())
                 run.quiet()
         except BaseException:  # it may be counted, and not be there
-            self._hub.hurt = True
+            self._engine.hurt = True
             raise
 
     def _is_interrupted(self) -> bool:
         """Return whether the calling thread is at work inside already: a signal handler calls, most often."""
-        return self._hub.is_interrupted() or is_held_here(self._opening) or is_held_here(self._building)
+        return self._engine.is_interrupted() or is_held_here(self._opening) or is_held_here(self._building)
 
     def _execute_later(self, order: _Order) -> JobState:
         """Let another thread start a job when this one is through with what it was interrupted in."""
         self._entry(order.routine_id, order.slot)
         run, job = self._new_job()
         self._last = job
-        self._hub.put_off(self._start_late, order, run, job)
+        self._engine.put_off(self._start_late, order, run, job)
         return job
 
     def _start_late(self, order: _Order, run: Run, job: JobState) -> None:
         try:
-            with Visit(self._hub):
+            with Visit(self._engine):
                 self._start(order, (run, job))
         except Exception:
             logger().exception("job %s, executed in a signal handler, could not be started", run.job_id)
             run.cancel()
 
     def _running(self) -> list[Run]:
-        with self._hub.lock:
-            return [run for run in self._hub.runs if isinstance(run, Run)]
+        with self._engine.lock:
+            return [run for run in self._engine.runs if isinstance(run, Run)]
 
     def _unfinished(self) -> list[Run]:
         """Return the jobs that run, and those whose end is being told to listeners."""
-        with self._hub.lock:
-            return [run for run in (*self._hub.runs, *self._hub.ending) if isinstance(run, Run)]
+        with self._engine.lock:
+            return [run for run in (*self._engine.runs, *self._engine.ending) if isinstance(run, Run)]
 
     def _check_idle(self, what: str) -> None:
         running = self._running()
@@ -482,26 +482,26 @@ class Flow:
                 f"({printable(running[0].job_id)}): wait_for_completion() or cancel() first"
             )
 
-    def _queue(self, strategy: ExecutionStrategy) -> WorkQueue:
-        queue = self._new_queue(strategy)
-        self._hub.queues.append(queue)
-        return queue
+    def _scheduler_of(self, strategy: ExecutionStrategy) -> Scheduler:
+        scheduler = self._new_scheduler(strategy)
+        self._engine.schedulers.append(scheduler)
+        return scheduler
 
-    def _new_queue(self, strategy: ExecutionStrategy) -> WorkQueue:
+    def _new_scheduler(self, strategy: ExecutionStrategy) -> Scheduler:
         if strategy.capabilities.shares_memory:
-            return WorkQueue(self._hub, strategy, _task)
-        from routilux_core._remote.scheduler import ShippedQueue  # with it comes all that travelling needs
+            return Scheduler(self._engine, strategy, _task)
+        from routilux_core._remote.scheduler import RemoteScheduler  # with it comes all that travelling needs
 
-        return ShippedQueue(self._hub, strategy)
+        return RemoteScheduler(self._engine, strategy)
 
-    def _queue_named(self, name: str) -> WorkQueue:
+    def _scheduler_named(self, name: str) -> Scheduler:
         """Return the queue of a routine's own strategy: the flow's where it has that name."""
         if name == self._default.strategy.name:
             return self._default
-        for queue in self._hub.queues[1:]:
-            if queue.strategy.name == name:
-                return queue
-        return self._queue(make_strategy(self._plugins, name, None, None))
+        for scheduler in self._engine.schedulers[1:]:
+            if scheduler.strategy.name == name:
+                return scheduler
+        return self._scheduler_of(make_strategy(self._plugins, name, None, None))
 
     def _saved(self) -> SavedFlow:
         from routilux_core.serialization.snapshot import SavedFlow, options_of
@@ -509,30 +509,30 @@ class Flow:
         strategy = self._default.strategy
         options = self._options or options_of(strategy)
         settings = {"max_pending": self.max_pending, "history_size": self.history_size}
-        return SavedFlow(strategy, options, self._hub.error_handler, self._graph, self._named, settings)
+        return SavedFlow(strategy, options, self._engine.error_handler, self._graph, self._named, settings)
 
     def _become(self, saved: SavedFlow) -> None:
         """Take over a flow that was read, all at once."""
         settings = saved.settings
-        hub = Dispatcher(settings["max_pending"], settings["history_size"], self._hub.keeps_frames)
-        hub.error_handler = saved.error_handler
+        engine = Engine(settings["max_pending"], settings["history_size"], self._engine.keeps_frames)
+        engine.error_handler = saved.error_handler
         with self._opening:
             with self._building:
                 self._check_idle("deserialize")
                 before = dict(vars(self))
-                old_hub, old_graph = self._hub, self._graph
+                old_engine, old_graph = self._engine, self._graph
                 try:
                     self.flow_id, self.history_size = saved.graph.flow_id, saved.settings["history_size"]
-                    self._hub, self._graph, self._named, self._async = hub, saved.graph, saved.named, set()
+                    self._engine, self._graph, self._named, self._async = engine, saved.graph, saved.named, set()
                     self._options, self._gathers_of, self._last = saved.options, -1, None
                     self._was_read = True
-                    self._default = self._queue(saved.strategy)
+                    self._default = self._scheduler_of(saved.strategy)
                     self._wire_all()
                 except BaseException:
                     vars(self).update(before)
                     raise
-            for queue in old_hub.queues:
-                close_pool(queue)
+            for scheduler in old_engine.schedulers:
+                close_pool(scheduler)
         for routine in old_graph.routines.values():
             let_go(routine)
 
@@ -541,7 +541,7 @@ class Flow:
         for name, routine in self._graph.routines.items():
             own = self._named.get(name)
             self._wire(name, routine, self._default if own is None else self._queue_saved(own))
-        nodes = self._hub.nodes
+        nodes = self._engine.nodes
         targets: dict[Outlet, list[tuple[Inlet, dict[str, str] | None]]] = {}
         for each in self._graph.connections:
             found = targets.setdefault(nodes[each.source].outlets[each.event], [])
@@ -554,37 +554,37 @@ class Flow:
         for outlet, chosen in names.items():
             outlet.add_output(*chosen)
 
-    def _queue_saved(self, name: str) -> WorkQueue:
-        known = any(queue.strategy.name == name for queue in self._hub.queues)
+    def _queue_saved(self, name: str) -> Scheduler:
+        known = any(scheduler.strategy.name == name for scheduler in self._engine.schedulers)
         if known:
-            return self._queue_named(name)
+            return self._scheduler_named(name)
         from routilux_core.serialization.snapshot import SavedStrategy
 
-        return self._queue(SavedStrategy(name=name))
+        return self._scheduler_of(SavedStrategy(name=name))
 
     def _load_strategies(self) -> None:
         """Put the strategies themselves where a file has named them; one that is not installed is an error."""
         from routilux_core.serialization.snapshot import SavedStrategy
 
-        for queue in list(self._hub.queues):
-            if isinstance(queue.strategy, SavedStrategy):
-                self._load(queue, queue.strategy)
+        for scheduler in list(self._engine.schedulers):
+            if isinstance(scheduler.strategy, SavedStrategy):
+                self._load(scheduler, scheduler.strategy)
         self._was_read = False
 
-    def _load(self, queue: WorkQueue, saved: SavedStrategy) -> None:
-        loaded = self._new_queue(make_strategy(self._plugins, saved.name, saved.max_workers, saved.options))
-        self._hub.queues[self._hub.queues.index(queue)] = loaded
-        if queue is self._default:
+    def _load(self, scheduler: Scheduler, saved: SavedStrategy) -> None:
+        loaded = self._new_scheduler(make_strategy(self._plugins, saved.name, saved.max_workers, saved.options))
+        self._engine.schedulers[self._engine.schedulers.index(scheduler)] = loaded
+        if scheduler is self._default:
             self._default = loaded
-        for node in self._hub.nodes.values():
-            if node.queue is queue:
-                node.queue = loaded
+        for node in self._engine.nodes.values():
+            if node.scheduler is scheduler:
+                node.scheduler = loaded
 
-    def _wire(self, name: str, routine: Routine, queue: WorkQueue) -> None:
-        node = Node(name, routine, queue)
-        with self._hub.lock:  # of who asks a job that has ended
-            self._hub.nodes[name] = node
-        self._hub.has_timeouts = self._hub.has_timeouts or node.timeout is not None
+    def _wire(self, name: str, routine: Routine, scheduler: Scheduler) -> None:
+        node = Node(name, routine, scheduler)
+        with self._engine.lock:  # of who asks a job that has ended
+            self._engine.nodes[name] = node
+        self._engine.has_timeouts = self._engine.has_timeouts or node.timeout is not None
         internals = routine._routilux
         internals.owner, internals.sealed = (self.flow_id, name), routine.__routilux_settings__.stateless
         internals.change = lambda change: self._change(node, change)
@@ -600,18 +600,18 @@ class Flow:
 
     def _set_policy(self, node: Node) -> None:
         with self._building:
-            node.set_policy(self._hub.error_handler)
+            node.set_policy(self._engine.error_handler)
 
     def _take_in(self, node: Node) -> None:
         """Wire the slots and events that a routine has by now."""
-        node.refresh(self._hub.inlets, self._hub.error_handler)
+        node.refresh(self._engine.inlets, self._engine.error_handler)
         self._graph.version += 1
         if any(slot.signature.is_async for slot in node.routine._routilux.slots.values()):
             self._async.add(node.routine_id)
 
     def _entry(self, routine_id: str, slot: str | None) -> Inlet:
         routine = self._graph.routine(routine_id)
-        inlets = self._hub.nodes[routine_id].inlets
+        inlets = self._engine.nodes[routine_id].inlets
         if slot is not None:
             self._graph.slot(routine_id, slot)
             return inlets[slot]
@@ -630,35 +630,35 @@ class Flow:
         if self._was_read:
             self._load_strategies()
         for routine_id in self._async:
-            node = self._hub.nodes[routine_id]
-            _check_capabilities(routine_id, node.routine, node.queue.strategy)
+            node = self._engine.nodes[routine_id]
+            _check_capabilities(routine_id, node.routine, node.scheduler.strategy)
         if self._gathers_of != self._graph.version:
-            nodes = self._hub.nodes
-            self._hub.gather_order = [nodes[name].inlets[slot] for name, slot in self._graph.gather_order()]
+            nodes = self._engine.nodes
+            self._engine.gather_order = [nodes[name].inlets[slot] for name, slot in self._graph.gather_order()]
             self._gathers_of = self._graph.version
-        for queue in self._hub.queues:
-            queue.prepare(entry, payload, bool(self._hub.runs))
-        if any(queue.pool is None for queue in self._hub.queues):
+        for scheduler in self._engine.schedulers:
+            scheduler.prepare(entry, payload, bool(self._engine.runs))
+        if any(scheduler.pool is None for scheduler in self._engine.schedulers):
             self._open()
 
     def _open(self) -> None:
         with self._opening:
-            for queue in self._hub.queues:
-                if queue.pool is None and self._uses(queue):
-                    open_pool(queue)
-            watch(self._hub, self._opening, self._building)
+            for scheduler in self._engine.schedulers:
+                if scheduler.pool is None and self._uses(scheduler):
+                    open_pool(scheduler)
+            watch(self._engine, self._opening, self._building)
             if self._at_exit is None:
                 self._at_exit = _exit_hook(weakref.ref(self))
                 atexit.register(self._at_exit)
 
-    def _uses(self, queue: WorkQueue) -> bool:
-        return queue is self._default or any(node.queue is queue for node in self._hub.nodes.values())
+    def _uses(self, scheduler: Scheduler) -> bool:
+        return scheduler is self._default or any(node.scheduler is scheduler for node in self._engine.nodes.values())
 
     def _close_when_idle(self) -> None:
         with self._opening:
-            with self._hub.lock:
-                busy = bool(self._hub.runs)
-                self._hub.when_idle = self._closing if busy else None
+            with self._engine.lock:
+                busy = bool(self._engine.runs)
+                self._engine.when_idle = self._closing if busy else None
             if not busy:
                 self._close(0.0)
 
@@ -668,7 +668,7 @@ class Flow:
         if self._opening.acquire(blocking=False):
             try:
                 if self._close(0.0):
-                    self._hub.when_idle = None
+                    self._engine.when_idle = None
             finally:
                 self._opening.release()
 
@@ -677,8 +677,10 @@ class Flow:
         with self._opening:
             if any(timeout is None or not run.stopped for run in self._running()):
                 return False
-            for queue in sorted(self._hub.queues, key=_works_here):  # what hangs in this thread keeps no pool open
-                close_pool(queue, cancel=timeout is not None, timeout=timeout)
+            for scheduler in sorted(
+                self._engine.schedulers, key=_works_here
+            ):  # what hangs in this thread keeps no pool open
+                close_pool(scheduler, cancel=timeout is not None, timeout=timeout)
             if self._at_exit is not None:
                 atexit.unregister(self._at_exit)
                 self._at_exit = None
@@ -730,12 +732,12 @@ def _check_here(made_in_handler: bool, what: str) -> None:
         )
 
 
-def _task(queue: WorkQueue) -> Task:
-    if not queue.strategy.capabilities.coroutines:
-        return WorkTask(queue)
+def _task(scheduler: Scheduler) -> Task:
+    if not scheduler.strategy.capabilities.coroutines:
+        return WorkTask(scheduler)
     from routilux_core._local.coroutines import CoroutineTask  # imports asyncio
 
-    return CoroutineTask(queue)
+    return CoroutineTask(scheduler)
 
 
 def _exit_hook(flow: weakref.ref[Flow]) -> Any:
@@ -753,9 +755,9 @@ def _context() -> Context | None:
     return context if any(variable is not CURRENT for variable in context) else None
 
 
-def _works_here(queue: Lane) -> bool:
+def _works_here(scheduler: Lane) -> bool:
     """Return whether a queue is worked off in the thread that waits."""
-    return queue.pool is not None and queue.pool.in_caller
+    return scheduler.pool is not None and scheduler.pool.in_caller
 
 
 def _deadline(timeout: float | None) -> float | None:

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from routilux_core._remote.cache import process
 from routilux_core._remote.exceptions import encode
 from routilux_core._remote.pickling import ATOMS, NotThereError, dumps, explain, loads
-from routilux_core._remote.reporter import Data, Teller
+from routilux_core._remote.reporter import Data, Reporter
 from routilux_core._remote.routines import Blueprint, Ready, pickle_state, state_of
 from routilux_core._routines.frame import CURRENT, Frame
 from routilux_core._routines.returns import check_returned
@@ -120,7 +120,7 @@ class _Batch:
         mark: Callable[[int], None] | None,
         cancelled: Callable[[], bool] | None,
     ) -> None:
-        self.hub: object = self
+        self.engine: object = self
         self.thread = threading.get_ident()
         self.routine: Routine | None = None
         self._events: Mapping[str, object] = {}
@@ -135,7 +135,7 @@ class _Batch:
         self._process.serves = self._process.serves or not self._at_home
         relay = None if self._at_home else self._process.relay
         alone = len(self._calls) == 1 and len(self._calls[0][-1]) == 1
-        self._teller = Teller(send, self._process.flusher, relay, alone)
+        self._teller = Reporter(send, self._process.flusher, relay, alone)
         self._names, self._data = self._teller.names, self._teller.data
         self._forked = False  # whether this is a copy of the task, in a process that the call which runs has forked
         self._held: list[tuple[str, Data]] | None = None  # by the activation that runs, where it may run again

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from routilux_core._engine.aside import Aside
 from routilux_core._engine.mending import put_in_order
 from routilux_core._engine.plan import JOB, Inlet, Item, Node
-from routilux_core._engine.scheduler import Job, WorkQueue
+from routilux_core._engine.scheduler import Job, Scheduler
 from routilux_core._engine.timers import Timers
 from routilux_core._engine.visits import Visit, is_held_here
 from routilux_core._routines.frame import CURRENT, check_outside, here
@@ -41,7 +41,7 @@ class Called(Protocol):
     def recruit(self) -> None: ...
 
 
-class Dispatcher:
+class Engine:
     """All the queues of a flow, its running jobs, and what they share."""
 
     __slots__ = (
@@ -65,10 +65,10 @@ class Dispatcher:
         "max_pending",
         "measures",
         "nodes",
-        "queues",
         "raised",
         "release",
         "runs",
+        "schedulers",
         "timers",
         "visits",
         "when_idle",
@@ -82,7 +82,7 @@ class Dispatcher:
         self.keeps_frames = keeps_frames  # of exceptions that were decided about
         # An emitter looks how much waits when the number of what it posts has none of these bits: now and then.
         self.mask = (1 << max(0, (max_pending // 16).bit_length() - 1)) - 1
-        self.queues: list[WorkQueue] = []
+        self.schedulers: list[Scheduler] = []
         self.nodes: dict[str, Node] = {}
         self.inlets: list[Inlet] = []  # by number
         self.measures = Measures(history_size)
@@ -105,8 +105,8 @@ class Dispatcher:
 
     def call_all(self) -> None:
         """Ask for workers wherever there is something to do. The lock is held."""
-        for queue in self.queues:
-            queue.call()
+        for scheduler in self.schedulers:
+            scheduler.call()
 
     def answer(self) -> None:
         """Submit the tasks that were called for, and tell listeners what they wait for. The lock is not held."""
@@ -141,8 +141,8 @@ class Dispatcher:
                 put_in_order(self, CURRENT.get(), gone)
                 self.timers.mend()
                 ended = [run for run in (*self.runs, *self.ending) if run.quiet() or run.ended]
-            for queue in self.queues:
-                queue.take_back_unsent()
+            for scheduler in self.schedulers:
+                scheduler.take_back_unsent()
             for run in ended:
                 run.finish_again()
             self.aside.mend()
@@ -210,7 +210,7 @@ class Dispatcher:
 
     def hands(self) -> list[Any]:
         """Return the workers that share our memory and are in their loop. Lock."""
-        return [hand for queue in self.queues for hand in queue.hands]
+        return [hand for scheduler in self.schedulers for hand in scheduler.hands]
 
     def all_nodes(self) -> list[Node]:
         """Return the nodes, with those that single jobs have of their own. The lock is held."""
@@ -219,14 +219,14 @@ class Dispatcher:
     def drop(self, run: Job) -> list[Item]:
         """Take everything of a run out of queues and waiting lists. The lock is held."""
         gone: list[Item] = []
-        for queue in self.queues if run.stopped else ():
-            gone += queue.sweep(run)
+        for scheduler in self.schedulers if run.stopped else ():
+            gone += scheduler.sweep(run)
         for node in self.all_nodes():
             if node.waiting:
                 gone += _sift(node.waiting, run)
-        for queue in self.queues:
-            gone += queue.drop(run)
-            queue.call()
+        for scheduler in self.schedulers:
+            gone += scheduler.drop(run)
+            scheduler.call()
         return gone
 
     def wait(self, runs: Iterable[Job], timeout: float | None, until: Done | None = None) -> bool:
@@ -264,12 +264,14 @@ class Dispatcher:
 
     def has_of(self, run: Job) -> bool:
         """Return whether anything of a run is queued, in hand or away. Lock."""
-        if any(queue.has_of(run) for queue in self.queues):
+        if any(scheduler.has_of(run) for scheduler in self.schedulers):
             return True
         return any(item[JOB] is run for node in self.all_nodes() for item in node.waiting.copy())
 
     def _wait_for(self, done: Done, deadline: float | None) -> bool:
-        pools = [queue.pool for queue in self.queues if queue.pool is not None and queue.pool.in_caller]
+        pools = [
+            scheduler.pool for scheduler in self.schedulers if scheduler.pool is not None and scheduler.pool.in_caller
+        ]
         if pools:
             with Visit(self):  # what this thread has in hand between two tasks, nobody else does meanwhile
                 return self._work_for(done, deadline, pools)

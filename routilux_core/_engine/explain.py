@@ -13,7 +13,7 @@ from routilux_core._tracking.history import Totals
 if TYPE_CHECKING:
     from routilux_core._engine.plan import Inlet, Item, Node
     from routilux_core._engine.run import Run
-    from routilux_core._engine.scheduler import WorkQueue
+    from routilux_core._engine.scheduler import Scheduler
 
 ENOUGH = 20  # activations before a hint is worth giving
 
@@ -23,7 +23,7 @@ def explain(run: Run) -> str:
     with run.up_to_date():
         lines = [_headline(run), *_waiting(run), *_waited_for(run)]
         totals = run.history.totals()
-    return "\n".join([*lines, *hints(totals, run.hub.inlets)])
+    return "\n".join([*lines, *hints(totals, run.engine.inlets)])
 
 
 def _waited_for(run: Run) -> list[str]:
@@ -39,8 +39,10 @@ def _headline(run: Run) -> str:
 def _waiting(run: Run) -> list[str]:
     lines = []
     queued, unasked = (
-        Counter(item[INLET].node.routine_id for queue in queues for item in queue.queued() if item[JOB] is run)
-        for queues in _by_who_works(run)
+        Counter(
+            item[INLET].node.routine_id for scheduler in schedulers for item in scheduler.queued() if item[JOB] is run
+        )
+        for schedulers in _by_who_works(run)
     )
     behind = Counter(item[INLET].node.routine_id for item in _behind(run) if item[JOB] is run)
     retries = Counter(item[INLET].node.routine_id for _, item, _ in run.retrying.values())
@@ -63,17 +65,21 @@ def _waiting(run: Run) -> list[str]:
     return lines
 
 
-def _by_who_works(run: Run) -> tuple[list[WorkQueue], list[WorkQueue]]:
+def _by_who_works(run: Run) -> tuple[list[Scheduler], list[Scheduler]]:
     """Return the queues that workers work off, and those that are left to who waits, while nobody does. Lock."""
-    mine = [queue for queue in run.hub.queues if queue.pool is not None and queue.pool.in_caller and not queue.active]
-    return [queue for queue in run.hub.queues if queue not in mine], mine
+    mine = [
+        scheduler
+        for scheduler in run.engine.schedulers
+        if scheduler.pool is not None and scheduler.pool.in_caller and not scheduler.active
+    ]
+    return [scheduler for scheduler in run.engine.schedulers if scheduler not in mine], mine
 
 
 def _behind(run: Run) -> Iterator[Item]:
     """Yield what waits for a permit, or behind a call of a worker that has one for all of it. Lock."""
-    for node in run.hub.all_nodes():
+    for node in run.engine.all_nodes():
         yield from node.waiting.copy()  # others may append
-    for hand in run.hub.hands():
+    for hand in run.engine.hands():
         yield from hand.stretch.copy()
 
 
@@ -95,7 +101,7 @@ def _serialised(node: Node, total: Totals) -> bool:
     """Whether the calls of a routine with state waited mainly for each other, where workers could have run them."""
     return (
         node.limit == 1
-        and node.queue.strategy.capabilities.parallel
+        and node.scheduler.strategy.capabilities.parallel
         and total.executions >= ENOUGH
         and total.queue_wait > 2 * total.run_time
         and total.run_time > 0.001 * total.executions

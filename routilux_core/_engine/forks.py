@@ -14,16 +14,16 @@ from threading import get_ident
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from routilux_core._engine.engine import Dispatcher
+from routilux_core._engine.engine import Engine
 
-_opened: WeakKeyDictionary[Dispatcher, tuple[Any, Any]] = WeakKeyDictionary()  # with the locks of its flow
+_opened: WeakKeyDictionary[Engine, tuple[Any, Any]] = WeakKeyDictionary()  # with the locks of its flow
 _the_parents: list[Any] = []
 
 
-def watch(hub: Dispatcher, opening: Any, building: Any) -> None:
+def watch(engine: Engine, opening: Any, building: Any) -> None:
     """Look after a flow with open pools, and with an `RLock` for who opens and closes them, and one for who builds."""
     _register()
-    _opened[hub] = opening, building
+    _opened[engine] = opening, building
 
 
 @functools.cache  # once in a process
@@ -34,17 +34,17 @@ def _register() -> None:
 
 def _after_fork() -> None:
     """Put every flow in order. The only thread of the child, before anything else of it runs."""
-    for hub, (opening, building) in list(_opened.items()):
+    for engine, (opening, building) in list(_opened.items()):
         was_opening = _freed(opening)
         _freed(building)
-        _freed(hub.deferring)
-        hub.lock._at_fork_reinit()  # type: ignore[attr-defined]
-        for node in hub.nodes.values():
+        _freed(engine.deferring)
+        engine.lock._at_fork_reinit()  # type: ignore[attr-defined]
+        for node in engine.nodes.values():
             node.routine._routilux.lock._at_fork_reinit()  # type: ignore[attr-defined]
-        hub.timers.begin_anew()
-        hub.aside.begin_anew()
-        if was_opening or not _goes_on_here(hub):
-            _begin_anew(hub, was_opening)
+        engine.timers.begin_anew()
+        engine.aside.begin_anew()
+        if was_opening or not _goes_on_here(engine):
+            _begin_anew(engine, was_opening)
 
 
 def _freed(lock: Any) -> bool:
@@ -56,24 +56,26 @@ def _freed(lock: Any) -> bool:
     return True
 
 
-def _goes_on_here(hub: Dispatcher) -> bool:
+def _goes_on_here(engine: Engine) -> bool:
     """Whether jobs run, and nobody but this thread works at them: then the child has all that they need."""
-    if not hub.runs or any(queue.pool is not None and not queue.pool.in_caller for queue in hub.queues):
+    if not engine.runs or any(
+        scheduler.pool is not None and not scheduler.pool.in_caller for scheduler in engine.schedulers
+    ):
         return False
-    return all(hand.thread == get_ident() for hand in hub.hands())
+    return all(hand.thread == get_ident() for hand in engine.hands())
 
 
-def _begin_anew(hub: Dispatcher, was_opening: bool) -> None:
-    running = hub.forget_jobs()
+def _begin_anew(engine: Engine, was_opening: bool) -> None:
+    running = engine.forget_jobs()
     if running or was_opening:
         what = f"job {running[0]} ran" if running else "another thread opened or closed its workers"
-        hub.forked = (
+        engine.forked = (
             f"this process was forked from process {os.getppid()} while {what}: what that does there can't be known "
             "here. Fork while no job of this flow runs, or make a flow in the child"
         )
-    for queue in hub.queues:
-        _the_parents.append((queue.pool, queue.resources))
-        pool = queue.forget()
+    for scheduler in engine.schedulers:
+        _the_parents.append((scheduler.pool, scheduler.resources))
+        pool = scheduler.forget()
         if pool is not None:
             with contextlib.suppress(Exception):
                 pool.after_fork()

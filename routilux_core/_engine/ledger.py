@@ -17,7 +17,7 @@ from routilux_core.error_handling import Failure, LeftOut
 from routilux_core.errors import trace_of
 
 if TYPE_CHECKING:
-    from routilux_core._engine.engine import Dispatcher
+    from routilux_core._engine.engine import Engine
     from routilux_core._tracking.listeners import Listeners
     from routilux_core.records import ActivationRecord, Ledger
     from routilux_core.routine import Routine
@@ -27,8 +27,8 @@ GATHERED = "gathered payloads"  # the key under which a gather slot's arrivals t
 GRAVITY = {"skipped": 1, "error_continued": 2, "failed": 3}
 
 
-class Books:
-    """The counts and records of a job. What is marked "lock" is called with the dispatcher's lock held."""
+class LedgerCounts:
+    """The counts and records of a job. What is marked "lock" is called with the engine's lock held."""
 
     __slots__ = (
         "attempts",
@@ -37,6 +37,7 @@ class Books:
         "decided",
         "discarded",
         "ended_at",
+        "engine",
         "failed",
         "failures",
         "final",
@@ -45,7 +46,6 @@ class Books:
         "gathered",
         "history",
         "holders",
-        "hub",
         "job_id",
         "last",
         "late",
@@ -63,8 +63,8 @@ class Books:
         "unconnected",
     )
 
-    def __init__(self, hub: Dispatcher, job_id: str, flow_id: str, history_size: int) -> None:
-        self.hub = hub
+    def __init__(self, engine: Engine, job_id: str, flow_id: str, history_size: int) -> None:
+        self.engine = engine
         self.job_id = job_id
         self.flow_id = flow_id
         # Workers count for themselves what they post and complete, and add it here now and then. So the job can't have
@@ -78,7 +78,7 @@ class Books:
         self.unconnected = self.gathered = 0
         self.paused = self.finished = False
         self.final = "completed"
-        self.history = History(history_size, len(hub.inlets))
+        self.history = History(history_size, len(engine.inlets))
         self.timed = self.history.timed
         self.failures = Failures(max(history_size, 100))
         self.decided: dict[str, str] = {}  # routine id -> the gravest decision
@@ -148,8 +148,8 @@ class Books:
 
         A signal handler that reads in the middle of a step of its own thread finds what was counted before that.
         """
-        interrupted = is_held_here(self.hub.lock)
-        with self.hub.lock:
+        interrupted = is_held_here(self.engine.lock)
+        with self.engine.lock:
             if not interrupted:
                 self.collect()
             yield
@@ -159,14 +159,14 @@ class Books:
 
         What was completed first, what was posted second: so no activation is counted as over that is not as posted.
         """
-        workers = [worker for worker in self.hub.hands() if worker.mine is self]
+        workers = [worker for worker in self.engine.hands() if worker.mine is self]
         try:
             for worker in workers:
-                worker.show_completed()
+                worker.flush_records_of_another()
             for worker in workers:
-                worker.tell_posted()
+                worker.flush_posted()
         except BaseException:  # a signal handler has raised
-            self.hub.hurt = True
+            self.engine.hurt = True
             raise
 
     def failure(
@@ -209,14 +209,14 @@ class Books:
         return "paused" if self.paused else "running"
 
     def errors(self) -> list[Failure]:
-        with self.hub.lock:
+        with self.engine.lock:
             return self.failures.kept()
 
     def left_out(self) -> LeftOut:
         return self.failures.left_out()
 
     def outputs(self) -> dict[str, list[Payload]]:
-        with self.hub.lock:
+        with self.engine.lock:
             return {name: list(payloads) for name, payloads in self.collected.items()}
 
     def ledger(self) -> Ledger:
@@ -237,18 +237,18 @@ class Books:
             )
 
     def routines(self) -> Mapping[str, Routine]:
-        with self.hub.lock:
+        with self.engine.lock:
             own = {node.routine_id: twin.routine for node, twin in self.own.items()}
-            return {name: own.get(name, node.routine) for name, node in self.hub.nodes.items()}
+            return {name: own.get(name, node.routine) for name, node in self.engine.nodes.items()}
 
     def routine_states(self) -> dict[str, str]:
         with self.up_to_date():
-            inlets, totals = self.hub.inlets, self.history.totals()
+            inlets, totals = self.engine.inlets, self.history.totals()
             states = {inlets[slot].node.routine_id: "completed" for slot, total in totals.items() if total.completed}
             return {**states, **self.decided}
 
     def history_of(self, routine_id: str | None) -> list[ActivationRecord]:
-        inlets = self.hub.inlets
+        inlets = self.engine.inlets
         with self.up_to_date():
             newest = self.history.newest()
         found = records(newest, lambda number: (inlets[number].node.routine_id, inlets[number].name))

@@ -14,20 +14,20 @@ from threading import get_ident
 from typing import Any, Protocol
 
 from routilux_core._engine.plan import INLET, JOB, NUMBER, Item, Node
-from routilux_core._engine.scheduler import Job, WorkQueue
+from routilux_core._engine.scheduler import Job, Scheduler
 from routilux_core._routines.frame import Frame
 
 
-class Hub(Protocol):
-    """What is needed of the dispatcher."""
+class EngineRole(Protocol):
+    """What is needed of the engine."""
 
-    queues: list[WorkQueue]
+    schedulers: list[Scheduler]
     runs: set[Job]
 
     def all_nodes(self) -> list[Node]: ...
 
 
-def put_in_order(hub: Hub, here: Frame | None, gone: Any = None) -> None:
+def put_in_order(engine: EngineRole, here: Frame | None, gone: Any = None) -> None:
     """Make the queues and permits right again. Lock.
 
     `here` is the frame that the calling thread is in, if any. Workers of this thread that are not below it are gone,
@@ -36,25 +36,25 @@ def put_in_order(hub: Hub, here: Frame | None, gone: Any = None) -> None:
     living: set[object] = set(_chain(here))
     if gone is not None:
         gone.be_gone()
-    for queue in hub.queues:
-        for hand in list(queue.hands):
+    for scheduler in engine.schedulers:
+        for hand in list(scheduler.hands):
             if hand.thread == get_ident() and not hand.shares_thread and hand not in living:
                 hand.be_gone()
-    for run in list(hub.runs):
+    for run in list(engine.runs):
         run.doubt()
-    _drop_doubles(hub)
-    held = _permits(hub)
-    for node in hub.all_nodes():
+    _drop_doubles(engine)
+    held = _permits(engine)
+    for node in engine.all_nodes():
         if node.limited:
             node.free = max(0, node.limit - held[node])
-    for queue in hub.queues:
-        queue.recruiting = False  # the task may never have come to the pool; one too many does no harm
-        queue.recount()
-    for node in hub.all_nodes():
+    for scheduler in engine.schedulers:
+        scheduler.recruiting = False  # the task may never have come to the pool; one too many does no harm
+        scheduler.recount()
+    for node in engine.all_nodes():
         if node.waiting and node.free:
-            node.queue.admit(node)
-    for queue in hub.queues:
-        queue.call()
+            node.scheduler.admit(node)
+    for scheduler in engine.schedulers:
+        scheduler.call()
 
 
 def _chain(frame: Frame | None) -> Iterable[Frame]:
@@ -63,24 +63,24 @@ def _chain(frame: Frame | None) -> Iterable[Frame]:
         frame = frame.outer
 
 
-def _permits(hub: Hub) -> Counter[Node]:
+def _permits(engine: EngineRole) -> Counter[Node]:
     """Count the permits that are out."""
     held: Counter[Node] = Counter()
-    for queue in hub.queues:
-        held.update(item[INLET].node for item in queue.first)
-        held.update(queue.permits())
-    for run in hub.runs:
+    for scheduler in engine.schedulers:
+        held.update(item[INLET].node for item in scheduler.first)
+        held.update(scheduler.permits())
+    for run in engine.runs:
         held.update(run.permits())
     return held
 
 
-def _drop_doubles(hub: Hub) -> None:
+def _drop_doubles(engine: EngineRole) -> None:
     """Let nothing lie in two places: it was just being moved."""
     seen: set[tuple[int, int]] = set()
-    for node in hub.all_nodes():
+    for node in engine.all_nodes():
         _keep_new(node.waiting, seen)
-    for queue in hub.queues:
-        for items in (queue.first, queue.ready, *(() if queue.lane is None else (queue.lane,))):
+    for scheduler in engine.schedulers:
+        for items in (scheduler.first, scheduler.ready, *(() if scheduler.lane is None else (scheduler.lane,))):
             _keep_new(items, seen)
 
 

@@ -1,4 +1,4 @@
-"""The graph, wired for running: what the dispatcher reads for each event, made when the graph is built."""
+"""The graph, wired for running: what the engine reads for each event, made when the graph is built."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class Node:
 
     Where the calls of a stateless routine are not `limited`, nobody counts them.
 
-    A permit may be handed from one activation to the next without being given back; the lock of the dispatcher
+    A permit may be handed from one activation to the next without being given back; the lock of the engine
     guards both fields. The twin that a job has of a node is `unmade` until its first call makes the copy of the
     routine: that is user code, which may take long, or raise.
     """
@@ -169,19 +169,19 @@ class Node:
         "outlets",
         "per_job",
         "policy",
-        "queue",
         "routine",
         "routine_id",
+        "scheduler",
         "timeout",
         "unmade",
         "waiting",
     )
 
-    def __init__(self, routine_id: str, routine: Routine, queue: Lane) -> None:
+    def __init__(self, routine_id: str, routine: Routine, scheduler: Lane) -> None:
         settings = routine.__routilux_settings__
         self.routine_id = routine_id
         self.routine = routine
-        self.queue = queue
+        self.scheduler = scheduler
         self.limit = (settings.concurrency or UNLIMITED) if settings.stateless else 1
         self.limited = self.limit != UNLIMITED
         self.free = self.limit
@@ -218,7 +218,7 @@ class Node:
     def for_job(self) -> Node:
         """Return a twin for a fresh copy of the routine, not made yet, with permits of its own and the same wiring."""
         twin = object.__new__(Node)
-        twin.routine_id, twin.queue, twin.limit = self.routine_id, self.queue, self.limit
+        twin.routine_id, twin.scheduler, twin.limit = self.routine_id, self.scheduler, self.limit
         twin.routine, twin.unmade = self.routine, threading.Lock()
         twin.free, twin.limited, twin.waiting = self.limit, self.limited, deque()
         twin.per_job, twin.mark, twin.timeout, twin.outlets = False, 0, self.timeout, self.outlets
@@ -228,7 +228,7 @@ class Node:
         return twin
 
     def make(self) -> None:
-        """Make the twin's copy of the routine, if there is none. Not under the dispatcher's lock."""
+        """Make the twin's copy of the routine, if there is none. Not under the engine's lock."""
         making = self.unmade
         if making is None:
             return

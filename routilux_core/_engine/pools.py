@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from routilux_core._engine.choosing import allowed, as_waiting
 from routilux_core._engine.engine import as_exception, logger
 from routilux_core._engine.plan import JOB
-from routilux_core._engine.scheduler import WorkQueue
+from routilux_core._engine.scheduler import Scheduler
 from routilux_core._routines.imports import ADVICE, incomplete
 from routilux_core.errors import StrategyError
 from routilux_core.seconds import stretch
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 PATIENCE = 30.0  # seconds that a pool may take to close when nothing else is said
 
 
-class QueueHost:
+class SchedulerHost:
     """What a pool may ask of the engine, for one queue."""
 
-    def __init__(self, queue: WorkQueue) -> None:
-        self._queue = weakref.ref(queue)  # a pool's threads hold the host: they must not keep a forgotten flow alive
-        self._resources = queue.resources
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = weakref.ref(scheduler)  # a pool's threads hold the host: not a forgotten flow, too
+        self._resources = scheduler.resources
         self.opened: int | None = None  # which of the queue's pools it was made for, when that is open
 
     @property
@@ -35,35 +35,35 @@ class QueueHost:
 
     def waiting(self) -> list[Waiting]:
         """Return the activations that may run now, oldest first."""
-        queue = self._queue()
-        if queue is None:
+        scheduler = self._scheduler()
+        if scheduler is None:
             return []
-        with queue.hub.lock:
-            return [as_waiting(item) for item in allowed(queue, len(queue.ready)) if not item[JOB].halted]
+        with scheduler.engine.lock:
+            return [as_waiting(item) for item in allowed(scheduler, len(scheduler.ready)) if not item[JOB].halted]
 
     def lost(self, error: BaseException, /) -> None:
-        queue = self._queue()
-        if queue is not None:
-            queue.lost(as_exception(error, f"strategy {queue.strategy.name!r}"), self.opened)
+        scheduler = self._scheduler()
+        if scheduler is not None:
+            scheduler.lost(as_exception(error, f"strategy {scheduler.strategy.name!r}"), self.opened)
 
     def workers_changed(self) -> None:
-        queue = self._queue()
-        if queue is None:
+        scheduler = self._scheduler()
+        if scheduler is None:
             return
-        with queue.hub.lock:
-            if queue.pool is None:
+        with scheduler.engine.lock:
+            if scheduler.pool is None:
                 return
-            queue.workers = queue.pool.workers
-            queue.call()
-        queue.hub.answer()
+            scheduler.workers = scheduler.pool.workers
+            scheduler.call()
+        scheduler.engine.answer()
 
     def worker_ended(self) -> None:
         self._resources.close_mine()
 
 
-def open_pool(queue: WorkQueue) -> None:
+def open_pool(scheduler: Scheduler) -> None:
     """Open the pool of a queue that has none. Not under the engine's lock: it may take seconds."""
-    strategy, host = queue.strategy, QueueHost(queue)
+    strategy, host = scheduler.strategy, SchedulerHost(scheduler)
     if not strategy.capabilities.shares_memory:
         _check_not_importing(strategy.name)
     try:
@@ -74,11 +74,11 @@ def open_pool(queue: WorkQueue) -> None:
         raise StrategyError(f"strategy {strategy.name!r} could not be opened: {why}") from cause
     if not isinstance(pool, WorkerPool) or pool.workers < 1:
         raise StrategyError(f"strategy {strategy.name!r} opened {pool!r}, not a WorkerPool with workers")
-    with queue.hub.lock:
-        queue.pool, queue.workers, queue.chooser = pool, pool.workers, pool.chooser
-        queue.opened += 1
-        host.opened = queue.opened
-        queue.open_lane()
+    with scheduler.engine.lock:
+        scheduler.pool, scheduler.workers, scheduler.chooser = pool, pool.workers, pool.chooser
+        scheduler.opened += 1
+        host.opened = scheduler.opened
+        scheduler.open_lane()
 
 
 def _check_not_importing(strategy: str) -> None:
@@ -93,39 +93,41 @@ def _check_not_importing(strategy: str) -> None:
         )
 
 
-def close_pool(queue: WorkQueue, *, cancel: bool = False, timeout: float | None = None) -> None:
+def close_pool(scheduler: Scheduler, *, cancel: bool = False, timeout: float | None = None) -> None:
     """Close the pool of a queue, if any, and what its workers made. Past the deadline a warning, and we go on."""
     timeout = stretch(timeout)
-    with queue.hub.lock:
-        pool = queue.let_go_of_pool()
+    with scheduler.engine.lock:
+        pool = scheduler.let_go_of_pool()
     if pool is not None:
         if pool.in_caller:
-            _close(pool, queue, cancel, timeout)
+            _close(pool, scheduler, cancel, timeout)
         else:
-            _close_in_time(pool, queue, cancel, timeout)
-    queue.resources.close_all()
-    queue.abandon()
+            _close_in_time(pool, scheduler, cancel, timeout)
+    scheduler.resources.close_all()
+    scheduler.abandon()
 
 
-def _close(pool: WorkerPool, queue: WorkQueue, cancel: bool, timeout: float | None) -> None:
+def _close(pool: WorkerPool, scheduler: Scheduler, cancel: bool, timeout: float | None) -> None:
     try:
         pool.close(cancel=cancel, timeout=timeout)
     except Exception:
-        logger().warning("strategy %r raised while its pool was closed", queue.strategy.name, exc_info=True)
+        logger().warning("strategy %r raised while its pool was closed", scheduler.strategy.name, exc_info=True)
 
 
-def _close_in_time(pool: WorkerPool, queue: WorkQueue, cancel: bool, timeout: float | None) -> None:
-    closer = threading.Thread(target=_close, args=(pool, queue, cancel, timeout), name="routilux-close", daemon=True)
+def _close_in_time(pool: WorkerPool, scheduler: Scheduler, cancel: bool, timeout: float | None) -> None:
+    closer = threading.Thread(
+        target=_close, args=(pool, scheduler, cancel, timeout), name="routilux-close", daemon=True
+    )
     try:
         closer.start()
     except RuntimeError:  # the system gives no more threads
-        _close(pool, queue, cancel, timeout)
+        _close(pool, scheduler, cancel, timeout)
         return
     patience = PATIENCE if timeout is None else timeout + 1.0
     closer.join(patience)
     if closer.is_alive():
         logger().warning(
             "strategy %r did not close its pool within %g s; its workers are left behind",
-            queue.strategy.name,
+            scheduler.strategy.name,
             patience,
         )

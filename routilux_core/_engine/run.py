@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from routilux_core._engine.completion import Completion
-from routilux_core._engine.ledger import GATHERED, Books
+from routilux_core._engine.ledger import GATHERED, LedgerCounts
 from routilux_core._engine.plan import INLET, JOB, NUMBER, Inlet, Item, Node, Outlet, rename
 from routilux_core._engine.visits import Visit
 from routilux_core._routines.frame import CURRENT, Frame, check_outside
@@ -21,8 +21,8 @@ from routilux_core.error_handling import ErrorStrategy
 from routilux_core.seconds import check_patience
 
 if TYPE_CHECKING:
-    from routilux_core._engine.engine import Dispatcher
-    from routilux_core._engine.scheduler import WorkQueue
+    from routilux_core._engine.engine import Engine
+    from routilux_core._engine.scheduler import Scheduler
     from routilux_core._engine.timers import Timer
     from routilux_core._registry.plugins import PluginSet
     from routilux_core.job import JobState
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 ASIDE = 0  # no thread of ours tells of the end
 
 
-class Run(Books):
-    """The live side of a job. What is marked "lock" is called with the dispatcher's lock held."""
+class Run(LedgerCounts):
+    """The live side of a job. What is marked "lock" is called with the engine's lock held."""
 
     __slots__ = (
         "arrivals",
@@ -43,6 +43,7 @@ class Run(Books):
         "ended",
         "finisher",
         "halted",
+        "may_retry",
         "merged",
         "numbers",
         "parked",
@@ -55,14 +56,13 @@ class Run(Books):
         "swept",
         "told",
         "waiters",
-        "wary",
     )
 
-    def __init__(self, hub: Dispatcher, job_id: str, flow_id: str, history_size: int, context: Context | None) -> None:
-        super().__init__(hub, job_id, flow_id, history_size)
+    def __init__(self, engine: Engine, job_id: str, flow_id: str, history_size: int, context: Context | None) -> None:
+        super().__init__(engine, job_id, flow_id, history_size)
         self.context = context
         self.plain = context is None  # whether calling a handler is no more than that: the loop looks at nothing else
-        self.wary = False  # a plugin let a plain call be tried again: each call may be another attempt
+        self.may_retry = False  # a plugin let a plain call be tried again: each call may be another attempt
         self.quick = True  # whether an emission needs no further thought
         self.numbers = itertools.count(1)  # of activations
         self.stopped = self.halted = self.ended = False
@@ -98,7 +98,7 @@ class Run(Books):
         """Tell that the job begins, and let its entry run. Not under the lock."""
         if self.listeners is not None and self.listeners.starts:
             self.listeners.job_started()
-            with self.hub.lock:
+            with self.engine.lock:
                 if not (self.paused or self.stopped):
                     self.halted = False
                     self._unpark()
@@ -112,7 +112,7 @@ class Run(Books):
     def _look_again(self) -> None:
         """Work out `quick` and `plain`. Lock, or before anything is posted."""
         self.quick = not self.stopped and (self.listeners is None or not self.listeners.details)
-        self.plain = self.quick and not self.halted and not self.wary and self.context is None
+        self.plain = self.quick and not self.halted and not self.may_retry and self.context is None
 
     def make_entry(self, node: Node) -> None:
         """Make the entry's own copy for this job: what raises there, raises before the job begins."""
@@ -134,16 +134,16 @@ class Run(Books):
         self._queue(inlet, payload, cause, now)
 
     def _queue(self, inlet: Inlet, payload: Payload, cause: int, now: float) -> None:
-        queue = inlet.node.queue
+        scheduler = inlet.node.scheduler
         self.last += 1
         self.placed += 1
         if self.stopped:
             self.over += 1
             self.discarded += 1
             return
-        queue.post((inlet, payload, self, next(self.numbers), cause, now))
-        if queue.active < queue.workers and not queue.recruiting:
-            queue.call()
+        scheduler.post((inlet, payload, self, next(self.numbers), cause, now))
+        if scheduler.active < scheduler.workers and not scheduler.recruiting:
+            scheduler.call()
 
     def discard(self, items: Sized) -> None:
         """Count what was posted and will not run, since the job was stopped. Lock."""
@@ -178,15 +178,15 @@ class Run(Books):
         self.placed += len(outlet.targets)
         for inlet, _ in outlet.targets:
             node = inlet.node
-            queue = node.queue
-            lane = queue.lane
+            scheduler = node.scheduler
+            lane = scheduler.lane
             item = (inlet, data, self, next(numbers), cause, now)
-            if lane is not None and (queue.solo or not node.limited):  # as `post` does it, without a call
+            if lane is not None and (scheduler.solo or not node.limited):  # as `post` does it, without a call
                 lane.append(item)
             else:
-                queue.post(item)
-        for queue in self.hub.queues:
-            queue.call()
+                scheduler.post(item)
+        for scheduler in self.engine.schedulers:
+            scheduler.call()
 
     def send_all(self, outlet: Outlet, payloads: list[Payload], causes: Iterable[int], now: float) -> None:
         """Post emissions of one event, each with the activation that caused it. Nobody else has the payloads. Lock."""
@@ -200,14 +200,14 @@ class Run(Books):
         for name in outlet.outputs:
             self.collected.setdefault(name, []).extend(payloads)
         if lone is not None:
-            queue = lone.node.queue
+            scheduler = lone.node.scheduler
             numbers = self.numbers
             self.last, self.placed = self.last + count, self.placed + count  # before others see them
-            queue.post_all(
+            scheduler.post_all(
                 zip(itertools.repeat(lone), payloads, itertools.repeat(self), numbers, causes, itertools.repeat(now)),
                 lone.node,
             )  # payloads end first
-            queue.call()
+            scheduler.call()
         elif not outlet.outputs:
             self.unconnected += count
 
@@ -245,7 +245,7 @@ class Run(Books):
 
     def has_anything(self) -> bool:
         """Return whether anything of this job is queued, in hand, away, or waits. Lock."""
-        return bool(self.retrying or self.parked or self.parked_retries) or self.hub.has_of(self)
+        return bool(self.retrying or self.parked or self.parked_retries) or self.engine.has_of(self)
 
     def permits(self) -> Iterable[Node]:
         """Yield the node of each permit that is kept for a retry. Lock."""
@@ -263,7 +263,7 @@ class Run(Books):
                 self.stopped, self.final = True, "failed"
 
     def _gather(self) -> None:
-        for inlet in self.hub.gather_order:
+        for inlet in self.engine.gather_order:
             node = self.own.get(inlet.node, inlet.node)
             mine = node.inlets[inlet.name]
             if mine in self.arrivals:
@@ -278,7 +278,7 @@ class Run(Books):
         node = item[INLET].node
         if outcome == RETRIED and not self.stopped:
             if not self._retry(item, delay, permit) and permit:
-                node.queue.release(node)
+                node.scheduler.release(node)
             return
         if (
             outcome == RETRIED
@@ -295,35 +295,35 @@ class Run(Books):
         elif outcome == FAILED:
             self.failed += 1
         if permit:
-            node.queue.release(node)
+            node.scheduler.release(node)
 
     def _retry(self, item: Item, delay: float, permit: bool) -> bool:
         """Try again after a delay in seconds; True if the permit is kept meanwhile. Lock."""
         number, node = item[NUMBER], item[INLET].node
         self.retried += 1
         self.attempts[number] = self.attempts.get(number, 1) + 1
-        if item[INLET].plain and not self.wary:
-            self.wary = True
+        if item[INLET].plain and not self.may_retry:
+            self.may_retry = True
             self._look_again()
         keeps = node.limit == 1 and permit  # order holds behind a routine with state
-        timer = self.hub.timers.add(delay, lambda: self._try_again(number))
+        timer = self.engine.timers.add(delay, lambda: self._try_again(number))
         self.retrying[number] = (timer, item, keeps)
         return keeps
 
     def _try_again(self, number: int) -> None:
         _, item, keeps = self.retrying.pop(number)
         node = item[INLET].node
-        queue = node.queue
+        scheduler = node.scheduler
         if keeps:
-            queue.first.append(item)
+            scheduler.first.append(item)
         elif node.limit != 1:
-            queue.ready.append(item)
+            scheduler.ready.append(item)
         elif node.free:
             node.free -= 1
-            queue.first.append(item)
+            scheduler.first.append(item)
         else:  # the call that was late goes on: next after it
             node.waiting.appendleft(item)
-        queue.call()
+        scheduler.call()
 
     def keep_for_retry(self, item: Item) -> bool:
         """Leave the permit of a late call to its own retry, if that waits and order has to hold. Lock."""
@@ -340,7 +340,7 @@ class Run(Books):
             return
         self.parked.append(item)
         if permit:
-            item[INLET].node.queue.release(item[INLET].node)
+            item[INLET].node.scheduler.release(item[INLET].node)
 
     # -- stop, pause (lock)
 
@@ -358,24 +358,26 @@ class Run(Books):
 
     def _discard_all(self) -> None:
         """Discard and count what has not started, of a stopped job. Lock."""
-        gone = self.hub.drop(self) + self.parked + self.parked_retries
+        gone = self.engine.drop(self) + self.parked + self.parked_retries
         for item in self.parked_retries:
-            item[INLET].node.queue.release(item[INLET].node)
+            item[INLET].node.scheduler.release(item[INLET].node)
         for timer, item, keeps in self.retrying.values():
             timer.cancel()
             gone.append(item)
             if keeps:
-                item[INLET].node.queue.release(item[INLET].node)
-        self.hub.timers.wake()
+                item[INLET].node.scheduler.release(item[INLET].node)
+        self.engine.timers.wake()
         self.retrying, self.parked, self.parked_retries, self.arrivals = {}, [], [], {}
         self.discard(gone)
-        for queue in self.hub.queues:
-            queue.call()
+        for scheduler in self.engine.schedulers:
+            scheduler.call()
 
-    def lost(self, queue: WorkQueue, error: BaseException) -> None:
+    def lost(self, scheduler: Scheduler, error: BaseException) -> None:
         """The executor of a queue broke: what this job has there fails. Lock."""
-        behind = (item for node in self.hub.all_nodes() if node.queue is queue for item in node.waiting.copy())
-        mine = [item for item in (*queue.queued(), *behind) if item[JOB] is self]
+        behind = (
+            item for node in self.engine.all_nodes() if node.scheduler is scheduler for item in node.waiting.copy()
+        )
+        mine = [item for item in (*scheduler.queued(), *behind) if item[JOB] is self]
         if not mine:
             return
         inlet, payload, _, number, _, _ = mine[0]
@@ -392,12 +394,12 @@ class Run(Books):
 
         With a timeout of 0 no longer than there is work for it.
         """
-        with self.hub.lock:
+        with self.engine.lock:
             if self.paused:
                 return
             self.at_rest = rest = Completion()
         self.done.add_callback(rest.set)
-        self.hub.wait([self], timeout, rest)
+        self.engine.wait([self], timeout, rest)
         self.at_rest = None
 
     def nudge(self) -> None:
@@ -411,8 +413,8 @@ class Run(Books):
 
         One thread does it, once; what interrupts it leaves the rest to `finish_again`.
         """
-        hub = self.hub
-        with hub.lock:
+        engine = self.engine
+        with engine.lock:
             if not self.ended or self.finisher is not None:
                 return
             self.finisher = get_ident()
@@ -422,7 +424,7 @@ class Run(Books):
         if self.listeners is None or getattr(worker, "in_caller", False):
             self._tell_finished(idle)
         else:  # they may take their time, and no worker is to wait for them
-            self.hub.aside.do(partial(self._tell_finished, idle))
+            self.engine.aside.do(partial(self._tell_finished, idle))
             self.finisher = ASIDE
 
     def _tell_finished(self, idle: Callable[[], None] | None) -> None:
@@ -434,32 +436,32 @@ class Run(Books):
         finally:  # an exception that a signal handler raises
             self.listeners = None
             self.done.set()
-            with self.hub.lock:
-                self.hub.ending.discard(self)
+            with self.engine.lock:
+                self.engine.ending.discard(self)
         if idle is not None:
             idle()
 
     def finish_again(self) -> None:
         """Go on telling those who wait, if this thread was interrupted while it did so. Not under the lock."""
-        if self.finisher == get_ident() and (not self.done.is_set() or self in self.hub.ending):
+        if self.finisher == get_ident() and (not self.done.is_set() or self in self.engine.ending):
             self.finisher = None
         self.finish()
 
     def _close_books(self) -> Callable[[], None] | None:
         """Leave the running jobs; return what is to be called if this was the last. Lock."""
-        hub = self.hub
+        engine = self.engine
         self.finished = True
-        hub.ending.add(self)
-        hub.runs.discard(self)  # not before: who finds no jobs has to find them finished
+        engine.ending.add(self)
+        engine.runs.discard(self)  # not before: who finds no jobs has to find them finished
         self.history.trim()
-        hub.measures.end(self)
-        for node in hub.raised:
+        engine.measures.end(self)
+        for node in engine.raised:
             node.mark = 0
-        hub.raised.clear()
-        if hub.runs:
+        engine.raised.clear()
+        if engine.runs:
             return None
-        hub.timers.wake()  # what is left there was cancelled: its thread may end
-        return hub.when_idle
+        engine.timers.wake()  # what is left there was cancelled: its thread may end
+        return engine.when_idle
 
     def explain(self) -> str:
         from routilux_core._engine.explain import explain
@@ -469,17 +471,17 @@ class Run(Books):
     # -- what the JobState asks for
 
     def wait(self, timeout: float | None) -> bool:
-        check_outside(self.hub, "JobState.wait")
+        check_outside(self.engine, "JobState.wait")
         self.finish_again()
         if not self.done.is_set():
-            self.hub.check_uninterrupted("JobState.wait")
-        return self.hub.wait([self], check_patience(timeout, "the timeout of JobState.wait"))
+            self.engine.check_uninterrupted("JobState.wait")
+        return self.engine.wait([self], check_patience(timeout, "the timeout of JobState.wait"))
 
     def pause(self) -> None:
-        if self.hub.is_interrupted():
-            return self.hub.put_off(self.pause)
-        with Visit(self.hub):
-            with self.hub.lock:
+        if self.engine.is_interrupted():
+            return self.engine.put_off(self.pause)
+        with Visit(self.engine):
+            with self.engine.lock:
                 if self.stopped or self.ended:
                     return None
                 self.paused = self.halted = True
@@ -490,46 +492,46 @@ class Run(Books):
         return None
 
     def resume(self) -> None:
-        if self.hub.is_interrupted():
-            return self.hub.put_off(self.resume)
-        with Visit(self.hub):
-            with self.hub.lock:
+        if self.engine.is_interrupted():
+            return self.engine.put_off(self.resume)
+        with Visit(self.engine):
+            with self.engine.lock:
                 if self.paused:
                     self.paused = self.halted = False
                     self._unpark()
-            self.hub.answer()
+            self.engine.answer()
         return None
 
     def _unpark(self) -> None:
         """Put what was set aside back before everything else of this job, in the order posted. Lock."""
         self._look_again()
         for item in self.parked_retries:
-            item[INLET].node.queue.first.append(item)
+            item[INLET].node.scheduler.first.append(item)
         self.parked_retries.clear()
         if self.parked:
-            back = sorted(self.parked + self.hub.drop(self), key=lambda item: item[NUMBER])
+            back = sorted(self.parked + self.engine.drop(self), key=lambda item: item[NUMBER])
             self.parked.clear()
-            for queue in self.hub.queues:
-                queue.post_again([item for item in back if item[INLET].node.queue is queue])
-        for queue in self.hub.queues:
-            queue.call()
+            for scheduler in self.engine.schedulers:
+                scheduler.post_again([item for item in back if item[INLET].node.scheduler is scheduler])
+        for scheduler in self.engine.schedulers:
+            scheduler.call()
 
     def cancel(self, kill: bool = False) -> None:
-        if self.hub.is_interrupted():
-            return self.hub.put_off(self.cancel, kill)
+        if self.engine.is_interrupted():
+            return self.engine.put_off(self.cancel, kill)
         self.abort(kill)
         return None
 
     def abort(self, kill: bool = False) -> None:
         """Cancel, also in the middle of a call into the engine, whose own this is."""
-        with Visit(self.hub):
-            with self.hub.lock:
+        with Visit(self.engine):
+            with self.engine.lock:
                 self.paused = False
                 self.stop("cancelled")
                 self.quiet()
-            for queue in self.hub.queues:
-                queue.revoke(self)
+            for scheduler in self.engine.schedulers:
+                scheduler.revoke(self)
                 if kill:
-                    queue.kill(self)
+                    scheduler.kill(self)
             self.finish()
-            self.hub.answer()
+            self.engine.answer()

@@ -1,4 +1,4 @@
-"""The work of one strategy: what waits, what may run, and the call for workers. Guarded by the dispatcher's lock.
+"""The work of one strategy: what waits, what may run, and the call for workers. Guarded by the engine's lock.
 
 Only a lane is appended to and taken from without it.
 """
@@ -18,11 +18,11 @@ from routilux_core.errors import StrategyError, is_interrupt
 from routilux_core.strategy import Chooser, Done, ExecutionStrategy, Task, WorkerPool
 
 if TYPE_CHECKING:
-    from routilux_core._engine.engine import Dispatcher
+    from routilux_core._engine.engine import Engine
 
 
 class Job(Protocol):
-    """What the dispatcher knows of a run."""
+    """What the engine knows of a run."""
 
     job_id: str
     own: dict[Node, Node]
@@ -43,7 +43,7 @@ class Job(Protocol):
     def finish(self) -> None: ...
     def nudge(self) -> None: ...
     def leave(self) -> None: ...
-    def lost(self, queue: WorkQueue, error: BaseException) -> None: ...
+    def lost(self, scheduler: Scheduler, error: BaseException) -> None: ...
 
 
 class Hand(Protocol):
@@ -74,7 +74,7 @@ def lanes_are_safe() -> bool:
     return has_gil()
 
 
-class WorkQueue:
+class Scheduler:
     """The work of one strategy, oldest first, and the pool that does it.
 
     `ready` is what was posted; `first` is what has a permit of its routine in hand already, and goes before. A worker
@@ -93,9 +93,9 @@ class WorkQueue:
         "active",
         "awaited",
         "chooser",
+        "engine",
         "first",
         "hands",
-        "hub",
         "lane",
         "make_task",
         "opened",
@@ -109,8 +109,8 @@ class WorkQueue:
         "workers",
     )
 
-    def __init__(self, hub: Dispatcher, strategy: ExecutionStrategy, make_task: Callable[[WorkQueue], Any]) -> None:
-        self.hub = hub
+    def __init__(self, engine: Engine, strategy: ExecutionStrategy, make_task: Callable[[Scheduler], Any]) -> None:
+        self.engine = engine
         self.strategy = strategy
         self.make_task = make_task
         self.first: deque[Item] = deque()
@@ -233,11 +233,11 @@ class WorkQueue:
 
         While a job is halted, what was set aside of it has to come before the rest: then everything lies in `ready`.
         """
-        hub, pool = self.hub, self.pool
-        alone = self.workers == 1 and self.active == 1 and len(hub.queues) == 1 and self.chooser is None
-        if not alone or pool is None or (hub.has_timeouts and not pool.in_caller):
+        engine, pool = self.engine, self.pool
+        alone = self.workers == 1 and self.active == 1 and len(engine.schedulers) == 1 and self.chooser is None
+        if not alone or pool is None or (engine.has_timeouts and not pool.in_caller):
             return  # where calls can be given up, a second worker comes while the first goes on
-        if any(run.halted for run in hub.runs):
+        if any(run.halted for run in engine.runs):
             return
         self.lane = deque((*self.ready, *(self.lane or ())))
         self.ready.clear()
@@ -335,12 +335,12 @@ class WorkQueue:
                 self.admit(node)
 
     def call(self) -> None:
-        """Ask for one more worker, if there could be one. The lock is held; `Dispatcher.answer` follows without it."""
+        """Ask for one more worker, if there could be one. The lock is held; `Engine.answer` follows without it."""
         if self.solo:
             return  # where there could be more workers by now, the one that is alone says so
         if self.active < self.workers and not self.recruiting and (self.ready or self.first or self.lane):
             self.recruiting = True
-            self.hub.calls.append(self)
+            self.engine.calls.append(self)
 
     def begin(self) -> None:
         """Count a worker in, and call the next one if there is more for it. The lock is held."""
@@ -458,11 +458,11 @@ class WorkQueue:
 
         Nothing is done if the pool `opened` then has been closed since: what comes of it is history.
         """
-        with self.hub.lock:
+        with self.engine.lock:
             if opened not in (None, self.opened):
                 return
             pool = self.let_go_of_pool()
-            runs = list(self.hub.runs)
+            runs = list(self.engine.runs)
         self.lose(runs, error)
         if pool is not None:
             self.close_aside(pool)
@@ -484,10 +484,10 @@ class WorkQueue:
 
     def lose(self, runs: list[Job], error: BaseException) -> None:
         """Let those jobs fail that have work here. A job that has begun since has a pool of its own."""
-        with self.hub.lock:
+        with self.engine.lock:
             for run in runs:
                 run.lost(self, error)
-        self.hub.settle(runs)
+        self.engine.settle(runs)
 
 
 def _sift(items: deque[Item], run: Job) -> list[Item]:

@@ -24,7 +24,7 @@ def is_held_here(lock: threading.RLock) -> bool:
 
 
 class Visited(Protocol):
-    """What is needed of the dispatcher."""
+    """What is needed of the engine."""
 
     visits: dict[int, Visit]
     hurt: bool
@@ -35,36 +35,36 @@ class Visited(Protocol):
 
 
 class Visit:
-    """One call into the engine, while it lasts: `with Visit(hub):`. What an exception leaves behind is mended."""
+    """One call into the engine, while it lasts: `with Visit(engine):`. What an exception leaves behind is mended."""
 
-    __slots__ = ("_frame", "_here", "_hub", "_outer")
+    __slots__ = ("_engine", "_frame", "_here", "_outer")
 
-    def __init__(self, hub: Visited) -> None:
-        self._hub = hub
+    def __init__(self, engine: Visited) -> None:
+        self._engine = engine
         self._here = CURRENT.get()
         self._outer: Visit | None = None
         self._frame: FrameType | None = None
 
     def __enter__(self) -> Self:
-        if self._hub.hurt:
-            self._hub.mend()
-        if self._hub.deferred:
-            self._hub.catch_up()
+        if self._engine.hurt:
+            self._engine.mend()
+        if self._engine.deferred:
+            self._engine.catch_up()
         me = get_ident()
-        self._frame, self._outer = sys._getframe(1), self._hub.visits.get(me)
-        self._hub.visits[me] = self
+        self._frame, self._outer = sys._getframe(1), self._engine.visits.get(me)
+        self._engine.visits[me] = self
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is not None:
-            self._hub.hurt = True
+            self._engine.hurt = True
         self._frame = None
         if self._outer is None:
-            self._hub.visits.pop(get_ident(), None)
+            self._engine.visits.pop(get_ident(), None)
         else:
-            self._hub.visits[get_ident()] = self._outer
+            self._engine.visits[get_ident()] = self._outer
         if error is not None:
-            self._hub.mend()
+            self._engine.mend()
 
     def is_below(self) -> bool:
         """Return whether the caller is called in the middle of this, and not by a handler or hook that it called."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from routilux_core._engine.plan import JOB, Inlet, Item, Node
 from routilux_core._engine.run import Run
-from routilux_core._engine.scheduler import WorkQueue
+from routilux_core._engine.scheduler import Scheduler
 from routilux_core._local.deadlines import too_long
 from routilux_core._local.worker import Interleaved, WorkTask
 from routilux_core._routines.frame import CURRENT
@@ -25,20 +25,20 @@ class CoroutineTask(WorkTask):
     __slots__ = ()
 
     def __call__(self) -> None:
-        name = self.queue.strategy.name
+        name = self.scheduler.strategy.name
         self.fail(StrategyError(f"strategy {name!r} declares coroutines: its pool has to await task.arun()"))
 
     async def arun(self) -> None:
         """Work until nothing is left; raises only what ends this worker itself, such as its cancellation."""
         if self._first():
-            await work(self.queue)
+            await work(self.scheduler)
 
 
-async def work(queue: WorkQueue) -> None:
+async def work(scheduler: Scheduler) -> None:
     """Run activations one after the other until the queue has nothing left for this worker."""
-    with queue.hub.lock:
-        queue.begin()
-    call = Call(queue)
+    with scheduler.engine.lock:
+        scheduler.begin()
+    call = Call(scheduler)
     try:
         while call.take():
             await call.perform()
@@ -46,7 +46,7 @@ async def work(queue: WorkQueue) -> None:
             if call.ending is not None:
                 raise call.ending
             await asyncio.sleep(0)  # plain handlers may never wait, and would keep the loop from everyone else
-            call = Call(queue)
+            call = Call(scheduler)
     finally:
         call.leave()
 
@@ -61,19 +61,19 @@ class Call(Interleaved):
 
     __slots__ = ("ending",)
 
-    def __init__(self, queue: WorkQueue) -> None:
-        super().__init__(queue)
+    def __init__(self, scheduler: Scheduler) -> None:
+        super().__init__(scheduler)
         self.permit = True
         self.ending: BaseException | None = None  # what ends the worker, not just this activation
 
     def take(self) -> Item | None:
         """Take an activation, and call another worker if there is more."""
-        with self.hub.lock:
-            item = self.queue.take(self)
+        with self.engine.lock:
+            item = self.scheduler.take(self)
             if item is not None:
-                self.queue.awaited.add(self)
-                self.queue.call()
-        self.hub.answer()
+                self.scheduler.awaited.add(self)
+                self.scheduler.call()
+        self.engine.answer()
         return item
 
     async def perform(self) -> None:
@@ -100,12 +100,12 @@ class Call(Interleaved):
         item, finished = self.item, None
         assert item is not None
         run: Run = item[JOB]
-        with self.hub.lock:
+        with self.engine.lock:
             if self.outcome != DISCARDED:
                 run.note(item, self.outcome, self.thread, self.started, self.ended)
             run.settle(item, self.outcome, self.delay)
             self.item = None
-            self.queue.awaited.discard(self)
+            self.scheduler.awaited.discard(self)
             if run.quiet():
                 finished = run
         if finished is not None:
@@ -114,15 +114,15 @@ class Call(Interleaved):
     def leave(self) -> None:
         """Count the worker out; what a KeyboardInterrupt left in hand between two lines is counted, too."""
         interrupted = self.item is not None
-        with self.hub.lock:
+        with self.engine.lock:
             if interrupted:
                 self.be_gone()
-            self.queue.awaited.discard(self)
-            self.queue.active -= 1
-            self.queue.call()
-        if interrupted or self.hub.hurt:
-            self.hub.mend()
-        self.hub.answer()
+            self.scheduler.awaited.discard(self)
+            self.scheduler.active -= 1
+            self.scheduler.call()
+        if interrupted or self.engine.hurt:
+            self.engine.mend()
+        self.engine.answer()
 
     async def _call_or_await(self, inlet: Inlet, payload: dict[str, Any], run: Run, number: int) -> None:
         node = inlet.node
@@ -168,7 +168,7 @@ class Call(Interleaved):
     async def _end_of(self, task: asyncio.Task[Any], node: Node) -> bool:
         """Wait for the end of a handler's task; return whether it was cancelled because its time was over."""
         late = False
-        limit = node.timeout if self.queue.strategy.capabilities.enforces_timeout else None
+        limit = node.timeout if self.scheduler.strategy.capabilities.enforces_timeout else None
         while not task.done():
             try:
                 ended, _ = await asyncio.wait((task,), timeout=limit)

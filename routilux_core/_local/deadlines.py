@@ -41,25 +41,25 @@ class Deadline:
         self._began = perf_counter()
         self._before = worker.emitted  # until the call
         self.decided = self._returned = self.passed = False
-        with worker.hub.lock:
-            self._timer = worker.hub.timers.add(self._limit, self._due)
+        with worker.engine.lock:
+            self._timer = worker.engine.timers.add(self._limit, self._due)
 
     def close(self) -> bool:
         """Say that the call has returned; True if its time was over before."""
-        with self._worker.hub.lock:
+        with self._worker.engine.lock:
             self._timer.cancel()
             return self.passed
 
     def _due(self) -> None:
         """Look whether the time is really over. Lock, in the thread of the timers."""
         left = self._limit - (perf_counter() - self._began - self._worker.lent())
-        hub = self._worker.hub
+        engine = self._worker.engine
         if left > 0:
-            self._timer = hub.timers.add(max(left, SHORTEST), self._due)
+            self._timer = engine.timers.add(max(left, SHORTEST), self._due)
             return
         self.passed = True
         self._worker.give_up(self)
-        hub.calls.append(self)
+        engine.calls.append(self)
 
     def recruit(self) -> None:
         """Let the activation fail, and let the pool have another worker meanwhile. Not under the lock."""
@@ -72,7 +72,7 @@ class Deadline:
         failure.traceback = stack + failure.traceback
         decision = carry_out(run, failure, decide(failure, run))
         worker.spare(1)
-        with run.hub.lock:
+        with run.engine.lock:
             run.note(self._item, OUTCOMES.get(decision.strategy, FAILED), worker.thread, self._began, ended)
             run.settle(self._item, OUTCOMES.get(decision.strategy, FAILED), decision.delay, permit=self._returned)
             self.decided = True
@@ -80,7 +80,7 @@ class Deadline:
             if not self._returned:
                 worker.step_out()
         run.finish()
-        run.hub.answer()
+        run.engine.answer()
 
     def come_back(self) -> None:
         """Let the permit go that the late call has kept. Lock, in the thread of the call."""
@@ -89,7 +89,7 @@ class Deadline:
             return  # the permit goes the way of the decision
         self._worker.step_in()
         if not self._item[JOB].keep_for_retry(self._item):
-            self._node.queue.release(self._node)
+            self._node.scheduler.release(self._node)
 
 
 def stack_of(thread: int) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from routilux_core._engine.plan import INLET, JOB, NUMBER, Inlet, Item, Node, Outlet
 from routilux_core._engine.run import Run
-from routilux_core._engine.scheduler import WorkQueue
+from routilux_core._engine.scheduler import Scheduler
 from routilux_core._routines.frame import CURRENT, Frame
 from routilux_core._routines.signature import Payload
 from routilux_core.errors import UnknownNameError
@@ -37,8 +37,8 @@ class Emitter:
         "depth",
         "due",
         "emitted",
+        "engine",
         "held",
-        "hub",
         "item",
         "late",
         "lending",
@@ -47,19 +47,21 @@ class Emitter:
         "notes",
         "outer",
         "permit",
-        "queue",
         "routine",
+        "scheduler",
         "thread",
         "told",
     )
 
     tells = True  # whether listeners may take their time in its thread
 
-    def __init__(self, queue: WorkQueue, outer: Emitter | None = None) -> None:
-        self.queue = queue
-        self.hub = queue.hub
+    def __init__(self, scheduler: Scheduler, outer: Emitter | None = None) -> None:
+        self.scheduler = scheduler
+        self.engine = scheduler.engine
         self.outer: Frame | None = outer or CURRENT.get()
-        self.mask = queue.hub.mask if len(queue.hub.queues) == 1 else 0  # else those numbers could all go elsewhere
+        self.mask = (
+            scheduler.engine.mask if len(scheduler.engine.schedulers) == 1 else 0
+        )  # else those numbers could all go elsewhere
         self.depth: int = 0 if outer is None else outer.depth + 1
         self.thread = threading.get_ident()
         self.item: Item | None = None
@@ -118,10 +120,10 @@ class Emitter:
             # The hot path: one plain target, in whose lane it can be put without the lock. It is counted before it is
             # seen.
             node = inlet.node
-            queue = node.queue
-            lane = queue.lane
+            scheduler = node.scheduler
+            lane = scheduler.lane
             number = next(run.numbers)
-            if queue.solo:
+            if scheduler.solo:
                 self.emitted += 1
                 lane.append((inlet, data, run, number, item[NUMBER], perf_counter() if run.timed else 0.0))  # type: ignore[union-attr]
             elif lane is None:
@@ -132,48 +134,50 @@ class Emitter:
                 self.emitted += 1
                 waiting.append((inlet, data, run, number, item[NUMBER], perf_counter() if run.timed else 0.0))
                 if node.free:  # else who has a permit looks here once more when giving it back
-                    with self.hub.lock:
-                        queue.admit(node)
-                    self.hub.answer()
-                if len(waiting) > (node.mark or self.hub.max_pending):
+                    with self.engine.lock:
+                        scheduler.admit(node)
+                    self.engine.answer()
+                if len(waiting) > (node.mark or self.engine.max_pending):
                     self._relieve(node)
                     return
             else:
                 self.emitted += 1
                 lane.append((inlet, data, run, number, item[NUMBER], perf_counter() if run.timed else 0.0))
-                if queue.active < queue.workers and not queue.recruiting:
-                    with self.hub.lock:
-                        queue.call()
-                    self.hub.answer()
-            if not number & self.mask and len(lane) > self.hub.max_pending:  # type: ignore[arg-type]
+                if scheduler.active < scheduler.workers and not scheduler.recruiting:
+                    with self.engine.lock:
+                        scheduler.call()
+                    self.engine.answer()
+            if not number & self.mask and len(lane) > self.engine.max_pending:  # type: ignore[arg-type]
                 self._relieve(node)
         except BaseException as error:
             if not isinstance(error, UnknownNameError):  # else nothing was begun
-                self.hub.hurt = True  # it may have been counted, and not queued: the loop mends that at its next step
-                self.hub.recover()
+                self.engine.hurt = (
+                    True  # it may have been counted, and not queued: the loop mends that at its next step
+                )
+                self.engine.recover()
             raise
 
     def _post(self, inlet: Inlet, data: Payload, run: Run, number: int, cause: int) -> None:
         """Queue what goes to one plain target, under the lock."""
-        hub, node = self.hub, inlet.node
-        queue = node.queue
+        engine, node = self.engine, inlet.node
+        scheduler = node.scheduler
         now = perf_counter() if run.timed else 0.0
-        hub.acquire()
+        engine.acquire()
         try:
             if run.stopped:
                 run.refuse()
             else:
                 run.last += 1
-                queue.ready.append((inlet, data, run, number, cause, now))
-                if queue.active < queue.workers and not queue.recruiting:
-                    queue.call()
+                scheduler.ready.append((inlet, data, run, number, cause, now))
+                if scheduler.active < scheduler.workers and not scheduler.recruiting:
+                    scheduler.call()
             self.emitted += 1
             self.told += 1
         finally:
-            hub.release()
-        if hub.calls:
-            hub.answer()
-        if len(queue.ready) > hub.max_pending or node.waiting:
+            engine.release()
+        if engine.calls:
+            engine.answer()
+        if len(scheduler.ready) > engine.max_pending or node.waiting:
             self._relieve(node)
 
     def _emit_with_care(self, event_name: str, data: Payload) -> None:
@@ -193,10 +197,10 @@ class Emitter:
 
     def _send(self, outlet: Outlet, data: Payload) -> None:
         """Send one emission to everything that it is connected to."""
-        hub, item, now = self.hub, self.item, perf_counter()
+        engine, item, now = self.engine, self.item, perf_counter()
         assert item is not None
         run: Run = item[JOB]
-        with hub.lock:
+        with engine.lock:
             if self.late is not None:
                 run.late += 1
                 return
@@ -206,15 +210,15 @@ class Emitter:
         listeners = run.listeners
         if listeners is not None:
             listeners.event_emitted(self.node, outlet, item[NUMBER], now, data)
-        hub.answer()
-        crowded = any(queue.backlog() > hub.max_pending for queue in hub.queues)
+        engine.answer()
+        crowded = any(scheduler.backlog() > engine.max_pending for scheduler in engine.schedulers)
         for inlet, _ in outlet.targets:
             node = run.own.get(inlet.node, inlet.node) if run.own else inlet.node
             if crowded or node.waiting:
                 self._relieve(node)
 
     def _drop_late(self) -> None:
-        with self.hub.lock:
+        with self.engine.lock:
             self.run.late += 1
 
     def is_cancelled(self) -> bool:
@@ -227,7 +231,7 @@ class Emitter:
 
     def resource(self, key: tuple[object, str], factory: Callable[[], Any], /) -> Any:
         """Return what this worker made for a routine with `per_worker`, making it when first asked for."""
-        return self.queue.resources.get(key, factory)
+        return self.scheduler.resources.get(key, factory)
 
     # -- after an interruption (lock)
 
@@ -258,20 +262,20 @@ class Emitter:
         run = self.mine
         if run is None:
             return None
-        self.tell_completed()
-        self.tell_posted()
+        self.flush_records()
+        self.flush_posted()
         self.mine = None
         run.holders -= 1
         return run if run.quiet() else None
 
-    def tell_completed(self) -> None:
+    def flush_records(self) -> None:
         """Let the job take over the notes. Lock, in the worker's own thread."""
         if self.notes:
             assert self.mine is not None
             taken, self.notes = self.notes, []
             self.mine.add(self.thread, taken)
 
-    def show_completed(self) -> None:
+    def flush_records_of_another(self) -> None:
         """Let the job take over the notes so far. Lock, any other thread: the worker may append meanwhile."""
         if self.notes:
             assert self.mine is not None
@@ -279,7 +283,7 @@ class Emitter:
             del self.notes[: len(taken)]
             self.mine.add(self.thread, taken)
 
-    def tell_posted(self) -> None:
+    def flush_posted(self) -> None:
         """Let the job count what was posted so far. Lock, any thread."""
         if self.emitted != self.told:
             assert self.mine is not None
@@ -295,12 +299,12 @@ class Emitter:
 
     def _relieve(self, node: Node) -> None:
         """Work off some of what waits, or wait a little, when more than `max_pending` is queued."""
-        mark = node.mark or self.hub.max_pending
-        if (node.queue.backlog() <= mark and len(node.waiting) <= mark) or node.queue.chooser is not None:
+        mark = node.mark or self.engine.max_pending
+        if (node.scheduler.backlog() <= mark and len(node.waiting) <= mark) or node.scheduler.chooser is not None:
             return
         began = self.lending = perf_counter()
         before = waits_with(node)
-        if node.queue is self.queue and self.depth < DEPTH:
+        if node.scheduler is self.scheduler and self.depth < DEPTH:
             self._take_permit()
             self._work_off(node, mark // 2, began + TURN)
         if waits_with(node) >= before:  # nothing came of it: not just that the turn was over
@@ -309,14 +313,14 @@ class Emitter:
 
     def _take_permit(self) -> None:
         """Have the permit of the routine that emits, which a worker that is alone does not take for a plain call."""
-        if self.queue.solo and not self.permit:
-            with self.hub.lock:
+        if self.scheduler.solo and not self.permit:
+            with self.engine.lock:
                 self.permit = True
                 if self.node.limited:
                     self.node.free -= 1
 
     def _work_off(self, node: Node, enough: int, until: float) -> None:
-        nested, at_once = type(self)(self.queue, self), AT_ONCE[0]
+        nested, at_once = type(self)(self.scheduler, self), AT_ONCE[0]
         while (before := waits_with(node)) > enough:
             nested.work(min(at_once, before - enough))
             if waits_with(node) >= before or perf_counter() > until:
@@ -324,13 +328,13 @@ class Emitter:
             at_once = AT_ONCE[1]
 
     def _nap(self, node: Node, mark: int) -> None:
-        if node not in self._nodes_held() and node.queue.workers > 1:
+        if node not in self._nodes_held() and node.scheduler.workers > 1:
             for seconds in NAPS:
                 sleep(seconds)
-                if node.queue.backlog() <= mark and len(node.waiting) <= mark:
+                if node.scheduler.backlog() <= mark and len(node.waiting) <= mark:
                     return
         node.mark = 2 * mark  # nobody works it off, perhaps because all wait for each other: go on
-        self.hub.raised.append(node)
+        self.engine.raised.append(node)
 
     def _nodes_held(self) -> set[Node]:
         """Return the nodes whose handlers are on this thread's stack."""
@@ -344,4 +348,4 @@ class Emitter:
 
 def waits_with(node: Node) -> int:
     """Return how much is queued with a node, and for it, without the lock: about."""
-    return node.queue.backlog() + len(node.waiting)
+    return node.scheduler.backlog() + len(node.waiting)

@@ -10,7 +10,7 @@ from routilux_core._engine.failures import OUTCOMES, carry_out, decide
 from routilux_core._engine.ledger import GATHERED
 from routilux_core._engine.plan import INLET, JOB, NUMBER, PAYLOAD, Inlet, Item, Node, snapshot
 from routilux_core._engine.run import Run
-from routilux_core._engine.scheduler import WorkQueue
+from routilux_core._engine.scheduler import Scheduler
 from routilux_core._engine.tracebacks import forget_frames
 from routilux_core._local.deadlines import Deadline, too_long
 from routilux_core._local.emitter import Emitter
@@ -27,8 +27,8 @@ class Caller(Emitter):
 
     __slots__ = ("around", "delay", "interrupt")
 
-    def __init__(self, queue: WorkQueue, outer: Emitter | None = None) -> None:
-        super().__init__(queue, outer)
+    def __init__(self, scheduler: Scheduler, outer: Emitter | None = None) -> None:
+        super().__init__(scheduler, outer)
         self.delay = 0.0  # seconds before the retry that was decided
         self.around = sys.exception()  # which those who wait for this worker, or its emitter, are handling
         self.interrupt: BaseException | None = None
@@ -106,14 +106,14 @@ class Caller(Emitter):
         self.held = None
         failure = run.failure(inlet, payload, number, error, self.emitted - before)
         if ends_program(error):
-            self.hub.recover()
+            self.engine.recover()
             self.interrupt = error
             decision = Decision(ErrorStrategy.STOP)
         else:
             decision = decide(failure, run)
         decision = carry_out(run, failure, decision, "failed" if self.interrupt is None else "cancelled")
         self.delay = decision.delay
-        if self.interrupt is None and not self.hub.keeps_frames:
+        if self.interrupt is None and not self.engine.keeps_frames:
             forget_frames(error, self.around)
         return OUTCOMES.get(decision.strategy, FAILED)
 
@@ -121,7 +121,7 @@ class Caller(Emitter):
 
     def _deadline(self, node: Node) -> Deadline | None:
         """Return what lets a call fail on time, where another worker can take this one's place."""
-        pool = self.queue.pool
+        pool = self.scheduler.pool
         if node.timeout is None or self.item is None or pool is None or pool.in_caller:
             return None
         return Deadline(self, self.item)
@@ -140,22 +140,22 @@ class Caller(Emitter):
         root = self._root()
         root.away += 1
         if root.away == 1:
-            self.queue.active -= 1
-            self.queue.call()
+            self.scheduler.active -= 1
+            self.scheduler.call()
 
     def step_in(self) -> None:
         """Be counted again: the late call has returned. Lock."""
         root = self._root()
         root.away -= 1
         if not root.away:
-            self.queue.active += 1
+            self.scheduler.active += 1
 
     def _come_back(self) -> None:
         """Be done with a late call. Lock."""
         assert self.late is not None
         self.late.come_back()
         self.item = self.late = self.held = None
-        self.hub.calls.append(Spare(self, -1))
+        self.engine.calls.append(Spare(self, -1))
 
     def _root(self) -> Emitter:
         worker: Emitter = self
@@ -165,12 +165,12 @@ class Caller(Emitter):
 
     def spare(self, more: int) -> None:
         """Tell the pool that it needs one worker more, or no longer. Not under the lock."""
-        pool = self.queue.pool
+        pool = self.scheduler.pool
         try:
             if pool is not None:
                 pool.spare(more)
         except Exception:
-            logger().exception("strategy %r: its pool raised in spare", self.queue.strategy.name)
+            logger().exception("strategy %r: its pool raised in spare", self.scheduler.strategy.name)
 
 
 class Spare:

@@ -11,7 +11,7 @@ from typing import Any
 from routilux_core._engine.engine import TICK, as_exception, logger
 from routilux_core._engine.plan import INLET, JOB, NO_KEY, POSTED, Inlet, Item, Node
 from routilux_core._engine.run import Run
-from routilux_core._engine.scheduler import WorkQueue
+from routilux_core._engine.scheduler import Scheduler
 from routilux_core._local.emitter import TURN, Emitter, waits_with
 from routilux_core._local.invocation import Caller
 from routilux_core._routines.frame import CURRENT, in_greenlet
@@ -30,9 +30,9 @@ class WorkTask(Task):
 
     __slots__ = ("_begun", "id", "pool", "queue", "size", "timeout")
 
-    def __init__(self, queue: WorkQueue) -> None:
-        self.queue = queue
-        self.pool = queue.pool
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self.pool = scheduler.pool
         self.id = f"work-{id(self):x}"
         self.size = 1
         self.timeout = None
@@ -40,16 +40,16 @@ class WorkTask(Task):
 
     def __call__(self) -> None:
         if self._first():
-            pool = self.queue.pool
+            pool = self.scheduler.pool
             shares = in_greenlet() and not (pool is not None and pool.in_caller)
-            (Interleaved if shares else Worker)(self.queue).start()
+            (Interleaved if shares else Worker)(self.scheduler).start()
 
     def fail(self, error: BaseException, at: int | None = None) -> None:
-        if self._first() and self.pool is self.queue.pool:  # else it was closed, and what comes of it is history
-            self.queue.lost(as_exception(error, f"strategy {self.queue.strategy.name!r}"))
+        if self._first() and self.pool is self.scheduler.pool:  # else it was closed, and what comes of it is history
+            self.scheduler.lost(as_exception(error, f"strategy {self.scheduler.strategy.name!r}"))
 
     def _first(self) -> bool:
-        with self.queue.hub.lock:
+        with self.scheduler.engine.lock:
             begun, self._begun = self._begun, True
         if begun:
             logger().warning("task %s was delivered twice by its pool; the second delivery is ignored", self.id)
@@ -63,32 +63,32 @@ class Worker(Caller):
 
     shares_thread = False  # with other workers, which take turns
 
-    def __init__(self, queue: WorkQueue, outer: Emitter | None = None) -> None:
-        super().__init__(queue, outer)
+    def __init__(self, scheduler: Scheduler, outer: Emitter | None = None) -> None:
+        super().__init__(scheduler, outer)
         self.outcome = COMPLETED  # of the activation in hand
         self.started = self.ended = 0.0
-        self.in_caller = queue.pool is not None and queue.pool.in_caller
+        self.in_caller = scheduler.pool is not None and scheduler.pool.in_caller
         self.stuck = False  # what comes next in the lane is no plain call of the job that this worker is at
         self.owner: Node | None = None  # the routine whose permit this worker has for all of its stretch
         self.stretch: deque[Item] = deque()  # plain calls of that routine, and of one job, to be made next
 
     def start(self) -> None:
         """Work until the queue has nothing left for this worker."""
-        with self.hub.lock:
-            if self.queue.solo:  # whoever is alone counts on it: this task was for a pool before, or a larger one
-                self.queue.recruiting = False
+        with self.engine.lock:
+            if self.scheduler.solo:  # whoever is alone counts on it: this task was for a pool before, or a larger one
+                self.scheduler.recruiting = False
                 return
-            self.queue.begin()
-            self.queue.hands.add(self)
-            self.queue.begin_solo()
-        self.work(FOREVER if self.queue.chooser is None else 1)
+            self.scheduler.begin()
+            self.scheduler.hands.add(self)
+            self.scheduler.begin_solo()
+        self.work(FOREVER if self.scheduler.chooser is None else 1)
 
     def work(self, limit: int) -> None:
         """Run up to `limit` activations. What is raised was not raised by a handler, or ends the program."""
         left: int | None = limit
         try:
-            with self.hub.lock:
-                self.queue.hands.add(self)
+            with self.engine.lock:
+                self.scheduler.hands.add(self)
             while left is not None:
                 variables = Context()
                 left = variables.run(self._loop, left, variables)
@@ -97,18 +97,18 @@ class Worker(Caller):
             raise
         finally:
             self.routine = None
-            if self.hub.calls:
-                self.hub.answer()
+            if self.engine.calls:
+                self.engine.answer()
         if not (self.depth or self.in_caller):  # there, who waits keeps the time
             self._keep_time()
 
     def _keep_time(self) -> None:
         """Look after the timers, where the system gave them no thread, until the queue has something to do."""
-        queue, unclaimed = self.queue, False  # whether a task has waited for a worker before
-        while queue.pool is not None and self.hub.timers.keep_time(TICK):
-            if unclaimed and queue.recruiting:
+        scheduler, unclaimed = self.scheduler, False  # whether a task has waited for a worker before
+        while scheduler.pool is not None and self.engine.timers.keep_time(TICK):
+            if unclaimed and scheduler.recruiting:
                 return
-            unclaimed = queue.recruiting
+            unclaimed = scheduler.recruiting
 
     def _loop(self, limit: int, variables: Context) -> int | None:
         """Take activations one by one under the lock, and work off the lane in between; None when it is done.
@@ -117,13 +117,13 @@ class Worker(Caller):
         `limit` is returned, and goes on in another one: what one call sets, no other call sees, nor who waits here.
         """
         CURRENT.set(self)
-        queue = self.queue
+        scheduler = self.scheduler
         while self._step(limit):
             if self.item is not None:
                 self._handle(self.item)
                 limit -= 1
             if self.item is None and limit and self.mine is not None and self.mine.plain and len(variables) == 1:
-                source = queue.lane if self.owner is None else self.stretch
+                source = scheduler.lane if self.owner is None else self.stretch
                 if source:
                     limit -= self._work_off_plainly(source, limit, variables)
             if len(variables) > 1:
@@ -163,14 +163,14 @@ class Worker(Caller):
         As long as they are plain ones of the same job. This is the hot path: everything is local. An item is in hand
         in the step in which it is taken: an iterator is not interrupted by a Ctrl-C, as a call would be.
         """
-        queue, run, notes, clock = self.queue, self.mine, self.notes, perf_counter
-        first = queue.first
+        scheduler, run, notes, clock = self.scheduler, self.mine, self.notes, perf_counter
+        first = scheduler.first
         if run is None or self.interrupt is not None:
             return 0
         most = min(limit, STRETCH)
         timed, started = run.timed, self.ended if not self.borrowed else clock()
         owns = self.owner is not None
-        others = queue.lane if owns else queue.ready
+        others = scheduler.lane if owns else scheduler.ready
         turn = started + TURN if owns and timed else 0.0  # until then they wait
         self.borrowed, self.permit, self.stuck = 0.0, owns, False
         listeners = run.listeners if run.note_to is not None else None
@@ -238,18 +238,18 @@ class Worker(Caller):
     def _give_back(self, node: Node) -> None:
         """Release the permit that a plain call of a worker that is alone had to take after all."""
         if self.permit:
-            with self.hub.lock:
+            with self.engine.lock:
                 self.permit = False
-                self.queue.release(node)
+                self.scheduler.release(node)
 
     def _step(self, limit: int) -> bool:
         """Count what was done, and take the next activation, in one step; False if there is nothing to do.
 
         Nothing is taken where the next ones can be worked off in the lane.
         """
-        hub, interrupt = self.hub, self.interrupt
+        engine, interrupt = self.engine, self.interrupt
         finished: Run | None = None
-        hub.acquire()
+        engine.acquire()
         try:
             if self.item is not None:
                 if self.outcome == LATE or interrupt is not None:
@@ -259,8 +259,8 @@ class Worker(Caller):
             else:
                 self._give_up_stretch()
             if self.mine is not None and (self.in_caller or len(self.notes) >= ENOUGH or self.mine.is_listened_to()):
-                self.tell_completed()
-                self.tell_posted()
+                self.flush_records()
+                self.flush_posted()
                 if self.mine.over == self.mine.last:
                     finished = self.let_go()
                     if finished is not None and self.in_caller:
@@ -273,16 +273,16 @@ class Worker(Caller):
                 else:
                     self.hold(following)
         finally:
-            hub.release()
-        answers = bool(hub.calls)  # a listener that is told takes its own time
+            engine.release()
+        answers = bool(engine.calls)  # a listener that is told takes its own time
         if answers:
-            hub.answer()
+            engine.answer()
         if finished is not None:
             finished.finish()
         if interrupt is not None:
             raise interrupt
-        if hub.hurt:
-            hub.mend()
+        if engine.hurt:
+            engine.mend()
         if answers or finished is not None or not self.ended or self.outcome != NOTED:
             self.ended = perf_counter()
         self.started, self.borrowed = self.ended, 0.0
@@ -290,11 +290,11 @@ class Worker(Caller):
 
     def _next(self) -> Run | None:
         """Take the next activation, or leave it in the lane; return its job, None where nothing is left. Lock."""
-        queue = self.queue
-        if (queue.workers == 1) is not queue.solo and not self.depth:
-            queue.look_again()
-        lane = queue.lane
-        if lane and not self.stuck and queue.is_turn_of_lane():
+        scheduler = self.scheduler
+        if (scheduler.workers == 1) is not scheduler.solo and not self.depth:
+            scheduler.look_again()
+        lane = scheduler.lane
+        if lane and not self.stuck and scheduler.is_turn_of_lane():
             try:
                 run: Run = lane[0][JOB]
             except IndexError:  # another worker was faster
@@ -303,13 +303,13 @@ class Worker(Caller):
                 if run.plain:
                     return run
         self.permit = True
-        item = queue.take(self, self.stuck)
+        item = scheduler.take(self, self.stuck)
         self.stuck = False
         if item is None:
             return None
         run = item[JOB]
         node = item[INLET].node
-        if node.waiting and node.limit == 1 and queue.shares_lane and not queue.solo:
+        if node.waiting and node.limit == 1 and scheduler.shares_lane and not scheduler.solo:
             self._take_stretch(item)
         return run
 
@@ -339,7 +339,7 @@ class Worker(Caller):
         node = self.owner
         if node is not None:
             self._put_back()
-            self.queue.release(node)
+            self.scheduler.release(node)
 
     def _settle(self, item: Item) -> None:
         """Count the activation in hand, and give its permit back. Lock."""
@@ -351,10 +351,10 @@ class Worker(Caller):
             node.free -= 1  # a worker that is alone does not take it for a plain call
         run: Run = item[JOB]
         if outcome == NOTED:
-            self.queue.release(node)
+            self.scheduler.release(node)
         else:
             if outcome != DISCARDED:
-                self.tell_completed()  # in the order in which they ended
+                self.flush_records()  # in the order in which they ended
                 started = max(self.started, item[POSTED])
                 run.note(item, outcome, self.thread, started, max(started, self.ended - self.borrowed))
             run.settle(item, outcome, self.delay)
@@ -362,15 +362,15 @@ class Worker(Caller):
 
     def _leave(self) -> None:
         """Count this worker out, unless it works inside an emit. Lock."""
-        hands = self.queue.hands
+        hands = self.scheduler.hands
         if self.depth:
             hands.discard(self)
         elif self in hands:
             hands.remove(self)
-            self.queue.active -= 1
-            if self.queue.solo:
-                self.queue.end_solo()
-        self.queue.call()
+            self.scheduler.active -= 1
+            if self.scheduler.solo:
+                self.scheduler.end_solo()
+        self.scheduler.call()
 
     # -- after an interruption
 
@@ -378,8 +378,8 @@ class Worker(Caller):
         """Put the books in order after an exception in the loop: the job of what was in hand is cancelled."""
         if self.interrupt is not None:
             return  # it came from a handler, and the loop has done so
-        self.hub.hurt = True
-        self.hub.mend(self)
+        self.engine.hurt = True
+        self.engine.mend(self)
 
     def be_gone(self) -> None:
         """Drop what is in hand, and be counted out; `put_in_order` does the rest. Lock."""
@@ -392,9 +392,9 @@ class Worker(Caller):
         if run is not None:
             run.stop("cancelled")
         self.let_go()
-        self.queue.hands.discard(self)
-        if self.queue.solo and not self.depth:
-            self.queue.end_solo()
+        self.scheduler.hands.discard(self)
+        if self.scheduler.solo and not self.depth:
+            self.scheduler.end_solo()
 
     def has_of(self, run: Run) -> bool:
         return super().has_of(run) or any(item[JOB] is run for item in self.stretch.copy())
@@ -418,28 +418,28 @@ class Interleaved(Worker):
     tells = False
     shares_thread = True
 
-    def __init__(self, queue: WorkQueue, outer: Emitter | None = None) -> None:
-        super().__init__(queue, outer)
+    def __init__(self, scheduler: Scheduler, outer: Emitter | None = None) -> None:
+        super().__init__(scheduler, outer)
         self.outer = outer  # the context may be a copy of an emitter's, on whose stack this is not
 
     def start(self) -> None:
-        with self.hub.lock:
-            self.queue.begin()
-            self.queue.hands.add(self)
+        with self.engine.lock:
+            self.scheduler.begin()
+            self.scheduler.hands.add(self)
         self.work(1)
 
     def _next(self) -> Run | None:
         self.permit = True
-        item = self.queue.take(self)
+        item = self.scheduler.take(self)
         return None if item is None else item[JOB]
 
     def _work_off(self, node: Node, enough: int, until: float) -> None:
-        queue = self.queue
+        scheduler = self.scheduler
         while (before := waits_with(node)) > enough and perf_counter() < until:
-            type(self)(queue, self).work(1)
+            type(self)(scheduler, self).work(1)
             if waits_with(node) >= before:
                 return
 
     def _nap(self, node: Node, mark: int) -> None:
         node.mark = 2 * mark
-        self.hub.raised.append(node)
+        self.engine.raised.append(node)

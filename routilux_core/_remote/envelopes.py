@@ -31,7 +31,7 @@ def _part(data: bytes) -> Part:
     return blake2b(data, digest_size=16).hexdigest(), data
 
 
-class Luggage:
+class PartStore:
     """What one queue's routines are, pickled: each part once, until the routine changes.
 
     The parts of stateless routines are made again at every `execute`, where no call runs that could change them.
@@ -104,7 +104,7 @@ def travels(node: Node) -> bool:
     return not node.routine.__routilux_settings__.stateless
 
 
-class Crate:
+class Envelope:
     """One task as bytes: the body, and the parts that a worker keeps."""
 
     def __init__(self, body: bytes, parts: dict[str, bytes], whole: bool, weight: int) -> None:
@@ -119,8 +119,8 @@ class Crate:
 
 
 def crate(
-    luggage: Luggage, rows: list[Row], holds: Callable[[Node], int], goes_on: Callable[[Node], bool], whole: bool
-) -> Crate | None:
+    luggage: PartStore, rows: list[Row], holds: Callable[[Node], int], goes_on: Callable[[Node], bool], whole: bool
+) -> Envelope | None:
     """Put a task together; None if a payload has to be pickled by itself first, since it is not plain.
 
     Raises `ShippingError` where a routine, or its state, can't be sent.
@@ -145,7 +145,7 @@ def crate(
     first = rows[0][0].node
     state = luggage.state(first) if travels(first) else None
     body: Body = (process().token, luggage.environment[0], state, named, plain)
-    return Crate(pickle.dumps(body, PROTOCOL), parts, whole, len(plain))
+    return Envelope(pickle.dumps(body, PROTOCOL), parts, whole, len(plain))
 
 
 def _check_complete(node: Node) -> None:

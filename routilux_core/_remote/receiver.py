@@ -10,7 +10,7 @@ from operator import itemgetter, sub
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from routilux_core._engine.engine import Dispatcher
+from routilux_core._engine.engine import Engine
 from routilux_core._engine.failures import OUTCOMES, carry_out
 from routilux_core._engine.plan import INLET, JOB, NUMBER, POSTED, Item, Node
 from routilux_core._engine.run import Run
@@ -28,9 +28,9 @@ from routilux_core.routine import Routine
 from routilux_core.strategy import Task
 
 if TYPE_CHECKING:
-    from routilux_core._remote.scheduler import ShippedQueue
+    from routilux_core._remote.scheduler import RemoteScheduler
 
-AT_ONCE = 256  # activations that are counted while the dispatcher's lock is held
+AT_ONCE = 256  # activations that are counted while the engine's lock is held
 
 
 def unpacked(data: Sequence[Data]) -> list[Payload] | None:
@@ -98,14 +98,14 @@ def _unreadable(what: str, error: BaseException) -> ShippingError:
     return made
 
 
-class HomeComing(Task):
+class Receiver(Task):
     """The way home of a task that has travelled: it is posted and counted in the order told.
 
     All of it is called with the task's own lock held.
     """
 
-    hub: Dispatcher
-    queue: ShippedQueue
+    engine: Engine
+    scheduler: RemoteScheduler
     run: Run
     node: Node
     has_state: bool
@@ -131,9 +131,9 @@ class HomeComing(Task):
         if last is not None and "state" in last:
             stuck = take_state_home(self.node, last, self._stats)
         if last is not None and last.get("missing"):
-            self.queue.send_whole(self.run)
+            self.scheduler.send_whole(self.run)
         if last is not None and last.get("lacks names"):
-            self.queue.luggage.send_values()
+            self.scheduler.luggage.send_values()
         self._take(told, stuck)
 
     def _take(self, told: Told, stuck: Encoded | None) -> None:
@@ -185,19 +185,19 @@ class HomeComing(Task):
             return
         error, trace = decode(failure) if failure is not None else (unreadable, "")
         if isinstance(error, ActivationTimeout) and error.late_emissions:
-            with self.hub.lock:
+            with self.engine.lock:
                 self.run.late += error.late_emissions
         if error is None:
             self._complete(started, [ended], [0], 0, [], [])
         else:
-            with self.hub.lock:
-                self.queue.measure(item[INLET].number, ended - started)
+            with self.engine.lock:
+                self.scheduler.measure(item[INLET].number, ended - started)
             self._failed(index, error, self._at_home(started), self._at_home(ended), trace)
             self._forget_frames(error, sys.exception())
 
     def _post_one(self, item: Item, names: list[str], payloads: list[Payload]) -> None:
         node, number, now = item[INLET].node, item[NUMBER], perf_counter()
-        with self.hub.lock:
+        with self.engine.lock:
             self._post(node, names, payloads, [number] * len(payloads))
         self._emitted += len(payloads)
         if listeners := self.run.told_in_detail():
@@ -233,11 +233,11 @@ class HomeComing(Task):
                 began = ends[here.stop - 1]
                 causes = _causes(some, upto[here], heard)
                 span, heard, at = slice(heard, upto[here.stop - 1]), upto[here.stop - 1], here.stop
-                with self.hub.lock:
+                with self.engine.lock:
                     self._post(inlet.node, names[span], payloads[span], causes)
-                    self.queue.measure(inlet.number, (ended[-1] - started[0]) / len(some))
+                    self.scheduler.measure(inlet.number, (ended[-1] - started[0]) / len(some))
                     self.run.complete(some, self._worker, started, ended)
-                    self.queue.clear(some)
+                    self.scheduler.clear(some)
                     self._next += len(some)
                     self._emitted = 0
                     self._release(inlet.node, len(some))
@@ -269,11 +269,11 @@ class HomeComing(Task):
     def _decided(self, index: int, error: BaseException, trace: str) -> Decision:
         inlet, payload, run, number, _, _ = self.items[index]
         failure = run.failure(inlet, payload, number, error, self._emitted, trace)
-        return carry_out(run, failure, self.queue.judge(run, number, failure))
+        return carry_out(run, failure, self.scheduler.judge(run, number, failure))
 
     def _forget_frames(self, error: BaseException, around: BaseException | None) -> None:
         """Let the frames go of an exception of one activation, or one task; not of what is handled `around` it."""
-        if not self.hub.keeps_frames:
+        if not self.engine.keeps_frames:
             forget_frames(error, around)
             if isinstance(error, ShippingError):
                 error.value = None  # the payload that could not be sent
@@ -285,10 +285,10 @@ class HomeComing(Task):
         started = max(started, item[POSTED])
         # A routine with state has come home with what its calls after this one made of it: they are counted, too.
         permit = not self.has_state or index + 1 >= self._told
-        with self.hub.lock:
+        with self.engine.lock:
             run.note(item, outcome, self._worker, started, max(ended, started))
             if outcome != RETRIED:
-                self.queue.clear([item])
+                self.scheduler.clear([item])
             self._next, self._emitted = index + 1, 0
             if self.has_state and permit:
                 self._back_in_order(self.items[index + 1 :])
@@ -302,10 +302,10 @@ class HomeComing(Task):
         if self.has_state:
             if self._ended and self._next == len(self.items):
                 self.has_state = False
-                self.queue.release(node)
+                self.scheduler.release(node)
         elif node.limited or node.waiting:
             for _ in range(count):
-                self.queue.release(node)
+                self.scheduler.release(node)
 
     def _back_in_order(self, rest: list[Item]) -> None:
         """Put activations back before everything else of their queue; discard them where their job stopped. Lock."""
@@ -313,10 +313,10 @@ class HomeComing(Task):
         if run.stopped:
             run.discard(rest)
             for item in rest if not self.has_state else ():
-                self.queue.release(item[INLET].node)
+                self.scheduler.release(item[INLET].node)
             run.quiet()
             return
-        where = self.node.waiting if self.has_state else self.queue.first
+        where = self.node.waiting if self.has_state else self.scheduler.first
         where.extendleft(reversed(rest))
 
 

@@ -32,7 +32,7 @@ Told = tuple[int, int, float, list[float], list[int], Names, list[Data], list[St
 Message = tuple[int, float, Told, list[tuple[str, bytes]], dict[str, Any] | None]
 
 
-class Teller:
+class Reporter:
     """Gathers what a task has to tell. With `send`, what is emitted leaves in chunks while the task runs.
 
     If a part of an activation's emissions has been sent, its end is sent before the next one begins: so when the
@@ -186,11 +186,11 @@ class Flusher:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._due: dict[Teller, float] = {}  # when to call which
+        self._due: dict[Reporter, float] = {}  # when to call which
         self._wakes_at = 0.0
         self._thread: threading.Thread | None = None
 
-    def arm(self, due: float, teller: Teller) -> None:
+    def arm(self, due: float, teller: Reporter) -> None:
         """Call `teller.flush` at a time of `perf_counter`, or a little later, unless `disarm` comes first."""
         with self._changed:
             self._due[teller] = due
@@ -205,7 +205,7 @@ class Flusher:
             thread.start()
             self._thread = thread
 
-    def disarm(self, teller: Teller) -> None:
+    def disarm(self, teller: Reporter) -> None:
         """Forget a teller that has told everything. The thread is left to find out when it wakes up."""
         with self._changed:
             self._due.pop(teller, None)

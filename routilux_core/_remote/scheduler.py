@@ -9,13 +9,13 @@ from math import inf
 from threading import get_ident
 from typing import Any, Literal
 
-from routilux_core._engine.engine import Dispatcher, logger
+from routilux_core._engine.engine import Engine, logger
 from routilux_core._engine.failures import decide
 from routilux_core._engine.plan import INLET, JOB, NUMBER, Inlet, Item, Node
 from routilux_core._engine.run import Run
-from routilux_core._engine.scheduler import Job, WorkQueue
-from routilux_core._remote.envelopes import Luggage, check_payload, travels
-from routilux_core._remote.task import ShippedTask
+from routilux_core._engine.scheduler import Job, Scheduler
+from routilux_core._remote.envelopes import PartStore, check_payload, travels
+from routilux_core._remote.task import RemoteTask
 from routilux_core.error_handling import Decision, ErrorHandler, ErrorStrategy, Failure
 from routilux_core.errors import StrategyError, WorkerLost
 from routilux_core.strategy import ExecutionStrategy, WorkerPool
@@ -30,12 +30,12 @@ MAX_LOSSES = 3  # workers that an activation may kill, where the strategy has no
 
 
 class _Hand:
-    """What `WorkQueue.take` notes its activation in."""
+    """What `Scheduler.take` notes its activation in."""
 
     item: Item | None = None
 
 
-class ShippedQueue(WorkQueue):
+class RemoteScheduler(Scheduler):
     """Work that leaves this process. `active` counts the batches that are away, `workers` how many may be."""
 
     __slots__ = (
@@ -55,19 +55,19 @@ class ShippedQueue(WorkQueue):
         "whole",
     )
 
-    def __init__(self, hub: Dispatcher, strategy: ExecutionStrategy) -> None:
-        super().__init__(hub, strategy, _no_task)
-        self.luggage = Luggage()
+    def __init__(self, engine: Engine, strategy: ExecutionStrategy) -> None:
+        super().__init__(engine, strategy, _no_task)
+        self.luggage = PartStore()
         self.numbers = itertools.count(1)
-        self.away: set[ShippedTask] = set()
-        self.homing: set[ShippedTask] = set()  # no longer away, but not all of them is counted or put back yet
+        self.away: set[RemoteTask] = set()
+        self.homing: set[RemoteTask] = set()  # no longer away, but not all of them is counted or put back yet
         self.whole: set[str] = set()  # jobs whose tasks take every part along, since a worker had lost one
         self._hand = _Hand()
         self._pace: dict[int, float] = {}  # number of an inlet -> mean seconds of a call
         self._joins: dict[Inlet, bool] = {}  # whether its activations may travel with others, where that is known
         self._reach: dict[int, int] = {}  # number of an inlet -> calls in a batch, where that is bounded
         self._recruiters: set[int] = set()  # threads that send batches now
-        self._revoked: list[ShippedTask] = []
+        self._revoked: list[RemoteTask] = []
         self._losses: dict[tuple[str, int], int] = {}  # job and activation -> workers that it has killed
         self._broken: BaseException | None = None
         self._short = ALONE * strategy.capabilities.batch_seconds  # what takes no longer may travel with others
@@ -76,11 +76,11 @@ class ShippedQueue(WorkQueue):
 
     def prepare(self, entry: Inlet, payload: Mapping[str, Any], running: bool) -> None:
         """Pickle what a job needs; what can't be sent is refused here, by name."""
-        nodes = [node for node in self.hub.nodes.values() if node.queue is self]
+        nodes = [node for node in self.engine.nodes.values() if node.scheduler is self]
         self._joins = {}
         with self.luggage.packing():
             self.luggage.pack_all(nodes, running)
-            if entry.node.queue is self:
+            if entry.node.scheduler is self:
                 check_payload(entry, dict(payload))
         if not running:
             self._losses.clear()
@@ -104,7 +104,7 @@ class ShippedQueue(WorkQueue):
         if self._broken is not None and self.pool is None and self._refuse(self._broken):
             return
         while True:
-            with self.hub.lock:
+            with self.engine.lock:
                 self.recruiting = False
                 task = self._next_task()
             if task is None:
@@ -113,29 +113,29 @@ class ShippedQueue(WorkQueue):
 
     def _refuse(self, error: BaseException) -> bool:
         """Let jobs that have work here fail, and return True, if there is still no pool for it."""
-        with self.hub.lock:
+        with self.engine.lock:
             if self.pool is not None:  # another job has opened one meanwhile
                 return False
             self.recruiting = False
-            runs = list(self.hub.runs)
+            runs = list(self.engine.runs)
         self.lose(runs, error)
         return True
 
-    def _next_task(self) -> ShippedTask | None:
+    def _next_task(self) -> RemoteTask | None:
         """Return a batch, counted as away; None if nothing may run now, or enough is away. Lock."""
         pool = self.pool
-        if pool is None or self.hub.behind or not (self.first or self.ready):
+        if pool is None or self.engine.behind or not (self.first or self.ready):
             return None
         self.workers = self._limit(pool.workers)
         if self.active >= self.workers:
             return None
-        newest = len(self.ready) > self.hub.max_pending and self._take_newest()
+        newest = len(self.ready) > self.engine.max_pending and self._take_newest()
         item = newest or self.take(self._hand)
         self._hand.item = None
         if item is None:
             return None
         items, quick = self._batch(item, pool.workers, newest is not False)
-        task = ShippedTask(self, items, quick)
+        task = RemoteTask(self, items, quick)
         self.away.add(task)
         self.active += 1
         return task
@@ -257,9 +257,9 @@ class ShippedQueue(WorkQueue):
 
     # -- coming back
 
-    def came_back(self, task: ShippedTask) -> None:
+    def came_back(self, task: RemoteTask) -> None:
         """Count a batch as no longer away."""
-        with self.hub.lock:
+        with self.engine.lock:
             self.homing.add(task)
             self.away.discard(task)
             self.active -= 1
@@ -276,7 +276,7 @@ class ShippedQueue(WorkQueue):
         self.active = len(self.away)
 
     def take_back_unsent(self) -> None:
-        with self.hub.lock:
+        with self.engine.lock:
             mine = [task for task in (*self.away, *self.homing) if task.busy == get_ident()]
         self._recruiters.discard(get_ident())
         for task in mine:
@@ -299,7 +299,7 @@ class ShippedQueue(WorkQueue):
             return decide(failure, run)
         losses = self._losses[run.job_id, number] = self._losses.get((run.job_id, number), 0) + 1
         enough = losses >= getattr(self.strategy, "max_worker_losses", MAX_LOSSES)
-        if not enough and _retries_losses(self.hub.nodes[failure.routine_id]):
+        if not enough and _retries_losses(self.engine.nodes[failure.routine_id]):
             return Decision(ErrorStrategy.RETRY, 0.0)
         decision = decide(failure, run)
         if enough and decision.strategy is ErrorStrategy.RETRY:
@@ -333,14 +333,14 @@ class ShippedQueue(WorkQueue):
         """Send fewer calls of a slot together where they are heavy: a worker holds a whole batch, and so do we."""
         most = max(1, BULKY * size // weight)
         if most < self.strategy.capabilities.max_batch:
-            with self.hub.lock:
+            with self.engine.lock:
                 self._reach[inlet.number] = min(most, self._reach.get(inlet.number, most))
 
     def learn(self, run: Run, inlet: Inlet, done: int, size: int) -> None:
         """Send fewer calls of a slot together where batches came home early, since the rest has to be sent again."""
         if run.stopped or (done >= size and inlet.number not in self._reach):
             return
-        with self.hub.lock:
+        with self.engine.lock:
             reach = self._reach[inlet.number] = 2 * max(done, 1) if done < size else 2 * self._reach[inlet.number]
             if reach > self.strategy.capabilities.max_batch:
                 del self._reach[inlet.number]
@@ -356,22 +356,22 @@ class ShippedQueue(WorkQueue):
         if isinstance(run, Run) and run.stopped:
             self._revoked += [task for task in self.away if task.run is run]
             if self._revoked:
-                self.hub.calls.append(self)
+                self.engine.calls.append(self)
         return super().drop(run)
 
     def revoke(self, run: Job) -> None:
         """Ask the pool for what is away of a run that was stopped; when this returns, it has been asked."""
-        with self.hub.lock:
+        with self.engine.lock:
             away = [task for task in self.away if task.run is run]
         self._ask_back(away)
 
     def _cancel_revoked(self) -> None:
         """Ask the pool for what is away of jobs that have stopped."""
-        with self.hub.lock:
+        with self.engine.lock:
             revoked, self._revoked = self._revoked, []
         self._ask_back(revoked)
 
-    def _ask_back(self, tasks: list[ShippedTask]) -> None:
+    def _ask_back(self, tasks: list[RemoteTask]) -> None:
         pool = self.pool
         if pool is None:
             return
@@ -383,7 +383,7 @@ class ShippedQueue(WorkQueue):
 
     def kill(self, run: Job) -> None:
         """End the workers that run something of a run; its tasks fail as lost."""
-        with self.hub.lock:
+        with self.engine.lock:
             running, pool = [task for task in self.away if task.run is run], self.pool
         for task in running:
             try:
@@ -394,18 +394,18 @@ class ShippedQueue(WorkQueue):
 
     def lost(self, error: BaseException, opened: int | None = None) -> None:
         """Fail what is away, and every job that has work here: the executor broke. The next job opens a new pool."""
-        with self.hub.lock:
+        with self.engine.lock:
             if opened not in (None, self.opened):
                 return
             pool, self._broken = self.let_go_of_pool(), error
-            away, runs = list(self.away), list(self.hub.runs)
+            away, runs = list(self.away), list(self.engine.runs)
         with ExitStack() as steps:  # from the last to the first, and each of them, whatever another one raises
             steps.callback(self.lose, runs, error)
             if pool is not None:
                 steps.callback(self.close_aside, pool)
             for task in away:  # with the last of them a job may end, and another begin, with a new pool
                 steps.callback(task.give_up, error)
-        with self.hub.lock:
+        with self.engine.lock:
             self.workers = LIMITLESS if self.pool is None else self.workers  # whoever comes is told so
 
     def forget(self) -> WorkerPool | None:
@@ -416,7 +416,7 @@ class ShippedQueue(WorkQueue):
 
     def abandon(self) -> None:
         """Fail what is away: the pool was closed, and nothing will come of it."""
-        with self.hub.lock:
+        with self.engine.lock:
             away = list(self.away)
         closed = f"strategy {self.strategy.name!r}: its pool was closed while task"
         with ExitStack() as steps:
@@ -433,5 +433,5 @@ def _retries_losses(node: Node) -> bool:
     return node.routine.__routilux_settings__.on_worker_lost == "retry"
 
 
-def _no_task(queue: WorkQueue) -> Any:
+def _no_task(scheduler: Scheduler) -> Any:
     raise NotImplementedError

@@ -18,31 +18,31 @@ from routilux_core._engine.failures import carry_out
 from routilux_core._engine.ledger import GATHERED
 from routilux_core._engine.plan import INLET, JOB, NUMBER, PAYLOAD, Item, Node
 from routilux_core._local.invocation import merged
-from routilux_core._remote.envelopes import Crate, Row, crate, packed, travels
-from routilux_core._remote.receiver import HomeComing
+from routilux_core._remote.envelopes import Envelope, Row, crate, packed, travels
+from routilux_core._remote.receiver import Receiver
 from routilux_core._routines.signature import Payload
 from routilux_core.error_handling import Decision, ErrorStrategy
 from routilux_core.errors import ActivationTimeout, StrategyError, is_interrupt
 from routilux_core.strategy import WorkerPool
 
 if TYPE_CHECKING:
-    from routilux_core._remote.scheduler import ShippedQueue
+    from routilux_core._remote.scheduler import RemoteScheduler
 
 
 PATIENCE = 1.0  # seconds that a cancel waits for a pool to take a task that it is just given
 
 
-class ShippedTask(HomeComing):
+class RemoteTask(Receiver):
     """A batch of activations of one job, with their permits: of stateless routines, or all of one with state.
 
     What comes back is handled under the task's own lock, in the thread of the pool that brings it.
     """
 
-    def __init__(self, queue: ShippedQueue, items: list[Item], quick: bool) -> None:
+    def __init__(self, scheduler: RemoteScheduler, items: list[Item], quick: bool) -> None:
         super().__init__(items)
-        self.id = f"batch-{next(queue.numbers)}"
-        self.queue = queue
-        self.hub = queue.hub
+        self.id = f"batch-{next(scheduler.numbers)}"
+        self.scheduler = scheduler
+        self.engine = scheduler.engine
         self.size = len(items)
         self.run = items[0][JOB]
         self.node = items[0][INLET].node
@@ -56,7 +56,7 @@ class ShippedTask(HomeComing):
         self._ended_by_pool = False
         self._handing = threading.RLock()  # held while the pool is given it, or is asked for it back
         self._lock = threading.RLock()
-        self._crate: Crate | None = None
+        self._crate: Envelope | None = None
 
     # -- there
 
@@ -70,9 +70,9 @@ class ShippedTask(HomeComing):
             raise
         if self._ended:
             return
-        pool = self.queue.pool
+        pool = self.scheduler.pool
         if pool is None:
-            self.give_up(StrategyError(f"strategy {self.queue.strategy.name!r}: its pool was closed"))
+            self.give_up(StrategyError(f"strategy {self.scheduler.strategy.name!r}: its pool was closed"))
         elif not self._hand_over(pool):
             self.take_back()
 
@@ -86,7 +86,7 @@ class ShippedTask(HomeComing):
             try:
                 pool.submit(self)
             except BaseException as error:  # it never should; or a KeyboardInterrupt: the pool may have it, or not
-                refused = StrategyError(f"strategy {self.queue.strategy.name!r} raised in submit: {error!r}")
+                refused = StrategyError(f"strategy {self.scheduler.strategy.name!r} raised in submit: {error!r}")
                 refused.__cause__ = error
                 self.give_up(refused)
                 if is_interrupt(error):
@@ -113,7 +113,7 @@ class ShippedTask(HomeComing):
         if self.has_state:
             self._stats = self.node.routine.stats()
         try:
-            with self.queue.luggage.packing():
+            with self.scheduler.luggage.packing():
                 self._crate = self._pack_at_once() or self._pack_one_by_one()
         except BaseException as error:
             if is_interrupt(error):
@@ -121,9 +121,9 @@ class ShippedTask(HomeComing):
             self._refuse(0, error)
         if self._crate is not None:
             self.size, self.parts = len(self.items), frozenset(self._crate.parts)
-            self.queue.weigh(self.items[0][INLET], self.size, self._crate.weight)
+            self.scheduler.weigh(self.items[0][INLET], self.size, self._crate.weight)
 
-    def _pack_at_once(self) -> Crate | None:
+    def _pack_at_once(self) -> Envelope | None:
         """Pickle many calls in one go, which goes where their payloads are plain, as they come."""
         if len(self.items) == 1 or self.run.told_in_detail():
             return None
@@ -139,12 +139,12 @@ class ShippedTask(HomeComing):
                 raise
             return None
 
-    def _pack_one_by_one(self) -> Crate | None:
+    def _pack_one_by_one(self) -> Envelope | None:
         rows: list[Row] = []
         payloads: list[Payload] = []
         for index, item in enumerate(self.items):
             try:
-                self.queue.luggage.part(item[INLET].node)
+                self.scheduler.luggage.part(item[INLET].node)
                 payloads.append(self._payload(item))
                 rows.append((item[INLET], [packed(item[INLET], payloads[-1])]))
             except BaseException as error:  # of a merge function, or of a payload's own
@@ -159,9 +159,11 @@ class ShippedTask(HomeComing):
                 listeners.activation_started(item[INLET], item[NUMBER], attempt, item, payload, worker=0)
         return made
 
-    def _crated(self, rows: list[Row]) -> Crate | None:
-        goes_on = partial(self.queue.goes_on, self.run)
-        return crate(self.queue.luggage, rows, self.queue.holds, goes_on, self.run.job_id in self.queue.whole)
+    def _crated(self, rows: list[Row]) -> Envelope | None:
+        goes_on = partial(self.scheduler.goes_on, self.run)
+        return crate(
+            self.scheduler.luggage, rows, self.scheduler.holds, goes_on, self.run.job_id in self.scheduler.whole
+        )
 
     def _payload(self, item: Item) -> Payload:
         """Return what the handler is given, gathered or merged. The routine's permit is held."""
@@ -175,7 +177,7 @@ class ShippedTask(HomeComing):
     def _refuse(self, index: int, error: BaseException) -> None:
         """Fail the first activation where it can't be sent; a later one goes back, and is the first of the next."""
         if index:
-            with self.hub.lock:
+            with self.engine.lock:
                 self._back_in_order(self.items[index:])
             del self.items[index:]
         else:
@@ -201,7 +203,7 @@ class ShippedTask(HomeComing):
             self.give_up(StrategyError(f"a chunk of task {self.id} can't be read: {broken!r}"))
             if is_interrupt(broken):
                 raise broken
-        self.hub.settle([self.run])
+        self.engine.settle([self.run])
 
     def finish(self, reply: bytes) -> None:
         self._end_with(lambda: self._read_last(reply), by_pool=True)
@@ -209,7 +211,7 @@ class ShippedTask(HomeComing):
     def _read_last(self, reply: bytes) -> None:
         try:
             self._read(reply)
-            self.queue.learn(self.run, self.items[0][INLET], self._next, self.size)
+            self.scheduler.learn(self.run, self.items[0][INLET], self._next, self.size)
         except BaseException as error:
             logger().exception("task %s: its reply can't be read", self.id)
             self._fail_rest(StrategyError(f"the reply of task {self.id} can't be read: {error!r}"), None)
@@ -217,7 +219,7 @@ class ShippedTask(HomeComing):
                 raise
 
     def fail(self, error: BaseException, at: int | None = None) -> None:
-        known = as_exception(error, f"strategy {self.queue.strategy.name!r}")
+        known = as_exception(error, f"strategy {self.scheduler.strategy.name!r}")
         self._end_with(lambda: self._fail_for(known, at), by_pool=True)
 
     def _fail_for(self, error: BaseException, at: int | None) -> None:
@@ -245,11 +247,11 @@ class ShippedTask(HomeComing):
             self.give_up(StrategyError(f"task {self.id}: an exception came while it was given to its pool"))
 
     def _can_be_taken_back(self) -> bool:
-        pool = self.queue.pool
+        pool = self.scheduler.pool
         try:
             return not self.submitted or (pool is not None and pool.cancel(self))
         except Exception:
-            logger().exception("strategy %r: its pool raised in cancel", self.queue.strategy.name)
+            logger().exception("strategy %r: its pool raised in cancel", self.scheduler.strategy.name)
             return False
 
     def permits(self) -> Iterable[Node]:
@@ -277,7 +279,7 @@ class ShippedTask(HomeComing):
                 finally:
                     self._close()
         finally:
-            self.hub.settle([self.run])
+            self.engine.settle([self.run])
 
     def _end(self, by_pool: bool) -> bool:
         """Note that the task is over, if it was not; a pool that ends what was given up for it does nothing wrong."""
@@ -288,7 +290,7 @@ class ShippedTask(HomeComing):
             logger().warning("task %s was ended twice by its pool; what came later is ignored", self.id)
         elif not ended:
             self.busy = get_ident()
-            self.queue.came_back(self)
+            self.scheduler.came_back(self)
         return not ended
 
     def _broke(self, error: BaseException) -> None:
@@ -300,7 +302,7 @@ class ShippedTask(HomeComing):
         try:
             carry_out(run, run.failure(inlet, payload, number, error), Decision(ErrorStrategy.STOP))
         finally:
-            with self.hub.lock:
+            with self.engine.lock:
                 run.stop("failed")
 
     def _close(self) -> None:
@@ -308,11 +310,11 @@ class ShippedTask(HomeComing):
         if self._ended_by_pool or not self.submitted:  # else the pool may just be asking for it
             self._crate = None
         rest, self.items = self.items[self._next :], self.items[: self._next]
-        with self.hub.lock:
+        with self.engine.lock:
             self._back(rest)
-            self.queue.homing.discard(self)
+            self.scheduler.homing.discard(self)
             self.run.quiet()
-            self.queue.call()
+            self.scheduler.call()
 
     def _fail_rest(self, error: BaseException, at: int | None) -> None:
         """Fail the activation that ran, or all that were not told where the pool can't say which."""
@@ -320,7 +322,7 @@ class ShippedTask(HomeComing):
         count = len(self.items)
         if at is not None and self.has_state and self._next < at < count:
             # Its routine's state was lost with the worker, so those before it run again, in order, and then it.
-            self.queue.suspect(self.items[self._next : at + 1])
+            self.scheduler.suspect(self.items[self._next : at + 1])
             return
         if at is not None and self._next < at < count:
             self._skip_to(at)
@@ -337,8 +339,8 @@ class ShippedTask(HomeComing):
 
     def _skip_to(self, at: int) -> None:
         """Put back what ran before the activation at an index and was not told of; that one is next."""
-        with self.hub.lock:
-            self.queue.suspect(self.items[self._next : at])
+        with self.engine.lock:
+            self.scheduler.suspect(self.items[self._next : at])
             self._back_in_order(self.items[self._next : at])
         del self.items[self._next : at]
 
@@ -347,4 +349,4 @@ class ShippedTask(HomeComing):
         self._back_in_order(rest)
         if self.has_state:
             self.has_state = False
-            self.queue.release(self.node)
+            self.scheduler.release(self.node)

@@ -30,7 +30,7 @@ class Frame(Protocol):
     routine: Routine | None
 
     @property
-    def hub(self) -> object: ...
+    def engine(self) -> object: ...
 
     @property
     def outer(self) -> Frame | None: ...
@@ -64,9 +64,9 @@ def here() -> Frame | None:
     return frame if frame is not None and frame.thread == get_ident() else None
 
 
-def inside(hub: object) -> bool:
-    """Return whether the caller is in a handler that this dispatcher runs, or in a job for which such a one waits."""
-    return any(frame.hub is hub for frame in _held_up())
+def inside(engine: object) -> bool:
+    """Return whether the caller is in a handler that this engine runs, or in a job for which such a one waits."""
+    return any(frame.engine is engine for frame in _held_up())
 
 
 def _held_up() -> Iterator[Frame]:
@@ -84,9 +84,9 @@ def _held_up() -> Iterator[Frame]:
             frame = frame.outer
 
 
-def check_outside(hub: object, what: str) -> None:
+def check_outside(engine: object, what: str) -> None:
     """Refuse a call inside a handler of the same flow, where it would wait for itself: also through other flows."""
-    found = next((frame for frame in _held_up() if frame.hub is hub), None)
+    found = next((frame for frame in _held_up() if frame.engine is engine), None)
     if found is None:
         return
     if found.thread == get_ident():

@@ -12,7 +12,7 @@ COUNTS = (ErrorStrategy.STOP, ErrorStrategy.CONTINUE)
 
 
 class Failures:
-    """The failures of a job, in the order of the decisions. `note` needs the dispatcher's lock, `kept` as well.
+    """The failures of a job, in the order of the decisions. `note` needs the engine's lock, `kept` as well.
 
     The first failure is mostly the cause of those that follow, and attempts that are tried again may be very many: so
     neither makes room for the other.

@@ -97,7 +97,7 @@ class Stretch:
 
 
 class History:
-    """The newest notes, and the sums of those before them, by slot number. All of it needs the dispatcher's lock.
+    """The newest notes, and the sums of those before them, by slot number. All of it needs the engine's lock.
 
     Without records (`size` 0) no times are measured; workers then note just the slot numbers of completed calls.
     """

@@ -40,8 +40,8 @@ ARGUMENTS = {  # what each hook tells of
 }
 
 
-class Hub(Protocol):
-    """What is needed of the dispatcher."""
+class EngineRole(Protocol):
+    """What is needed of the engine."""
 
     lock: threading.RLock
     inlets: list[Inlet]
@@ -59,7 +59,7 @@ class Noted(Awaited, Protocol):
     """What is needed of a run."""
 
     @property
-    def hub(self) -> Hub: ...
+    def engine(self) -> EngineRole: ...
 
     def collect(self) -> None: ...
 
@@ -122,7 +122,7 @@ class Listeners:
             hook: [Listener(each.plugin_name, each.function, each.argnames) for each in implementations]
             for hook, implementations in plugins.listening.items()
         }
-        self._job, self._run, self._hub = job, run, run.hub
+        self._job, self._run, self._engine = job, run, run.engine
         self._telling = threading.RLock()  # the calls for one job never overlap, those of the detail hooks apart
         self._muting = threading.RLock()
         self._muted: set[str] = set()
@@ -149,15 +149,15 @@ class Listeners:
 
     def job_finished(self) -> None:
         """Tell what has not been told yet, and that the job has ended."""
-        with self._hub.lock:
+        with self._engine.lock:
             self._close_batch()
         with self._telling:
             self._tell_untold()
             self._tell_outside("routilux_job_finished", self._job)
-        with self._hub.lock:
+        with self._engine.lock:
             if self._timer is not None:
                 self._timer.cancel()
-                self._hub.timers.wake()
+                self._engine.timers.wake()
 
     # -- batches
     #
@@ -171,12 +171,12 @@ class Listeners:
             self._add(head)
         self._add(stretch)
         if self._untold:
-            self._hub.calls.append(self)
+            self._engine.calls.append(self)
         if self._timer is None:
             self._arm(PATIENCE)
 
     def _arm(self, seconds: float) -> None:
-        self._timer, self.armed = self._hub.timers.add(seconds, self._due), True
+        self._timer, self.armed = self._engine.timers.add(seconds, self._due), True
 
     def _add(self, stretch: Stretch) -> None:
         if self._count + len(stretch) > BATCH:
@@ -193,7 +193,7 @@ class Listeners:
             self._waiting, self._count = [], 0
             if len(self._untold) > BEHIND and not self._behind:
                 self._behind = True
-                self._hub.behind += 1
+                self._engine.behind += 1
 
     def _due(self) -> None:
         """The time is over for the oldest note, if it is in no batch. Lock."""
@@ -204,12 +204,12 @@ class Listeners:
         left = self._waiting[0].notes()[0][8] + PATIENCE - perf_counter()
         if left <= 0 and not self._untold:
             self._close_batch()
-            self._hub.calls.append(self)
+            self._engine.calls.append(self)
         elif self._timer is None:
             self._arm(left if left > 0 else PATIENCE)  # a listener is slow: it will get a full batch
 
     def recruit(self) -> None:
-        """Tell what is due: called for through the dispatcher, as workers are. No lock of the engine is held.
+        """Tell what is due: called for through the engine, as workers are. No lock of the engine is held.
 
         Where somebody is telling already, it is left to them: they look again when they have let go.
         """
@@ -223,13 +223,13 @@ class Listeners:
                 self._telling.release()
 
     def _tell_aside(self) -> None:
-        with self._hub.lock:
+        with self._engine.lock:
             asked, self._asked = self._asked, True
         if not asked:
-            self._hub.aside.do(self._tell_here)
+            self._engine.aside.do(self._tell_here)
 
     def _tell_here(self) -> None:
-        with self._hub.lock:
+        with self._engine.lock:
             self._asked = False
         with self._telling:
             self._tell_untold()
@@ -237,18 +237,18 @@ class Listeners:
     def _tell_untold(self) -> None:
         """Tell the oldest first, until nothing is left. Nobody else tells meanwhile."""
         while True:
-            with self._hub.lock:
+            with self._engine.lock:
                 if not self._untold:
                     return
                 hook, record = self._untold.popleft()
                 catches_up = self._behind and 2 * len(self._untold) < BEHIND
                 if catches_up:
                     self._behind = False
-                    self._hub.behind -= 1
-                    self._hub.call_all()
-            self._tell_outside(hook, Records(record, self._hub.inlets) if hook == BATCHES else record)
+                    self._engine.behind -= 1
+                    self._engine.call_all()
+            self._tell_outside(hook, Records(record, self._engine.inlets) if hook == BATCHES else record)
             if catches_up:
-                self._hub.answer()
+                self._engine.answer()
 
     # -- details
 
@@ -292,7 +292,7 @@ class Listeners:
         if _may_take_time():
             self._tell_outside(hook, record)
             return
-        with self._hub.lock:
+        with self._engine.lock:
             self._untold.append((hook, record))
         self._tell_aside()
 
@@ -304,7 +304,7 @@ class Listeners:
             copy_context().run(self._tell, hook, {"job": self._job, ARGUMENTS[hook]: record})
 
     def _tell(self, hook: str, record: dict[str, Any]) -> None:
-        CURRENT.set(_Telling(self._hub, self._run))
+        CURRENT.set(_Telling(self._engine, self._run))
         for each in self._by_hook[hook]:
             try:
                 each.function(*[record[name] for name in each.arguments])
@@ -338,8 +338,8 @@ class _Telling:
 
     routine: Routine | None = None
 
-    def __init__(self, hub: object, run: Awaited) -> None:
-        self.hub = hub
+    def __init__(self, engine: object, run: Awaited) -> None:
+        self.engine = engine
         self.at = run
         self.thread = get_ident()
         self.outer: Frame | None = CURRENT.get()

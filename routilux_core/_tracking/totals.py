@@ -14,8 +14,8 @@ from routilux_core._tracking.history import History, Note, Totals
 from routilux_core.errors import FlowStateError
 
 if TYPE_CHECKING:
-    from routilux_core._engine.engine import Dispatcher
-    from routilux_core._engine.ledger import Books
+    from routilux_core._engine.engine import Engine
+    from routilux_core._engine.ledger import LedgerCounts
     from routilux_core._engine.run import Run
     from routilux_core.tracking import Counted, Counts
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class JobSource:
     """One job."""
 
-    def __init__(self, run: Books) -> None:
+    def __init__(self, run: LedgerCounts) -> None:
         self.run = run
 
     def counts(self) -> Counts:
@@ -33,14 +33,14 @@ class JobSource:
         run = self.run
         with run.up_to_date():
             timed = run.history.timed
-            routines = _by_routine(run.hub, run.history.totals(), run.history.newest(), timed)
+            routines = _by_routine(run.engine, run.history.totals(), run.history.newest(), timed)
             return Counts(routines=routines, timed=timed, jobs=1, wall=run.wall(), emitted=run.emitted)
 
     def hints(self) -> list[str]:
         """Return what would make the job faster."""
         with self.run.up_to_date():
             totals = self.run.history.totals()
-        return hints(totals, self.run.hub.inlets)
+        return hints(totals, self.run.engine.inlets)
 
     def reset(self) -> None:
         """Refuse: a job is counted from its start to its end."""
@@ -85,7 +85,7 @@ class Measures:
         """Return the totals by slot number over finished and running jobs, as far as they are collected. Lock."""
         return self.history.totals(*(run.history for run in self.running))
 
-    def counts(self, hub: Dispatcher) -> Counts:
+    def counts(self, engine: Engine) -> Counts:
         """Return the counts of all jobs since the last `clear`, those that still run included. Lock."""
         from routilux_core.tracking import Counts
 
@@ -95,7 +95,7 @@ class Measures:
         wall = self.busy + (perf_counter() - self.busy_since if self.running else 0.0)
         timed = self.history.timed
         return Counts(
-            routines=_by_routine(hub, totals, newest, timed),
+            routines=_by_routine(engine, totals, newest, timed),
             timed=timed,
             jobs=self.finished + len(self.running),
             wall=wall,
@@ -106,43 +106,43 @@ class Measures:
 class FlowSource:
     """All jobs of a flow."""
 
-    def __init__(self, hub: Dispatcher) -> None:
-        self.hub, self.measures = hub, hub.measures
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.measures = engine, engine.measures
 
     def counts(self) -> Counts:
         """Return what the jobs since the last reset have counted so far."""
         with self.up_to_date():
-            return self.measures.counts(self.hub)
+            return self.measures.counts(self.engine)
 
     def hints(self) -> list[str]:
         """Return what would make the flow faster."""
         with self.up_to_date():
             totals = self.measures.totals()
-        return hints(totals, self.hub.inlets)
+        return hints(totals, self.engine.inlets)
 
     @contextmanager
     def up_to_date(self) -> Iterator[None]:
-        """Hold the lock, with everything that workers have counted so far; as `Books.up_to_date`."""
-        interrupted = is_held_here(self.hub.lock)
-        with self.hub.lock:
+        """Hold the lock, with everything that workers have counted so far; as `LedgerCounts.up_to_date`."""
+        interrupted = is_held_here(self.engine.lock)
+        with self.engine.lock:
             for run in () if interrupted else self.measures.running:
                 run.collect()
             yield
 
     def reset(self) -> None:
         """Begin anew."""
-        with self.hub.lock:
+        with self.engine.lock:
             self.measures.clear()
 
 
 def _by_routine(
-    hub: Dispatcher, totals: Mapping[int, Totals], newest: Iterable[Note], timed: bool
+    engine: Engine, totals: Mapping[int, Totals], newest: Iterable[Note], timed: bool
 ) -> dict[str, Counted]:
     from routilux_core.tracking import Counted
 
-    found = {routine_id: Counted(timed=timed) for routine_id in hub.nodes}
+    found = {routine_id: Counted(timed=timed) for routine_id in engine.nodes}
     for slot, total in totals.items():
-        counted = found[_routine_id(hub.inlets, slot)]
+        counted = found[_routine_id(engine.inlets, slot)]
         counted.completed += total.completed
         counted.failed += total.failed
         counted.skipped += total.skipped
@@ -152,7 +152,7 @@ def _by_routine(
         counted.longest = max(counted.longest, total.longest)
         counted.shortest = min(counted.shortest, total.shortest)
     for note in newest:
-        found[_routine_id(hub.inlets, note[2])].newest.append(note[8] - note[7])
+        found[_routine_id(engine.inlets, note[2])].newest.append(note[8] - note[7])
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from attrs import field, frozen
 
-from routilux_core._engine.pools import QueueHost
+from routilux_core._engine.pools import SchedulerHost
 from routilux_core.errors import FlowStateError, UnknownNameError
 from routilux_core.records import ActivationRecord
 from routilux_core.strategy import Capabilities, Done, ExecutionStrategy, Host, Task, Waiting, WorkerPool
@@ -130,7 +130,7 @@ class _ManualPool(WorkerPool):
     in_caller = True
 
     def __init__(self, host: Any) -> None:
-        if not isinstance(host, QueueHost):
+        if not isinstance(host, SchedulerHost):
             raise TypeError(f"ManualStrategy needs the engine's own host, to see what waits; not {host!r}")
         self.chooser = self._choose
         self._host = host

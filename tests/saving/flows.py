@@ -165,7 +165,7 @@ def walk(flow: Flow) -> dict[str, Any]:
     """Return what a flow is, from the live objects that a job would use."""
     found: dict[str, Any] = {"settings": (flow.flow_id, flow.execution_strategy, flow.max_workers, flow.max_pending)}
     wires: Counter[Any] = Counter()
-    for name, node in flow._hub.nodes.items():
+    for name, node in flow._engine.nodes.items():
         routine = flow.routines[name]
         assert node.routine is routine
         assert routine._routilux.owner == (flow.flow_id, name)
@@ -177,11 +177,11 @@ def walk(flow: Flow) -> dict[str, Any]:
         bound = {key: _code(each.handler, routine) for key, each in node.inlets.items()}
         assert bound == {key: handler for key, (handler, _) in slots.items()}
         events = {key: (each.name, each.output_params) for key, each in routine._routilux.events.items()}
-        policy, strategy = node.policy, node.queue.strategy.name
+        policy, strategy = node.policy, node.scheduler.strategy.name
         found[f"routine {name}"] = (type(routine), state, slots, events, routine.stats(), policy, strategy)
         for event, outlet in node.outlets.items():
             for inlet, mapping in outlet.targets:
-                assert flow._hub.nodes[inlet.node.routine_id].inlets[inlet.name] is inlet
+                assert flow._engine.nodes[inlet.node.routine_id].inlets[inlet.name] is inlet
                 wires[name, event, inlet.node.routine_id, inlet.name, tuple((mapping or {}).items())] += 1
             found[f"outputs {name}.{event}"] = sorted(outlet.outputs)
     found["wires"] = wires

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from routilux_core._remote import reporter
-from routilux_core._remote.reporter import Flusher, Teller, each_name
+from routilux_core._remote.reporter import Flusher, Reporter, each_name
 
 
 class Parent:
@@ -66,7 +66,7 @@ def test_two_threads_tell_each_emission_once_and_an_end_before_the_next_begins(
     monkeypatch.setattr(reporter, "FIRST_CHUNK", 5)
     monkeypatch.setattr(reporter, "LARGEST_CHUNK", 40)
     parent, numbers, made = Parent(), random.Random(seed), []
-    teller = Teller(parent.take, Flusher(), None, alone)
+    teller = Reporter(parent.take, Flusher(), None, alone)
     over = threading.Event()
 
     def flush() -> None:
@@ -100,7 +100,7 @@ def test_two_threads_tell_each_emission_once_and_an_end_before_the_next_begins(
 
 def test_a_source_is_heard_before_it_has_ended_without_a_look_at_a_clock() -> None:
     parent = Parent()
-    teller = Teller(parent.take, Flusher(), None, alone=True)
+    teller = Reporter(parent.take, Flusher(), None, alone=True)
     for n in range(reporter.FIRST_CHUNK):
         teller.data.append({"n": n})
         teller.names.append("made")
@@ -111,7 +111,7 @@ def test_a_source_is_heard_before_it_has_ended_without_a_look_at_a_clock() -> No
 
 def test_without_a_channel_everything_comes_with_the_reply() -> None:
     parent = Parent()
-    teller = Teller(None, Flusher(), None, alone=True)
+    teller = Reporter(None, Flusher(), None, alone=True)
     for n in range(10_000):
         teller.data.append({"n": n})
         teller.names.append("made")
@@ -120,9 +120,9 @@ def test_without_a_channel_everything_comes_with_the_reply() -> None:
     assert len(parent.heard) == 10_000
 
 
-def emits_one(parent: Parent, flusher: Flusher, alone: bool) -> Teller:
+def emits_one(parent: Parent, flusher: Flusher, alone: bool) -> Reporter:
     """Return the teller of a task whose first call has emitted, and goes on."""
-    teller = Teller(parent.take, flusher, None, alone)
+    teller = Reporter(parent.take, flusher, None, alone)
     teller.data.append({"n": 1})
     teller.names.append("made")
     teller.look()

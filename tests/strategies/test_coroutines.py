@@ -962,7 +962,7 @@ def test_nothing_is_kept_of_coroutines_that_have_ended(make_flow: MakeFlow) -> N
             await begun[n - 1].wait()
         else:
             gc.collect()
-            alive.append(sum(isinstance(each, Call) and each.hub is flow._hub for each in gc.get_objects()))
+            alive.append(sum(isinstance(each, Call) and each.engine is flow._engine for each in gc.get_objects()))
 
     flow = loop_flow(make_flow, 2)
     flow.add_routine(Does(action=act), "does")

@@ -1,4 +1,4 @@
-"""All that the check of random flows knows of the dispatcher's inside; the mutants, beside this, know the rest."""
+"""All that the check of random flows knows of the engine's inside; the mutants, beside this, know the rest."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ def at_the_end(state: JobState, call: Callable[[], None]) -> None:
 
 def leftovers(flow: Flow, states: Iterable[JobState]) -> Iterator[str]:
     """Look for what a flow without jobs must not have: waiting work, permits held, timers."""
-    hub, states = flow._hub, list(states)
-    with hub.lock:
-        if hub.runs:
-            yield f"{len(hub.runs)} jobs still run"
-        if len(hub.timers):
-            yield f"{len(hub.timers)} timers left"
-        for queue in hub.queues:
-            if queue.ready or queue.first:
-                yield f"queue {queue.strategy.name!r}: {len(queue.ready)} ready, {len(queue.first)} with permits"
+    engine, states = flow._engine, list(states)
+    with engine.lock:
+        if engine.runs:
+            yield f"{len(engine.runs)} jobs still run"
+        if len(engine.timers):
+            yield f"{len(engine.timers)} timers left"
+        for scheduler in engine.schedulers:
+            if scheduler.ready or scheduler.first:
+                name, ready, permits = scheduler.strategy.name, len(scheduler.ready), len(scheduler.first)
+                yield f"scheduler {name!r}: {ready} ready, {permits} with permits"
         twins = [twin for state in states for twin in state._controls.own.values()]
-        for node in [*hub.nodes.values(), *twins]:
+        for node in [*engine.nodes.values(), *twins]:
             if node.waiting:
                 yield f"{node.routine_id}: {len(node.waiting)} wait for a permit"
             if node.free != node.limit:
@@ -40,39 +41,40 @@ def leftovers(flow: Flow, states: Iterable[JobState]) -> Iterator[str]:
 
 def idle_pools(flow: Flow) -> Iterator[str]:
     """Look for workers that are still counted after shutdown."""
-    for queue in flow._hub.queues:
-        if queue.active or queue.recruiting:
-            yield f"queue {queue.strategy.name!r}: {queue.active} workers active, recruiting: {queue.recruiting}"
+    for scheduler in flow._engine.schedulers:
+        if scheduler.active or scheduler.recruiting:
+            name, active = scheduler.strategy.name, scheduler.active
+            yield f"scheduler {name!r}: {active} workers active, recruiting: {scheduler.recruiting}"
 
 
 # -- what the check of the check leaves behind, one at a time, to see it noticed
 
 
 def hold_a_permit(flow: Flow) -> None:
-    next(iter(flow._hub.nodes.values())).free -= 1
+    next(iter(flow._engine.nodes.values())).free -= 1
 
 
 def leave_one_waiting(flow: Flow) -> None:
-    next(iter(flow._hub.nodes.values())).waiting.append(None)
+    next(iter(flow._engine.nodes.values())).waiting.append(None)
 
 
 def leave_one_ready(flow: Flow) -> None:
-    flow._hub.queues[0].ready.append(None)
+    flow._engine.schedulers[0].ready.append(None)
 
 
 def leave_a_job(flow: Flow) -> None:
-    flow._hub.runs.add(object())
+    flow._engine.runs.add(object())
 
 
 def leave_a_timer(flow: Flow) -> Callable[[], None]:
     """Leave one, and return what takes it back: its thread would stay."""
-    hub = flow._hub
-    with hub.lock:
-        timer = hub.timers.add(3600.0, lambda: None)
+    engine = flow._engine
+    with engine.lock:
+        timer = engine.timers.add(3600.0, lambda: None)
 
     def take_back() -> None:
-        with hub.lock:
+        with engine.lock:
             timer.cancel()
-            hub.timers.wake()
+            engine.timers.wake()
 
     return take_back

@@ -39,21 +39,21 @@ LEAVES_IN_TWO_STEPS = (
                 else:
                     self.hold(following)
         finally:
-            hub.release()
+            engine.release()
         """,
         """
                 if following is not None:
                     self.hold(following)
         finally:
-            hub.release()
+            engine.release()
         if following is None:
-            with hub.lock:
+            with engine.lock:
                 planted("left without a second look")
-                self.queue.hands.discard(self)
+                self.scheduler.hands.discard(self)
                 if not self.depth:
-                    self.queue.active -= 1
-                    if self.queue.solo:
-                        self.queue.end_solo()
+                    self.scheduler.active -= 1
+                    if self.scheduler.solo:
+                        self.scheduler.end_solo()
         """,
     ),
 )
@@ -65,12 +65,12 @@ def noted_behind_its_count(seconds: float) -> tuple[Change, ...]:
         planted("noted behind its count")
 
         def note() -> None:
-            with self.hub.lock:
+            with self.engine.lock:
                 self.history.add(worker, notes)
 
         __import__("threading").Timer({seconds}, note).start()
     """
-    return (Change(ledger.Books, "add", "self.history.add(worker, notes)", late),)
+    return (Change(ledger.LedgerCounts, "add", "self.history.add(worker, notes)", late),)
 
 
 # "An activation counted before its record": by a moment, and by a little longer.
@@ -90,7 +90,7 @@ ENDS_WHILE_IT_IS_HELD = (
 # "A mailbox queued twice": who hands the permit on to the next in line gives it back as well.
 QUEUES_A_MAILBOX_TWICE = (
     Change(
-        scheduler.WorkQueue,
+        scheduler.Scheduler,
         "release",
         """
             self.first.append(node.waiting.popleft())
@@ -106,7 +106,7 @@ QUEUES_A_MAILBOX_TWICE = (
 # The same with books that balance in the end: a permit more than there are is lent, and given back.
 LENDS_A_PERMIT_TOO_MANY = (
     Change(
-        scheduler.WorkQueue,
+        scheduler.Scheduler,
         "take",
         """
             elif node.free:
@@ -116,7 +116,7 @@ LENDS_A_PERMIT_TOO_MANY = (
         """,
     ),
     Change(
-        scheduler.WorkQueue,
+        scheduler.Scheduler,
         "_take_from_lane",
         """
             elif node.free:
@@ -126,7 +126,7 @@ LENDS_A_PERMIT_TOO_MANY = (
         """,
     ),
     Change(
-        scheduler.WorkQueue,
+        scheduler.Scheduler,
         "post",
         """
         elif node.free and not node.waiting:
@@ -140,7 +140,7 @@ LENDS_A_PERMIT_TOO_MANY = (
 # The second look of a mailbox left out: what was posted without the lock, by somebody who saw no permit, stays there.
 LOOKS_ONCE = (
     Change(
-        scheduler.WorkQueue,
+        scheduler.Scheduler,
         "release",
         """
             node.free += 1
@@ -181,16 +181,16 @@ COUNTS_BEFORE_ITS_EMISSIONS = (
         """,
         """
         held, self.held = self.held, None
-        with self.hub.lock:
+        with self.engine.lock:
             planted("counted early")
-            self.tell_completed()
-            self.tell_posted()
+            self.flush_records()
+            self.flush_posted()
             run.over += 1
             run.holders -= 1
             ended = run.quiet()
         if ended:
             run.finish()
-        with self.hub.lock:
+        with self.engine.lock:
             run.over -= 1  # the loop counts it for good
             run.holders += 1
         for outlet, data in held or ():
@@ -201,7 +201,7 @@ COUNTS_BEFORE_ITS_EMISSIONS = (
 # The newest in line for a routine with state gets the permit, not the one that has waited longest.
 SERVES_THE_LAST_FIRST = (
     Change(
-        scheduler.WorkQueue,
+        scheduler.Scheduler,
         "release",
         """
             self.first.append(node.waiting.popleft())
