@@ -440,7 +440,7 @@ class Flow:
                 self._engine.runs.add(run)
                 self._engine.measures.start(run)
                 run.post(inlet, payload, 0, perf_counter())
-                run.quiet()
+                run.end_if_idle()
         except BaseException:  # it may be counted, and not be there
             self._engine.hurt = True
             raise

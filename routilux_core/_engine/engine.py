@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from threading import get_ident
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from routilux_core._engine.aside import Aside
 from routilux_core._engine.mending import put_in_order
@@ -35,12 +35,6 @@ IN_CALLER = 0.25  # seconds between two looks whether they have none, for who wo
 SLICE = 0.005  # seconds for each pool where several work in the caller's thread
 
 
-class Called(Protocol):
-    """What may be called for under the lock, to be done without it."""
-
-    def recruit(self) -> None: ...
-
-
 class Engine:
     """All the queues of a flow, its running jobs, and what they share."""
 
@@ -49,9 +43,7 @@ class Engine:
         "acquire",
         "aside",
         "behind",
-        "calls",
         "deferred",
-        "deferring",
         "ending",
         "error_handler",
         "forked",
@@ -65,6 +57,8 @@ class Engine:
         "max_pending",
         "measures",
         "nodes",
+        "postponed",
+        "postponing",
         "raised",
         "release",
         "runs",
@@ -88,10 +82,10 @@ class Engine:
         self.measures = Measures(history_size)
         self.runs: set[Job] = set()
         self.ending: set[Job] = set()  # no longer among them, but those who wait have not been told yet
-        self.calls: deque[Called] = deque()
+        self.deferred: deque[Callable[[], None]] = deque()
         self.aside = Aside()  # where what may take long is done for threads that others wait for
         self.behind = 0  # jobs whose listeners are so slow that nothing more is shipped
-        self.timers = Timers(self.lock, self.answer, self._nudge)
+        self.timers = Timers(self.lock, self.run_deferred, self._nudge)
         self.has_timeouts = False  # of any routine
         self.error_handler = ErrorHandler()
         self.gather_order: list[Inlet] = []
@@ -99,23 +93,23 @@ class Engine:
         self.when_idle: Callable[[], None] | None = None
         self.forked: str | None = None  # why nothing goes any more: this is a fork, and a job ran when it was made
         self.visits: dict[int, Visit] = {}  # by thread, the newest
-        self.deferred: deque[Callable[[], object]] = deque()  # calls that were put off
-        self.deferring = threading.RLock()  # by one thread at a time, so that they keep their order
+        self.postponed: deque[Callable[[], object]] = deque()  # calls that were put off
+        self.postponing = threading.RLock()  # by one thread at a time, so that they keep their order
         self.hurt = False  # an exception has left the engine between two of its steps
 
-    def call_all(self) -> None:
+    def want_workers(self) -> None:
         """Ask for workers wherever there is something to do. The lock is held."""
         for scheduler in self.schedulers:
-            scheduler.call()
+            scheduler.want_worker()
 
-    def answer(self) -> None:
+    def run_deferred(self) -> None:
         """Submit the tasks that were called for, and tell listeners what they wait for. The lock is not held."""
         while True:
             try:
-                called = self.calls.popleft()
+                call = self.deferred.popleft()
             except IndexError:
                 return
-            called.recruit()
+            call()
 
     def _nudge(self) -> None:
         """Have those who wait for jobs keep the time: the timers have no thread. Lock."""
@@ -140,13 +134,13 @@ class Engine:
                 self.hurt = False
                 put_in_order(self, CURRENT.get(), gone)
                 self.timers.mend()
-                ended = [run for run in (*self.runs, *self.ending) if run.quiet() or run.ended]
+                ended = [run for run in (*self.runs, *self.ending) if run.end_if_idle() or run.ended]
             for scheduler in self.schedulers:
                 scheduler.take_back_unsent()
             for run in ended:
-                run.finish_again()
+                run.announce_end_again()
             self.aside.mend()
-            self.answer()
+            self.run_deferred()
         except BaseException:
             self.hurt = True
             raise
@@ -171,16 +165,16 @@ class Engine:
 
         Not by way of `threading`: starting a thread may be what was interrupted.
         """
-        self.deferred.append(lambda: call(*arguments))
+        self.postponed.append(lambda: call(*arguments))
         start_new_thread(self.catch_up, ())
 
     def catch_up(self) -> None:
         """Make the calls that were put off, in their order. Not in the middle of a step."""
-        if is_held_here(self.deferring):
+        if is_held_here(self.postponing):
             return  # it is one of them that looks whether there are others
-        with self.deferring:
-            while self.deferred:
-                self.deferred.popleft()()
+        with self.postponing:
+            while self.postponed:
+                self.postponed.popleft()()
 
     # -- what there is
 
@@ -203,7 +197,7 @@ class Engine:
         for node in self.all_nodes():
             node.waiting.clear()
             node.free = node.limit
-        for each in (self.runs, self.ending, self.calls, self.raised):
+        for each in (self.runs, self.ending, self.deferred, self.raised):
             each.clear()
         self.when_idle = None
         return [run.job_id for run in running]
@@ -226,7 +220,7 @@ class Engine:
                 gone += _sift(node.waiting, run)
         for scheduler in self.schedulers:
             gone += scheduler.drop(run)
-            scheduler.call()
+            scheduler.want_worker()
         return gone
 
     def wait(self, runs: Iterable[Job], timeout: float | None, until: Done | None = None) -> bool:
@@ -300,8 +294,8 @@ class Engine:
     def settle(self, ended: list[Job]) -> None:
         """Finish runs that may have ended, and answer calls. The lock is not held."""
         for run in ended:
-            run.finish()
-        self.answer()
+            run.announce_end()
+        self.run_deferred()
 
 
 def _left(deadline: float | None) -> float | None:

@@ -3,7 +3,7 @@
 A signal handler may raise in the main thread wherever that is, and a RecursionError or a MemoryError comes where it
 likes. Nothing here depends on the place. What follows from other things is worked out anew: who works, which permits
 are out, who has to be called. What a job has counted is compared with what there really is of it when nothing is left
-(`Run.quiet`), since others work on meanwhile.
+(`Run.end_if_idle`), since others work on meanwhile.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def put_in_order(engine: EngineRole, here: Frame | None, gone: Any = None) -> No
         if node.waiting and node.free:
             node.scheduler.admit(node)
     for scheduler in engine.schedulers:
-        scheduler.call()
+        scheduler.want_worker()
 
 
 def _chain(frame: Frame | None) -> Iterable[Frame]:

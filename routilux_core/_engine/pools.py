@@ -54,8 +54,8 @@ class SchedulerHost:
             if scheduler.pool is None:
                 return
             scheduler.workers = scheduler.pool.workers
-            scheduler.call()
-        scheduler.engine.answer()
+            scheduler.want_worker()
+        scheduler.engine.run_deferred()
 
     def worker_ended(self) -> None:
         self._resources.close_mine()

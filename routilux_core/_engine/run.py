@@ -143,7 +143,7 @@ class Run(LedgerCounts):
             return
         scheduler.post((inlet, payload, self, next(self.numbers), cause, now))
         if scheduler.active < scheduler.workers and not scheduler.recruiting:
-            scheduler.call()
+            scheduler.want_worker()
 
     def discard(self, items: Sized) -> None:
         """Count what was posted and will not run, since the job was stopped. Lock."""
@@ -186,7 +186,7 @@ class Run(LedgerCounts):
             else:
                 scheduler.post(item)
         for scheduler in self.engine.schedulers:
-            scheduler.call()
+            scheduler.want_worker()
 
     def send_all(self, outlet: Outlet, payloads: list[Payload], causes: Iterable[int], now: float) -> None:
         """Post emissions of one event, each with the activation that caused it. Nobody else has the payloads. Lock."""
@@ -207,7 +207,7 @@ class Run(LedgerCounts):
                 zip(itertools.repeat(lone), payloads, itertools.repeat(self), numbers, causes, itertools.repeat(now)),
                 lone.node,
             )  # payloads end first
-            scheduler.call()
+            scheduler.want_worker()
         elif not outlet.outputs:
             self.unconnected += count
 
@@ -220,7 +220,7 @@ class Run(LedgerCounts):
 
     # -- the end of an activation (lock)
 
-    def quiet(self) -> bool:
+    def end_if_idle(self) -> bool:
         """Nothing is queued, running or waiting: call the next gather slot, or end. True if the job ended. Lock."""
         if self.ended:
             return False
@@ -323,7 +323,7 @@ class Run(LedgerCounts):
             scheduler.first.append(item)
         else:  # the call that was late goes on: next after it
             node.waiting.appendleft(item)
-        scheduler.call()
+        scheduler.want_worker()
 
     def keep_for_retry(self, item: Item) -> bool:
         """Leave the permit of a late call to its own retry, if that waits and order has to hold. Lock."""
@@ -370,7 +370,7 @@ class Run(LedgerCounts):
         self.retrying, self.parked, self.parked_retries, self.arrivals = {}, [], [], {}
         self.discard(gone)
         for scheduler in self.engine.schedulers:
-            scheduler.call()
+            scheduler.want_worker()
 
     def lost(self, scheduler: Scheduler, error: BaseException) -> None:
         """The executor of a queue broke: what this job has there fails. Lock."""
@@ -385,7 +385,7 @@ class Run(LedgerCounts):
         failure.decision = ErrorStrategy.STOP
         self.note_failure(failure, "failed")
         self.stop("failed")
-        self.quiet()
+        self.end_if_idle()
 
     # -- without the lock
 
@@ -408,10 +408,10 @@ class Run(LedgerCounts):
         if self.at_rest is not None:
             self.at_rest.nudge()
 
-    def finish(self) -> None:
+    def announce_end(self) -> None:
         """Tell those who wait that the job has ended, if it has. Not under the lock.
 
-        One thread does it, once; what interrupts it leaves the rest to `finish_again`.
+        One thread does it, once; what interrupts it leaves the rest to `announce_end_again`.
         """
         engine = self.engine
         with engine.lock:
@@ -441,11 +441,11 @@ class Run(LedgerCounts):
         if idle is not None:
             idle()
 
-    def finish_again(self) -> None:
+    def announce_end_again(self) -> None:
         """Go on telling those who wait, if this thread was interrupted while it did so. Not under the lock."""
         if self.finisher == get_ident() and (not self.done.is_set() or self in self.engine.ending):
             self.finisher = None
-        self.finish()
+        self.announce_end()
 
     def _close_books(self) -> Callable[[], None] | None:
         """Leave the running jobs; return what is to be called if this was the last. Lock."""
@@ -472,7 +472,7 @@ class Run(LedgerCounts):
 
     def wait(self, timeout: float | None) -> bool:
         check_outside(self.engine, "JobState.wait")
-        self.finish_again()
+        self.announce_end_again()
         if not self.done.is_set():
             self.engine.check_uninterrupted("JobState.wait")
         return self.engine.wait([self], check_patience(timeout, "the timeout of JobState.wait"))
@@ -499,7 +499,7 @@ class Run(LedgerCounts):
                 if self.paused:
                     self.paused = self.halted = False
                     self._unpark()
-            self.engine.answer()
+            self.engine.run_deferred()
         return None
 
     def _unpark(self) -> None:
@@ -514,7 +514,7 @@ class Run(LedgerCounts):
             for scheduler in self.engine.schedulers:
                 scheduler.post_again([item for item in back if item[INLET].node.scheduler is scheduler])
         for scheduler in self.engine.schedulers:
-            scheduler.call()
+            scheduler.want_worker()
 
     def cancel(self, kill: bool = False) -> None:
         if self.engine.is_interrupted():
@@ -528,10 +528,10 @@ class Run(LedgerCounts):
             with self.engine.lock:
                 self.paused = False
                 self.stop("cancelled")
-                self.quiet()
+                self.end_if_idle()
             for scheduler in self.engine.schedulers:
                 scheduler.revoke(self)
                 if kill:
                     scheduler.kill(self)
-            self.finish()
-            self.engine.answer()
+            self.announce_end()
+            self.engine.run_deferred()

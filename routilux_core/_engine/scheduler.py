@@ -38,9 +38,9 @@ class Job(Protocol):
     def abort(self) -> None: ...
     def doubt(self) -> None: ...
     def permits(self) -> Iterable[Node]: ...
-    def quiet(self) -> bool: ...
-    def finish_again(self) -> None: ...
-    def finish(self) -> None: ...
+    def end_if_idle(self) -> bool: ...
+    def announce_end_again(self) -> None: ...
+    def announce_end(self) -> None: ...
     def nudge(self) -> None: ...
     def leave(self) -> None: ...
     def lost(self, scheduler: Scheduler, error: BaseException) -> None: ...
@@ -249,7 +249,7 @@ class Scheduler:
             self.begin_solo()
         elif self.workers != 1:
             self.end_solo()
-            self.call()
+            self.want_worker()
 
     def end_solo(self) -> None:
         """Put everything back where others find it. The lock is held."""
@@ -301,7 +301,7 @@ class Scheduler:
         while node.free and node.waiting:
             node.free -= 1
             self.first.append(node.waiting.popleft())
-        self.call()
+        self.want_worker()
 
     def _distribute(self) -> None:
         """Post what lies in `ready` and needs a permit to where it waits for one when workers share a lane."""
@@ -334,22 +334,22 @@ class Scheduler:
             if node.waiting:  # posted since, without the lock, by somebody who may have seen no permit
                 self.admit(node)
 
-    def call(self) -> None:
-        """Ask for one more worker, if there could be one. The lock is held; `Engine.answer` follows without it."""
+    def want_worker(self) -> None:
+        """Ask for one more worker, if there could be one. Lock; `Engine.run_deferred` follows without it."""
         if self.solo:
             return  # where there could be more workers by now, the one that is alone says so
         if self.active < self.workers and not self.recruiting and (self.ready or self.first or self.lane):
             self.recruiting = True
-            self.engine.calls.append(self)
+            self.engine.deferred.append(self.submit_worker)
 
     def begin(self) -> None:
         """Count a worker in, and call the next one if there is more for it. The lock is held."""
         self.recruiting = False
         self.active += 1
         if self.backlog() + len(self.first) > 1:
-            self.call()
+            self.want_worker()
 
-    def recruit(self) -> None:
+    def submit_worker(self) -> None:
         """Hand the pool one task: come and work."""
         try:
             task = self.make_task(self)

@@ -28,7 +28,7 @@ class Visited(Protocol):
 
     visits: dict[int, Visit]
     hurt: bool
-    deferred: deque[Callable[[], object]]
+    postponed: deque[Callable[[], object]]
 
     def mend(self) -> None: ...
     def catch_up(self) -> None: ...
@@ -48,7 +48,7 @@ class Visit:
     def __enter__(self) -> Self:
         if self._engine.hurt:
             self._engine.mend()
-        if self._engine.deferred:
+        if self._engine.postponed:
             self._engine.catch_up()
         me = get_ident()
         self._frame, self._outer = sys._getframe(1), self._engine.visits.get(me)

@@ -72,8 +72,8 @@ class Call(Interleaved):
             item = self.scheduler.take(self)
             if item is not None:
                 self.scheduler.awaited.add(self)
-                self.scheduler.call()
-        self.engine.answer()
+                self.scheduler.want_worker()
+        self.engine.run_deferred()
         return item
 
     async def perform(self) -> None:
@@ -106,10 +106,10 @@ class Call(Interleaved):
             run.settle(item, self.outcome, self.delay)
             self.item = None
             self.scheduler.awaited.discard(self)
-            if run.quiet():
+            if run.end_if_idle():
                 finished = run
         if finished is not None:
-            finished.finish()
+            finished.announce_end()
 
     def leave(self) -> None:
         """Count the worker out; what a KeyboardInterrupt left in hand between two lines is counted, too."""
@@ -119,10 +119,10 @@ class Call(Interleaved):
                 self.be_gone()
             self.scheduler.awaited.discard(self)
             self.scheduler.active -= 1
-            self.scheduler.call()
+            self.scheduler.want_worker()
         if interrupted or self.engine.hurt:
             self.engine.mend()
-        self.engine.answer()
+        self.engine.run_deferred()
 
     async def _call_or_await(self, inlet: Inlet, payload: dict[str, Any], run: Run, number: int) -> None:
         node = inlet.node

@@ -59,9 +59,9 @@ class Deadline:
             return
         self.passed = True
         self._worker.give_up(self)
-        engine.calls.append(self)
+        engine.deferred.append(self.expire)
 
-    def recruit(self) -> None:
+    def expire(self) -> None:
         """Let the activation fail, and let the pool have another worker meanwhile. Not under the lock."""
         inlet, payload, _, number, _, _ = self._item
         worker, ended = self._worker, perf_counter()
@@ -76,11 +76,11 @@ class Deadline:
             run.note(self._item, OUTCOMES.get(decision.strategy, FAILED), worker.thread, self._began, ended)
             run.settle(self._item, OUTCOMES.get(decision.strategy, FAILED), decision.delay, permit=self._returned)
             self.decided = True
-            run.quiet()
+            run.end_if_idle()
             if not self._returned:
                 worker.step_out()
-        run.finish()
-        run.engine.answer()
+        run.announce_end()
+        run.engine.run_deferred()
 
     def come_back(self) -> None:
         """Let the permit go that the late call has kept. Lock, in the thread of the call."""

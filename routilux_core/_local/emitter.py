@@ -136,7 +136,7 @@ class Emitter:
                 if node.free:  # else who has a permit looks here once more when giving it back
                     with self.engine.lock:
                         scheduler.admit(node)
-                    self.engine.answer()
+                    self.engine.run_deferred()
                 if len(waiting) > (node.mark or self.engine.max_pending):
                     self._relieve(node)
                     return
@@ -145,8 +145,8 @@ class Emitter:
                 lane.append((inlet, data, run, number, item[NUMBER], perf_counter() if run.timed else 0.0))
                 if scheduler.active < scheduler.workers and not scheduler.recruiting:
                     with self.engine.lock:
-                        scheduler.call()
-                    self.engine.answer()
+                        scheduler.want_worker()
+                    self.engine.run_deferred()
             if not number & self.mask and len(lane) > self.engine.max_pending:  # type: ignore[arg-type]
                 self._relieve(node)
         except BaseException as error:
@@ -170,13 +170,13 @@ class Emitter:
                 run.last += 1
                 scheduler.ready.append((inlet, data, run, number, cause, now))
                 if scheduler.active < scheduler.workers and not scheduler.recruiting:
-                    scheduler.call()
+                    scheduler.want_worker()
             self.emitted += 1
             self.told += 1
         finally:
             engine.release()
-        if engine.calls:
-            engine.answer()
+        if engine.deferred:
+            engine.run_deferred()
         if len(scheduler.ready) > engine.max_pending or node.waiting:
             self._relieve(node)
 
@@ -210,7 +210,7 @@ class Emitter:
         listeners = run.listeners
         if listeners is not None:
             listeners.event_emitted(self.node, outlet, item[NUMBER], now, data)
-        engine.answer()
+        engine.run_deferred()
         crowded = any(scheduler.backlog() > engine.max_pending for scheduler in engine.schedulers)
         for inlet, _ in outlet.targets:
             node = run.own.get(inlet.node, inlet.node) if run.own else inlet.node
@@ -266,7 +266,7 @@ class Emitter:
         self.flush_posted()
         self.mine = None
         run.holders -= 1
-        return run if run.quiet() else None
+        return run if run.end_if_idle() else None
 
     def flush_records(self) -> None:
         """Let the job take over the notes. Lock, in the worker's own thread."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from time import perf_counter
 
 from routilux_core._engine.engine import logger
@@ -141,7 +142,7 @@ class Caller(Emitter):
         root.away += 1
         if root.away == 1:
             self.scheduler.active -= 1
-            self.scheduler.call()
+            self.scheduler.want_worker()
 
     def step_in(self) -> None:
         """Be counted again: the late call has returned. Lock."""
@@ -155,7 +156,7 @@ class Caller(Emitter):
         assert self.late is not None
         self.late.come_back()
         self.item = self.late = self.held = None
-        self.engine.calls.append(Spare(self, -1))
+        self.engine.deferred.append(partial(self.spare, -1))
 
     def _root(self) -> Emitter:
         worker: Emitter = self
@@ -171,18 +172,6 @@ class Caller(Emitter):
                 pool.spare(more)
         except Exception:
             logger().exception("strategy %r: its pool raised in spare", self.scheduler.strategy.name)
-
-
-class Spare:
-    """Something to tell the pool when the lock is free again."""
-
-    __slots__ = ("_more", "_worker")
-
-    def __init__(self, worker: Caller, more: int) -> None:
-        self._worker, self._more = worker, more
-
-    def recruit(self) -> None:
-        self._worker.spare(self._more)
 
 
 def merged(inlet: Inlet, payload: Payload, run: Run, number: int, again: bool) -> Payload:

@@ -97,8 +97,8 @@ class Worker(Caller):
             raise
         finally:
             self.routine = None
-            if self.engine.calls:
-                self.engine.answer()
+            if self.engine.deferred:
+                self.engine.run_deferred()
         if not (self.depth or self.in_caller):  # there, who waits keeps the time
             self._keep_time()
 
@@ -274,11 +274,11 @@ class Worker(Caller):
                     self.hold(following)
         finally:
             engine.release()
-        answers = bool(engine.calls)  # a listener that is told takes its own time
+        answers = bool(engine.deferred)  # a listener that is told takes its own time
         if answers:
-            engine.answer()
+            engine.run_deferred()
         if finished is not None:
-            finished.finish()
+            finished.announce_end()
         if interrupt is not None:
             raise interrupt
         if engine.hurt:
@@ -370,7 +370,7 @@ class Worker(Caller):
             self.scheduler.active -= 1
             if self.scheduler.solo:
                 self.scheduler.end_solo()
-        self.scheduler.call()
+        self.scheduler.want_worker()
 
     # -- after an interruption
 

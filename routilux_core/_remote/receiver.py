@@ -241,7 +241,7 @@ class Receiver(Task):
                     self._next += len(some)
                     self._emitted = 0
                     self._release(inlet.node, len(some))
-                    self.run.quiet()
+                    self.run.end_if_idle()
 
     def _times(self, began: float, ends: list[float]) -> tuple[list[float], list[float]]:
         """Return when activations began and ended on our clock: between the sending and now, and in order."""
@@ -295,7 +295,7 @@ class Receiver(Task):
                 del self.items[index + 1 :]
                 self.has_state = False  # the permit is no longer this task's
             run.settle(item, outcome, delay, permit)
-            run.quiet()
+            run.end_if_idle()
 
     def _release(self, node: Node, count: int) -> None:
         """Give the permits of completed activations back: that of a routine with state after the last. Lock."""
@@ -314,7 +314,7 @@ class Receiver(Task):
             run.discard(rest)
             for item in rest if not self.has_state else ():
                 self.scheduler.release(item[INLET].node)
-            run.quiet()
+            run.end_if_idle()
             return
         where = self.node.waiting if self.has_state else self.scheduler.first
         where.extendleft(reversed(rest))

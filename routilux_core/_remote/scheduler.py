@@ -88,7 +88,7 @@ class RemoteScheduler(Scheduler):
 
     # -- sending
 
-    def recruit(self) -> None:
+    def submit_worker(self) -> None:
         """Send batches while there is work for them. The lock is not held."""
         me = get_ident()
         if me in self._recruiters:
@@ -356,7 +356,7 @@ class RemoteScheduler(Scheduler):
         if isinstance(run, Run) and run.stopped:
             self._revoked += [task for task in self.away if task.run is run]
             if self._revoked:
-                self.engine.calls.append(self)
+                self.engine.deferred.append(self.submit_worker)
         return super().drop(run)
 
     def revoke(self, run: Job) -> None:

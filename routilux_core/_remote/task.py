@@ -313,8 +313,8 @@ class RemoteTask(Receiver):
         with self.engine.lock:
             self._back(rest)
             self.scheduler.homing.discard(self)
-            self.run.quiet()
-            self.scheduler.call()
+            self.run.end_if_idle()
+            self.scheduler.want_worker()
 
     def _fail_rest(self, error: BaseException, at: int | None) -> None:
         """Fail the activation that ran, or all that were not told where the pool can't say which."""

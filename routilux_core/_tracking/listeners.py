@@ -50,9 +50,9 @@ class EngineRole(Protocol):
     behind: int
 
     @property
-    def calls(self) -> deque[Any]: ...
-    def call_all(self) -> None: ...
-    def answer(self) -> None: ...
+    def deferred(self) -> deque[Any]: ...
+    def want_workers(self) -> None: ...
+    def run_deferred(self) -> None: ...
 
 
 class Noted(Awaited, Protocol):
@@ -171,7 +171,7 @@ class Listeners:
             self._add(head)
         self._add(stretch)
         if self._untold:
-            self._engine.calls.append(self)
+            self._engine.deferred.append(self.tell)
         if self._timer is None:
             self._arm(PATIENCE)
 
@@ -204,12 +204,12 @@ class Listeners:
         left = self._waiting[0].notes()[0][8] + PATIENCE - perf_counter()
         if left <= 0 and not self._untold:
             self._close_batch()
-            self._engine.calls.append(self)
+            self._engine.deferred.append(self.tell)
         elif self._timer is None:
             self._arm(left if left > 0 else PATIENCE)  # a listener is slow: it will get a full batch
 
-    def recruit(self) -> None:
-        """Tell what is due: called for through the engine, as workers are. No lock of the engine is held.
+    def tell(self) -> None:
+        """Tell what is due, when the engine has let its lock go.
 
         Where somebody is telling already, it is left to them: they look again when they have let go.
         """
@@ -245,10 +245,10 @@ class Listeners:
                 if catches_up:
                     self._behind = False
                     self._engine.behind -= 1
-                    self._engine.call_all()
+                    self._engine.want_workers()
             self._tell_outside(hook, Records(record, self._engine.inlets) if hook == BATCHES else record)
             if catches_up:
-                self._engine.answer()
+                self._engine.run_deferred()
 
     # -- details
 

@@ -81,7 +81,7 @@ COUNTS_BEFORE_ITS_RECORD = noted_behind_its_count(0.001)
 ENDS_WHILE_IT_IS_HELD = (
     Change(
         run_module.Run,
-        "quiet",
+        "end_if_idle",
         "elif self.holders or self.over != self.last:",
         "elif (self.holders and not planted('held')) or self.over != self.last:",
     ),
@@ -187,9 +187,9 @@ COUNTS_BEFORE_ITS_EMISSIONS = (
             self.flush_posted()
             run.over += 1
             run.holders -= 1
-            ended = run.quiet()
+            ended = run.end_if_idle()
         if ended:
-            run.finish()
+            run.announce_end()
         with self.engine.lock:
             run.over -= 1  # the loop counts it for good
             run.holders += 1
