@@ -14,7 +14,7 @@ from time import monotonic, perf_counter
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from routilux_core._engine.engine import Engine, logger
+from routilux_core._engine.engine import Engine, deadline_of, logger, seconds_left
 from routilux_core._engine.forks import watch
 from routilux_core._engine.plan import Inlet, Lane, Node, Outlet
 from routilux_core._engine.pools import close_pool, open_pool
@@ -332,11 +332,11 @@ class Flow:
         """
         check_outside(self._engine, "Flow.wait_for_completion")
         self._engine.check_uninterrupted("Flow.wait_for_completion")
-        deadline = _deadline(check_patience(timeout, "the timeout of Flow.wait_for_completion"))
+        deadline = deadline_of(check_patience(timeout, "the timeout of Flow.wait_for_completion"))
         self._engine.check_fork()
         try:
             while unfinished := self._unfinished():
-                if not self._engine.wait(unfinished, _left(deadline)):
+                if not self._engine.wait(unfinished, seconds_left(deadline)):
                     return False
             return True
         except BaseException:  # perhaps before there was anything to wait for
@@ -374,7 +374,7 @@ class Flow:
             self._engine.check_uninterrupted("Flow.shutdown")
         elif self._is_interrupted():
             return self._engine.put_off(self.shutdown, False)
-        deadline = _deadline(check_patience(timeout, "the timeout of Flow.shutdown"))
+        deadline = deadline_of(check_patience(timeout, "the timeout of Flow.shutdown"))
         closed = False
         while not closed:  # again, where jobs have begun meanwhile
             for run in self._running():
@@ -383,9 +383,9 @@ class Flow:
             if not wait:
                 self._close_when_idle()
                 return None
-            if not self._engine.wait(self._unfinished(), _left(deadline)):
+            if not self._engine.wait(self._unfinished(), seconds_left(deadline)):
                 self.cancel()
-            closed = self._close(_left(deadline))
+            closed = self._close(seconds_left(deadline))
         return None
 
     def __enter__(self) -> Self:
@@ -758,14 +758,6 @@ def _context() -> Context | None:
 def _works_here(scheduler: Lane) -> bool:
     """Return whether a queue is worked off in the thread that waits."""
     return scheduler.pool is not None and scheduler.pool.in_caller
-
-
-def _deadline(timeout: float | None) -> float | None:
-    return None if timeout is None else monotonic() + timeout
-
-
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - monotonic())
 
 
 def _checked_params(entry_params: Mapping[str, Any] | None) -> dict[str, Any]:

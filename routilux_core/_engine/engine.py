@@ -241,7 +241,7 @@ class Engine:
                 run.waiters.remove(frame)
 
     def _wait(self, waited: list[Job], timeout: float | None, until: Done | None) -> bool:
-        deadline = None if timeout is None else monotonic() + timeout
+        deadline = deadline_of(timeout)
         if not all(run.done.is_set() for run in waited):
             self.check_fork()
         try:
@@ -270,7 +270,7 @@ class Engine:
             with Visit(self):  # what this thread has in hand between two tasks, nobody else does meanwhile
                 return self._work_for(done, deadline, pools)
         while not done.is_set():
-            left = _left(deadline)
+            left = seconds_left(deadline)
             most = TICK if self.timers.keep_time(0.0) else LONGEST
             done.wait(most if left is None else min(left, most))
             if left == 0.0:
@@ -279,7 +279,7 @@ class Engine:
 
     def _work_for(self, done: Done, deadline: float | None, pools: list[WorkerPool]) -> bool:
         while not done.is_set():
-            left = _left(deadline)
+            left = seconds_left(deadline)
             most = TICK if self.timers.keep_time(0.0) else IN_CALLER
             if len(pools) == 1:
                 if not _works_on(pools[0], done, most if left is None else min(left, most)):
@@ -298,7 +298,13 @@ class Engine:
         self.run_deferred()
 
 
-def _left(deadline: float | None) -> float | None:
+def deadline_of(timeout: float | None) -> float | None:
+    """Return the time of the monotonic clock at which a number of seconds from now is over."""
+    return None if timeout is None else monotonic() + timeout
+
+
+def seconds_left(deadline: float | None) -> float | None:
+    """Return the seconds until a deadline, at least 0; None where there is none."""
     return None if deadline is None else max(0.0, deadline - monotonic())
 
 
