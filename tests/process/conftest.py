@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 # Also for the workers, which get this path from their parent.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from pool_support import PROGRAMS, RecordingHost, descriptors
+from pool_support import PROGRAMS, SECONDS, RecordingHost, descriptors
 
 from routilux_core_plugins.process import ProcessPool
 from routilux_core_plugins.process.launcher import Settings
@@ -35,9 +36,35 @@ def fork_server() -> None:
     pool.close()
 
 
+STANDING: list[ProcessPool] = []  # pools that several tests share
+
+
+def settle(pool: ProcessPool) -> None:
+    """Wait until a shared pool is whole: a worker that an earlier test has ended is replaced a little later."""
+    roster, end = pool._supervisor.roster, time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        with roster.lock:
+            workers = list(roster.workers)
+            if len(workers) == pool.workers and all(worker.is_open for worker in workers):
+                return
+        time.sleep(0.01)
+    raise AssertionError(f"the shared pool did not become whole: {workers}")
+
+
+def standing(workers: int) -> Iterator[ProcessPool]:
+    """Share a pool, which `nothing_left` knows of."""
+    pool = ProcessPool(Settings(workers=workers, runner=PROGRAMS), RecordingHost())
+    STANDING.append(pool)
+    yield pool
+    STANDING.remove(pool)
+    pool.close(timeout=10)
+
+
 @pytest.fixture
 def nothing_left(warm: None) -> Iterator[None]:
     """Fail a test that leaves a process or a descriptor; threads are looked after elsewhere."""
+    for pool in STANDING:
+        settle(pool)
     gc.collect()
     processes, before = set(multiprocessing.active_children()), descriptors()
     yield
@@ -70,17 +97,13 @@ def make_pool(nothing_left: None, host: RecordingHost) -> Iterator[Callable[...,
 @pytest.fixture(scope="module")
 def pool(warm: None) -> Iterator[ProcessPool]:
     """One pool of two workers for all the tests: whatever they do to its workers, it has to stay whole."""
-    pool = ProcessPool(Settings(workers=2, runner=PROGRAMS), RecordingHost())
-    yield pool
-    pool.close(timeout=10)
+    yield from standing(2)
 
 
 @pytest.fixture(scope="module")
 def single(warm: None) -> Iterator[ProcessPool]:
     """The same, of one worker."""
-    pool = ProcessPool(Settings(workers=1, runner=PROGRAMS), RecordingHost())
-    yield pool
-    pool.close(timeout=10)
+    yield from standing(1)
 
 
 @pytest.fixture
