@@ -181,7 +181,7 @@ class Graph:
                 f"{target} requires {', '.join(map(repr, absent))}, but {source} "
                 f"declares {', '.join(map(repr, declared))}: rename with param_mapping, or correct the declaration"
                 f"{receiver.signature.advice}",
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def gather_order(self) -> list[tuple[str, str]]:

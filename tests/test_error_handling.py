@@ -758,8 +758,8 @@ def test_many_calls_in_time_leave_no_timers(make_flow: MakeFlow) -> None:
     flow.connect("source", "item", "quick", "n")
     job = run(flow, count=1000)
     assert job.ledger.completed == 1001
-    assert len(flow._engine.timers) == 0
-    assert len(flow._engine.timers._heap) < 300
+    assert len(flow._runtime.engine.timers) == 0
+    assert len(flow._runtime.engine.timers._heap) < 300
 
 
 def test_an_error_that_cannot_say_what_it_is_is_logged_and_kept(

@@ -268,7 +268,7 @@ def test_options_are_saved_as_given_and_objects_by_what_is_not_their_default() -
     flow = Flow(execution_strategy=Loop(max_workers=2, hosts=("a", "b")))
     record = flow.serialize()["strategy"]
     assert record == {"name": "loop", "max_workers": 2, "options": {"hosts": {"$tuple": ["a", "b"]}}}
-    assert loaded(flow.serialize(), types=[Loop])._default.strategy == Loop(max_workers=2, hosts=("a", "b"))
+    assert loaded(flow.serialize(), types=[Loop])._runtime.default.strategy == Loop(max_workers=2, hosts=("a", "b"))
     flow.set_execution_strategy("sequential")
     assert flow.serialize()["strategy"] == {"name": "sequential", "max_workers": 2, "options": {}}
 

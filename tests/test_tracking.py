@@ -209,7 +209,7 @@ def test_what_many_jobs_leave_behind_does_not_grow(make_flow: MakeFlow) -> None:
     build(flow, Quick())
     for _ in range(200):
         run(flow, count=7)
-    measures = flow._engine.measures
+    measures = flow._runtime.engine.measures
     assert len(measures.history) < 50 + 2 * FRESH
     assert len(measures.totals()) == 2
     assert flow.execution_tracker.get_flow_performance()["total_executions"] == 200 * 8
@@ -226,7 +226,7 @@ def test_a_routine_with_a_copy_for_each_job_is_counted_as_one(make_flow: MakeFlo
     for _ in range(4):
         run(flow, count=3)
     assert flow.execution_tracker.get_routine_performance("target0")["completed"] == 12
-    assert len(flow._engine.measures.totals()) == 2
+    assert len(flow._runtime.engine.measures.totals()) == 2
 
 
 def test_an_unknown_routine_is_named_and_a_jobs_tracker_is_not_reset(make_flow: MakeFlow) -> None:

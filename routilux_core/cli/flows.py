@@ -112,7 +112,7 @@ def _table(flow: Flow) -> str:
             type(routine).__name__,
             ", ".join(routine._routilux.slots) or "-",
             ", ".join(routine._routilux.events) or "-",
-            flow._named.get(name, "-"),
+            flow._runtime.wiring.named.get(name, "-"),
         )
         for name, routine in flow.routines.items()
     ]

@@ -44,7 +44,7 @@ class Bench:
         """Return the strategy under test, with a number of workers."""
         given = self._strategy
         if isinstance(given, str):
-            return Flow(execution_strategy=given, max_workers=max_workers)._default.strategy  # as users get it
+            return Flow(execution_strategy=given, max_workers=max_workers)._runtime.default.strategy  # as users get it
         if isinstance(given, ExecutionStrategy):
             return attrs.evolve(given, max_workers=max_workers)
         made = given(max_workers=max_workers)

@@ -358,7 +358,7 @@ def test_a_task_that_raises_is_named_and_its_thread_goes_on(
     flow = make_flow(execution_strategy="concurrent", max_workers=2)
     flow.add_routine(Row(), "row")
     run(flow, "works")
-    pool = flow._default.pool
+    pool = flow._runtime.default.pool
     assert pool is not None
 
     class Bad:

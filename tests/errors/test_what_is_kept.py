@@ -369,7 +369,7 @@ def test_a_flow_may_be_asked_to_keep_the_frames(make_flow: MakeFlow, strategy: d
     assert names[-2:] == (["go", "raise_plainly"] if capture == "frames" else [])
     assert "in raise_plainly" in failure.traceback
     flow.deserialize(Flow(capture="text").serialize())
-    assert flow._engine.keeps_frames is (capture == "frames")
+    assert flow._runtime.engine.keeps_frames is (capture == "frames")
 
 
 @pytest.mark.parametrize("capture", [None, "locals", 1, True])

@@ -129,7 +129,7 @@ def test_a_listener_that_can_not_keep_up_holds_up_what_is_sent_and_hears_all(
         job = flow.execute("source", {"count": count})
         assert held.wait(SECONDS)
         deadline = perf_counter() + SECONDS
-        while not flow._engine.behind:
+        while not flow._runtime.engine.behind:
             assert perf_counter() < deadline
             sleep(0.001)
         assert job.ledger.pending > 0

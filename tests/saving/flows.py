@@ -165,7 +165,7 @@ def walk(flow: Flow) -> dict[str, Any]:
     """Return what a flow is, from the live objects that a job would use."""
     found: dict[str, Any] = {"settings": (flow.flow_id, flow.execution_strategy, flow.max_workers, flow.max_pending)}
     wires: Counter[Any] = Counter()
-    for name, node in flow._engine.nodes.items():
+    for name, node in flow._runtime.engine.nodes.items():
         routine = flow.routines[name]
         assert node.routine is routine
         assert routine._routilux.owner == (flow.flow_id, name)
@@ -181,7 +181,7 @@ def walk(flow: Flow) -> dict[str, Any]:
         found[f"routine {name}"] = (type(routine), state, slots, events, routine.stats(), policy, strategy)
         for event, outlet in node.outlets.items():
             for inlet, mapping in outlet.targets:
-                assert flow._engine.nodes[inlet.node.routine_id].inlets[inlet.name] is inlet
+                assert flow._runtime.engine.nodes[inlet.node.routine_id].inlets[inlet.name] is inlet
                 wires[name, event, inlet.node.routine_id, inlet.name, tuple((mapping or {}).items())] += 1
             found[f"outputs {name}.{event}"] = sorted(outlet.outputs)
     found["wires"] = wires
@@ -199,7 +199,7 @@ def outcome(flow: Flow) -> Any:
 
     All in one thread: elsewhere the order of arrival, and what a failed job has done by then, are nobody's promise.
     """
-    flow._named.clear()
+    flow._runtime.wiring.named.clear()
     flow.set_execution_strategy("sequential")
     found = []
     for name, routine in list(flow.routines.items())[:3]:

@@ -962,7 +962,9 @@ def test_nothing_is_kept_of_coroutines_that_have_ended(make_flow: MakeFlow) -> N
             await begun[n - 1].wait()
         else:
             gc.collect()
-            alive.append(sum(isinstance(each, Call) and each.engine is flow._engine for each in gc.get_objects()))
+            alive.append(
+                sum(isinstance(each, Call) and each.engine is flow._runtime.engine for each in gc.get_objects())
+            )
 
     flow = loop_flow(make_flow, 2)
     flow.add_routine(Does(action=act), "does")
@@ -1007,7 +1009,7 @@ async def send(routine: Routine, n: int) -> None:
 
 def cancel_workers(flow: Flow) -> list[asyncio.Task[None]]:
     """Cancel the workers that are under way, and return them."""
-    pool = flow._default.pool
+    pool = flow._runtime.default.pool
     assert isinstance(pool, EventLoop)
     workers = list(pool.tasks)
     pool._loop.call_soon_threadsafe(lambda: [worker.cancel() for worker in workers])

@@ -14,7 +14,7 @@ def at_the_end(state: JobState, call: Callable[[], None]) -> None:
 
 def leftovers(flow: Flow, states: Iterable[JobState]) -> Iterator[str]:
     """Look for what a flow without jobs must not have: waiting work, permits held, timers."""
-    engine, states = flow._engine, list(states)
+    engine, states = flow._runtime.engine, list(states)
     with engine.lock:
         if engine.runs:
             yield f"{len(engine.runs)} jobs still run"
@@ -41,7 +41,7 @@ def leftovers(flow: Flow, states: Iterable[JobState]) -> Iterator[str]:
 
 def idle_pools(flow: Flow) -> Iterator[str]:
     """Look for workers that are still counted after shutdown."""
-    for scheduler in flow._engine.schedulers:
+    for scheduler in flow._runtime.engine.schedulers:
         if scheduler.active or scheduler.recruiting:
             name, active = scheduler.strategy.name, scheduler.active
             yield f"scheduler {name!r}: {active} workers active, recruiting: {scheduler.recruiting}"
@@ -51,24 +51,24 @@ def idle_pools(flow: Flow) -> Iterator[str]:
 
 
 def hold_a_permit(flow: Flow) -> None:
-    next(iter(flow._engine.nodes.values())).free -= 1
+    next(iter(flow._runtime.engine.nodes.values())).free -= 1
 
 
 def leave_one_waiting(flow: Flow) -> None:
-    next(iter(flow._engine.nodes.values())).waiting.append(None)
+    next(iter(flow._runtime.engine.nodes.values())).waiting.append(None)
 
 
 def leave_one_ready(flow: Flow) -> None:
-    flow._engine.schedulers[0].ready.append(None)
+    flow._runtime.engine.schedulers[0].ready.append(None)
 
 
 def leave_a_job(flow: Flow) -> None:
-    flow._engine.runs.add(object())
+    flow._runtime.engine.runs.add(object())
 
 
 def leave_a_timer(flow: Flow) -> Callable[[], None]:
     """Leave one, and return what takes it back: its thread would stay."""
-    engine = flow._engine
+    engine = flow._runtime.engine
     with engine.lock:
         timer = engine.timers.add(3600.0, lambda: None)
 

@@ -1,0 +1,474 @@
+"""The live side of a flow: its schedulers and their pools, how a job begins, and how everything ends.
+
+All that a flow needs is put together here: the wired graph, strategies and plugins by name, and who works.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from contextvars import Context, copy_context
+from time import monotonic, perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from routilux_core._engine.engine import Engine, deadline_of, logger, seconds_left
+from routilux_core._engine.forks import watch
+from routilux_core._engine.plan import Inlet, Lane
+from routilux_core._engine.pools import close_pool, open_pool
+from routilux_core._engine.run import Run
+from routilux_core._engine.scheduler import Scheduler
+from routilux_core._engine.visits import Visit, is_held_here
+from routilux_core._engine.wiring import Wiring, check_coroutines
+from routilux_core._local.worker import WorkTask
+from routilux_core._registry.lookup import Plugins, make_strategy
+from routilux_core._routines.frame import CURRENT, inside
+from routilux_core.errors import FlowStateError
+from routilux_core.graph import Graph
+from routilux_core.job import JobState
+from routilux_core.routine import Routine, let_go
+from routilux_core.strategy import ExecutionStrategy, Task
+
+if TYPE_CHECKING:
+    from routilux_core.serialization.snapshot import SavedFlow, SavedStrategy
+
+EXIT_GRACE_S = 3.0  # that running handlers get when the interpreter exits, or was told to
+
+
+class Order(NamedTuple):
+    """What a job begins with."""
+
+    routine_id: str
+    payload: dict[str, Any]
+    slot: str | None
+
+
+class Runtime:
+    """What lives behind a flow. `deserialize` gives it another wiring, with another engine; the rest stays."""
+
+    __slots__ = (
+        "at_exit",
+        "building",
+        "default",
+        "engine",
+        "history_size",
+        "last",
+        "made_in_handler",
+        "numbers",
+        "opening",
+        "options",
+        "plugins",
+        "was_read",
+        "wiring",
+    )
+
+    def __init__(
+        self,
+        flow_id: str,
+        engine: Engine,
+        history_size: int,
+        plugins: Plugins,
+        execution_strategy: str | ExecutionStrategy,
+        max_workers: int | None,
+        options: dict[str, Any],
+    ) -> None:
+        self.engine, self.history_size = engine, history_size
+        # One thread opens or closes pools at a time, and one builds, or lets a job begin: what was checked stays so
+        # until that is done. Who needs both takes them in this order. Only the first is held while pools are closed:
+        # that may wait for handlers, which may ask for the second.
+        self.opening, self.building = threading.RLock(), threading.RLock()
+        self.wiring = Wiring(engine, Graph(flow_id), {}, self.building)
+        self.plugins = plugins
+        self.numbers = itertools.count(1)  # of jobs
+        self.last: JobState | None = None
+        self.was_read = False  # so its strategies may be mere names yet, until the first job
+        self.at_exit: Callable[[], None] | None = None
+        self.made_in_handler = CURRENT.get() is not None
+        self.options = options  # of the flow's own strategy, as they were given
+        self.default = self._scheduler_of(make_strategy(plugins, execution_strategy, max_workers, options))
+
+    # -- building, and the strategies
+
+    def add_routine(self, routine: Routine, routine_id: str | None, own: str | None) -> str:
+        """Take a routine in, under a strategy of its own if one is named; return its id."""
+        with self.building:
+            self.wiring.check_idle("add_routine")
+            scheduler = self.default if own is None else self._scheduler_named(own)
+            return self.wiring.add_routine(routine, routine_id, scheduler, own)
+
+    def set_strategy(
+        self,
+        given: str | ExecutionStrategy,
+        max_workers: int | None,
+        given_options: Mapping[str, Any] | None,
+    ) -> None:
+        """Put another strategy in the place of the flow's own; what is left out stays as it was."""
+        with self.opening:
+            self.wiring.check_idle("set_execution_strategy")
+            old = self.default.strategy
+            if isinstance(given, str) and max_workers is None:
+                max_workers = old.max_workers
+            stays = given_options is None and given == old.name
+            options = dict(self.options if stays else given_options or {})
+            strategy = make_strategy(self.plugins, given, max_workers, options)
+            with self.building:
+                for routine_id in self.wiring.awaiting - self.wiring.named.keys():
+                    check_coroutines(routine_id, self.wiring.graph.routines[routine_id], strategy)
+            close_pool(self.default)
+            with self.building:
+                self._run_under(strategy, options)
+
+    def _run_under(self, strategy: ExecutionStrategy, options: dict[str, Any]) -> None:
+        self.default = self.engine.schedulers[0] = self._new_scheduler(strategy)
+        self.options = options
+        for routine_id, node in self.engine.nodes.items():
+            name = self.wiring.named.get(routine_id)
+            node.scheduler = self.default if name is None else self._scheduler_named(name)
+
+    def _scheduler_of(self, strategy: ExecutionStrategy) -> Scheduler:
+        scheduler = self._new_scheduler(strategy)
+        self.engine.schedulers.append(scheduler)
+        return scheduler
+
+    def _new_scheduler(self, strategy: ExecutionStrategy) -> Scheduler:
+        if strategy.capabilities.shares_memory:
+            return Scheduler(self.engine, strategy, _task)
+        from routilux_core._remote.scheduler import RemoteScheduler  # with it comes all that travelling needs
+
+        return RemoteScheduler(self.engine, strategy)
+
+    def _scheduler_named(self, name: str) -> Scheduler:
+        """Return the scheduler of a routine's own strategy: the flow's where it has that name."""
+        if name == self.default.strategy.name:
+            return self.default
+        for scheduler in self.engine.schedulers[1:]:
+            if scheduler.strategy.name == name:
+                return scheduler
+        return self._scheduler_of(make_strategy(self.plugins, name, None, None))
+
+    # -- what is saved, and read
+
+    def saved(self) -> SavedFlow:
+        """Return what a file holds of the flow. `building` is held by the caller."""
+        from routilux_core.serialization.snapshot import SavedFlow, options_of
+
+        strategy, wiring = self.default.strategy, self.wiring
+        options = self.options or options_of(strategy)
+        settings = {"max_pending": self.engine.max_pending, "history_size": self.history_size}
+        return SavedFlow(strategy, options, self.engine.error_handler, wiring.graph, wiring.named, settings)
+
+    def become(self, saved: SavedFlow) -> None:
+        """Take over a flow that was read, all at once: after an error everything is as it was."""
+        settings = saved.settings
+        engine = Engine(settings["max_pending"], settings["history_size"], self.engine.keeps_frames)
+        engine.error_handler = saved.error_handler
+        with self.opening:
+            with self.building:
+                self.wiring.check_idle("deserialize")
+                old = self.wiring
+                before = {name: getattr(self, name) for name in self.__slots__}
+                try:
+                    self.engine, self.history_size = engine, settings["history_size"]
+                    self.wiring = Wiring(engine, saved.graph, saved.named, self.building)
+                    self.options, self.last, self.was_read = saved.options, None, True
+                    self.default = self._scheduler_of(saved.strategy)
+                    self.wiring.wire_all(self._scheduler_saved)
+                except BaseException:
+                    for name, value in before.items():
+                        setattr(self, name, value)
+                    raise
+            self._close_pools(old.engine, cancel=False, timeout=None)
+        for routine in old.graph.routines.values():
+            let_go(routine)
+
+    def _scheduler_saved(self, name: str | None) -> Scheduler:
+        """Return the scheduler of a strategy that a file names; the strategy itself is loaded before a job."""
+        if name is None:
+            return self.default
+        known = any(scheduler.strategy.name == name for scheduler in self.engine.schedulers)
+        if known:
+            return self._scheduler_named(name)
+        from routilux_core.serialization.snapshot import SavedStrategy
+
+        return self._scheduler_of(SavedStrategy(name=name))
+
+    def _load_strategies(self) -> None:
+        """Put the strategies themselves where a file has named them; one that is not installed is an error."""
+        from routilux_core.serialization.snapshot import SavedStrategy
+
+        for scheduler in list(self.engine.schedulers):
+            if isinstance(scheduler.strategy, SavedStrategy):
+                self._load(scheduler, scheduler.strategy)
+        self.was_read = False
+
+    def _load(self, scheduler: Scheduler, saved: SavedStrategy) -> None:
+        loaded = self._new_scheduler(make_strategy(self.plugins, saved.name, saved.max_workers, saved.options))
+        self.engine.schedulers[self.engine.schedulers.index(scheduler)] = loaded
+        if scheduler is self.default:
+            self.default = loaded
+        for node in self.engine.nodes.values():
+            if node.scheduler is scheduler:
+                node.scheduler = loaded
+
+    # -- how a job begins
+
+    def execute(self, order: Order) -> JobState:
+        """Start a job, and work at it here as far as its strategies want that."""
+        engine = self.engine
+        engine.check_fork()
+        if not self.made_in_handler and getattr(CURRENT.get(), "shipped", False):
+            raise _is_a_copy(f"execute({order.routine_id!r}) of flow {self.wiring.graph.flow_id!r}")
+        if self.is_interrupted():
+            return self._execute_later(order)
+        run: Run | None = None
+        try:
+            with Visit(engine):
+                run, job, whole, entry = self._start(order)
+            if (whole or entry) and not inside(engine):
+                run.drive(None if whole else 0.0)
+        except BaseException:
+            if run is not None:
+                run.cancel()
+            raise
+        return job
+
+    def _new_job(self) -> tuple[Run, JobState]:
+        flow_id = self.wiring.graph.flow_id
+        run = Run(self.engine, f"{flow_id}-{next(self.numbers)}", flow_id, self.history_size, _context())
+        for output in self.wiring.graph.outputs:
+            run.collected[output.name] = []
+        return run, JobState(run.job_id, flow_id, run)
+
+    def _start(self, order: Order, made: tuple[Run, JobState] | None = None) -> tuple[Run, JobState, bool, bool]:
+        """Let a job begin: what it needs is opened, its entry is posted, and workers are called.
+
+        Return it, and whether all of it, and its entry, are worked at here.
+        """
+        plugins = self.plugins.all()
+        with self.opening, self.building:  # until it is posted, nobody closes the pools or changes anything
+            inlet = self.wiring.entry(order.routine_id, order.slot)
+            self._prepare(inlet, order.payload)
+            run, job = made or self._new_job()
+            run.listen(plugins, job)
+            run.make_entry(inlet.node)
+            try:
+                self.last = job  # first: once it is posted, another thread may let it begin, whatever comes in between
+                self._post(run, inlet, order.payload)
+            except BaseException:
+                run.abort()
+                raise
+            whole, entry = _works_here(self.default), _works_here(inlet.node.scheduler)
+        try:
+            run.tell_started()
+            run.engine.settle([run])
+        except BaseException:
+            run.abort()
+            raise
+        return run, job, whole, entry
+
+    def _post(self, run: Run, inlet: Inlet, payload: dict[str, Any]) -> None:
+        """Take a job in, with what its entry is called with."""
+        engine = self.engine
+        try:
+            with engine.lock:
+                engine.runs.add(run)
+                engine.measures.start(run)
+                run.post(inlet, payload, 0, perf_counter())
+                run.end_if_idle()
+        except BaseException:  # it may be counted, and not be there
+            engine.hurt = True
+            raise
+
+    def is_interrupted(self) -> bool:
+        """Return whether the calling thread is at work inside already: a signal handler calls, most often."""
+        return self.engine.is_interrupted() or is_held_here(self.opening) or is_held_here(self.building)
+
+    def _execute_later(self, order: Order) -> JobState:
+        """Let another thread start a job when this one is through with what it was interrupted in."""
+        self.wiring.entry(order.routine_id, order.slot)
+        run, job = self._new_job()
+        self.last = job
+        self.engine.put_off(self._start_late, order, run, job)
+        return job
+
+    def _start_late(self, order: Order, run: Run, job: JobState) -> None:
+        try:
+            with Visit(self.engine):
+                self._start(order, (run, job))
+        except Exception:
+            logger().exception("job %s, executed in a signal handler, could not be started", run.job_id)
+            run.cancel()
+
+    def _prepare(self, entry: Inlet, payload: Mapping[str, Any]) -> None:
+        """Check what the flow needs, open its pools, order its gather slots. No engine lock is held."""
+        if self.was_read:
+            self._load_strategies()
+        wiring, engine, missing = self.wiring, self.engine, False
+        if wiring.awaiting:
+            wiring.check_awaiting()
+        if wiring.ordered != wiring.graph.version:
+            wiring.order_gathers()
+        for scheduler in engine.schedulers:
+            scheduler.prepare(entry, payload, bool(engine.runs))
+            missing = missing or scheduler.pool is None
+        if missing:
+            self._open()
+
+    def _open(self) -> None:
+        with self.opening:
+            for scheduler in self.engine.schedulers:
+                if scheduler.pool is None and self._uses(scheduler):
+                    open_pool(scheduler)
+            watch(self.engine, self.opening, self.building)
+            if self.at_exit is None:
+                self.at_exit = _exit_hook(weakref.ref(self.engine))
+                atexit.register(self.at_exit)
+
+    def _uses(self, scheduler: Scheduler) -> bool:
+        return scheduler is self.default or any(node.scheduler is scheduler for node in self.engine.nodes.values())
+
+    # -- how everything ends
+
+    def running(self) -> list[Run]:
+        """Return the jobs that run."""
+        return _running(self.engine)
+
+    def unfinished(self) -> list[Run]:
+        """Return the jobs that run, and those whose end is being told to listeners."""
+        return _unfinished(self.engine)
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until no job runs; jobs that begin meanwhile are waited for, too."""
+        deadline = deadline_of(timeout)
+        while unfinished := self.unfinished():
+            if not self.engine.wait(unfinished, seconds_left(deadline)):
+                return False
+        return True
+
+    def cancel(self, kill: bool = False) -> None:
+        """Cancel every job that runs."""
+        for run in self.running():
+            run.cancel(kill)
+
+    def shutdown(self, timeout: float | None) -> None:
+        """Let running jobs end, cancel paused ones, and those that run after `timeout` seconds; close the pools."""
+        deadline = deadline_of(timeout)
+        closed = False
+        while not closed:  # again, where jobs have begun meanwhile
+            self._cancel_paused()
+            if not self.engine.wait(self.unfinished(), seconds_left(deadline)):
+                self.cancel()
+            closed = self._close(seconds_left(deadline))
+
+    def shut_down_behind_jobs(self) -> None:
+        """Cancel paused jobs, and let the pools be closed behind the last one that runs. Waits for nothing."""
+        self._cancel_paused()
+        with self.opening:
+            with self.engine.lock:
+                busy = bool(self.engine.runs)
+                self.engine.when_idle = self._closing if busy else None
+            if not busy:
+                self._close(0.0)
+
+    def _cancel_paused(self) -> None:
+        for run in self.running():
+            if run.paused:
+                run.cancel()
+
+    def _closing(self) -> None:
+        """Close behind the last job, in the thread that ended it."""
+        # Who has the lock closes, and may wait for this thread, or executes: then this is called again behind that job.
+        if self.opening.acquire(blocking=False):
+            try:
+                if self._close(0.0):
+                    self.engine.when_idle = None
+            finally:
+                self.opening.release()
+
+    def _close(self, timeout: float | None) -> bool:
+        """Close the pools, unless jobs run; those that were stopped don't count where there is a deadline."""
+        with self.opening:
+            if any(timeout is None or not run.stopped for run in self.running()):
+                return False
+            self._close_pools(self.engine, cancel=timeout is not None, timeout=timeout)
+        return True
+
+    def _close_pools(self, engine: Engine, *, cancel: bool, timeout: float | None) -> None:
+        for scheduler in sorted(engine.schedulers, key=_works_here):  # what hangs in this thread keeps no pool open
+            close_pool(scheduler, cancel=cancel, timeout=timeout)
+        if self.at_exit is not None:
+            atexit.unregister(self.at_exit)
+            self.at_exit = None
+
+
+def _task(scheduler: Scheduler) -> Task:
+    if not scheduler.strategy.capabilities.coroutines:
+        return WorkTask(scheduler)
+    from routilux_core._local.coroutines import CoroutineTask  # imports asyncio
+
+    return CoroutineTask(scheduler)
+
+
+def _is_a_copy(what: str) -> FlowStateError:
+    """Return why a handler in a worker process can't start a job of a flow that its module has made there."""
+    return FlowStateError(
+        f"{what} was called in a worker process, where that flow is only a copy: emit, and let a routine of this "
+        "process execute it (add_routine(..., execution_strategy='concurrent')); a flow made in the handler may run"
+    )
+
+
+def _context() -> Context | None:
+    """Return the caller's context variables for the handlers; None if there are none, which costs them nothing."""
+    context = copy_context()
+    for variable in context:
+        if variable is not CURRENT:
+            return context
+    return None
+
+
+def _works_here(scheduler: Lane) -> bool:
+    """Return whether a queue is worked off in the thread that waits."""
+    return scheduler.pool is not None and scheduler.pool.in_caller
+
+
+def _running(engine: Engine) -> list[Run]:
+    with engine.lock:
+        return [run for run in engine.runs if isinstance(run, Run)]
+
+
+def _unfinished(engine: Engine) -> list[Run]:
+    with engine.lock:
+        return [run for run in (*engine.runs, *engine.ending) if isinstance(run, Run)]
+
+
+def _exit_hook(engine: weakref.ref[Engine]) -> Callable[[], None]:
+    """Return what the interpreter calls when it exits. Whoever works keeps the engine, though nobody has its flow."""
+
+    def at_exit() -> None:
+        alive = engine()
+        if alive is not None:
+            _exit(alive)
+
+    return at_exit
+
+
+def _exit(engine: Engine) -> None:
+    """The interpreter exits: discard what is queued, with one warning; what runs, or is told, has a few seconds."""
+    running = _running(engine)
+    if running:
+        pending = sum(run.ledger().pending for run in running)
+        logger().warning(
+            "flow %r: the interpreter exits while %d jobs run: what is queued of %d pending activations is "
+            "discarded; call wait_for_completion() or shutdown() before the end of the program",
+            running[0].flow_id,
+            len(running),
+            pending,
+        )
+    unfinished = _unfinished(engine)
+    for run in running:
+        run.cancel()
+    deadline = monotonic() + EXIT_GRACE_S
+    for run in unfinished:
+        run.done.wait(max(0.0, deadline - monotonic()))
