@@ -191,7 +191,7 @@ class Engine:
         running = [*self.runs, *self.ending]
         for hand in self.hands():
             if hand.thread == get_ident():
-                hand.stretch.clear()
+                hand.claimed.clear()
         for run in running:
             run.leave()
         for node in self.all_nodes():

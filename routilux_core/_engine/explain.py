@@ -80,7 +80,7 @@ def _behind(run: Run) -> Iterator[Item]:
     for node in run.engine.all_nodes():
         yield from node.waiting.copy()  # others may append
     for hand in run.engine.hands():
-        yield from hand.stretch.copy()
+        yield from hand.claimed.copy()
 
 
 def hints(totals: Mapping[int, Totals], inlets: Sequence[Inlet]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What one job counts and remembers, as its JobState shows it: ledger, notes of activations, failures, outputs."""
+"""What one job counts and remembers, as its JobState shows it: ledger, records of activations, failures, outputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from routilux_core._engine.plan import CAUSE, INLET, NUMBER, POSTED, Inlet, Item
 from routilux_core._engine.visits import is_held_here
 from routilux_core._routines.signature import Payload
 from routilux_core._tracking.failures import Failures
-from routilux_core._tracking.history import COMPLETED, WIDTH, History, Stretch, records
+from routilux_core._tracking.history import COMPLETED, WIDTH, Chunk, History, activation_records
 from routilux_core._tracking.totals import JobSource
 from routilux_core.error_handling import Failure, LeftOut
 from routilux_core.errors import trace_of
@@ -45,17 +45,17 @@ class LedgerCounts:
         "flow_id",
         "gathered",
         "history",
-        "holders",
         "job_id",
         "last",
         "late",
         "listeners",
+        "members",
         "merged_by",
-        "note_to",
         "over",
         "own",
         "paused",
         "placed",
+        "record_to",
         "retried",
         "sent",
         "skipped",
@@ -68,8 +68,8 @@ class LedgerCounts:
         self.job_id = job_id
         self.flow_id = flow_id
         # Workers count for themselves what they post and complete, and add it here now and then. So the job can't have
-        # ended while one of them, a holder, has anything of it in hand.
-        self.holders = 0
+        # ended while one of them, a member, has anything of it in hand.
+        self.members = 0
         self.last = 0  # how many activations were posted
         self.over = 0  # how many of them are over, however they ended
         self.failed = self.skipped = self.discarded = self.retried = self.late = 0
@@ -89,29 +89,29 @@ class LedgerCounts:
         self.began = perf_counter()
         self.ended_at = 0.0
         self.listeners: Listeners | None = None
-        self.note_to: Callable[[Stretch], None] | None = None
+        self.record_to: Callable[[Chunk], None] | None = None
 
-    # -- notes
+    # -- records
 
     def told_in_detail(self) -> Listeners | None:
         """Return the listeners if any of them is told of each call, or of each emission."""
         return self.listeners if self.listeners is not None and self.listeners.details else None
 
-    def note(self, item: Item, outcome: int, worker: int, started: float, ended: float) -> None:
-        """Note an attempt, however it ended. Lock."""
+    def record(self, item: Item, outcome: int, worker: int, started: float, ended: float) -> None:
+        """Record an attempt, however it ended. Lock."""
         inlet, _, _, number, cause, posted = item
         attempt = self.attempts.get(number, 1)
-        note = (number, cause, inlet.number, attempt, outcome, worker, posted, started, ended)
-        self.history.note(note)
-        if self.note_to is not None:
-            self.note_to(Stretch.of(note))
+        record = (number, cause, inlet.number, attempt, outcome, worker, posted, started, ended)
+        self.history.record(record)
+        if self.record_to is not None:
+            self.record_to(Chunk.of(record))
 
-    def add(self, worker: int, notes: list[Any]) -> None:
-        """Count completed activations of a worker, and note them. Lock."""
-        self.over += len(notes) // self.history.width
-        if self.note_to is not None:
-            self.note_to(Stretch(worker, notes))
-        self.history.add(worker, notes)
+    def add(self, worker: int, records: list[Any]) -> None:
+        """Count completed activations of a worker, and record them. Lock."""
+        self.over += len(records) // self.history.width
+        if self.record_to is not None:
+            self.record_to(Chunk(worker, records))
+        self.history.add(worker, records)
 
     def complete(
         self,
@@ -120,12 +120,12 @@ class LedgerCounts:
         started: list[float],
         ended: list[float],
     ) -> None:
-        """Note and count activations of one slot that have completed; their permits are not given back. Lock."""
+        """Record and count activations of one slot that have completed; their permits are not given back. Lock."""
         if self.merged_by:
             self.merged_by.difference_update(item[NUMBER] for item in items)
         if self.attempts or not self.timed:
             for item, began, end in zip(items, started, ended, strict=True):
-                self.note(item, COMPLETED, worker, began, end)
+                self.record(item, COMPLETED, worker, began, end)
                 self.attempts.pop(item[NUMBER], None)
             self.over += len(items)
             return
@@ -139,8 +139,8 @@ class LedgerCounts:
         self.add(worker, flat)
 
     def is_listened_to(self) -> bool:
-        """Return whether a listener waits for notes, and has not asked for them in time. Lock."""
-        return self.note_to is not None and self.listeners is not None and not self.listeners.armed
+        """Return whether a listener waits for records, and has not asked for them in time. Lock."""
+        return self.record_to is not None and self.listeners is not None and not self.listeners.armed
 
     @contextmanager
     def up_to_date(self) -> Iterator[None]:
@@ -159,7 +159,7 @@ class LedgerCounts:
 
         What was completed first, what was posted second: so no activation is counted as over that is not as posted.
         """
-        workers = [worker for worker in self.engine.hands() if worker.mine is self]
+        workers = [worker for worker in self.engine.hands() if worker.joined is self]
         try:
             for worker in workers:
                 worker.flush_records_of_another()
@@ -251,7 +251,7 @@ class LedgerCounts:
         inlets = self.engine.inlets
         with self.up_to_date():
             newest = self.history.newest()
-        found = records(newest, lambda number: (inlets[number].node.routine_id, inlets[number].name))
+        found = activation_records(newest, lambda number: (inlets[number].node.routine_id, inlets[number].name))
         return [record for record in found if routine_id in (None, record.routine_id)]
 
     def wall(self) -> float:

@@ -59,12 +59,12 @@ class Inlet:
         "call",
         "gathers",
         "handler",
+        "is_fast",
         "key",
         "merge",
         "name",
         "node",
         "number",
-        "plain",
         "required",
         "short_way",
         "whole",
@@ -84,7 +84,7 @@ class Inlet:
         self.whole = slot.signature.whole
         self.gathers = slot.merge_strategy == "gather"
         self.merge: Callable[[Payload, Payload], Payload] | None = _merge_function(slot, where)
-        self.plain = False  # whether running it is no more than `call(payload)`
+        self.is_fast = False  # whether running it is no more than `call(payload)`
         self.short_way = self._short_way()
 
     def rebind(self, slot: Slot) -> None:
@@ -96,7 +96,7 @@ class Inlet:
         self.short_way = self._short_way()
 
     def _short_way(self) -> tuple[Node, Routine, object, Callable[..., Any], int]:
-        """Return all that the worker loop needs for a plain call: one tuple, since it looks for nothing else then."""
+        """Return all that the worker loop needs for a fast call: one tuple, since it looks for nothing else then."""
         return self.node, self.node.routine, self.key, self.handler, self.number
 
     def collect(self, payloads: list[Payload]) -> Payload:
@@ -115,7 +115,7 @@ class Inlet:
 class Outlet:
     """An event, wired: where a payload goes, and under which names a job collects it."""
 
-    __slots__ = ("_simple", "lone", "name", "outputs", "plain", "short", "targets")
+    __slots__ = ("_simple", "is_fast", "lone", "name", "outputs", "short", "targets")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -123,8 +123,8 @@ class Outlet:
         self.outputs: tuple[str, ...] = ()
         self.short = True  # its routine's emissions need no further thought: they are not held, and no call is given up
         self._simple = True  # no target has a mapping, gathers, or is made anew for each job
-        self.plain = False  # whether posting to the targets needs no further thought
-        self.lone: Inlet | None = None  # the one target of a plain event
+        self.is_fast = False  # whether posting to the targets needs no further thought
+        self.lone: Inlet | None = None  # the one target of a fast event
 
     def add_target(self, inlet: Inlet, mapping: dict[str, str] | None) -> None:
         """Send to one slot more."""
@@ -144,9 +144,9 @@ class Outlet:
         self.look_again()
 
     def look_again(self) -> None:
-        """Work out `lone` and `plain`."""
-        self.plain = self._simple and bool(self.targets) and not self.outputs
-        self.lone = self.targets[0][0] if self.plain and len(self.targets) == 1 and self.short else None
+        """Work out `lone` and `is_fast`."""
+        self.is_fast = self._simple and bool(self.targets) and not self.outputs
+        self.lone = self.targets[0][0] if self.is_fast and len(self.targets) == 1 and self.short else None
 
 
 class Node:
@@ -213,7 +213,7 @@ class Node:
             outlet.short = not (self.holds or self.timeout)
             outlet.look_again()
         for inlet in self.inlets.values():
-            inlet.plain = not (self.holds or inlet.gathers or inlet.merge or self.timeout or self.unmade)
+            inlet.is_fast = not (self.holds or inlet.gathers or inlet.merge or self.timeout or self.unmade)
 
     def for_job(self) -> Node:
         """Return a twin for a fresh copy of the routine, not made yet, with permits of its own and the same wiring."""

@@ -43,14 +43,14 @@ class Run(LedgerCounts):
         "ended",
         "finisher",
         "halted",
+        "is_fast",
+        "may_emit_fast",
         "may_retry",
         "merged",
         "numbers",
         "parked",
         "parked_retries",
-        "plain",
         "plugins",
-        "quick",
         "retrying",
         "stopped",
         "swept",
@@ -61,9 +61,9 @@ class Run(LedgerCounts):
     def __init__(self, engine: Engine, job_id: str, flow_id: str, history_size: int, context: Context | None) -> None:
         super().__init__(engine, job_id, flow_id, history_size)
         self.context = context
-        self.plain = context is None  # whether calling a handler is no more than that: the loop looks at nothing else
-        self.may_retry = False  # a plugin let a plain call be tried again: each call may be another attempt
-        self.quick = True  # whether an emission needs no further thought
+        self.is_fast = context is None  # whether calling a handler is no more than that: the loop looks at nothing else
+        self.may_retry = False  # a plugin let a fast call be tried again: each call may be another attempt
+        self.may_emit_fast = True  # whether an emission needs no further thought
         self.numbers = itertools.count(1)  # of activations
         self.stopped = self.halted = self.ended = False
         self.doubtful = False  # an exception interrupted the engine: it may have counted what is not there
@@ -90,7 +90,7 @@ class Run(LedgerCounts):
             if listeners.counts:
                 self.timed = True
                 self.history.time(True)
-                self.note_to = listeners.note
+                self.record_to = listeners.record
             self.halted = listeners.starts  # nothing runs before they have been told
             self._look_again()
 
@@ -105,14 +105,14 @@ class Run(LedgerCounts):
 
     def leave(self) -> None:
         """Do nothing more, and tell nobody: this is a fork, and the job is the parent's."""
-        self.listeners = self.note_to = None
+        self.listeners = self.record_to = None
         self.stopped, self.halted = True, False
         self._look_again()
 
     def _look_again(self) -> None:
-        """Work out `quick` and `plain`. Lock, or before anything is posted."""
-        self.quick = not self.stopped and (self.listeners is None or not self.listeners.details)
-        self.plain = self.quick and not self.halted and not self.may_retry and self.context is None
+        """Work out `may_emit_fast` and `is_fast`. Lock, or before anything is posted."""
+        self.may_emit_fast = not self.stopped and (self.listeners is None or not self.listeners.details)
+        self.is_fast = self.may_emit_fast and not self.halted and not self.may_retry and self.context is None
 
     def make_entry(self, node: Node) -> None:
         """Make the entry's own copy for this job: what raises there, raises before the job begins."""
@@ -160,7 +160,7 @@ class Run(LedgerCounts):
     def send(self, outlet: Outlet, data: Payload, cause: int, now: float) -> None:
         """Post one emission to everything that it is connected to. Lock."""
         self.sent += 1
-        if outlet.plain and not self.stopped:
+        if outlet.is_fast and not self.stopped:
             self._send_plainly(outlet, data, cause, now)
             return
         for inlet, mapping in outlet.targets:
@@ -190,7 +190,7 @@ class Run(LedgerCounts):
 
     def send_all(self, outlet: Outlet, payloads: list[Payload], causes: Iterable[int], now: float) -> None:
         """Post emissions of one event, each with the activation that caused it. Nobody else has the payloads. Lock."""
-        lone = outlet.targets[0][0] if outlet.plain and len(outlet.targets) == 1 else None
+        lone = outlet.targets[0][0] if outlet.is_fast and len(outlet.targets) == 1 else None
         if self.stopped or (lone is None and (outlet.targets or len(outlet.outputs) > 1)):
             for data, cause in zip(payloads, causes, strict=True):
                 self.send(outlet, data, cause, now)
@@ -228,7 +228,7 @@ class Run(LedgerCounts):
             if self.has_anything():
                 return False
             self._write_off()
-        elif self.holders or self.over != self.last:
+        elif self.members or self.over != self.last:
             return False
         if self.arrivals and not self.stopped:
             self._gather()
@@ -256,7 +256,7 @@ class Run(LedgerCounts):
         """Count as discarded what was counted as posted, and is not there: an exception came in between. Lock."""
         lost = self.last - self.over
         self.over = self.last = max(self.last, self.over)
-        self.holders = 0
+        self.members = 0
         if lost > 0:
             self.discarded += lost
             if not self.stopped:
@@ -302,7 +302,7 @@ class Run(LedgerCounts):
         number, node = item[NUMBER], item[INLET].node
         self.retried += 1
         self.attempts[number] = self.attempts.get(number, 1) + 1
-        if item[INLET].plain and not self.may_retry:
+        if item[INLET].is_fast and not self.may_retry:
             self.may_retry = True
             self._look_again()
         keeps = node.limit == 1 and permit  # order holds behind a routine with state
@@ -347,8 +347,8 @@ class Run(LedgerCounts):
     def stop(self, status: str) -> None:
         """Discard everything that has not started, and count it; what runs ends. Lock.
 
-        From here on no worker commits to an activation of this job: each looks at `plain` or `stopped` with the item in
-        hand, and the handler is what it calls next. One that looked just before goes on, and nobody waits for it.
+        From here on no worker commits to an activation of this job: each looks at `is_fast` or `stopped` with the item
+        in hand, and the handler is what it calls next. One that looked just before goes on, and nobody waits for it.
         """
         if self.stopped or self.ended:
             return

@@ -53,9 +53,9 @@ class Hand(Protocol):
 
 
 class WorkingHand(Hand, Protocol):
-    """A worker in its loop. `stretch` is what it took to do next; it takes the oldest of it without the lock."""
+    """A worker in its loop. `claimed` is what it took to do next; it takes the oldest of it without the lock."""
 
-    stretch: deque[Item]
+    claimed: deque[Item]
     thread: int
     shares_thread: bool
 
@@ -416,7 +416,7 @@ class Scheduler:
             met = [item for item in lane.copy() if item[JOB] is run and item[NUMBER] not in run.swept]
             run.swept.update(item[NUMBER] for item in met)
             return met
-        gone = [item for hand in self.hands for item in _taken_back(hand.stretch, run)]
+        gone = [item for hand in self.hands for item in _taken_back(hand.claimed, run)]
         for _ in range(len(lane)):
             try:
                 item = lane.popleft()
@@ -502,13 +502,13 @@ def _sift(items: deque[Item], run: Job) -> list[Item]:
     return gone
 
 
-def _taken_back(stretch: deque[Item], run: Job) -> list[Item]:
+def _taken_back(claimed: deque[Item], run: Job) -> list[Item]:
     """Take everything back of what a worker took to do next, if it is of a run; the worker may take of it, too."""
     mine: list[Item] = []
-    if any(item[JOB] is run for item in stretch.copy()):
-        while stretch:
+    if any(item[JOB] is run for item in claimed.copy()):
+        while claimed:
             try:
-                mine.append(stretch.popleft())
+                mine.append(claimed.popleft())
             except IndexError:  # the worker was faster
                 break
     return mine

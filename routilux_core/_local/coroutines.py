@@ -48,7 +48,7 @@ async def work(scheduler: Scheduler) -> None:
             await asyncio.sleep(0)  # plain handlers may never wait, and would keep the loop from everyone else
             call = Call(scheduler)
     finally:
-        call.leave()
+        call.sign_out()
 
 
 class Call(Interleaved):
@@ -102,7 +102,7 @@ class Call(Interleaved):
         run: Run = item[JOB]
         with self.engine.lock:
             if self.outcome != DISCARDED:
-                run.note(item, self.outcome, self.thread, self.started, self.ended)
+                run.record(item, self.outcome, self.thread, self.started, self.ended)
             run.settle(item, self.outcome, self.delay)
             self.item = None
             self.scheduler.awaited.discard(self)
@@ -111,7 +111,7 @@ class Call(Interleaved):
         if finished is not None:
             finished.announce_end()
 
-    def leave(self) -> None:
+    def sign_out(self) -> None:
         """Count the worker out; what a KeyboardInterrupt left in hand between two lines is counted, too."""
         interrupted = self.item is not None
         with self.engine.lock:

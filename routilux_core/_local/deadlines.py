@@ -73,7 +73,7 @@ class Deadline:
         decision = carry_out(run, failure, decide(failure, run))
         worker.spare(1)
         with run.engine.lock:
-            run.note(self._item, OUTCOMES.get(decision.strategy, FAILED), worker.thread, self._began, ended)
+            run.record(self._item, OUTCOMES.get(decision.strategy, FAILED), worker.thread, self._began, ended)
             run.settle(self._item, OUTCOMES.get(decision.strategy, FAILED), decision.delay, permit=self._returned)
             self.decided = True
             run.end_if_idle()

@@ -28,7 +28,7 @@ class Emitter:
     """The frame of the handler that a worker runs, and what the worker counts for itself of one job.
 
     `emitted` is how many emissions came from here, and `told` how many of them the job has counted; the same goes for
-    `notes`, of completed activations. Both are written by the worker alone, without the lock, and taken over with it.
+    `records`, of completed activations. Both are written by the worker alone, without the lock, and taken over with it.
     """
 
     __slots__ = (
@@ -40,13 +40,13 @@ class Emitter:
         "engine",
         "held",
         "item",
+        "joined",
         "late",
         "lending",
         "mask",
-        "mine",
-        "notes",
         "outer",
         "permit",
+        "records",
         "routine",
         "scheduler",
         "thread",
@@ -66,8 +66,8 @@ class Emitter:
         self.thread = threading.get_ident()
         self.item: Item | None = None
         self.routine: Routine | None = None
-        self.mine: Run | None = None  # the job that this worker is a holder of
-        self.notes: list[Any] = []
+        self.joined: Run | None = None  # the job that this worker is a member of
+        self.records: list[Any] = []
         self.emitted = self.told = 0
         self.permit = False  # of the routine whose handler runs: whether this worker has it
         self.borrowed = 0.0  # seconds of the current handler's time in which `emit` ran other handlers
@@ -106,8 +106,8 @@ class Emitter:
     def emit(self, event_name: str, data: Payload, /) -> None:
         """Send what a handler emits, or hold it until the call has succeeded."""
         try:
-            run, item = self.mine, self.item
-            if run is None or item is None or not run.quick:
+            run, item = self.joined, self.item
+            if run is None or item is None or not run.may_emit_fast:
                 self._emit_with_care(event_name, data)
                 return
             try:
@@ -117,8 +117,8 @@ class Emitter:
             if inlet is None:
                 self._emit_with_care(event_name, data)
                 return
-            # The hot path: one plain target, in whose lane it can be put without the lock. It is counted before it is
-            # seen.
+            # The hot path: one target that is fast, in whose lane it can be put without the lock. It is counted
+            # before it is seen.
             node = inlet.node
             scheduler = node.scheduler
             lane = scheduler.lane
@@ -158,7 +158,7 @@ class Emitter:
             raise
 
     def _post(self, inlet: Inlet, data: Payload, run: Run, number: int, cause: int) -> None:
-        """Queue what goes to one plain target, under the lock."""
+        """Queue what goes to one target that is fast, under the lock."""
         engine, node = self.engine, inlet.node
         scheduler = node.scheduler
         now = perf_counter() if run.timed else 0.0
@@ -244,7 +244,7 @@ class Emitter:
         item = self.item
         if item is not None and item[JOB] is run and (self.late is None or not self.late.decided):
             return True
-        return self.mine is run
+        return self.joined is run
 
     def permit_of(self) -> Node | None:
         """Return whose permit this worker has."""
@@ -252,44 +252,44 @@ class Emitter:
 
     # -- what the job is told (lock)
 
-    def hold(self, run: Run) -> None:
+    def join(self, run: Run) -> None:
         """Count for a job from now on. Lock."""
-        self.mine = run
-        run.holders += 1
+        self.joined = run
+        run.members += 1
 
-    def let_go(self) -> Run | None:
-        """Tell the job everything, and be its holder no longer; return it if it has ended. Lock."""
-        run = self.mine
+    def leave(self) -> Run | None:
+        """Tell the job everything, and be its member no longer; return it if it has ended. Lock."""
+        run = self.joined
         if run is None:
             return None
         self.flush_records()
         self.flush_posted()
-        self.mine = None
-        run.holders -= 1
+        self.joined = None
+        run.members -= 1
         return run if run.end_if_idle() else None
 
     def flush_records(self) -> None:
-        """Let the job take over the notes. Lock, in the worker's own thread."""
-        if self.notes:
-            assert self.mine is not None
-            taken, self.notes = self.notes, []
-            self.mine.add(self.thread, taken)
+        """Let the job take over the records. Lock, in the worker's own thread."""
+        if self.records:
+            assert self.joined is not None
+            taken, self.records = self.records, []
+            self.joined.add(self.thread, taken)
 
     def flush_records_of_another(self) -> None:
-        """Let the job take over the notes so far. Lock, any other thread: the worker may append meanwhile."""
-        if self.notes:
-            assert self.mine is not None
-            taken = self.notes[:]
-            del self.notes[: len(taken)]
-            self.mine.add(self.thread, taken)
+        """Let the job take over the records so far. Lock, any other thread: the worker may append meanwhile."""
+        if self.records:
+            assert self.joined is not None
+            taken = self.records[:]
+            del self.records[: len(taken)]
+            self.joined.add(self.thread, taken)
 
     def flush_posted(self) -> None:
         """Let the job count what was posted so far. Lock, any thread."""
         if self.emitted != self.told:
-            assert self.mine is not None
+            assert self.joined is not None
             more = self.emitted - self.told
             self.told += more
-            self.mine.last += more
+            self.joined.last += more
 
     # -- back-pressure
 
@@ -312,7 +312,7 @@ class Emitter:
         self.borrowed, self.lending = self.borrowed + perf_counter() - began, 0.0
 
     def _take_permit(self) -> None:
-        """Have the permit of the routine that emits, which a worker that is alone does not take for a plain call."""
+        """Have the permit of the routine that emits, which a worker that is alone does not take for a fast call."""
         if self.scheduler.solo and not self.permit:
             with self.engine.lock:
                 self.permit = True

@@ -134,7 +134,7 @@ class Caller(Emitter):
     def give_up(self, deadline: Deadline) -> None:
         """Drop what the current call emits from now on, and let its job end without it. Lock, in the timers' thread."""
         self.late = deadline
-        self.let_go()
+        self.leave()
 
     def step_out(self) -> None:
         """Be counted out while a late call goes on: another worker takes this one's place. Lock, any thread."""

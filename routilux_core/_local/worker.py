@@ -20,9 +20,9 @@ from routilux_core._tracking.history import COMPLETED, DISCARDED, LATE, WIDTH
 from routilux_core.strategy import Task
 
 FOREVER = 1 << 29  # activations; small enough for CPython's fast integers
-TOGETHER = 64  # calls of a routine with state that a worker takes at a time
-STRETCH = 256  # activations of a lane after which the job is told of them
-ENOUGH = STRETCH * WIDTH  # length of a worker's notes at which the job is told of others, too
+MOST_CLAIMED = 64  # calls of a routine with state that a worker takes at a time
+RECORDS_PER_FLUSH = 256  # activations of a lane after which the job is told of them
+ENOUGH = RECORDS_PER_FLUSH * WIDTH  # length of a worker's records at which the job is told of others, too
 
 
 class WorkTask(Task):
@@ -59,7 +59,7 @@ class WorkTask(Task):
 class Worker(Caller):
     """One thread in the loop."""
 
-    __slots__ = ("ended", "in_caller", "outcome", "owner", "started", "stretch", "stuck")
+    __slots__ = ("claimed", "ended", "in_caller", "outcome", "owner", "started", "stuck")
 
     shares_thread = False  # with other workers, which take turns
 
@@ -68,9 +68,9 @@ class Worker(Caller):
         self.outcome = COMPLETED  # of the activation in hand
         self.started = self.ended = 0.0
         self.in_caller = scheduler.pool is not None and scheduler.pool.in_caller
-        self.stuck = False  # what comes next in the lane is no plain call of the job that this worker is at
-        self.owner: Node | None = None  # the routine whose permit this worker has for all of its stretch
-        self.stretch: deque[Item] = deque()  # plain calls of that routine, and of one job, to be made next
+        self.stuck = False  # what comes next in the lane is no fast call of the job that this worker is at
+        self.owner: Node | None = None  # the routine whose permit this worker has for all that it has claimed
+        self.claimed: deque[Item] = deque()  # fast calls of that routine, and of one job, to be made next
 
     def start(self) -> None:
         """Work until the queue has nothing left for this worker."""
@@ -122,21 +122,21 @@ class Worker(Caller):
             if self.item is not None:
                 self._handle(self.item)
                 limit -= 1
-            if self.item is None and limit and self.mine is not None and self.mine.plain and len(variables) == 1:
-                source = scheduler.lane if self.owner is None else self.stretch
+            if self.item is None and limit and self.joined is not None and self.joined.is_fast and len(variables) == 1:
+                source = scheduler.lane if self.owner is None else self.claimed
                 if source:
-                    limit -= self._work_off_plainly(source, limit, variables)
+                    limit -= self._drain(source, limit, variables)
             if len(variables) > 1:
                 return limit
         return None
 
     def _handle(self, item: Item) -> None:
-        """Run an activation of whatever kind; it stays in hand if there is more to count than its note."""
+        """Run an activation of whatever kind; it stays in hand if there is more to count than its record."""
         inlet, payload, run, number, cause, posted = item
         node, before = inlet.node, self.emitted
         self.routine, self.permit, self.outcome = node.routine, True, COMPLETED
         try:
-            if inlet.plain and run.plain:  # the commit to a plain call; `_call` has that of any other
+            if inlet.is_fast and run.is_fast:  # the commit to a fast call; `_call` has that of any other
                 returned = inlet.call(payload)
                 if returned is not None:
                     check_returned(returned, node.routine_id, inlet.name)
@@ -150,36 +150,36 @@ class Worker(Caller):
         if self.outcome == COMPLETED and number not in run.attempts:
             if run.timed:
                 started = max(self.started, posted)  # it may have come while this worker waited for the lock
-                self.notes += (number, cause, inlet.number, posted, started, ended - self.borrowed)
+                self.records += (number, cause, inlet.number, posted, started, ended - self.borrowed)
             else:
-                self.notes += (inlet.number,)
-            self.outcome = NOTED
+                self.records += (inlet.number,)
+            self.outcome = RECORDED
             if not node.limited:
                 self.item = None
 
-    def _work_off_plainly(self, source: deque[Item], limit: int, variables: Context) -> int:
-        """Run up to `limit` activations of a lane, or of this worker's stretch, without the lock; return how many.
+    def _drain(self, source: deque[Item], limit: int, variables: Context) -> int:
+        """Run up to `limit` activations of the lane, or of what was claimed, without the lock; return how many.
 
-        As long as they are plain ones of the same job. This is the hot path: everything is local. An item is in hand
+        As long as they are fast ones of the same job. This is the hot path: everything is local. An item is in hand
         in the step in which it is taken: an iterator is not interrupted by a Ctrl-C, as a call would be.
         """
-        scheduler, run, notes, clock = self.scheduler, self.mine, self.notes, perf_counter
+        scheduler, run, records, clock = self.scheduler, self.joined, self.records, perf_counter
         first = scheduler.first
         if run is None or self.interrupt is not None:
             return 0
-        most = min(limit, STRETCH)
+        most = min(limit, RECORDS_PER_FLUSH)
         timed, started = run.timed, self.ended if not self.borrowed else clock()
         owns = self.owner is not None
         others = scheduler.lane if owns else scheduler.ready
         turn = started + TURN if owns and timed else 0.0  # until then they wait
         self.borrowed, self.permit, self.stuck = 0.0, owns, False
-        listeners = run.listeners if run.note_to is not None else None
+        listeners = run.listeners if run.record_to is not None else None
         known: Inlet | None = None  # whose the next four are: neighbours in a lane often go the same way
         node: Any = None
         key: Any = None
         handler: Any = None
         slot = 0
-        noted = len(notes)
+        before_all = len(records)
         try:
             for item in islice(iter(source.popleft, None), most):
                 self.item = item
@@ -188,7 +188,7 @@ class Worker(Caller):
                     node, self.routine, key, handler, slot = inlet.short_way
                     known = inlet if owns or node.free else None
                 # The last look at the job: behind it, this worker has committed to the call.
-                if whose is not run or not run.plain or not inlet.plain or known is None:
+                if whose is not run or not run.is_fast or not inlet.is_fast or known is None:
                     source.appendleft(item)
                     self.item = None
                     self.stuck = not owns
@@ -209,7 +209,7 @@ class Worker(Caller):
                     break
                 if self.borrowed:
                     ended = clock() - self.borrowed
-                    notes += (number, cause, slot, posted, max(started, posted), ended) if timed else (slot,)
+                    records += (number, cause, slot, posted, max(started, posted), ended) if timed else (slot,)
                     if not owns:
                         self._give_back(node)
                     self.borrowed = 0.0
@@ -218,10 +218,10 @@ class Worker(Caller):
                     ended = clock()
                     if posted > started:
                         started = posted
-                    notes += (number, cause, slot, posted, started, ended)
+                    records += (number, cause, slot, posted, started, ended)
                     started = ended
                 else:
-                    notes += (slot,)
+                    records += (slot,)
                 self.item = None
                 if len(variables) > 1 or ((first or others) and started >= turn):
                     break
@@ -233,10 +233,10 @@ class Worker(Caller):
             pass
         finally:
             self.ended = started
-        return max(0, len(notes) - noted) // run.history.width  # about: another thread may have taken some over
+        return max(0, len(records) - before_all) // run.history.width  # about: another thread may have taken some over
 
     def _give_back(self, node: Node) -> None:
-        """Release the permit that a plain call of a worker that is alone had to take after all."""
+        """Release the permit that a fast call of a worker that is alone had to take after all."""
         if self.permit:
             with self.engine.lock:
                 self.permit = False
@@ -257,21 +257,23 @@ class Worker(Caller):
                 self._put_back()
                 self._settle(self.item)
             else:
-                self._give_up_stretch()
-            if self.mine is not None and (self.in_caller or len(self.notes) >= ENOUGH or self.mine.is_listened_to()):
+                self._give_up_claimed()
+            if self.joined is not None and (
+                self.in_caller or len(self.records) >= ENOUGH or self.joined.is_listened_to()
+            ):
                 self.flush_records()
                 self.flush_posted()
-                if self.mine.over == self.mine.last:
-                    finished = self.let_go()
+                if self.joined.over == self.joined.last:
+                    finished = self.leave()
                     if finished is not None and self.in_caller:
                         limit = 0  # whoever waits for it does the work
             following = self._next() if limit else None
-            if following is not self.mine or following is None:
-                finished = self.let_go() or finished
+            if following is not self.joined or following is None:
+                finished = self.leave() or finished
                 if following is None:
-                    self._leave()
+                    self._sign_out()
                 else:
-                    self.hold(following)
+                    self.join(following)
         finally:
             engine.release()
         answers = bool(engine.deferred)  # a listener that is told takes its own time
@@ -283,7 +285,7 @@ class Worker(Caller):
             raise interrupt
         if engine.hurt:
             engine.mend()
-        if answers or finished is not None or not self.ended or self.outcome != NOTED:
+        if answers or finished is not None or not self.ended or self.outcome != RECORDED:
             self.ended = perf_counter()
         self.started, self.borrowed = self.ended, 0.0
         return following is not None
@@ -300,7 +302,7 @@ class Worker(Caller):
             except IndexError:  # another worker was faster
                 pass
             else:
-                if run.plain:
+                if run.is_fast:
                     return run
         self.permit = True
         item = scheduler.take(self, self.stuck)
@@ -310,32 +312,32 @@ class Worker(Caller):
         run = item[JOB]
         node = item[INLET].node
         if node.waiting and node.limit == 1 and scheduler.shares_lane and not scheduler.solo:
-            self._take_stretch(item)
+            self._claim(item)
         return run
 
-    def _take_stretch(self, item: Item) -> None:
-        """Take an activation along with those that follow it in its routine, if all are plain calls of one job. Lock.
+    def _claim(self, item: Item) -> None:
+        """Take an activation along with those that follow it in its routine, if all are fast calls of one job. Lock.
 
         Nobody else could run them: this worker has the one permit.
         """
-        node, run, stretch = item[INLET].node, item[JOB], self.stretch
-        if not (run.plain and item[INLET].plain):
+        node, run, claimed = item[INLET].node, item[JOB], self.claimed
+        if not (run.is_fast and item[INLET].is_fast):
             return
-        stretch.append(item)
+        claimed.append(item)
         waiting = node.waiting
-        while waiting and len(stretch) < TOGETHER and waiting[0][JOB] is run and waiting[0][INLET].plain:
-            stretch.append(waiting.popleft())
+        while waiting and len(claimed) < MOST_CLAIMED and waiting[0][JOB] is run and waiting[0][INLET].is_fast:
+            claimed.append(waiting.popleft())
         self.owner, self.item = node, None
 
     def _put_back(self) -> None:
-        """Let what is left of the stretch wait for the permit again, before what came later. Lock."""
+        """Let what was claimed, and is left, wait for the permit again, before what came later. Lock."""
         if self.owner is not None:
-            self.owner.waiting.extendleft(reversed(self.stretch))
-            self.stretch.clear()
+            self.owner.waiting.extendleft(reversed(self.claimed))
+            self.claimed.clear()
             self.owner = None
 
-    def _give_up_stretch(self) -> None:
-        """Put the stretch back with its permit, between two of its calls. Lock."""
+    def _give_up_claimed(self) -> None:
+        """Put what was claimed back, with its permit, between two of its calls. Lock."""
         node = self.owner
         if node is not None:
             self._put_back()
@@ -348,19 +350,19 @@ class Worker(Caller):
             self._come_back()
             return
         if not self.permit and node.limited:
-            node.free -= 1  # a worker that is alone does not take it for a plain call
+            node.free -= 1  # a worker that is alone does not take it for a fast call
         run: Run = item[JOB]
-        if outcome == NOTED:
+        if outcome == RECORDED:
             self.scheduler.release(node)
         else:
             if outcome != DISCARDED:
                 self.flush_records()  # in the order in which they ended
                 started = max(self.started, item[POSTED])
-                run.note(item, outcome, self.thread, started, max(started, self.ended - self.borrowed))
+                run.record(item, outcome, self.thread, started, max(started, self.ended - self.borrowed))
             run.settle(item, outcome, self.delay)
         self.item = None
 
-    def _leave(self) -> None:
+    def _sign_out(self) -> None:
         """Count this worker out, unless it works inside an emit. Lock."""
         hands = self.scheduler.hands
         if self.depth:
@@ -391,19 +393,19 @@ class Worker(Caller):
         self._put_back()
         if run is not None:
             run.stop("cancelled")
-        self.let_go()
+        self.leave()
         self.scheduler.hands.discard(self)
         if self.scheduler.solo and not self.depth:
             self.scheduler.end_solo()
 
     def has_of(self, run: Run) -> bool:
-        return super().has_of(run) or any(item[JOB] is run for item in self.stretch.copy())
+        return super().has_of(run) or any(item[JOB] is run for item in self.claimed.copy())
 
     def permit_of(self) -> Node | None:
         return super().permit_of() if self.owner is None else self.owner
 
 
-NOTED = -1  # completed, and noted: no more than the permit is to be given back
+RECORDED = -1  # completed, and recorded: no more than the permit is to be given back
 
 
 class Interleaved(Worker):

@@ -286,7 +286,7 @@ class Receiver(Task):
         # A routine with state has come home with what its calls after this one made of it: they are counted, too.
         permit = not self.has_state or index + 1 >= self._told
         with self.engine.lock:
-            run.note(item, outcome, self._worker, started, max(ended, started))
+            run.record(item, outcome, self._worker, started, max(ended, started))
             if outcome != RETRIED:
                 self.scheduler.clear([item])
             self._next, self._emitted = index + 1, 0

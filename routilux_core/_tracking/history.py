@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from routilux_core.records import ActivationRecord
 
-# What is noted of an attempt: id, cause, slot number, attempt, outcome, worker, posted, started, ended.
-Note = tuple[int, int, int, int, int, int, float, float, float]
-# What a worker notes of a first attempt that has completed: id, cause, slot number, posted, started, ended. Such notes
-# lie one behind the other in a flat list: nothing is left for the garbage collector, and a column is a slice.
+# The record of an attempt: id, cause, slot number, attempt, outcome, worker, posted, started, ended.
+Record = tuple[int, int, int, int, int, int, float, float, float]
+# What a worker records of a first attempt that has completed: id, cause, slot number, posted, started, ended. These lie
+# one behind the other in a flat list: nothing is left for the garbage collector, and a column is a slice.
 WIDTH = 6
-FRESH = 1000  # notes beyond the newest that wait to be added up, at least
-EACH = 2  # of each slot that may, on average: what is added up for a slot costs little more than a single note
-FEW = 8  # notes that are not worth a stretch of their own
+FRESH = 1000  # records beyond the newest that wait to be added up, at least
+EACH = 2  # of each slot that may, on average: what is added up for a slot costs little more than a single record
+FEW = 8  # records that are not worth a chunk of their own
 OUTCOMES = ("completed", "failed", "skipped", "retried")
 COUNTS = 4  # where the counts begin in a list of sums
 COMPLETED, FAILED, SKIPPED, RETRIED = range(4)
 DISCARDED = 4  # the job was stopped between taking an activation and calling its handler: it leaves no record
-LATE = 5  # the time of the call was over before it returned, and all was noted then
+LATE = 5  # the time of the call was over before it returned, and all was recorded then
 
 
 class Totals(NamedTuple):
@@ -44,35 +44,35 @@ class Totals(NamedTuple):
         return self.completed + self.failed + self.skipped + self.retried
 
 
-class Stretch:
-    """Notes that follow each other: of one worker's completed calls in a flat list, or of all kinds, one by one."""
+class Chunk:
+    """Records that follow each other: of one worker's completed calls in a flat list, or of all kinds, one by one."""
 
     __slots__ = ("flat", "rows", "worker")
 
     def __init__(self, worker: int, flat: list[Any]) -> None:
         self.worker = worker
         self.flat = flat
-        self.rows: list[Note] = []  # these, where there is nothing in `flat`
+        self.rows: list[Record] = []  # these, where there is nothing in `flat`
 
     @classmethod
-    def of(cls, *notes: Note) -> Stretch:
-        """Return notes of any kind."""
-        stretch = cls(0, [])
-        stretch.rows += notes
-        return stretch
+    def of(cls, *records: Record) -> Chunk:
+        """Return records of any kind."""
+        chunk = cls(0, [])
+        chunk.rows += records
+        return chunk
 
-    def split(self, count: int) -> tuple[Stretch, Stretch]:
-        """Return the first `count` notes, and the others."""
+    def split(self, count: int) -> tuple[Chunk, Chunk]:
+        """Return the first `count` records, and the others."""
         if self.flat:
-            return Stretch(self.worker, self.flat[: count * WIDTH]), Stretch(self.worker, self.flat[count * WIDTH :])
-        return Stretch.of(*self.rows[:count]), Stretch.of(*self.rows[count:])
+            return Chunk(self.worker, self.flat[: count * WIDTH]), Chunk(self.worker, self.flat[count * WIDTH :])
+        return Chunk.of(*self.rows[:count]), Chunk.of(*self.rows[count:])
 
-    def since(self, end: float) -> tuple[Stretch, Stretch]:
-        """Return the notes that ended before a time, and the others."""
+    def since(self, end: float) -> tuple[Chunk, Chunk]:
+        """Return the records that ended before a time, and the others."""
         if self.flat:
             return self.split(bisect_left(self.ends(), end))
         older, newer = ([row for row in self.rows if (row[8] >= end) is new] for new in (False, True))
-        return Stretch.of(*older), Stretch.of(*newer)
+        return Chunk.of(*older), Chunk.of(*newer)
 
     def ends(self) -> list[float]:
         """Return when each of these calls ended."""
@@ -82,7 +82,7 @@ class Stretch:
         return len(self.flat) // WIDTH or len(self.rows)
 
     def first_end(self) -> float:
-        """Return when the first of these calls ended; a worker notes its own in that order."""
+        """Return when the first of these calls ended; a worker records its own in that order."""
         end: float = self.flat[WIDTH - 1] if self.flat else min(row[8] for row in self.rows)
         return end
 
@@ -91,115 +91,115 @@ class Stretch:
         end: float = self.flat[-1] if self.flat else max(row[8] for row in self.rows)
         return end
 
-    def notes(self) -> list[Note]:
-        """Return the notes in full."""
+    def records(self) -> list[Record]:
+        """Return the records in full."""
         return in_full(self.worker, self.flat) if self.flat else self.rows
 
 
 class History:
-    """The newest notes, and the sums of those before them, by slot number. All of it needs the engine's lock.
+    """The newest records, and the sums of those before them, by slot number. All of it needs the engine's lock.
 
-    Without records (`size` 0) no times are measured; workers then note just the slot numbers of completed calls.
+    Without records (`size` 0) no times are measured; workers then record just the slot numbers of completed calls.
     """
 
-    __slots__ = ("_count", "_fresh", "_most", "_size", "_stretches", "_sums", "timed", "width")
+    __slots__ = ("_chunks", "_count", "_fresh", "_most", "_size", "_sums", "timed", "width")
 
     def __init__(self, size: int, slots: int = 0) -> None:
-        self._stretches: deque[Stretch] = deque()
-        self._count = 0  # of notes in them
+        self._chunks: deque[Chunk] = deque()
+        self._count = 0  # of records in them
         self._size = size
         self._fresh = max(FRESH, EACH * slots)
-        self._most = size + self._fresh  # notes at which the oldest are added up
+        self._most = size + self._fresh  # records at which the oldest are added up
         self._sums: dict[int, list[Any]] = {}
         self.time(size > 0)
 
     def __len__(self) -> int:
-        """Return how many notes are kept."""
+        """Return how many records are kept."""
         return self._count
 
     def time(self, timed: bool) -> None:
-        """Say whether times are measured: a listener wants them also where nothing is kept. Before the first note."""
+        """Say whether times are measured: a listener wants them also where nothing is kept. Before the first record."""
         self.timed = timed
         self.width = WIDTH if timed else 1
 
-    def note(self, note: Note) -> None:
-        """Note an attempt, however it ended."""
+    def record(self, record: Record) -> None:
+        """Record an attempt, however it ended."""
         if not self.timed:
-            _count(self._sums, note[2], note[4], 1)
+            _count(self._sums, record[2], record[4], 1)
             return
-        last = self._stretches[-1] if self._stretches else None
+        last = self._chunks[-1] if self._chunks else None
         if last is None or last.flat or len(last.rows) >= FRESH:
-            self._stretches.append(Stretch.of(note))  # never an empty one, whatever comes in between
+            self._chunks.append(Chunk.of(record))  # never an empty one, whatever comes in between
         else:
-            last.rows.append(note)
+            last.rows.append(record)
         self._count += 1
         if self._count > self._most:
             self._fold()
 
     def add(self, worker: int, flat: list[Any]) -> None:
-        """Take over what a worker has noted; the list is the history's from now on."""
+        """Take over what a worker has recorded; the list is the history's from now on."""
         if not self.timed:
             for slot, count in Counter(flat).items():
                 _count(self._sums, slot, COMPLETED, count)
         elif len(flat) < FEW * WIDTH:
-            for note in in_full(worker, flat):
-                self.note(note)
+            for record in in_full(worker, flat):
+                self.record(record)
         else:
-            self._append(Stretch(worker, flat))
+            self._append(Chunk(worker, flat))
 
-    def _append(self, stretch: Stretch) -> None:
-        self._stretches.append(stretch)
-        self._count += len(stretch)
+    def _append(self, chunk: Chunk) -> None:
+        self._chunks.append(chunk)
+        self._count += len(chunk)
         if self._count > self._most:
             self._fold()
 
     def _fold(self) -> None:
-        """Add up stretches that are older than enough others, and drop them.
+        """Add up chunks that are older than enough others, and drop them.
 
-        Not those that came first: what a slow worker notes may come long after what others noted later.
+        Not those that came first: what a slow worker records may come long after what others recorded later.
         """
         since, enough = float("inf"), 0
-        for stretch in sorted(self._stretches, key=Stretch.first_end, reverse=True):
+        for chunk in sorted(self._chunks, key=Chunk.first_end, reverse=True):
             if enough >= self._size:
                 break
-            since, enough = stretch.first_end(), enough + len(stretch)
-        kept: deque[Stretch] = deque()
-        for stretch in self._stretches:
-            if stretch.last_end() >= since:
-                kept.append(stretch)
+            since, enough = chunk.first_end(), enough + len(chunk)
+        kept: deque[Chunk] = deque()
+        for chunk in self._chunks:
+            if chunk.last_end() >= since:
+                kept.append(chunk)
                 continue
-            _add_up(stretch, self._sums)
-        self._stretches, self._count = kept, sum(map(len, kept))
+            _add_up(chunk, self._sums)
+        self._chunks, self._count = kept, sum(map(len, kept))
         self._most = max(self._size, self._count) + self._fresh
 
     def trim(self) -> None:
         """Add up all but the newest, if any were before: so what a long job leaves does not depend on its length."""
         if self._count <= self._size or not self._sums:
             return
-        ends = sorted(end for stretch in self._stretches for end in stretch.ends())
+        ends = sorted(end for chunk in self._chunks for end in chunk.ends())
         over = len(ends) - self._size
         if over <= 0:  # an exception has kept it from being counted
             return
         since = ends[over] if self._size else float("inf")
-        kept: deque[Stretch] = deque()
-        for stretch in self._stretches:
-            older, newer = stretch.since(since)
+        kept: deque[Chunk] = deque()
+        for chunk in self._chunks:
+            older, newer = chunk.since(since)
             if len(older):
                 _add_up(older, self._sums)
             if len(newer):
                 kept.append(newer)
-        self._stretches, self._count = kept, sum(map(len, kept))
+        self._chunks, self._count = kept, sum(map(len, kept))
 
     def absorb(self, other: History) -> None:
         """Take over what another one, which is not added to any more, has."""
         self._fresh = max(self._fresh, other._fresh)
         self._most = max(self._most, self._size + self._fresh)
         _add_sums(other._sums, self._sums)
-        for stretch in other._stretches:
+        for chunk in other._chunks:
             if self.timed:
-                self._append(stretch)
+                self._append(chunk)
             else:
-                _add_up(stretch, self._sums)
+                _add_up(chunk, self._sums)
         if other._sums:
             self.trim()
 
@@ -208,20 +208,20 @@ class History:
         sums: dict[int, list[Any]] = {}
         for history in (self, *others):
             _add_sums(history._sums, sums)
-            for stretch in history._stretches:
-                _add_up(stretch, sums)
+            for chunk in history._chunks:
+                _add_up(chunk, sums)
         names = ("run_time", "queue_wait", "longest", "shortest", *OUTCOMES)
         return {slot: Totals(**dict(zip(names, numbers, strict=True))) for slot, numbers in sums.items()}
 
-    def newest(self) -> list[Note]:
-        """Return the newest notes, by the time at which they ended."""
-        notes = [note for stretch in self._stretches for note in stretch.notes()]
-        notes.sort(key=itemgetter(8))
-        return notes[-self._size :] if self._size else []
+    def newest(self) -> list[Record]:
+        """Return the newest records, by the time at which they ended."""
+        records = [record for chunk in self._chunks for record in chunk.records()]
+        records.sort(key=itemgetter(8))
+        return records[-self._size :] if self._size else []
 
 
-def in_full(worker: int, flat: list[Any]) -> list[Note]:
-    """Return what a worker has noted of completed calls as notes like all others."""
+def in_full(worker: int, flat: list[Any]) -> list[Record]:
+    """Return what a worker has recorded of completed calls as records like all others."""
     rows = zip(*[iter(flat)] * WIDTH, strict=True)
     return [
         (number, cause, slot, 1, COMPLETED, worker, posted, started, ended)
@@ -233,12 +233,12 @@ def in_full(worker: int, flat: list[Any]) -> list[Note]:
 # in a fifth of the time that an object takes.
 
 
-def _add_up(stretch: Stretch, by_slot: dict[int, list[Any]]) -> None:
-    if not stretch.flat:
-        for row in stretch.rows:
+def _add_up(chunk: Chunk, by_slot: dict[int, list[Any]]) -> None:
+    if not chunk.flat:
+        for row in chunk.rows:
             _add_call(by_slot, row[2], row[4], row[8] - row[7], row[7] - row[6])
         return
-    columns: list[list[Any]] = [stretch.flat[column::WIDTH] for column in range(2, WIDTH)]
+    columns: list[list[Any]] = [chunk.flat[column::WIDTH] for column in range(2, WIDTH)]
     slots, posted, started, ended = columns
     run_times = list(map(sub, ended, started))
     if slots.count(slots[0]) == len(slots):  # the most frequent case, at C's speed
@@ -289,11 +289,11 @@ def _count(by_slot: dict[int, list[Any]], slot: int, outcome: int, count: int) -
     by_slot.setdefault(slot, [0.0, 0.0, 0.0, 0.0, 0, 0, 0, 0])[COUNTS + outcome] += count
 
 
-def records(notes: Iterable[Note], name: Callable[[int], tuple[str, str]]) -> Iterable[ActivationRecord]:
-    """Yield a record for each note; `name` gives routine id and slot of a slot number."""
+def activation_records(records: Iterable[Record], name: Callable[[int], tuple[str, str]]) -> Iterable[ActivationRecord]:
+    """Yield the user's record for each of ours; `name` gives routine id and slot of a slot number."""
     from routilux_core.records import ActivationRecord  # loaded where somebody looks at records
 
-    for number, cause, slot, attempt, outcome, worker, posted, started, ended in notes:
+    for number, cause, slot, attempt, outcome, worker, posted, started, ended in records:
         routine_id, slot_name = name(slot)
         yield ActivationRecord(
             id=number,

@@ -17,7 +17,7 @@ from routilux_core._engine.plan import CAUSE, POSTED, Inlet, Node, Outlet
 from routilux_core._registry.plugins import PluginSet, trace
 from routilux_core._routines.frame import CURRENT, Awaited, Frame
 from routilux_core._text.log import log
-from routilux_core._tracking.history import Note, Stretch, records
+from routilux_core._tracking.history import Chunk, Record, activation_records
 from routilux_core.errors import EmitError, is_interrupt
 from routilux_core.hookspecs import Activation, Emission
 from routilux_core.job import JobState
@@ -76,25 +76,25 @@ class Listener:
 class Records(Sequence[ActivationRecord]):
     """A batch of records, each made when it is looked at: most listeners look at few of them, or only count."""
 
-    __slots__ = ("_inlets", "_made", "_stretches")
+    __slots__ = ("_chunks", "_inlets", "_made")
 
-    def __init__(self, stretches: list[Stretch], inlets: Sequence[Inlet]) -> None:
-        self._stretches, self._inlets = stretches, inlets
-        self._made: list[Note] | None = None
+    def __init__(self, chunks: list[Chunk], inlets: Sequence[Inlet]) -> None:
+        self._chunks, self._inlets = chunks, inlets
+        self._made: list[Record] | None = None
 
     @property
-    def _notes(self) -> list[Note]:
+    def _records(self) -> list[Record]:
         if self._made is None:
-            made = [note for stretch in self._stretches for note in stretch.notes()]
-            made.sort(key=itemgetter(8))  # by their end: several workers have noted them
+            made = [record for chunk in self._chunks for record in chunk.records()]
+            made.sort(key=itemgetter(8))  # by their end: several workers have made them
             self._made = made
         return self._made
 
     def __len__(self) -> int:
-        return sum(map(len, self._stretches))
+        return sum(map(len, self._chunks))
 
     def __iter__(self) -> Iterator[ActivationRecord]:
-        return iter(records(self._notes, self._name))
+        return iter(activation_records(self._records, self._name))
 
     @overload
     def __getitem__(self, index: int) -> ActivationRecord: ...
@@ -102,8 +102,8 @@ class Records(Sequence[ActivationRecord]):
     def __getitem__(self, index: slice) -> Sequence[ActivationRecord]: ...
     def __getitem__(self, index: int | slice) -> ActivationRecord | Sequence[ActivationRecord]:
         if isinstance(index, slice):
-            return Records([Stretch.of(*self._notes[index])], self._inlets)
-        return next(iter(records([self._notes[index]], self._name)))
+            return Records([Chunk.of(*self._records[index])], self._inlets)
+        return next(iter(activation_records([self._records[index]], self._name)))
 
     def _name(self, number: int) -> tuple[str, str]:
         inlet = self._inlets[number]
@@ -126,13 +126,13 @@ class Listeners:
         self._telling = threading.RLock()  # the calls for one job never overlap, those of the detail hooks apart
         self._muting = threading.RLock()
         self._muted: set[str] = set()
-        self._untold: deque[tuple[str, Any]] = deque()  # hook and what it is told: a record, or a batch of notes
+        self._untold: deque[tuple[str, Any]] = deque()  # hook and what it is told: a record, or a batch of records
         self._asked = False  # whether a thread aside has been asked to tell
         self._behind = False  # whether more than `BEHIND` is untold
-        self._waiting: list[Stretch] = []  # until they are enough for a batch
-        self._count = 0  # of the notes in them
+        self._waiting: list[Chunk] = []  # until they are enough for a batch
+        self._count = 0  # of the records in them
         self._timer: Timer | None = None
-        self.armed = False  # whether what workers note for themselves will be asked for in time
+        self.armed = False  # whether what workers record for themselves will be asked for in time
         self.starts = self.hears("routilux_job_started")
         self.counts = self.hears("routilux_activations_finished")
         self.details = self.hears("routilux_activation_started") or self.hears("routilux_event_emitted")
@@ -161,15 +161,15 @@ class Listeners:
 
     # -- batches
     #
-    # Nothing is called for each note: workers keep them for themselves, and a timer asks for them in time. Where none
-    # runs (`armed`), a worker brings its next note at once.
+    # Nothing is called for each record: workers keep them for themselves, and a timer asks for them in time. Where none
+    # runs (`armed`), a worker brings its next record at once.
 
-    def note(self, stretch: Stretch) -> None:
-        """Keep what was noted until there is enough for a batch, or the time is over. Lock."""
-        while len(stretch) > BATCH:
-            head, stretch = stretch.split(BATCH)
+    def record(self, chunk: Chunk) -> None:
+        """Keep what was recorded until there is enough for a batch, or the time is over. Lock."""
+        while len(chunk) > BATCH:
+            head, chunk = chunk.split(BATCH)
             self._add(head)
-        self._add(stretch)
+        self._add(chunk)
         if self._untold:
             self._engine.deferred.append(self.tell)
         if self._timer is None:
@@ -178,11 +178,11 @@ class Listeners:
     def _arm(self, seconds: float) -> None:
         self._timer, self.armed = self._engine.timers.add(seconds, self._due), True
 
-    def _add(self, stretch: Stretch) -> None:
-        if self._count + len(stretch) > BATCH:
+    def _add(self, chunk: Chunk) -> None:
+        if self._count + len(chunk) > BATCH:
             self._close_batch()
-        self._waiting.append(stretch)
-        self._count += len(stretch)
+        self._waiting.append(chunk)
+        self._count += len(chunk)
         if self._count == BATCH:
             self._close_batch()
 
@@ -196,12 +196,12 @@ class Listeners:
                 self._engine.behind += 1
 
     def _due(self) -> None:
-        """The time is over for the oldest note, if it is in no batch. Lock."""
+        """The time is over for the oldest record, if it is in no batch. Lock."""
         self._timer, self.armed = None, False
         self._run.collect()
         if not self._waiting:
             return
-        left = self._waiting[0].notes()[0][8] + PATIENCE - perf_counter()
+        left = self._waiting[0].records()[0][8] + PATIENCE - perf_counter()
         if left <= 0 and not self._untold:
             self._close_batch()
             self._engine.deferred.append(self.tell)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from routilux_core._engine.explain import hints
 from routilux_core._engine.plan import Inlet
 from routilux_core._engine.visits import is_held_here
-from routilux_core._tracking.history import History, Note, Totals
+from routilux_core._tracking.history import History, Record, Totals
 from routilux_core.errors import FlowStateError
 
 if TYPE_CHECKING:
@@ -90,8 +90,8 @@ class Measures:
         from routilux_core.tracking import Counts
 
         totals = self.totals()
-        notes = [*self.history.newest(), *(note for run in self.running for note in run.history.newest())]
-        newest = sorted(notes, key=lambda note: note[8])[-self._size :] if self._size else []
+        records = [*self.history.newest(), *(record for run in self.running for record in run.history.newest())]
+        newest = sorted(records, key=lambda record: record[8])[-self._size :] if self._size else []
         wall = self.busy + (perf_counter() - self.busy_since if self.running else 0.0)
         timed = self.history.timed
         return Counts(
@@ -136,7 +136,7 @@ class FlowSource:
 
 
 def _by_routine(
-    engine: Engine, totals: Mapping[int, Totals], newest: Iterable[Note], timed: bool
+    engine: Engine, totals: Mapping[int, Totals], newest: Iterable[Record], timed: bool
 ) -> dict[str, Counted]:
     from routilux_core.tracking import Counted
 
@@ -151,8 +151,8 @@ def _by_routine(
         counted.queue_wait += total.queue_wait
         counted.longest = max(counted.longest, total.longest)
         counted.shortest = min(counted.shortest, total.shortest)
-    for note in newest:
-        found[_routine_id(engine.inlets, note[2])].newest.append(note[8] - note[7])
+    for record in newest:
+        found[_routine_id(engine.inlets, record[2])].newest.append(record[8] - record[7])
     return found
 
 

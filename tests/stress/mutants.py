@@ -35,15 +35,15 @@ LEAVES_IN_TWO_STEPS = (
         "_step",
         """
                 if following is None:
-                    self._leave()
+                    self._sign_out()
                 else:
-                    self.hold(following)
+                    self.join(following)
         finally:
             engine.release()
         """,
         """
                 if following is not None:
-                    self.hold(following)
+                    self.join(following)
         finally:
             engine.release()
         if following is None:
@@ -66,11 +66,11 @@ def noted_behind_its_count(seconds: float) -> tuple[Change, ...]:
 
         def note() -> None:
             with self.engine.lock:
-                self.history.add(worker, notes)
+                self.history.add(worker, records)
 
         __import__("threading").Timer({seconds}, note).start()
     """
-    return (Change(ledger.LedgerCounts, "add", "self.history.add(worker, notes)", late),)
+    return (Change(ledger.LedgerCounts, "add", "self.history.add(worker, records)", late),)
 
 
 # "An activation counted before its record": by a moment, and by a little longer.
@@ -82,8 +82,8 @@ ENDS_WHILE_IT_IS_HELD = (
     Change(
         run_module.Run,
         "end_if_idle",
-        "elif self.holders or self.over != self.last:",
-        "elif (self.holders and not planted('held')) or self.over != self.last:",
+        "elif self.members or self.over != self.last:",
+        "elif (self.members and not planted('held')) or self.over != self.last:",
     ),
 )
 
@@ -160,12 +160,12 @@ COMES_BACK_LAST = (
         worker_module.Worker,
         "_put_back",
         """
-            self.owner.waiting.extendleft(reversed(self.stretch))
+            self.owner.waiting.extendleft(reversed(self.claimed))
         """,
         """
-            if self.stretch and self.owner.waiting:
+            if self.claimed and self.owner.waiting:
                 planted("put back last")
-            self.owner.waiting.extend(self.stretch)
+            self.owner.waiting.extend(self.claimed)
         """,
     ),
 )
@@ -186,13 +186,13 @@ COUNTS_BEFORE_ITS_EMISSIONS = (
             self.flush_records()
             self.flush_posted()
             run.over += 1
-            run.holders -= 1
+            run.members -= 1
             ended = run.end_if_idle()
         if ended:
             run.announce_end()
         with self.engine.lock:
             run.over -= 1  # the loop counts it for good
-            run.holders += 1
+            run.members += 1
         for outlet, data in held or ():
         """,
     ),
