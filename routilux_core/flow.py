@@ -22,6 +22,7 @@ from routilux_core.seconds import check_patience
 from routilux_core.strategy import ExecutionStrategy
 
 if TYPE_CHECKING:
+    from routilux_core._report.picture import Picture
     from routilux_core.tracking import ExecutionTracker
 
 
@@ -114,6 +115,28 @@ class Flow:
         """Return the graph as a Mermaid flowchart."""
         with self._runtime.building:
             return self._runtime.wiring.graph.to_mermaid()
+
+    def to_svg(self) -> str:
+        """Return the graph as an SVG picture, laid out in layers from left to right; it needs nothing else."""
+        from routilux_core._report.svg import draw
+
+        return draw(self._picture())
+
+    def to_dot(self) -> str:
+        """Return the graph in the language of Graphviz."""
+        from routilux_core._report.dot import to_dot
+
+        return to_dot(self._picture())
+
+    def _picture(self) -> Picture:
+        from routilux_core._report.picture import picture_of
+
+        with self._runtime.building:
+            return picture_of(self._runtime.wiring.graph)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        """Return what a notebook shows."""
+        return {"text/plain": repr(self), "image/svg+xml": self.to_svg()}
 
     # -- building
 

@@ -52,6 +52,11 @@ class JobState:
         name = printable(self.job_id)
         return f"<JobState {name} of flow {self.flow_id!r}: {self.status}{self.errors_left_out.said}>"
 
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        shown: str = _module("_report.notebook").job_as_html(self)
+        return shown
+
     def __reduce__(self) -> Any:
         raise TypeError("a JobState can't be pickled: it belongs to a live flow; use job.serialize() or job.save()")
 
@@ -164,23 +169,23 @@ class JobState:
         What can't be saved is one `SerializationError` that names each value. Exceptions become text. While the job
         runs, parts of the record may be moments apart.
         """
-        found: dict[str, Any] = _serialization().job_to_dict(self)
+        found: dict[str, Any] = _module("serialization").job_to_dict(self)
         return found
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `serialize()` to a JSON file: written beside and renamed over, so the file is always whole."""
-        _serialization().write_file(path, self.serialize())
+        _module("serialization").write_file(path, self.serialize())
 
     @classmethod
     def deserialize(cls, data: Mapping[str, Any], *, types: Iterable[type | ModuleType] = ()) -> Self:
         """Return the record that `serialize` gave: to be read; it can't go on. `types` as in `Flow.deserialize`."""
-        saved = _serialization().job_from_dict(data, types)
+        saved = _module("serialization").job_from_dict(data, types)
         return cls(saved.job_id, saved.flow_id, saved)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, types: Iterable[type | ModuleType] = ()) -> Self:
         """Return the record that `save` wrote; see `deserialize`."""
-        return cls.deserialize(_serialization().read_file(path), types=types)
+        return cls.deserialize(_module("serialization").read_file(path), types=types)
 
 
 def _shows_where(error: BaseException) -> bool:
@@ -194,6 +199,6 @@ def _shows_where(error: BaseException) -> bool:
         return False
 
 
-def _serialization() -> Any:
-    """Return the module that saves and loads. It stands above this one, and is needed only by who asks for it."""
-    return importlib.import_module("routilux_core.serialization")
+def _module(name: str) -> Any:
+    """Return a module that stands above this one, and is needed only by who asks for what it does."""
+    return importlib.import_module(f"routilux_core.{name}")

@@ -48,6 +48,11 @@ LAYERS = (
     "records",
     "job",
     "graph",
+    "_report.picture",
+    "_report.layout",
+    "_report.svg",
+    "_report.dot",
+    "_report.notebook",
     "_registry.entry_points",
     "_registry.strategies",
     "_registry.plugins",
@@ -115,7 +120,7 @@ LAYERS = (
 )
 
 # Folders whose `__init__` holds a docstring and nothing else.
-ROOMS = {"_text", "_routines", "_registry", "_tracking", "_engine", "_local", "_remote"}
+ROOMS = {"_report", "_text", "_routines", "_registry", "_tracking", "_engine", "_local", "_remote"}
 
 # `import routilux_core` has to stay cheap: these come in when they are first needed, if ever.
 NOT_AT_IMPORT = (
@@ -135,6 +140,7 @@ NOT_AT_IMPORT = (
     "routilux_core.worker",
     "routilux_core.executors",
     "routilux_core.records",
+    "routilux_core._report",
     "routilux_core._tracking.listeners",
     "routilux_core._registry.plugins",
     "routilux_core.serialization.snapshot",

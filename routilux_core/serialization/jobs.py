@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -21,6 +21,9 @@ from routilux_core.serialization.schema import FailureRecord, JobRecord, structu
 from routilux_core.serialization.type_lookup import KnownTypes, shown, type_name
 from routilux_core.serialization.values import BROKEN, Reader, Writer
 from routilux_core.serialization.versions import JOB, VERSION
+
+if TYPE_CHECKING:
+    from routilux_core.tracking import Source
 
 STATUSES = ("pending", "running", "paused", *FINAL_STATUSES)
 STATES = ("running", "completed", "skipped", "error_continued", "failed")
@@ -196,6 +199,9 @@ class SavedRun:
 
     def history_of(self, routine_id: str | None) -> list[ActivationRecord]:
         return [each for each in self._history if routine_id in (None, each.routine_id)]
+
+    def source(self) -> Source:
+        raise FlowStateError(f"{self.explain()}, so it has no tracker: see its ledger and get_execution_history()")
 
     def late_emissions(self) -> int:
         return self._record.late_emissions

@@ -1,0 +1,47 @@
+"""Names that try to be more than text, and flows to look at."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+SEEDS = (
+    "<script>alert(1)</script>",
+    "</script><script>alert(2)</script>",
+    '"><img src=x onerror=alert(3)>',
+    "'; alert(4); '",
+    "--><!-- ]]>",
+    "&lt;b&gt;&amp;&#60;",
+    "</title></svg><svg onload=alert(5)>",
+    "javascript:alert(6)",
+    "\u202eevil\u202c\u2066\u2069",
+    "שלום עולם",
+    "مرحبا",
+    "line\nbreak\r\n\ttab",
+    "\x1b[31mred\x1b]0;title\x07",
+    "\x9b31m",
+    "nul\x00 del\x7f",
+    "\u2028\u2029\ufeff\u200b",
+    "%% mermaid }}; end",
+    "]]) --> x{y}|z|",
+    "`code` ${x} \\n \\l \\N",
+    "\\\\\" ; node [x] \"",
+    "数据処理 ünïcödé 🦊",
+    "e\u0301\u0301\u0301\u0301",
+    "{{ template }} {% if %}",
+    "__proto__",
+    "constructor",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def hostile_names() -> list[str]:
+    """500 different names: each seed, some of 10 kB, and mixtures of all."""
+    draw = random.Random(19)
+    names = [*SEEDS, "x" * 10_000, SEEDS[0] * 400, SEEDS[8] * 800]
+    while len(names) < 500:
+        pieces = [draw.choice(SEEDS) for _ in range(draw.randint(1, 4))]
+        cut = draw.randint(1, 12)
+        names.append("".join(pieces)[cut:] + str(len(names)) + pieces[0][:cut])
+    return names
