@@ -251,7 +251,12 @@ class Runtime:
             inlet = self.wiring.entry(order.routine_id, order.slot)
             self._prepare(inlet, order.payload)
             run, job = made or self._new_job()
-            run.listen(plugins, job)
+            if plugins is not None and plugins.decides:
+                run.decide = plugins.decide
+            if plugins is not None and plugins.listening:
+                from routilux_core._tracking.listeners import Listeners
+
+                run.listen(Listeners(plugins.listening, job, run))
             run.make_entry(inlet.node)
             try:
                 self.last = job  # first: once it is posted, another thread may let it begin, whatever comes in between

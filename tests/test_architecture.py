@@ -28,6 +28,7 @@ LAYERS = (
     "seconds",
     "_routines.imports",
     "_text.log",
+    "_text.trace",
     "hookspecs",
     "strategy",
     "error_handling",

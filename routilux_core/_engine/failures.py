@@ -15,12 +15,7 @@ STATES = {ErrorStrategy.STOP: "failed", ErrorStrategy.CONTINUE: "error_continued
 
 def decide(failure: Failure, run: Run) -> Decision:
     """Ask the plugins and the policy. What had emitted is not tried again: that would be sent twice."""
-    if run.plugins is None:
-        decision = by_policy(failure)
-    else:
-        from routilux_core._registry.plugins import handle_error  # with it comes pluggy
-
-        decision = handle_error(run.plugins, failure)
+    decision = by_policy(failure) if run.decide is None else run.decide(failure)
     if decision.strategy is not ErrorStrategy.RETRY or not failure.emitted:
         return decision
     decision = Decision(failure.policy.after_retries)

@@ -17,15 +17,14 @@ from routilux_core._engine.visits import Visit
 from routilux_core._routines.frame import CURRENT, Frame, check_outside
 from routilux_core._routines.signature import Payload
 from routilux_core._tracking.history import DISCARDED, FAILED, RETRIED, SKIPPED
-from routilux_core.error_handling import ErrorStrategy
+from routilux_core.error_handling import Decision, ErrorStrategy, Failure
 from routilux_core.seconds import check_patience
 
 if TYPE_CHECKING:
     from routilux_core._engine.engine import Engine
     from routilux_core._engine.scheduler import Scheduler
     from routilux_core._engine.timers import Timer
-    from routilux_core._registry.plugins import PluginSet
-    from routilux_core.job import JobState
+    from routilux_core._tracking.listeners import Listeners
 
 
 ASIDE = 0  # no thread of ours tells of the end
@@ -38,6 +37,7 @@ class Run(LedgerCounts):
         "arrivals",
         "at_rest",
         "context",
+        "decide",
         "done",
         "doubtful",
         "ended",
@@ -50,7 +50,6 @@ class Run(LedgerCounts):
         "numbers",
         "parked",
         "parked_retries",
-        "plugins",
         "retrying",
         "stopped",
         "swept",
@@ -77,22 +76,18 @@ class Run(LedgerCounts):
         self.parked: list[Item] = []
         self.parked_retries: list[Item] = []  # with their permits
         self.swept: set[int] = set()  # counted as discarded, but still in the lane of a worker that works alone
-        self.plugins: PluginSet | None = None
+        self.decide: Callable[[Failure], Decision] | None = None  # what plugins say to an exception, if any may
         self.waiters: list[Frame] = []  # handlers, of other flows, that wait for the end
 
-    def listen(self, plugins: PluginSet | None, job: JobState) -> None:
-        """Work out who listens to this job; done once, before anything is posted."""
-        self.plugins = plugins
-        if plugins is not None and plugins.listening:
-            from routilux_core._tracking.listeners import Listeners
-
-            self.listeners = listeners = Listeners(plugins, job, self)
-            if listeners.counts:
-                self.timed = True
-                self.history.time(True)
-                self.record_to = listeners.record
-            self.halted = listeners.starts  # nothing runs before they have been told
-            self._look_again()
+    def listen(self, listeners: Listeners) -> None:
+        """Tell these about the job; said once, before anything is posted."""
+        self.listeners = listeners
+        if listeners.counts:
+            self.timed = True
+            self.history.time(True)
+            self.record_to = listeners.record
+        self.halted = listeners.starts  # nothing runs before they have been told
+        self._look_again()
 
     def tell_started(self) -> None:
         """Tell that the job begins, and let its entry run. Not under the lock."""

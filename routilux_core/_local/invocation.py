@@ -183,6 +183,6 @@ def merged(inlet: Inlet, payload: Payload, run: Run, number: int, again: bool) -
     if number not in run.merged_by:
         assert inlet.merge is not None
         run.merged[inlet] = old = inlet.merge(old, payload)
-        if again or (run.plugins is not None and run.plugins.decides):
+        if again or (run.decide is not None):
             run.merged_by.add(number)
     return snapshot(inlet, old)

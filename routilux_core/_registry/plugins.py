@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
-import os
-import sys
 import threading
 from collections.abc import Callable, Iterable
 from time import perf_counter
@@ -28,13 +25,12 @@ from routilux_core._registry.entry_points import (
     load_target,
 )
 from routilux_core._text.log import log
-from routilux_core._text.printable import printable
+from routilux_core._text.trace import trace
 from routilux_core.error_handling import Decision, ErrorStrategy, Failure, by_policy
 from routilux_core.errors import ConfigurationError, RoutiluxError, StrategyError, is_interrupt
 from routilux_core.hookspecs import PROJECT, StrategyRequest, hookimpl
 from routilux_core.strategy import ExecutionStrategy
 
-TRACE = "ROUTILUX_TRACE_PLUGINS"
 PREFIX = "routilux_"
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith(PREFIX))
 RESULTS: dict[str, tuple[type, tuple[type[Exception], ...]]] = {  # and the exceptions that reach the caller
@@ -83,7 +79,8 @@ class PluginSet:
         self.manager.add_hookspecs(hookspecs)
         self.manager.register(BuiltIn(), "routilux_core")
         self.decides = False  # whether any plugin handles errors
-        self.listening: dict[str, tuple[pluggy.HookImpl, ...]] = {}  # by tracking hook, in the order of the calls
+        # By tracking hook, in the order of the calls: the plugin's name, its function, and the names of its arguments.
+        self.listening: dict[str, tuple[tuple[str, Callable[..., Any], tuple[str, ...]], ...]] = {}
         self.plugins: dict[str, Any] = {}
         self.candidates: list[Candidate] = []
 
@@ -110,11 +107,23 @@ class PluginSet:
     def _look_again(self) -> None:
         hooks = self.manager.hook
         self.decides = len(hooks.routilux_handle_error.get_hookimpls()) > 1
-        found = {name: tuple(reversed(getattr(hooks, name).get_hookimpls())) for name in TRACKING}
-        self.listening = {name: listeners for name, listeners in found.items() if listeners}
+        for name in TRACKING:
+            found = [(each.plugin_name, each.function, each.argnames) for each in getattr(hooks, name).get_hookimpls()]
+            if found:
+                self.listening[name] = tuple(reversed(found))
 
-
-# -- one function for each hook that returns something (`_tracking.listeners` has those that only tell)
+    def decide(self, failure: Failure) -> Decision:
+        """Return what to do about an exception: the first plugin that knows decides, else the policy."""
+        try:
+            decision = Decision.checked(self.manager.hook.routilux_handle_error(failure=failure))
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
+            log.exception("routilux_handle_error failed; the policy decides about %s", _name(failure))
+        else:
+            if _is_usable(decision, failure):
+                return decision
+        return by_policy(failure)
 
 
 def make_strategy(plugins: PluginSet, request: StrategyRequest) -> ExecutionStrategy:
@@ -125,21 +134,6 @@ def make_strategy(plugins: PluginSet, request: StrategyRequest) -> ExecutionStra
             f"a plugin's wrapper made {made!r} of strategy {request.name!r}: it is no ExecutionStrategy"
         )
     return made
-
-
-def handle_error(plugins: PluginSet | None, failure: Failure) -> Decision:
-    """Return what to do about an exception: the first plugin that knows decides, else the policy."""
-    if plugins is not None and plugins.decides:
-        try:
-            decision = Decision.checked(plugins.manager.hook.routilux_handle_error(failure=failure))
-        except BaseException as error:
-            if is_interrupt(error):
-                raise
-            log.exception("routilux_handle_error failed; the policy decides about %s", _name(failure))
-        else:
-            if _is_usable(decision, failure):
-                return decision
-    return by_policy(failure)
 
 
 def _is_usable(decision: Decision, failure: Failure) -> bool:
@@ -338,10 +332,3 @@ def _name(failure: Failure) -> str:
 
 def _since(began: float) -> float:
     return perf_counter() - began
-
-
-def trace(text: str, *values: object) -> None:
-    """Write a line to standard error if the user asked for it."""
-    if os.environ.get(TRACE, "") not in ("", "0"):
-        with contextlib.suppress(Exception):  # standard error may be closed, and a value may have no repr
-            sys.stderr.write(f"routilux plugins: {printable(text % values)}\n")

@@ -323,7 +323,7 @@ class RemoteScheduler(Scheduler):
         What may stop the job keeps them, and so does another attempt where order holds.
         """
         policy = node.policy
-        if type(policy) is not ErrorHandler or (run.plugins is not None and run.plugins.decides):
+        if type(policy) is not ErrorHandler or run.decide is not None:
             return False
         if policy.strategy is ErrorStrategy.RETRY:
             return policy.after_retries is not ErrorStrategy.STOP and not travels(node)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import copy_context
 from operator import itemgetter
 from threading import get_ident
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from routilux_core._engine.aside import Aside
 from routilux_core._engine.plan import CAUSE, POSTED, Inlet, Node, Outlet
-from routilux_core._registry.plugins import PluginSet, trace
 from routilux_core._routines.frame import CURRENT, Awaited, Frame
 from routilux_core._text.log import log
+from routilux_core._text.trace import trace
 from routilux_core._tracking.history import Chunk, Record, activation_records
 from routilux_core.errors import EmitError, is_interrupt
 from routilux_core.hookspecs import Activation, Emission
@@ -117,11 +117,13 @@ class Listeners:
     wait for, as those of the timers and of the pools' own.
     """
 
-    def __init__(self, plugins: PluginSet, job: JobState, run: Noted) -> None:
-        self._by_hook = {
-            hook: [Listener(each.plugin_name, each.function, each.argnames) for each in implementations]
-            for hook, implementations in plugins.listening.items()
-        }
+    def __init__(
+        self,
+        listening: Mapping[str, Iterable[tuple[str, Callable[..., Any], tuple[str, ...]]]],
+        job: JobState,
+        run: Noted,
+    ) -> None:
+        self._by_hook = {hook: [Listener(*each) for each in listeners] for hook, listeners in listening.items()}
         self._job, self._run, self._engine = job, run, run.engine
         self._telling = threading.RLock()  # the calls for one job never overlap, those of the detail hooks apart
         self._muting = threading.RLock()
