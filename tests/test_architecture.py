@@ -71,6 +71,7 @@ LAYERS = (
     "_engine.aside",
     "_engine.timers",
     "_engine.plan",
+    "_engine.retries",
     "_engine.choosing",
     "_engine.explain",
     "_tracking.totals",

@@ -45,9 +45,9 @@ def _waiting(run: Run) -> list[str]:
         for schedulers in _by_who_works(run)
     )
     behind = Counter(item[INLET].node.routine_id for item in _behind(run) if item[JOB] is run)
-    retries = Counter(item[INLET].node.routine_id for _, item, _ in run.retrying.values())
-    parked = Counter(item[INLET].node.routine_id for item in (*run.parked, *run.parked_retries))
-    running = run.pending - sum(map(len, (run.retrying, run.parked, run.parked_retries)))
+    retries = Counter(item[INLET].node.routine_id for _, item, _ in run.retries.waiting.values())
+    parked = Counter(item[INLET].node.routine_id for item in (*run.parked, *run.retries.parked))
+    running = run.pending - len(run.retries) - len(run.parked)
     running -= sum(queued.values()) + sum(unasked.values()) + sum(behind.values())
     for counts, text in (
         (queued, "queued for a worker"),

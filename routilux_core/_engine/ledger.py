@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from routilux_core._engine.plan import CAUSE, INLET, NUMBER, POSTED, Inlet, Item, Node
+from routilux_core._engine.retries import Retries
 from routilux_core._engine.visits import is_held_here
 from routilux_core._routines.signature import Payload
 from routilux_core._tracking.failures import Failures
@@ -31,7 +32,6 @@ class LedgerCounts:
     """The counts and records of a job. What is marked "lock" is called with the engine's lock held."""
 
     __slots__ = (
-        "attempts",
         "began",
         "collected",
         "decided",
@@ -57,6 +57,7 @@ class LedgerCounts:
         "placed",
         "record_to",
         "retried",
+        "retries",
         "sent",
         "skipped",
         "timed",
@@ -83,7 +84,7 @@ class LedgerCounts:
         self.failures = Failures(max(history_size, 100))
         self.decided: dict[str, str] = {}  # routine id -> the gravest decision
         self.collected: dict[str, list[Payload]] = {}
-        self.attempts: dict[int, int] = {}  # of activations that were tried before
+        self.retries = Retries(engine.timers)
         self.merged_by: set[int] = set()  # activations that may be tried again and have merged what they brought
         self.own: dict[Node, Node] = {}
         self.began = perf_counter()
@@ -100,7 +101,7 @@ class LedgerCounts:
     def record(self, item: Item, outcome: int, worker: int, started: float, ended: float) -> None:
         """Record an attempt, however it ended. Lock."""
         inlet, _, _, number, cause, posted = item
-        attempt = self.attempts.get(number, 1)
+        attempt = self.retries.attempt(number)
         record = (number, cause, inlet.number, attempt, outcome, worker, posted, started, ended)
         self.history.record(record)
         if self.record_to is not None:
@@ -123,10 +124,10 @@ class LedgerCounts:
         """Record and count activations of one slot that have completed; their permits are not given back. Lock."""
         if self.merged_by:
             self.merged_by.difference_update(item[NUMBER] for item in items)
-        if self.attempts or not self.timed:
+        if self.retries.attempts or not self.timed:
             for item, began, end in zip(items, started, ended, strict=True):
                 self.record(item, COMPLETED, worker, began, end)
-                self.attempts.pop(item[NUMBER], None)
+                self.retries.forget(item[NUMBER])
             self.over += len(items)
             return
         flat: list[Any] = [items[0][INLET].number] * (
@@ -177,7 +178,7 @@ class LedgerCounts:
             job_id=self.job_id,
             routine_id=inlet.node.routine_id,
             slot=inlet.name,
-            attempt=self.attempts.get(number, 1),
+            attempt=self.retries.attempt(number),
             exception=error,
             traceback=trace or trace_of(error),
             payload_keys=tuple(dict.fromkeys(key for each in payload.get(GATHERED, (payload,)) for key in each)),

@@ -70,7 +70,7 @@ def _permits(engine: EngineRole) -> Counter[Node]:
         held.update(item[INLET].node for item in scheduler.first)
         held.update(scheduler.permits())
     for run in engine.runs:
-        held.update(run.permits())
+        held.update(run.retries.permits())
     return held
 
 

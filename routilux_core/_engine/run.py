@@ -23,7 +23,6 @@ from routilux_core.seconds import check_patience
 if TYPE_CHECKING:
     from routilux_core._engine.engine import Engine
     from routilux_core._engine.scheduler import Scheduler
-    from routilux_core._engine.timers import Timer
     from routilux_core._tracking.listeners import Listeners
 
 
@@ -45,12 +44,9 @@ class Run(LedgerCounts):
         "halted",
         "is_fast",
         "may_emit_fast",
-        "may_retry",
         "merged",
         "numbers",
         "parked",
-        "parked_retries",
-        "retrying",
         "stopped",
         "swept",
         "told",
@@ -61,7 +57,6 @@ class Run(LedgerCounts):
         super().__init__(engine, job_id, flow_id, history_size)
         self.context = context
         self.is_fast = context is None  # whether calling a handler is no more than that: the loop looks at nothing else
-        self.may_retry = False  # a plugin let a fast call be tried again: each call may be another attempt
         self.may_emit_fast = True  # whether an emission needs no further thought
         self.numbers = itertools.count(1)  # of activations
         self.stopped = self.halted = self.ended = False
@@ -72,9 +67,7 @@ class Run(LedgerCounts):
         self.at_rest: Completion | None = None  # while a caller works on this job: set when it ends or is paused
         self.merged: dict[Inlet, Payload] = {}
         self.arrivals: dict[Inlet, list[Payload]] = {}
-        self.retrying: dict[int, tuple[Timer, Item, bool]] = {}
-        self.parked: list[Item] = []
-        self.parked_retries: list[Item] = []  # with their permits
+        self.parked: list[Item] = []  # what workers came upon while the job was paused
         self.swept: set[int] = set()  # counted as discarded, but still in the lane of a worker that works alone
         self.decide: Callable[[Failure], Decision] | None = None  # what plugins say to an exception, if any may
         self.waiters: list[Frame] = []  # handlers, of other flows, that wait for the end
@@ -87,7 +80,7 @@ class Run(LedgerCounts):
             self.history.time(True)
             self.record_to = listeners.record
         self.halted = listeners.starts  # nothing runs before they have been told
-        self._look_again()
+        self._refresh_flags()
 
     def tell_started(self) -> None:
         """Tell that the job begins, and let its entry run. Not under the lock."""
@@ -102,12 +95,12 @@ class Run(LedgerCounts):
         """Do nothing more, and tell nobody: this is a fork, and the job is the parent's."""
         self.listeners = self.record_to = None
         self.stopped, self.halted = True, False
-        self._look_again()
+        self._refresh_flags()
 
-    def _look_again(self) -> None:
+    def _refresh_flags(self) -> None:
         """Work out `may_emit_fast` and `is_fast`. Lock, or before anything is posted."""
         self.may_emit_fast = not self.stopped and (self.listeners is None or not self.listeners.details)
-        self.is_fast = self.may_emit_fast and not self.halted and not self.may_retry and self.context is None
+        self.is_fast = self.may_emit_fast and not self.halted and not self.retries.may_retry and self.context is None
 
     def make_entry(self, node: Node) -> None:
         """Make the entry's own copy for this job: what raises there, raises before the job begins."""
@@ -240,12 +233,7 @@ class Run(LedgerCounts):
 
     def has_anything(self) -> bool:
         """Return whether anything of this job is queued, in hand, away, or waits. Lock."""
-        return bool(self.retrying or self.parked or self.parked_retries) or self.engine.has_of(self)
-
-    def permits(self) -> Iterable[Node]:
-        """Yield the node of each permit that is kept for a retry. Lock."""
-        yield from (item[INLET].node for _, item, keeps in self.retrying.values() if keeps)
-        yield from (item[INLET].node for item in self.parked_retries)
+        return bool(self.retries or self.parked) or self.engine.has_of(self)
 
     def _write_off(self) -> None:
         """Count as discarded what was counted as posted, and is not there: an exception came in between. Lock."""
@@ -272,7 +260,10 @@ class Run(LedgerCounts):
         """
         node = item[INLET].node
         if outcome == RETRIED and not self.stopped:
-            if not self._retry(item, delay, permit) and permit:
+            self.retried += 1
+            kept = self.retries.add(item, delay, permit)
+            self._refresh_flags()
+            if permit and not kept:
                 node.scheduler.release(node)
             return
         if (
@@ -280,7 +271,7 @@ class Run(LedgerCounts):
         ):  # the job was stopped since that was decided: the retry is discarded, as waiting ones are
             self.retried += 1
             outcome = DISCARDED
-        self.attempts.pop(item[NUMBER], None)
+        self.retries.forget(item[NUMBER])
         self.merged_by.discard(item[NUMBER])
         self.over += 1
         if outcome == SKIPPED:
@@ -292,46 +283,9 @@ class Run(LedgerCounts):
         if permit:
             node.scheduler.release(node)
 
-    def _retry(self, item: Item, delay: float, permit: bool) -> bool:
-        """Try again after a delay in seconds; True if the permit is kept meanwhile. Lock."""
-        number, node = item[NUMBER], item[INLET].node
-        self.retried += 1
-        self.attempts[number] = self.attempts.get(number, 1) + 1
-        if item[INLET].is_fast and not self.may_retry:
-            self.may_retry = True
-            self._look_again()
-        keeps = node.limit == 1 and permit  # order holds behind a routine with state
-        timer = self.engine.timers.add(delay, lambda: self._try_again(number))
-        self.retrying[number] = (timer, item, keeps)
-        return keeps
-
-    def _try_again(self, number: int) -> None:
-        _, item, keeps = self.retrying.pop(number)
-        node = item[INLET].node
-        scheduler = node.scheduler
-        if keeps:
-            scheduler.first.append(item)
-        elif node.limit != 1:
-            scheduler.ready.append(item)
-        elif node.free:
-            node.free -= 1
-            scheduler.first.append(item)
-        else:  # the call that was late goes on: next after it
-            node.waiting.appendleft(item)
-        scheduler.want_worker()
-
-    def keep_for_retry(self, item: Item) -> bool:
-        """Leave the permit of a late call to its own retry, if that waits and order has to hold. Lock."""
-        timer, _, keeps = self.retrying.get(item[NUMBER], (None, item, False))
-        if timer is None or keeps or item[INLET].node.limit != 1:
-            return False
-        self.retrying[item[NUMBER]] = (timer, item, True)
-        return True
-
     def set_aside(self, item: Item, permit: bool) -> None:
         """Keep an activation of a paused job that a worker came upon. Lock."""
-        if permit and item[NUMBER] in self.attempts:
-            self.parked_retries.append(item)
+        if permit and self.retries.park(item):
             return
         self.parked.append(item)
         if permit:
@@ -348,21 +302,13 @@ class Run(LedgerCounts):
         if self.stopped or self.ended:
             return
         self.stopped, self.halted, self.final = True, False, status
-        self._look_again()
+        self._refresh_flags()
         self._discard_all()
 
     def _discard_all(self) -> None:
         """Discard and count what has not started, of a stopped job. Lock."""
-        gone = self.engine.drop(self) + self.parked + self.parked_retries
-        for item in self.parked_retries:
-            item[INLET].node.scheduler.release(item[INLET].node)
-        for timer, item, keeps in self.retrying.values():
-            timer.cancel()
-            gone.append(item)
-            if keeps:
-                item[INLET].node.scheduler.release(item[INLET].node)
-        self.engine.timers.wake()
-        self.retrying, self.parked, self.parked_retries, self.arrivals = {}, [], [], {}
+        gone = self.engine.drop(self) + self.parked + self.retries.give_up()
+        self.parked, self.arrivals = [], {}
         self.discard(gone)
         for scheduler in self.engine.schedulers:
             scheduler.want_worker()
@@ -480,7 +426,7 @@ class Run(LedgerCounts):
                 if self.stopped or self.ended:
                     return None
                 self.paused = self.halted = True
-                self._look_again()
+                self._refresh_flags()
                 at_rest = self.at_rest
             if at_rest is not None:
                 at_rest.set()
@@ -499,10 +445,8 @@ class Run(LedgerCounts):
 
     def _unpark(self) -> None:
         """Put what was set aside back before everything else of this job, in the order posted. Lock."""
-        self._look_again()
-        for item in self.parked_retries:
-            item[INLET].node.scheduler.first.append(item)
-        self.parked_retries.clear()
+        self._refresh_flags()
+        self.retries.unpark()
         if self.parked:
             back = sorted(self.parked + self.engine.drop(self), key=lambda item: item[NUMBER])
             self.parked.clear()

@@ -88,7 +88,7 @@ class Deadline:
         if not self.decided:
             return  # the permit goes the way of the decision
         self._worker.step_in()
-        if not self._item[JOB].keep_for_retry(self._item):
+        if not self._item[JOB].retries.keep_permit(self._item):
             self._node.scheduler.release(self._node)
 
 

@@ -89,7 +89,7 @@ class Caller(Emitter):
             payload = merged(inlet, payload, run, number, node.holds)
         listeners = run.listeners
         if listeners is not None and listeners.details:
-            listeners.activation_started(inlet, number, run.attempts.get(number, 1), self.item, payload)
+            listeners.activation_started(inlet, number, run.retries.attempt(number), self.item, payload)
         return payload
 
     def _succeed(self, run: Run, number: int) -> None:

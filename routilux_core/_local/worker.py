@@ -147,7 +147,7 @@ class Worker(Caller):
             self.outcome = self._failed(item, error, before)
             return
         self.ended = ended = perf_counter() if run.timed else 0.0
-        if self.outcome == COMPLETED and number not in run.attempts:
+        if self.outcome == COMPLETED and number not in run.retries.attempts:
             if run.timed:
                 started = max(self.started, posted)  # it may have come while this worker waited for the lock
                 self.records += (number, cause, inlet.number, posted, started, ended - self.borrowed)

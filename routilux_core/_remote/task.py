@@ -155,7 +155,7 @@ class RemoteTask(Receiver):
         made = None if self._ended else self._crated(rows)
         if made is not None and (listeners := self.run.told_in_detail()):
             for item, payload in zip(self.items, payloads, strict=False):
-                attempt = self.run.attempts.get(item[NUMBER], 1)
+                attempt = self.run.retries.attempt(item[NUMBER])
                 listeners.activation_started(item[INLET], item[NUMBER], attempt, item, payload, worker=0)
         return made
 

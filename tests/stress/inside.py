@@ -32,9 +32,9 @@ def leftovers(flow: Flow, states: Iterable[JobState]) -> Iterator[str]:
                 yield f"{node.routine_id}: {node.free} permits of {node.limit} are free"
         for state in states:
             run = state._controls
-            kept = {name: len(getattr(run, name)) for name in ("retrying", "parked", "parked_retries")}
+            kept = {"retries": len(run.retries), "parked": len(run.parked)}
             if state.status != "cancelled":  # else retries were discarded, and their attempts are records
-                kept["attempts"] = len(run.attempts)
+                kept["attempts"] = len(run.retries.attempts)
             if any(kept.values()):
                 yield f"{state.job_id} keeps {kept}"
 
