@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from contextvars import Context, copy_context
-from time import monotonic, perf_counter
+from time import monotonic, perf_counter, time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from routilux_core._engine.engine import Engine, deadline_of, logger, seconds_left
@@ -27,7 +27,7 @@ from routilux_core._registry.lookup import Plugins, make_strategy
 from routilux_core._routines.frame import CURRENT, inside
 from routilux_core.errors import FlowStateError
 from routilux_core.graph import Graph
-from routilux_core.job import JobState
+from routilux_core.job import JobState, Origin
 from routilux_core.routine import Routine, let_go
 from routilux_core.strategy import ExecutionStrategy, Task
 
@@ -239,7 +239,8 @@ class Runtime:
         run = Run(self.engine, f"{flow_id}-{next(self.numbers)}", flow_id, self.history_size, _context())
         for output in self.wiring.graph.outputs:
             run.collected[output.name] = []
-        return run, JobState(run.job_id, flow_id, run)
+        origin = Origin(self.wiring.graph, self.default.strategy, self.wiring.named, time(), run.began)
+        return run, JobState(run.job_id, flow_id, run, origin)
 
     def _start(self, order: Order, made: tuple[Run, JobState] | None = None) -> tuple[Run, JobState, bool, bool]:
         """Let a job begin: what it needs is opened, its entry is posted, and workers are called.

@@ -6,14 +6,16 @@ import importlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from routilux_core._text.printable import printable
 from routilux_core.error_handling import ErrorStrategy, Failure, LeftOut
 
 if TYPE_CHECKING:
+    from routilux_core.graph import Graph
     from routilux_core.records import ActivationRecord, Ledger
     from routilux_core.routine import Routine
+    from routilux_core.strategy import ExecutionStrategy
     from routilux_core.tracking import ExecutionTracker, Source
 
 SHOWN = 10  # tracebacks in what `raise_for_errors` raises: for those of very many failures nobody looks there
@@ -40,13 +42,24 @@ class Controls(Protocol):
     def cancel(self, kill: bool) -> None: ...
 
 
+class Origin(NamedTuple):
+    """What a job came from, and when: `at` by the clock of the day, `began` by the one of its records."""
+
+    graph: Graph
+    strategy: ExecutionStrategy
+    named: dict[str, str]  # routine id -> the strategy that it has of its own
+    at: float
+    began: float
+
+
 class JobState:
     """One execution of a flow. All of it may be read from any thread, also while the job runs."""
 
-    def __init__(self, job_id: str, flow_id: str, controls: Controls) -> None:
+    def __init__(self, job_id: str, flow_id: str, controls: Controls, origin: Origin | None = None) -> None:
         self.job_id = job_id
         self.flow_id = flow_id
         self._controls = controls
+        self._origin = origin
 
     def __repr__(self) -> str:
         name = printable(self.job_id)
@@ -171,6 +184,14 @@ class JobState:
         """
         found: dict[str, Any] = _module("serialization").job_to_dict(self)
         return found
+
+    def trace(self, path: str | os.PathLike[str]) -> None:
+        """Write what ran when, where and why in Chrome's trace-event format, for Perfetto and chrome://tracing.
+
+        It has the records that the job still has: at most the flow's `history_size`. A name that ends with `.gz` is
+        compressed.
+        """
+        _module("_report.trace").write_trace(path, [self])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write `serialize()` to a JSON file: written beside and renamed over, so the file is always whole."""

@@ -112,6 +112,8 @@ LAYERS = (
     "serialization.jobs",
     "serialization.flows",
     "serialization",
+    "_report.timeline",
+    "_report.trace",
     "_runtime",
     "flow",
     "testing",

@@ -19,6 +19,11 @@ def write_file(path: str | os.PathLike[str], document: Mapping[str, Any]) -> Non
     """Write a document; whoever reads the file finds the old or the new one, whole, also after a power failure."""
     with reported(f"{os.fspath(path)!r} can't be written as JSON") as problems:
         text = _text_of(document, problems)
+    replace_file(path, text)
+
+
+def replace_file(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file beside, and rename it over: whoever reads it finds the old or the new one, whole."""
     _check_target(path)
     target = os.path.realpath(path)  # through a link, to what it leads to
     folder, name = os.path.split(target)
@@ -27,7 +32,7 @@ def write_file(path: str | os.PathLike[str], document: Mapping[str, Any]) -> Non
         with open(temporary, "xb") as file:
             if os.path.exists(target):
                 os.chmod(temporary, os.stat(target).st_mode & 0o777)
-            file.write(text)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)

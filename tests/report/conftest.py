@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -45,3 +51,25 @@ def hostile_names() -> list[str]:
         cut = draw.randint(1, 12)
         names.append("".join(pieces)[cut:] + str(len(names)) + pieces[0][:cut])
     return names
+
+
+FOLDER = str(Path(__file__).parent)
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "sequential": {"execution_strategy": "sequential"},
+    "concurrent": {"execution_strategy": "concurrent", "max_workers": 4},
+    "process": {"execution_strategy": "process", "max_workers": 2},
+}
+
+
+@pytest.fixture(scope="session")
+def seen() -> Iterator[ModuleType]:
+    """The module with the routines of these tests, which worker processes can import, too."""
+    sys.path.insert(0, FOLDER)
+    yield importlib.import_module("seen_routines")
+    sys.path.remove(FOLDER)
+
+
+@pytest.fixture(params=sorted(STRATEGIES))
+def each_strategy(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The keywords that make a `Flow` run under one of the bundled strategies."""
+    return dict(STRATEGIES[request.param])
