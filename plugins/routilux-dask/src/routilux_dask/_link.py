@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 import distributed
 
@@ -20,7 +20,6 @@ from routilux_core import Host, StrategyError, Task
 from routilux_core.seconds import FOREVER
 from routilux_dask._fleet import Fleet
 from routilux_dask._forks import check, disown
-from routilux_dask._strategy import DaskStrategy
 from routilux_dask._traffic import Calls, Traffic, Waiting
 
 _Client: Any = distributed.Client  # they are not typed
@@ -28,6 +27,15 @@ _LocalCluster: Any = distributed.LocalCluster
 
 UNGUARDED = 77  # the exit code of a process of a private cluster whose main module starts one again
 FAREWELL = 5.0  # seconds for saying goodbye to workers and scheduler
+
+
+class Settings(NamedTuple):
+    """What a connection has to know of its strategy; see `DaskStrategy`."""
+
+    address: str | None
+    max_workers: int | None
+    connect_timeout: float
+    silence_timeout: float
 
 
 def _check_may_have_children() -> None:
@@ -46,11 +54,11 @@ def _check_may_have_children() -> None:
 class Link:
     """Opens, looks after and closes the connection. What is not said to be for any thread is for the loop's."""
 
-    def __init__(self, strategy: DaskStrategy, host: Host) -> None:
-        self._strategy, self._host = strategy, host
+    def __init__(self, settings: Settings, host: Host) -> None:
+        self._settings, self._host = settings, host
         self._waiting = Waiting()
         self._closed = False  # guarded by the lock of `waiting`
-        self._cancel, self._patience = True, 0.0 if strategy.address is None else None
+        self._cancel, self._patience = True, 0.0 if settings.address is None else None
         self._opened: Future[None] = Future()
         self._home: Calls = SimpleQueue()
         self.threads = [
@@ -166,7 +174,7 @@ class Link:
             await self._disconnect()
 
     async def _connect(self) -> None:
-        seconds, address = min(self._strategy.connect_timeout, FOREVER), self._strategy.address  # Dask takes no inf
+        seconds, address = min(self._settings.connect_timeout, FOREVER), self._settings.address  # Dask takes no inf
         if address is None:
             _check_may_have_children()
             self._cluster = await self._private_cluster()
@@ -180,7 +188,7 @@ class Link:
                 f"no Dask scheduler could be reached at {address!r} within {seconds:g} s: start one there with `dask "
                 f"scheduler`, correct the address, or leave it out for a private cluster of processes ({error})"
             ) from error
-        fleet = Fleet(self._strategy.max_workers)
+        fleet = Fleet(self._settings.max_workers)
         name = os.urandom(6).hex()
         self._traffic = Traffic(name, self._client, fleet, self._waiting, self._home, self._host, self._lose)
         self._client.subscribe_topic("all", self._traffic.heard)
@@ -189,7 +197,7 @@ class Link:
     async def _private_cluster(self) -> Any:
         try:
             return await _LocalCluster(
-                n_workers=self._strategy.max_workers or os.cpu_count() or 1,
+                n_workers=self._settings.max_workers or os.cpu_count() or 1,
                 threads_per_worker=1,
                 processes=True,
                 host="127.0.0.1",  # nobody elsewhere may send it code
@@ -221,11 +229,11 @@ class Link:
 
     @property
     def _where(self) -> str:
-        return str(self._strategy.address or self._client.scheduler.address)
+        return str(self._settings.address or self._client.scheduler.address)
 
     async def _serve(self) -> None:
         """Look after the scheduler until the pool is closed or the scheduler is lost."""
-        limit = self._strategy.silence_timeout
+        limit = self._settings.silence_timeout
         alone = 0.0
         while not self._closed and self._lost is None:
             with suppress(TimeoutError):
@@ -239,7 +247,7 @@ class Link:
                 return
             self._there.compare(there)
             alone = alone + limit / 4 if not there else 0.0
-            if alone >= max(limit, self._strategy.connect_timeout):
+            if alone >= max(limit, self._settings.connect_timeout):
                 self._lose("has no workers left")
 
     async def _disconnect(self) -> None:

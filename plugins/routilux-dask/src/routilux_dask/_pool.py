@@ -7,15 +7,14 @@ import weakref
 from time import monotonic
 
 from routilux_core import Host, Task, WorkerPool
-from routilux_dask._link import Link
-from routilux_dask._strategy import DaskStrategy
+from routilux_dask._link import Link, Settings
 
 
 class DaskPool(WorkerPool):
     """Gives tasks to the thread that talks with the cluster. Closed when it is forgotten."""
 
-    def __init__(self, strategy: DaskStrategy, host: Host) -> None:
-        self._link = Link(strategy, host)
+    def __init__(self, settings: Settings, host: Host) -> None:
+        self._link = Link(settings, host)
         self._link.open()
         self._forget = weakref.finalize(self, self._link.stop, True, 0.0)
         self._forget.atexit = False

@@ -51,6 +51,13 @@ class DaskStrategy(ExecutionStrategy):
     max_worker_losses: int = field(default=3, converter=_check_losses)
 
     def open(self, host: Host) -> WorkerPool:
-        from routilux_dask._pool import DaskPool  # not before: importing Dask takes half a second
+        from routilux_dask._link import Settings  # not before: importing Dask takes half a second
+        from routilux_dask._pool import DaskPool
 
-        return DaskPool(self, host)
+        settings = Settings(
+            address=self.address,
+            max_workers=self.max_workers,
+            connect_timeout=self.connect_timeout,
+            silence_timeout=self.silence_timeout,
+        )
+        return DaskPool(settings, host)
