@@ -5,15 +5,13 @@ from __future__ import annotations
 import typing
 from collections.abc import Callable
 from types import MethodType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
+from routilux_core._routines.attributes import INTERNALS
 from routilux_core._routines.frame import frame_of
 from routilux_core._routines.methods import bound
 from routilux_core._routines.signature import Handler, Signature
 from routilux_core.errors import ConfigurationError, DefinitionError, EmitError, UnknownNameError
-
-if TYPE_CHECKING:
-    from routilux_core.routine import Routine
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -58,7 +56,7 @@ class Slot:
         self._handler = handler
         self.method = None  # until somebody has looked for it
 
-    def bind(self, routine: Routine) -> None:
+    def bind(self, routine: object) -> None:
         """Let the slot call the method of this routine, if it calls one."""
         if self.method is not None:
             self._handler = bound(routine, self.method)
@@ -214,8 +212,8 @@ class per_worker(typing.Generic[T]):  # noqa: N801 - reads as a declaration, lik
     @overload
     def __get__(self, routine: None, owner: type) -> per_worker[T]: ...
     @overload
-    def __get__(self, routine: Routine, owner: type) -> T: ...
-    def __get__(self, routine: Routine | None, owner: type) -> T | per_worker[T]:
+    def __get__(self, routine: object, owner: type) -> T: ...
+    def __get__(self, routine: object, owner: type) -> T | per_worker[T]:
         if routine is None:
             return self
         frame = frame_of(routine)
@@ -223,10 +221,10 @@ class per_worker(typing.Generic[T]):  # noqa: N801 - reads as a declaration, lik
             raise EmitError(
                 f"{owner.__name__}.{self.name} belongs to a worker: use it in a handler, in the thread that runs it"
             )
-        value: T = frame.resource((routine._routilux.owner, self.name), self.factory)
+        value: T = frame.resource((getattr(routine, INTERNALS).owner, self.name), self.factory)
         return value
 
-    def __set__(self, routine: Routine, value: T) -> None:
+    def __set__(self, routine: object, value: T) -> None:
         raise ConfigurationError(f"{type(routine).__name__}.{self.name} is made by its factory in each worker")
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 import typing
-from collections.abc import Callable
 from threading import get_ident
 from types import MethodType
 from typing import Any
@@ -13,6 +11,7 @@ import attrs
 
 from routilux_core._routines.attributes import INTERNALS, attributes_of, give
 from routilux_core._routines.frame import CURRENT, frame_of
+from routilux_core._routines.internals import Internals
 from routilux_core._routines.methods import name_of
 from routilux_core._routines.settings import (
     RoutineSettings,
@@ -39,31 +38,6 @@ from routilux_core.ports import Declared, Event, Merge, Slot, check_slot
 R = typing.TypeVar("R", bound="Routine")
 
 
-class _Internals:
-    """What the engine keeps on a routine, in one attribute, so that a user's own names stay free."""
-
-    __slots__ = ("change", "error_handler", "events", "lock", "owner", "policy_changed", "sealed", "slots", "stats")
-
-    def __init__(self) -> None:
-        self.slots: dict[str, Slot] = {}
-        self.events: dict[str, Event] = {}
-        self.stats: dict[str, float] = {}
-        self.lock = threading.RLock()  # a signal handler may ask in the middle of a change
-        self.error_handler: ErrorHandler | None = None
-        self.sealed = False
-        self.owner: tuple[str, str] | None = None  # (flow id, routine id)
-        # Set by the flow, which makes what it is given: a slot or an event comes later.
-        self.change: Callable[[Callable[[], None]], None] | None = None
-        self.policy_changed: Callable[[], None] | None = None
-
-    def claim(self, flow_id: str, routine_id: str) -> tuple[str, str] | None:
-        """Let the routine belong to a flow, under an id; return whose it is already, if it is."""
-        with self.lock:
-            owner = self.owner
-            self.owner = owner or (flow_id, routine_id)
-        return owner
-
-
 @typing.dataclass_transform(field_specifiers=(attrs.field,), kw_only_default=True, eq_default=False)
 class Routine:
     """A node of a flow. Subclass it; annotated class attributes are keyword-only configuration, made by attrs.
@@ -77,7 +51,7 @@ class Routine:
     A copy of a routine (`copy.copy`, `copy.deepcopy`, `pickle`) is in no flow, and its slots call its own methods.
     """
 
-    _routilux: _Internals
+    _routilux: Internals
     __routilux_settings__: typing.ClassVar[RoutineSettings] = RoutineSettings()
     __routilux_declared__: typing.ClassVar[Declared] = Declared({}, {})
 
@@ -120,7 +94,7 @@ class Routine:
     def __new__(cls, *args: Any, **kwargs: Any) -> typing.Self:
         check_not_remade(cls, cls.__routilux_declared__.fields)
         routine = super().__new__(cls)
-        object.__setattr__(routine, INTERNALS, _Internals())
+        object.__setattr__(routine, INTERNALS, Internals())
         _declare(routine)
         return routine
 
@@ -301,7 +275,7 @@ def _twin(routine: R, memo: dict[int, Any], *, deep: bool) -> R:
 def _blank(cls: type[R]) -> R:
     """Return a routine without attributes, slots and events."""
     routine = object.__new__(cls)
-    object.__setattr__(routine, INTERNALS, _Internals())
+    object.__setattr__(routine, INTERNALS, Internals())
     return routine
 
 

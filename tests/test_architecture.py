@@ -43,6 +43,7 @@ LAYERS = (
     "_context",
     "_engine.visits",
     "ports",
+    "_routines.internals",
     "_routines.settings",
     "routine",
     "tracking",

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from routilux_core._engine.plan import INLET, JOB
+from routilux_core._routines.attributes import owner_of
 from routilux_core._text.printable import printable
 from routilux_core._tracking.history import Totals
 
@@ -27,7 +28,7 @@ def explain(run: Run) -> str:
 
 
 def _waited_for(run: Run) -> list[str]:
-    owners = [frame.routine._routilux.owner for frame in run.waiters.copy() if frame.routine is not None]
+    owners = [owner_of(frame.routine) for frame in run.waiters.copy() if frame.routine is not None]
     return [f"waited for by routine {owner[1]!r} of flow {owner[0]!r}" for owner in owners if owner is not None]
 
 

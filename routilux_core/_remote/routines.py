@@ -8,11 +8,12 @@ from typing import Any, NoReturn
 
 from routilux_core._remote.pickling import dumps, explain, loads
 from routilux_core._routines.attributes import attributes_of, drop, give
+from routilux_core._routines.internals import Internals
 from routilux_core._routines.methods import bound
 from routilux_core._routines.signature import Handler, Payload, Signature, bind
 from routilux_core.errors import FlowStateError, ShippingError
 from routilux_core.ports import Event, Slot
-from routilux_core.routine import Routine, _Internals
+from routilux_core.routine import Routine
 
 State = tuple[dict[str, Any], dict[str, Handler]]  # attributes by name, and the handlers that are no methods
 
@@ -98,7 +99,7 @@ class Blueprint:
     def build(self, state: bytes, stats: dict[str, float]) -> Ready:
         """Return the routine with this state, bound."""
         routine = object.__new__(self._class)
-        internals = _Internals()
+        internals = Internals()
         object.__setattr__(routine, "_routilux", internals)
         internals.owner, internals.sealed = self._owner, self._sealed
         internals.events = {name: Event(name, params) for name, params in self._events.items()}

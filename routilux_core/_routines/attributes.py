@@ -13,6 +13,12 @@ _members: WeakKeyDictionary[type, dict[str, MemberDescriptorType]] = WeakKeyDict
 INTERNALS = "_routilux"  # what the engine keeps on a routine, which is no attribute of its own
 
 
+def owner_of(routine: object) -> tuple[str, str] | None:
+    """Return whose a routine is: the ids of its flow, and of itself in it; None where it is in no flow."""
+    owner: tuple[str, str] | None = getattr(routine, INTERNALS).owner
+    return owner
+
+
 def members_of(cls: type) -> dict[str, MemberDescriptorType]:
     """Return what the objects of a class keep in slots, by the names of the attributes; worked out once."""
     found = _members.get(cls)

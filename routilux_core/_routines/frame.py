@@ -6,12 +6,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from routilux_core._routines.attributes import owner_of
 from routilux_core.errors import FlowStateError
-
-if TYPE_CHECKING:
-    from routilux_core.routine import Routine
 
 
 class Awaited(Protocol):
@@ -27,8 +25,9 @@ class Frame(Protocol):
     """One worker inside one handler."""
 
     thread: int
-    routine: Routine | None
 
+    @property
+    def routine(self) -> object: ...  # None outside a handler
     @property
     def engine(self) -> object: ...
 
@@ -47,7 +46,7 @@ class Frame(Protocol):
 CURRENT: ContextVar[Frame | None] = ContextVar("routilux_core_frame", default=None)
 
 
-def frame_of(routine: Routine) -> Frame | None:
+def frame_of(routine: object) -> Frame | None:
     """Return the frame if a handler of exactly this routine runs in the calling thread, else None.
 
     The thread is checked too: `asyncio.to_thread` and `copy_context` carry the variable into other threads.
@@ -96,7 +95,7 @@ def check_outside(engine: object, what: str) -> None:
         )
     frame = here()
     mine = frame.at.job_id if frame is not None and frame.at is not None else "this handler"
-    owner = found.routine._routilux.owner if found.routine is not None else None
+    owner = owner_of(found.routine) if found.routine is not None else None
     name = f"routine {owner[1]!r} of flow {owner[0]!r}" if owner else "a tracking hook of the same flow"
     raise FlowStateError(
         f"{what} was called in job {mine}, for whose end {name} waits, perhaps through others: in such a ring each "
