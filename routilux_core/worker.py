@@ -18,8 +18,19 @@ from typing import Any, NoReturn
 from routilux_core._remote.cache import process
 from routilux_core._remote.exceptions import encode
 from routilux_core._remote.pickling import ATOMS, NotThereError, dumps, explain, loads
-from routilux_core._remote.reporter import Data, Reporter
+from routilux_core._remote.reporter import Reporter
 from routilux_core._remote.routines import Blueprint, Ready, pickle_state, state_of
+from routilux_core._remote.wire import (
+    UNTIL_END,
+    UNTIL_SUCCESS,
+    Data,
+    HomeState,
+    Label,
+    Last,
+    Request,
+    read_calls,
+    read_payload,
+)
 from routilux_core._routines.frame import CURRENT, Frame
 from routilux_core._routines.returns import check_returned
 from routilux_core._routines.signature import Payload
@@ -27,16 +38,6 @@ from routilux_core.errors import ActivationTimeout, ShippingError, UnknownNameEr
 from routilux_core.routine import Routine
 
 __all__ = ["SharedFlag", "SharedMark", "close", "run"]
-
-# How long what a call emits is held back: not at all; until its end, since it is made again if the worker dies; until
-# its success, since it is made again if it fails.
-NOT, UNTIL_END, UNTIL_SUCCESS = range(3)
-
-# A routine: key of its part, id, time-out, counters. Calls of one slot in a row: number of the routine, slot, what is
-# held back, whether those behind one that fails are made, payloads.
-Named = tuple[str, str, float | None, dict[str, float]]
-Calls = tuple[int, str, int, bool, list[Data]]
-Body = tuple[str, str, bytes | None, list[Named], bytes]  # home, key of the environment, state, routines, calls
 
 
 def run(
@@ -54,9 +55,9 @@ def run(
     worker shares with its pool, `SharedMark` and `SharedFlag` cost short calls the least. Several threads may run tasks
     at once.
     """
-    body, parts = pickle.loads(payload)
+    label, request, parts = read_payload(payload)
     variables = copy_context()
-    return variables.run(_Batch(pickle.loads(body), parts, send, mark, cancelled).run, variables)
+    return variables.run(_Batch(label, request, parts, send, mark, cancelled).run, variables)
 
 
 def close() -> None:
@@ -114,7 +115,8 @@ class _Batch:
 
     def __init__(
         self,
-        body: Body,
+        label: Label,
+        request: Request,
         parts: dict[str, bytes],
         send: Callable[[bytes], None] | None,
         mark: Callable[[int], None] | None,
@@ -126,16 +128,16 @@ class _Batch:
         self._events: Mapping[str, object] = {}
         self._readies: dict[int, Ready] = {}
         self.outer: Frame | None = CURRENT.get()
-        self._home, self._environment, self._state, self._named, calls = body
-        self._calls: list[Calls] = pickle.loads(calls)
+        self._environment, self._state, self._named = request.environment, request.state, request.routines
+        self._calls = read_calls(request.calls)
         self._parts = parts
         self._mark, self._cancelled = mark, cancelled
         self._process = process()
-        self._at_home = self._home == self._process.token
+        self._at_home = request.home == self._process.token
         self._process.serves = self._process.serves or not self._at_home
         relay = None if self._at_home else self._process.relay
         alone = len(self._calls) == 1 and len(self._calls[0][-1]) == 1
-        self._teller = Reporter(send, self._process.flusher, relay, alone)
+        self._teller = Reporter(label, send, self._process.flusher, relay, alone)
         self._names, self._data = self._teller.names, self._teller.data
         self._forked = False  # whether this is a copy of the task, in a process that the call which runs has forked
         self._held: list[tuple[str, Data]] | None = None  # by the activation that runs, where it may run again
@@ -150,11 +152,8 @@ class _Batch:
 
     def run(self, variables: Context) -> bytes:
         """Run what has come, in a context that belongs to nobody else, and return the reply."""
-        last: dict[str, Any] = {}
-        missing = self._missing()
-        if missing:
-            last["missing"] = missing
-        elif not self._lacks_names:
+        missing, state = self._missing(), None
+        if not (missing or self._lacks_names):
             self._prepare()
             CURRENT.set(self)
             self._variables, self._unset, self._isolates = variables, copy_context(), len(variables) > 1
@@ -165,10 +164,8 @@ class _Batch:
                 self._process.running.discard(self)
                 self.routine = None
             if self._travelling is not None:
-                last.update(_home_coming(self._travelling))
-        if self._lacks_names:
-            last["lacks names"] = True
-        reply = self._teller.reply(last)
+                state = _home_coming(self._travelling)
+        reply = self._teller.reply(Last(missing, self._lacks_names, state))
         if self._teller.broken is not None:
             raise self._teller.broken
         return reply
@@ -430,15 +427,13 @@ def _load_payload(data: bytes, routine_id: str, slot: str) -> Payload:
     return payload
 
 
-def _home_coming(ready: Ready) -> dict[str, Any]:
+def _home_coming(ready: Ready) -> HomeState:
     """Return the routine's state after the task; an attribute that can't go home stays as it was there."""
-    last: dict[str, Any] = {"names": ready.names, "stats": dict(ready.tally)}
+    stats = dict(ready.tally)
     try:
-        last["state"] = pickle_state(ready.routine, ready.routine_id)
+        return HomeState(pickle_state(ready.routine, ready.routine_id), ready.names, stats)
     except BaseException as error:
-        last["stuck"] = encode(error)
-        last["state"] = _what_can_go(ready.routine)
-    return last
+        return HomeState(_what_can_go(ready.routine), ready.names, stats, encode(error))
 
 
 def _what_can_go(routine: Routine) -> bytes:

@@ -11,13 +11,13 @@ from routilux_core._engine.engine import logger
 from routilux_core._engine.plan import Inlet, Node
 from routilux_core._remote.cache import process
 from routilux_core._remote.logs import environment
-from routilux_core._remote.pickling import PROTOCOL, WITH_VALUES, dumps_plain, is_plain
-from routilux_core._remote.reporter import Data
+from routilux_core._remote.pickling import PROTOCOL, WITH_VALUES, is_plain
 from routilux_core._remote.routines import definition_of, pickle_state
+from routilux_core._remote.wire import Callee, Calls, Data, Label, Request, write_calls, write_payload
 from routilux_core._routines.imports import ADVICE, is_incomplete
 from routilux_core._routines.signature import Payload
 from routilux_core.errors import ShippingError
-from routilux_core.worker import Body, Calls, Named, pack
+from routilux_core.worker import pack
 
 HEAVY = 1 << 20  # bytes of state beyond which a user should know that they travel with each task
 
@@ -105,47 +105,51 @@ def travels(node: Node) -> bool:
 
 
 class Envelope:
-    """One task as bytes: the body, and the parts that a worker keeps."""
+    """One task as bytes: the request, and the parts that a worker keeps."""
 
-    def __init__(self, body: bytes, parts: dict[str, bytes], whole: bool, weight: int) -> None:
-        self.weight = weight  # bytes of the calls
-        self._body = body
+    def __init__(self, label: Label, request: Request, parts: dict[str, bytes], whole: bool) -> None:
+        self.weight = len(request.calls)  # bytes
+        self._label = label
+        self._request = request.write()
         self._whole = whole  # a worker has lost a part: everything goes along
         self.parts = parts
 
     def payload(self, known: frozenset[str]) -> bytes:
         needed = {key: data for key, data in self.parts.items() if self._whole or key not in known}
-        return pickle.dumps((self._body, needed), PROTOCOL)
+        return write_payload(self._label, self._request, needed)
 
 
 def crate(
-    luggage: PartStore, rows: list[Row], holds: Callable[[Node], int], goes_on: Callable[[Node], bool], whole: bool
+    label: Label,
+    luggage: PartStore,
+    rows: list[Row],
+    holds: Callable[[Node], int],
+    goes_on: Callable[[Node], bool],
+    whole: bool,
 ) -> Envelope | None:
     """Put a task together; None if a payload has to be pickled by itself first, since it is not plain.
 
     Raises `ShippingError` where a routine, or its state, can't be sent.
     """
     numbers: dict[Node, int] = {}
-    named: list[Named] = []
+    callees: list[Callee] = []
     parts = dict([luggage.environment])
     for inlet, _ in rows:
         node = inlet.node
         if node not in numbers:
             _check_complete(node)
-            numbers[node] = len(named)
+            numbers[node] = len(callees)
             key, data = luggage.part(node)
             parts[key] = data
-            named.append((key, node.routine_id, node.timeout, node.routine.stats()))
-    calls: list[Calls] = [
-        (numbers[inlet.node], inlet.name, holds(inlet.node), goes_on(inlet.node), data) for inlet, data in rows
-    ]
-    plain = dumps_plain(calls)
-    if plain is None:
+            callees.append(Callee(key, node.routine_id, node.timeout, node.routine.stats()))
+    calls = write_calls(
+        [Calls(numbers[inlet.node], inlet.name, holds(inlet.node), goes_on(inlet.node), data) for inlet, data in rows]
+    )
+    if calls is None:
         return None
     first = rows[0][0].node
     state = luggage.state(first) if travels(first) else None
-    body: Body = (process().token, luggage.environment[0], state, named, plain)
-    return Envelope(pickle.dumps(body, PROTOCOL), parts, whole, len(plain))
+    return Envelope(label, Request(process().token, luggage.environment[0], state, callees, calls), parts, whole)
 
 
 def _check_complete(node: Node) -> None:

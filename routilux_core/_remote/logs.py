@@ -17,11 +17,11 @@ from typing import Any, TextIO
 from weakref import WeakSet
 
 from routilux_core._remote.pickling import PROTOCOL, dumps, loads
+from routilux_core._remote.wire import LogLines
 from routilux_core._text.log import NAME, log
 from routilux_core.errors import is_interrupt
 
 MOST = 10_000  # records kept between two messages; of more, the oldest are lost, which is told
-Relayed = list[tuple[str, bytes]]
 
 
 class Relay(logging.Handler):
@@ -90,7 +90,7 @@ class Relay(logging.Handler):
             handler.addFilter(_stays_here)
             self._muted.add(handler)
 
-    def taken(self) -> Relayed:
+    def taken(self) -> LogLines:
         """Return what was kept, and forget it."""
         with self._guard:
             taken, self._kept = list(self._kept), deque()
@@ -207,9 +207,9 @@ def _text(pattern: Any) -> str | None:
     return str(pattern.pattern)
 
 
-def replay(relayed: Relayed) -> None:
+def replay(lines: LogLines) -> None:
     """Log and warn here as it was done there. A handler or filter that raises costs its line."""
-    for kind, packed in relayed:
+    for kind, packed in lines:
         try:
             if kind == "log":
                 _log(logging.makeLogRecord(loads(packed)))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 import sys
 from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter, sub
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from routilux_core._engine.engine import Engine
 from routilux_core._engine.failures import OUTCOMES, carry_out
@@ -18,12 +17,12 @@ from routilux_core._engine.tracebacks import forget_frames
 from routilux_core._remote.exceptions import Encoded, decode, encode
 from routilux_core._remote.logs import replay
 from routilux_core._remote.pickling import loads
-from routilux_core._remote.reporter import Data, Told, each_name
 from routilux_core._remote.routines import add_stats, restore
+from routilux_core._remote.wire import Data, HomeState, Label, Told, read_report
 from routilux_core._routines.signature import Payload
 from routilux_core._tracking.history import FAILED, RETRIED
 from routilux_core.error_handling import Decision, ErrorStrategy
-from routilux_core.errors import ActivationTimeout, ShippingError, is_interrupt
+from routilux_core.errors import ActivationTimeout, ShippingError, StrategyError, is_interrupt
 from routilux_core.routine import Routine
 from routilux_core.strategy import Task
 
@@ -60,24 +59,23 @@ def unpacked_till_error(
     return payloads, None
 
 
-def take_state_home(node: Node, last: dict[str, Any], sent_stats: dict[str, float]) -> Encoded | None:
+def take_state_home(node: Node, home: HomeState, sent_stats: dict[str, float]) -> Encoded | None:
     """Give a routine the state that it came home with. Its permit is held.
 
     What could not come is returned as the failure of the last call, which may have made it so.
     """
     routine = node.routine
-    stuck: Encoded | None = last.get("stuck")
     try:
-        state = loads(last["state"], routine)
-        restore(routine, state, frozenset() if stuck else last["names"])
+        state = loads(home.state, routine)
+        restore(routine, state, frozenset() if home.stuck else home.attributes)
     except BaseException as error:
         if is_interrupt(error):
             raise
         return encode(_unreadable(f"the state of routine {node.routine_id!r}", error))
     for name in state[1]:
         node.inlets[name].rebind(routine._routilux.slots[name])
-    _take_stats_home(routine, last["stats"], sent_stats)
-    return stuck
+    _take_stats_home(routine, home.stats, sent_stats)
+    return home.stuck
 
 
 def _take_stats_home(routine: Routine, stats: dict[str, float], before: dict[str, float]) -> None:
@@ -109,6 +107,7 @@ class Receiver(Task):
     run: Run
     node: Node
     has_state: bool
+    label: Label
 
     def __init__(self, items: list[Item]) -> None:
         self.items = items
@@ -123,25 +122,30 @@ class Receiver(Task):
         self._offset = float("inf")  # of the worker's clock; the quickest message knows best
 
     def _read(self, message: bytes) -> None:
-        worker, clock, told, relayed, last = pickle.loads(message)
-        self._worker = worker
-        self._offset = min(self._offset, perf_counter() - clock)
-        replay(relayed)
-        stuck = None
-        if last is not None and "state" in last:
-            stuck = take_state_home(self.node, last, self._stats)
-        if last is not None and last.get("missing"):
-            self.scheduler.send_whole(self.run)
-        if last is not None and last.get("lacks names"):
-            self.scheduler.luggage.send_values()
-        self._take(told, stuck)
+        report = read_report(message, self.label)
+        self._worker = report.worker
+        self._offset = min(self._offset, perf_counter() - report.clock)
+        replay(report.logs)
+        stuck, last = None, report.last
+        if last is not None:
+            if last.state is not None:
+                stuck = take_state_home(self.node, last.state, self._stats)
+            if last.missing:
+                self.scheduler.send_whole(self.run)
+            if last.lacks_names:
+                self.scheduler.luggage.send_values()
+        self._take(report.told, stuck)
 
     def _take(self, told: Told, stuck: Encoded | None) -> None:
         """Post what was emitted, and count what has ended: what simply completed in one go, the rest one by one."""
-        first, before, started, ends, upto, shortened, data, stats, failures = told
+        first, before, started, ends, upto, names, data, stats, failures = told
+        if first > self._next or before > self._heard:
+            raise StrategyError(
+                f"a report of task {self.label} is missing: its pool has lost a chunk, or `stream` was not given all "
+                "of them in their order"
+            )
         if (first, before) != (self._next, self._heard):
             return  # told twice
-        names = each_name(shortened)
         self._heard += len(names)
         for index, reset, added in stats:
             add_stats(self.items[index][0].node.routine, reset, added)

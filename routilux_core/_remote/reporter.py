@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import sys
 import threading
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any
 
-from routilux_core._remote.exceptions import Encoded
 from routilux_core._remote.logs import Relay
-from routilux_core._remote.pickling import PROTOCOL
+from routilux_core._remote.wire import Data, Failed, Label, Last, Report, Stats, Told
 
 DELAY = 0.001  # seconds that an emission waits for company while its handler runs
 PATIENCE = 0.03  # seconds that it waits in a task of many activations: most of these tasks have ended by then
 FIRST_CHUNK, LARGEST_CHUNK = 64, 2048  # emissions of one call that leave without waiting: others begin while it goes on
 IDLE = 5  # looks, each after `PATIENCE`, that find nothing: then the flusher's thread ends
-
-Data = dict[str, Any] | bytes  # a payload as it is where that is plain, else pickled
-Stats = tuple[int, bool, dict[str, float]]  # index of an activation, whether it reset its counters, what it added
-Failed = tuple[int, Encoded]  # index of an activation, and what it has raised
-Names = list[str] | tuple[str, int]  # one for each emission; or the one that all have, and their number
-# What is told, in columns: so many activations cost little more than one. How many activations and emissions were told
-# before; the clock when the first of these began, and when each ended; how many of these emissions there were by then;
-# event and payload of each emission; counters; and the failures.
-Told = tuple[int, int, float, list[float], list[int], Names, list[Data], list[Stats], list[Failed]]
-# What a message is made of: worker, its clock as of now, told, relayed, and what only the reply has.
-Message = tuple[int, float, Told, list[tuple[str, bytes]], dict[str, Any] | None]
 
 
 class Reporter:
@@ -44,8 +30,9 @@ class Reporter:
     """
 
     def __init__(
-        self, send: Callable[[bytes], None] | None, flusher: Flusher, relay: Relay | None, alone: bool
+        self, label: Label, send: Callable[[bytes], None] | None, flusher: Flusher, relay: Relay | None, alone: bool
     ) -> None:
+        self._label = label
         self.broken: BaseException | None = None
         self.names: list[str] = []  # of the events, one for each emission
         self.data: list[Data] = []
@@ -97,7 +84,7 @@ class Reporter:
         self.mark, self._send = sys.maxsize, None
         self.half_told = True
 
-    def reply(self, last: dict[str, Any]) -> bytes:
+    def reply(self, last: Last) -> bytes:
         """Return the last message, with everything not told yet."""
         with self._lock:
             self.mark, self._send = sys.maxsize, None
@@ -136,10 +123,10 @@ class Reporter:
             except BaseException as error:  # it is the pool's: no handler may see it
                 self.broken = error
 
-    def _message(self, last: dict[str, Any] | None) -> bytes:
-        relayed = [] if self._relay is None else self._relay.taken()
+    def _message(self, last: Last | None) -> bytes:
+        logs = [] if self._relay is None else self._relay.taken()
         told = self._told()
-        return pickle.dumps((os.getpid(), perf_counter(), told, relayed, last), PROTOCOL)
+        return Report(os.getpid(), perf_counter(), told, logs, last).write(self._label)
 
     def _told(self) -> Told:
         was_half_told, self.half_told = (
@@ -151,13 +138,13 @@ class Reporter:
         while ends > ended and upto[ends - 1] > emissions:  # it has ended since the emissions were counted
             ends -= 1
         first = self._ended_before + ended
-        told = (
+        told = Told(
             first,
             self._sent_before + sent,
             self.started,
             self.ends[ended:ends],
             [count - sent for count in upto[ended:ends]] if sent else upto[ended:ends],
-            _shortened(self.names[sent:emissions]),
+            self.names[sent:emissions],
             self.data[sent:emissions],
             [each for each in self.stats if first <= each[0] < self._ended_before + ends],
             [each for each in self.failures if first <= each[0] < self._ended_before + ends],
@@ -167,15 +154,6 @@ class Reporter:
         self.half_told = was_half_told or emissions > sent
         self._sent, self._ended = emissions, ends
         return told
-
-
-def _shortened(names: list[str]) -> Names:
-    return (names[0], len(names)) if names and names.count(names[0]) == len(names) else names
-
-
-def each_name(names: Names) -> list[str]:
-    """Return the name of each emission that was told."""
-    return [names[0]] * names[1] if isinstance(names, tuple) else names
 
 
 class Flusher:

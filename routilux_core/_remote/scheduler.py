@@ -16,10 +16,10 @@ from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Job, Scheduler
 from routilux_core._remote.envelopes import PartStore, check_payload, travels
 from routilux_core._remote.task import RemoteTask
+from routilux_core._remote.wire import NOT, UNTIL_END, UNTIL_SUCCESS
 from routilux_core.error_handling import Decision, ErrorHandler, ErrorStrategy, Failure
 from routilux_core.errors import StrategyError, WorkerLost
 from routilux_core.strategy import ExecutionStrategy, WorkerPool
-from routilux_core.worker import NOT, UNTIL_END, UNTIL_SUCCESS
 
 LIMITLESS = 1 << 29  # batches
 WORTHWHILE = 0.001  # seconds of work below which a batch is not made smaller: to hand it over costs half as much

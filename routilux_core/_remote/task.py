@@ -20,6 +20,7 @@ from routilux_core._engine.plan import INLET, JOB, NUMBER, PAYLOAD, Item, Node
 from routilux_core._local.invocation import merged
 from routilux_core._remote.envelopes import Envelope, Row, crate, packed, travels
 from routilux_core._remote.receiver import Receiver
+from routilux_core._remote.wire import new_label
 from routilux_core._routines.signature import Payload
 from routilux_core.error_handling import Decision, ErrorStrategy
 from routilux_core.errors import ActivationTimeout, StrategyError, is_interrupt
@@ -41,6 +42,7 @@ class RemoteTask(Receiver):
     def __init__(self, scheduler: RemoteScheduler, items: list[Item], quick: bool) -> None:
         super().__init__(items)
         self.id = f"batch-{next(scheduler.numbers)}"
+        self.label = new_label(self.id)
         self.scheduler = scheduler
         self.engine = scheduler.engine
         self.size = len(items)
@@ -161,9 +163,8 @@ class RemoteTask(Receiver):
 
     def _crated(self, rows: list[Row]) -> Envelope | None:
         goes_on = partial(self.scheduler.goes_on, self.run)
-        return crate(
-            self.scheduler.luggage, rows, self.scheduler.holds, goes_on, self.run.job_id in self.scheduler.whole
-        )
+        owner = self.scheduler
+        return crate(self.label, owner.luggage, rows, owner.holds, goes_on, self.run.job_id in owner.whole)
 
     def _payload(self, item: Item) -> Payload:
         """Return what the handler is given, gathered or merged. The routine's permit is held."""
@@ -200,7 +201,7 @@ class RemoteTask(Receiver):
             except BaseException as error:  # of whatever kind: objects of others are unpickled
                 broken = error
         if broken is not None:
-            self.give_up(StrategyError(f"a chunk of task {self.id} can't be read: {broken!r}"))
+            self.give_up(self._unreadable("a chunk", broken))
             if is_interrupt(broken):
                 raise broken
         self.engine.settle([self.run])
@@ -214,9 +215,14 @@ class RemoteTask(Receiver):
             self.scheduler.learn(self.run, self.items[0][INLET], self._next, self.size)
         except BaseException as error:
             logger().exception("task %s: its reply can't be read", self.id)
-            self._fail_rest(StrategyError(f"the reply of task {self.id} can't be read: {error!r}"), None)
+            self._fail_rest(self._unreadable("the reply", error), None)
             if is_interrupt(error):
                 raise
+
+    def _unreadable(self, what: str, error: BaseException) -> StrategyError:
+        if isinstance(error, StrategyError):  # it says itself what was given: another version, or another task's
+            return error
+        return StrategyError(f"{what} of task {self.id} can't be read: {error!r}")
 
     def fail(self, error: BaseException, at: int | None = None) -> None:
         known = as_exception(error, f"strategy {self.scheduler.strategy.name!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import random
 import sys
 import threading
@@ -12,7 +11,10 @@ from collections.abc import Iterator
 import pytest
 
 from routilux_core._remote import reporter
-from routilux_core._remote.reporter import Flusher, Reporter, each_name
+from routilux_core._remote.reporter import Flusher, Reporter
+from routilux_core._remote.wire import Last, new_label, read_report
+
+LABEL = new_label("batch-1")
 
 
 class Parent:
@@ -30,12 +32,11 @@ class Parent:
             self._take(message)
 
     def _take(self, message: bytes) -> None:
-        _, _, told, _, _ = pickle.loads(message)
-        first, before, _, ends, upto, names, data, _, _ = told
+        first, before, _, ends, upto, names, data, _, _ = read_report(message, LABEL).told
         assert (first, before) == (self.ended, len(self.heard))
         assert len(ends) == len(upto)
         assert upto == sorted(upto)
-        for index, (name, each) in enumerate(zip(each_name(names), data, strict=True)):
+        for index, (name, each) in enumerate(zip(names, data, strict=True)):
             activation = first + sum(count <= index for count in upto)
             self.heard.append((activation, name, each["n"]))
         if upto:
@@ -66,7 +67,7 @@ def test_two_threads_tell_each_emission_once_and_an_end_before_the_next_begins(
     monkeypatch.setattr(reporter, "FIRST_CHUNK", 5)
     monkeypatch.setattr(reporter, "LARGEST_CHUNK", 40)
     parent, numbers, made = Parent(), random.Random(seed), []
-    teller = Reporter(parent.take, Flusher(), None, alone)
+    teller = Reporter(LABEL, parent.take, Flusher(), None, alone)
     over = threading.Event()
 
     def flush() -> None:
@@ -92,7 +93,7 @@ def test_two_threads_tell_each_emission_once_and_an_end_before_the_next_begins(
     finally:  # it would spin beside every later test, and keep the interpreter alive
         over.set()
         flusher.join()
-    parent.take(teller.reply({}))
+    parent.take(teller.reply(Last()))
     assert parent.heard == made
     assert parent.ended == 600
     assert parent.messages > 10
@@ -100,7 +101,7 @@ def test_two_threads_tell_each_emission_once_and_an_end_before_the_next_begins(
 
 def test_a_source_is_heard_before_it_has_ended_without_a_look_at_a_clock() -> None:
     parent = Parent()
-    teller = Reporter(parent.take, Flusher(), None, alone=True)
+    teller = Reporter(LABEL, parent.take, Flusher(), None, alone=True)
     for n in range(reporter.FIRST_CHUNK):
         teller.data.append({"n": n})
         teller.names.append("made")
@@ -111,18 +112,18 @@ def test_a_source_is_heard_before_it_has_ended_without_a_look_at_a_clock() -> No
 
 def test_without_a_channel_everything_comes_with_the_reply() -> None:
     parent = Parent()
-    teller = Reporter(None, Flusher(), None, alone=True)
+    teller = Reporter(LABEL, None, Flusher(), None, alone=True)
     for n in range(10_000):
         teller.data.append({"n": n})
         teller.names.append("made")
         assert len(teller.names) <= teller.mark
-    parent.take(teller.reply({}))
+    parent.take(teller.reply(Last()))
     assert len(parent.heard) == 10_000
 
 
 def emits_one(parent: Parent, flusher: Flusher, alone: bool) -> Reporter:
     """Return the teller of a task whose first call has emitted, and goes on."""
-    teller = Reporter(parent.take, flusher, None, alone)
+    teller = Reporter(LABEL, parent.take, flusher, None, alone)
     teller.data.append({"n": 1})
     teller.names.append("made")
     teller.look()
@@ -146,7 +147,7 @@ def test_short_tasks_that_follow_each_other_seldom_wake_the_flusher() -> None:
         teller = emits_one(parent, flusher, alone=False)
         teller.upto.append(1)
         teller.ends.append(1.0)
-        teller.reply({})
+        teller.reply(Last())
     assert flusher.waits <= 3 + (time.perf_counter() - started) / reporter.PATIENCE
     assert parent.messages == 0, "all of it is in the replies"
 
@@ -168,7 +169,7 @@ def test_the_flushers_thread_ends_where_nothing_is_left_and_comes_again() -> Non
         teller = emits_one(parent, flusher, alone=True)
         thread = flusher._thread
         assert thread is not None
-        teller.reply({})
+        teller.reply(Last())
         thread.join(10.0)
         assert not thread.is_alive()
         assert flusher._thread is None
