@@ -79,7 +79,7 @@ class Graph:
         receiver = self.slot(target, slot)
         if made in self._edges:
             raise DuplicateNameError(printable(f"{source}.{event} is connected to {target}.{slot} in this way already"))
-        gathering = [made, *self._gathering] if receiver.merge_strategy == "gather" else self._gathering
+        gathering = [made, *self._gathering] if receiver.gathers else self._gathering
         self._refuse_gather_cycle(made, gathering)
         self._warn_if_unsupplied(made, receiver)
         self._gathering = gathering
@@ -190,7 +190,7 @@ class Graph:
             (routine_id, slot.name)
             for routine_id, routine in self.routines.items()
             for slot in routine._routilux.slots.values()
-            if slot.merge_strategy == "gather"
+            if slot.gathers
         ]
         if len(slots) < 2:
             return slots

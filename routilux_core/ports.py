@@ -9,15 +9,16 @@ from typing import Any, NamedTuple, TypeVar, overload
 
 from routilux_core._routines.attributes import INTERNALS
 from routilux_core._routines.frame import frame_of
+from routilux_core._routines.merge_strategies import MERGES, merging_of
+from routilux_core._routines.merge_strategies import Merge as Merge
 from routilux_core._routines.methods import bound
 from routilux_core._routines.signature import Handler, Signature
 from routilux_core.errors import ConfigurationError, DefinitionError, EmitError, UnknownNameError
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
-Merge = str | Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
-
-MERGE_STRATEGIES = ("override", "append", "gather")
+MERGE_STRATEGIES = tuple(MERGES)
+STATELESS_MERGES = " or ".join(repr(name) for name, each in MERGES.items() if not each.keeps_state)
 ENTRY = "__call__"  # the name of the slot that a routine's own __call__ is
 
 
@@ -55,6 +56,11 @@ class Slot:
     def handler(self, handler: Handler) -> None:
         self._handler = handler
         self.method = None  # until somebody has looked for it
+
+    @property
+    def gathers(self) -> bool:
+        """Whether what arrives waits for the end of the job."""
+        return merging_of(self.merge_strategy).gathers
 
     def bind(self, routine: object) -> None:
         """Let the slot call the method of this routine, if it calls one."""
@@ -159,10 +165,10 @@ def _declared(routine_class: type, name: str, mark: SlotMark, stateless: bool) -
 def check_slot(name: str, merge_strategy: Merge, stateless: bool, where: str) -> None:
     """Refuse a merge strategy that does not exist, or that a stateless routine can't have."""
     check_merge_strategy(merge_strategy, f"{where}, slot {name!r}")
-    if stateless and merge_strategy not in ("override", "gather"):
+    if stateless and merging_of(merge_strategy).keeps_state:
         raise DefinitionError(
             f"{where}, slot {name!r}: a stateless routine keeps nothing between calls, so its slots are "
-            f"'override' or 'gather', not {merge_strategy!r}; drop stateless=True"
+            f"{STATELESS_MERGES}, not {merge_strategy!r}; drop stateless=True"
         )
 
 

@@ -42,6 +42,7 @@ LAYERS = (
     "_routines.frame",
     "_context",
     "_engine.visits",
+    "_routines.merge_strategies",
     "ports",
     "_routines.internals",
     "_routines.settings",

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
+from routilux_core._routines.merge_strategies import merging_of
 from routilux_core._routines.signature import Payload, bind
 from routilux_core.error_handling import ErrorHandler, ErrorStrategy
 from routilux_core.errors import PayloadError
@@ -67,6 +68,7 @@ class Inlet:
         "number",
         "required",
         "short_way",
+        "snapshot",
         "whole",
     )
 
@@ -82,8 +84,7 @@ class Inlet:
         self.required = slot.signature.required
         self.advice = slot.signature.advice
         self.whole = slot.signature.whole
-        self.gathers = slot.merge_strategy == "gather"
-        self.merge: Callable[[Payload, Payload], Payload] | None = _merge_function(slot, where)
+        self.merge, self.snapshot, self.gathers = merging_of(slot.merge_strategy, where)
         self.is_fast = False  # whether running it is no more than `call(payload)`
         self.short_way = self._short_way()
 
@@ -92,7 +93,7 @@ class Inlet:
         where = f"routine {self.node.routine_id!r}, slot {slot.name!r}"
         self.call = bind(slot.handler, slot.signature, where)
         self.handler = slot.handler
-        self.merge = _merge_function(slot, where)
+        self.merge = merging_of(slot.merge_strategy, where).function
         self.short_way = self._short_way()
 
     def _short_way(self) -> tuple[Node, Routine, object, Callable[..., Any], int]:
@@ -247,32 +248,3 @@ def rename(payload: Payload, mapping: dict[str, str]) -> Payload:
     kept = {key: value for key, value in payload.items() if key not in mapping}
     kept.update((new, payload[old]) for old, new in mapping.items() if old in payload)
     return kept
-
-
-def _append(old: Payload, new: Payload) -> Payload:
-    for key, value in new.items():
-        old.setdefault(key, []).append(value)
-    return old
-
-
-def _merge_function(slot: Slot, where: str) -> Callable[[Payload, Payload], Payload] | None:
-    merge = slot.merge_strategy
-    if merge == "append":
-        return _append
-    if not callable(merge):
-        return None
-
-    def checked(old: Payload, new: Payload) -> Payload:
-        merged = merge(old, new)
-        if not isinstance(merged, dict):
-            raise PayloadError(f"{where}: the merge function has to return a dict, not {merged!r}")
-        return merged
-
-    return checked
-
-
-def snapshot(inlet: Inlet, merged: Payload) -> Payload:
-    """Return what the handler sees of merged data: a copy, the lists of `append` included."""
-    if inlet.merge is _append:
-        return {key: list(values) for key, values in merged.items()}
-    return dict(merged)

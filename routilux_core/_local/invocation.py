@@ -9,7 +9,7 @@ from time import perf_counter
 from routilux_core._engine.engine import logger
 from routilux_core._engine.failures import OUTCOMES, carry_out, decide
 from routilux_core._engine.ledger import GATHERED
-from routilux_core._engine.plan import INLET, JOB, NUMBER, PAYLOAD, Inlet, Item, Node, snapshot
+from routilux_core._engine.plan import INLET, JOB, NUMBER, PAYLOAD, Inlet, Item, Node
 from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Scheduler
 from routilux_core._engine.tracebacks import forget_frames
@@ -185,4 +185,4 @@ def merged(inlet: Inlet, payload: Payload, run: Run, number: int, again: bool) -
         run.merged[inlet] = old = inlet.merge(old, payload)
         if again or (run.decide is not None):
             run.merged_by.add(number)
-    return snapshot(inlet, old)
+    return inlet.snapshot(old)

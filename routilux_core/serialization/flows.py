@@ -205,10 +205,10 @@ class FlowReader:
             names.add(output.name)
         graph.connections, graph.outputs = connections, outputs
         slots = {name: routine._routilux.slots for name, routine in self.routines.items()}
-        graph._gathering = [each for each in connections if slots[each.target][each.slot].merge_strategy == "gather"]
+        graph._gathering = [each for each in connections if slots[each.target][each.slot].gathers]
         if graph._gathering:
             circle = circles(graph.successors())
             for index, each in enumerate(connections):
-                gathers = slots[each.target][each.slot].merge_strategy == "gather"
+                gathers = slots[each.target][each.slot].gathers
                 if gathers and circle[each.source] == circle[each.target]:
                     self.problems.add((CONNECTIONS, index), "the slot gathers, and its own routine can reach it")

@@ -8,8 +8,8 @@ from typing import Any
 from attrs import frozen
 
 from routilux_core._routines.attributes import members_of
+from routilux_core._routines.merge_strategies import Merge
 from routilux_core._routines.methods import hides
-from routilux_core.ports import Merge
 from routilux_core.routine import Routine
 from routilux_core.serialization.fields import Shape, shape_of
 

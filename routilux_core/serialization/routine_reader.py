@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from routilux_core._routines.attributes import drop, own_attributes, put
+from routilux_core._routines.merge_strategies import MERGES, Merge, merging_of
 from routilux_core._routines.methods import bound, hides, method_of
 from routilux_core._routines.signature import Signature
 from routilux_core.errors import RoutiluxError
-from routilux_core.ports import Event, Merge, Slot
+from routilux_core.ports import STATELESS_MERGES, Event, Slot
 from routilux_core.routine import Routine
 from routilux_core.serialization import annotations as annotations_module
 from routilux_core.serialization.fields import shape_of, unsaveable
@@ -188,8 +189,8 @@ class RoutineReader:
         merge = own if as_saved else self._merge(routine, record.merge, (path, Name("merge")))
         if merge is None:
             return None
-        if routine.__routilux_settings__.stateless and merge not in ("override", "gather"):
-            self.problems.add((path, Name("merge")), "a slot of a stateless routine is 'override' or 'gather'")
+        if routine.__routilux_settings__.stateless and merging_of(merge).keeps_state:
+            self.problems.add((path, Name("merge")), f"a slot of a stateless routine is {STATELESS_MERGES}")
             return None
         handler = bound(routine, record.handler)
         key = record.handler, self._whole(cls, name, record, saved, path)
@@ -209,14 +210,14 @@ class RoutineReader:
         return by_class
 
     def _merge(self, routine: Routine, merge: str, path: Path) -> Merge | None:
-        if merge in ("override", "append", "gather"):
+        if merge in MERGES:
             return merge
         kind, _, name = merge.partition(":")
         if kind == "method" and method_of(type(routine), name) is not None:
             return bound(routine, name)
         self.problems.add(
             path,
-            f"expected override, append, gather, or method: and the name of a method of {type_name(type(routine))}, "
+            f"expected {', '.join(MERGES)}, or method: and the name of a method of {type_name(type(routine))}, "
             f"not {shown(merge)}",
         )
         return None
