@@ -1,0 +1,102 @@
+"""What an event costs: the engine's own calls, counted. They are the same each time, on every machine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextvars import Context
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import routilux_core
+import routilux_core_plugins
+from routilux_core import Flow, Routine, event, slot
+
+HOMES = tuple(str(Path(package.__file__).parent) for package in (routilux_core, routilux_core_plugins))
+EVENTS = 200
+MOST_FOR_AN_EVENT = 4.1  # through two connections: `emit` twice, and for each its frame's own
+MOST_FOR_A_JOB = 184  # of one event
+
+
+class Source(Routine):
+    out = event("n")
+
+    def __call__(self, n: int) -> None:
+        for i in range(n):
+            self.emit("out", n=i)
+
+
+class Pass(Routine, stateless=True):
+    done = event("n")
+
+    @slot
+    def n(self, n: int) -> None:
+        self.emit("done", n=n)
+
+
+class Sum(Routine):
+    total: int = 0
+
+    @slot
+    def n(self, n: int) -> None:
+        self.total += n
+
+
+def calls_in(work: Callable[[], object]) -> list[str]:
+    """Return the functions of the core that are called in this thread while `work` is done, one for each call."""
+    called: list[str] = []
+
+    def count(frame: FrameType, what: str, _: Any) -> None:
+        if what == "call" and frame.f_code.co_filename.startswith(HOMES):
+            called.append(frame.f_code.co_qualname)
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return called
+
+
+def calls_for(events: int) -> list[str]:
+    with Flow("counted") as flow:
+        flow.add_routine(Source(), "source")
+        flow.add_routine(Pass(), "pass")
+        flow.add_routine(Sum(), "sum")
+        flow.connect("source", "out", "pass", "n")
+        flow.connect("pass", "done", "sum", "n")
+        flow.run("source", {"n": 2})  # what comes once is there
+        # In an empty context: pytest and its plugins may have set variables, which each call of a handler would get.
+        called = calls_in(lambda: Context().run(lambda: flow.execute("source", {"n": events}).wait()))
+        assert flow.job_state is not None
+        assert flow.job_state.status == "completed"
+        assert flow.routines["sum"].total == sum(range(2)) + sum(range(events))
+    return called
+
+
+def test_a_further_event_costs_two_engine_calls_for_each_connection() -> None:
+    for_one, for_many = calls_for(1), calls_for(1 + EVENTS)
+    each = (len(for_many) - len(for_one)) / EVENTS
+    assert each <= MOST_FOR_AN_EVENT, (
+        f"each further event through two connections makes {each:.2f} calls of the engine's own, and not some 4: keep "
+        f"them off the path of an event that nobody needs them for. They are: {_most_of(for_many)}"
+    )
+
+
+def test_a_job_of_one_event_makes_few_calls() -> None:
+    called = calls_for(1)
+    assert len(called) <= MOST_FOR_A_JOB, (
+        f"a job of one event makes {len(called)} calls of the engine's own: {_most_of(called)}"
+    )
+
+
+def test_the_count_sees_what_an_emission_costs() -> None:
+    called = calls_for(1 + EVENTS)
+    assert called.count("Routine.emit") == 2 * (1 + EVENTS)
+
+
+def _most_of(called: list[str]) -> str:
+    counts = sorted(((called.count(name), name) for name in set(called)), reverse=True)
+    return ", ".join(f"{name} {count}" for count, name in counts[:12])
