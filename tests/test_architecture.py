@@ -73,6 +73,7 @@ LAYERS = (
     "_tracking.history",
     "_engine.aside",
     "_engine.timers",
+    "_engine.mailbox",
     "_engine.plan",
     "_engine.retries",
     "_engine.choosing",
@@ -310,6 +311,30 @@ def test_the_bundled_plugins_use_only_public_names() -> None:
     wrong = [use for name, path in plugins.items() for use in private_uses(path.read_text("utf-8"), name)]
     assert plugins
     assert not wrong, "\n".join(wrong)
+
+
+def permit_writes(source: str) -> list[int]:
+    """Return the lines that set a `free`, which is what a mailbox has left of its permits."""
+    stored = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute) and node.attr == "free")
+    return [node.lineno for node in stored if isinstance(node.ctx, ast.Store)]
+
+
+def test_only_the_mailbox_writes_permits() -> None:
+    writers = {name for name, path in modules().items() if permit_writes(path.read_text("utf-8"))}
+    assert writers == {"routilux_core._engine.mailbox"}
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        ("node.mailbox.free -= 1", [1]),
+        ("\nself.limit = self.free = 3", [2]),
+        ("mailbox.free, rest = 1, 2", [1]),
+        ("while mailbox.free and not self.free == limit: pass", []),
+    ],
+)
+def test_the_check_of_permits_sees(source: str, lines: list[int]) -> None:
+    assert permit_writes(source) == lines
 
 
 @pytest.mark.parametrize(

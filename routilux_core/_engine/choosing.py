@@ -41,8 +41,8 @@ def take_chosen(lane: Lane, chooser: Chooser, hand: Hand) -> Item | None:
     if wanted is None:
         return None
     item = hand.item = found[wanted]
-    if not _remove(lane, item) and item[INLET].node.limited:
-        item[INLET].node.free -= 1
+    if not _remove(lane, item):
+        item[INLET].node.mailbox.acquire()
     return item
 
 
@@ -60,10 +60,10 @@ def allowed(lane: Lane, enough: int) -> Iterator[Item]:
             return
         node = item[INLET].node
         origin = (node, item[JOB], item[CAUSE])
-        if node.free and origin not in behind:
+        if node.mailbox.free and origin not in behind:
             found = True
             yield item
-        if node.limit == 1:
+        if node.mailbox.limit == 1:
             behind.add(origin)
 
 
@@ -115,7 +115,7 @@ def _remove(lane: Lane, item: Item) -> bool:
 def _let_wait(lane: Lane) -> None:
     """Move what finds no permit out of the way, so that nobody asks for workers for it; `release` brings it back."""
     for item in lane.ready:
-        item[INLET].node.waiting.append(item)
+        item[INLET].node.mailbox.waiting.append(item)
     lane.ready.clear()
 
 

@@ -195,8 +195,8 @@ class Engine:
         for run in running:
             run.leave()
         for node in self.all_nodes():
-            node.waiting.clear()
-            node.free = node.limit
+            node.mailbox.waiting.clear()
+            node.mailbox.recount(0)
         for each in (self.runs, self.ending, self.deferred, self.raised):
             each.clear()
         self.when_idle = None
@@ -216,8 +216,8 @@ class Engine:
         for scheduler in self.schedulers if run.stopped else ():
             gone += scheduler.sweep(run)
         for node in self.all_nodes():
-            if node.waiting:
-                gone += _sift(node.waiting, run)
+            if node.mailbox.waiting:
+                gone += _sift(node.mailbox.waiting, run)
         for scheduler in self.schedulers:
             gone += scheduler.drop(run)
             scheduler.want_worker()
@@ -260,7 +260,7 @@ class Engine:
         """Return whether anything of a run is queued, in hand or away. Lock."""
         if any(scheduler.has_of(run) for scheduler in self.schedulers):
             return True
-        return any(item[JOB] is run for node in self.all_nodes() for item in node.waiting.copy())
+        return any(item[JOB] is run for node in self.all_nodes() for item in node.mailbox.waiting.copy())
 
     def _wait_for(self, done: Done, deadline: float | None) -> bool:
         pools = [

@@ -79,7 +79,7 @@ def _by_who_works(run: Run) -> tuple[list[Scheduler], list[Scheduler]]:
 def _behind(run: Run) -> Iterator[Item]:
     """Yield what waits for a permit, or behind a call of a worker that has one for all of it. Lock."""
     for node in run.engine.all_nodes():
-        yield from node.waiting.copy()  # others may append
+        yield from node.mailbox.waiting.copy()  # others may append
     for hand in run.engine.hands():
         yield from hand.claimed.copy()
 
@@ -101,7 +101,7 @@ def hints(totals: Mapping[int, Totals], inlets: Sequence[Inlet]) -> list[str]:
 def _serialised(node: Node, total: Totals) -> bool:
     """Whether the calls of a routine with state waited mainly for each other, where workers could have run them."""
     return (
-        node.limit == 1
+        node.mailbox.limit == 1
         and node.scheduler.strategy.capabilities.parallel
         and total.executions >= ENOUGH
         and total.queue_wait > 2 * total.run_time

@@ -45,13 +45,12 @@ def put_in_order(engine: EngineRole, here: Frame | None, gone: Any = None) -> No
     _drop_doubles(engine)
     held = _permits(engine)
     for node in engine.all_nodes():
-        if node.limited:
-            node.free = max(0, node.limit - held[node])
+        node.mailbox.recount(held[node])
     for scheduler in engine.schedulers:
         scheduler.recruiting = False  # the task may never have come to the pool; one too many does no harm
         scheduler.recount()
     for node in engine.all_nodes():
-        if node.waiting and node.free:
+        if node.mailbox.waiting and node.mailbox.free:
             node.scheduler.admit(node)
     for scheduler in engine.schedulers:
         scheduler.want_worker()
@@ -78,7 +77,7 @@ def _drop_doubles(engine: EngineRole) -> None:
     """Let nothing lie in two places: it was just being moved."""
     seen: set[tuple[int, int]] = set()
     for node in engine.all_nodes():
-        _keep_new(node.waiting, seen)
+        _keep_new(node.mailbox.waiting, seen)
     for scheduler in engine.schedulers:
         for items in (scheduler.first, scheduler.ready, *(() if scheduler.lane is None else (scheduler.lane,))):
             _keep_new(items, seen)

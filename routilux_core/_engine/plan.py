@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
+from routilux_core._engine.mailbox import UNLIMITED, Mailbox
 from routilux_core._routines.merge_strategies import merging_of
 from routilux_core._routines.signature import Payload, bind
 from routilux_core.error_handling import ErrorHandler, ErrorStrategy
@@ -17,7 +18,6 @@ from routilux_core.strategy import Chooser, ExecutionStrategy, WorkerPool
 
 DEFAULT_POLICY = ErrorHandler()
 NO_KEY = object()  # in no payload
-UNLIMITED = 1 << 29  # small enough for CPython's fast integers
 
 # An activation: inlet, payload, run, number in its run (from 1), number of what caused it (0: the entry), time posted.
 # A plain tuple with named indexes: to unpack a named tuple takes twice as long.
@@ -151,21 +151,16 @@ class Outlet:
 
 
 class Node:
-    """A routine, wired. `free` permits are left of `limit`; who finds none waits in `waiting`, in order of arrival.
+    """A routine, wired, with the `mailbox` that decides how many of its calls may run at once.
 
-    Where the calls of a stateless routine are not `limited`, nobody counts them.
-
-    A permit may be handed from one activation to the next without being given back; the lock of the engine
-    guards both fields. The twin that a job has of a node is `unmade` until its first call makes the copy of the
-    routine: that is user code, which may take long, or raise.
+    The twin that a job has of a node is `unmade` until its first call makes the copy of the routine: that is user code,
+    which may take long, or raise.
     """
 
     __slots__ = (
-        "free",
         "holds",
         "inlets",
-        "limit",
-        "limited",
+        "mailbox",
         "mark",
         "outlets",
         "per_job",
@@ -175,7 +170,6 @@ class Node:
         "scheduler",
         "timeout",
         "unmade",
-        "waiting",
     )
 
     def __init__(self, routine_id: str, routine: Routine, scheduler: Lane) -> None:
@@ -183,10 +177,7 @@ class Node:
         self.routine_id = routine_id
         self.routine = routine
         self.scheduler = scheduler
-        self.limit = (settings.concurrency or UNLIMITED) if settings.stateless else 1
-        self.limited = self.limit != UNLIMITED
-        self.free = self.limit
-        self.waiting: deque[Item] = deque()
+        self.mailbox = Mailbox((settings.concurrency or UNLIMITED) if settings.stateless else 1)
         self.per_job = settings.scope == "job"
         self.timeout = settings.timeout
         self.unmade: threading.Lock | None = None  # held by who makes the copy of the routine; None when there is one
@@ -219,9 +210,8 @@ class Node:
     def for_job(self) -> Node:
         """Return a twin for a fresh copy of the routine, not made yet, with permits of its own and the same wiring."""
         twin = object.__new__(Node)
-        twin.routine_id, twin.scheduler, twin.limit = self.routine_id, self.scheduler, self.limit
+        twin.routine_id, twin.scheduler, twin.mailbox = self.routine_id, self.scheduler, Mailbox(self.mailbox.limit)
         twin.routine, twin.unmade = self.routine, threading.Lock()
-        twin.free, twin.limited, twin.waiting = self.limit, self.limited, deque()
         twin.per_job, twin.mark, twin.timeout, twin.outlets = False, 0, self.timeout, self.outlets
         slots = twin.routine._routilux.slots
         twin.inlets = {name: Inlet(twin, slots[name], inlet.number) for name, inlet in self.inlets.items()}

@@ -45,7 +45,7 @@ class Retries:
         inlet, number = item[INLET], item[NUMBER]
         self.attempts[number] = self.attempt(number) + 1
         self.may_retry = self.may_retry or inlet.is_fast
-        keeps = inlet.node.limit == 1 and permit  # order holds behind a routine with state
+        keeps = inlet.node.mailbox.limit == 1 and permit  # order holds behind a routine with state
         timer = self._timers.add(delay, lambda: self._try_again(number))
         self.waiting[number] = Waiting(timer, item, keeps)
         return keeps
@@ -56,19 +56,18 @@ class Retries:
         scheduler = node.scheduler
         if keeps:
             scheduler.first.append(item)
-        elif node.limit != 1:
+        elif node.mailbox.limit != 1:
             scheduler.ready.append(item)
-        elif node.free:
-            node.free -= 1
+        elif node.mailbox.acquire():
             scheduler.first.append(item)
         else:  # the call that was late goes on: next after it
-            node.waiting.appendleft(item)
+            node.mailbox.put_back([item])
         scheduler.want_worker()
 
     def keep_permit(self, item: Item) -> bool:
         """Leave the permit of a late call to its own retry, if that waits and order has to hold. Lock."""
         found = self.waiting.get(item[NUMBER])
-        if found is None or found.keeps or item[INLET].node.limit != 1:
+        if found is None or found.keeps or item[INLET].node.mailbox.limit != 1:
             return False
         self.waiting[item[NUMBER]] = found._replace(keeps=True)
         return True

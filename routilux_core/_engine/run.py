@@ -169,7 +169,7 @@ class Run(LedgerCounts):
             scheduler = node.scheduler
             lane = scheduler.lane
             item = (inlet, data, self, next(numbers), cause, now)
-            if lane is not None and (scheduler.solo or not node.limited):  # as `post` does it, without a call
+            if lane is not None and (scheduler.solo or not node.mailbox.limited):  # as `post` does it, without a call
                 lane.append(item)
             else:
                 scheduler.post(item)
@@ -315,9 +315,8 @@ class Run(LedgerCounts):
 
     def lost(self, scheduler: Scheduler, error: BaseException) -> None:
         """The executor of a queue broke: what this job has there fails. Lock."""
-        behind = (
-            item for node in self.engine.all_nodes() if node.scheduler is scheduler for item in node.waiting.copy()
-        )
+        boxes = (node.mailbox for node in self.engine.all_nodes() if node.scheduler is scheduler)
+        behind = (item for mailbox in boxes for item in mailbox.waiting.copy())
         mine = [item for item in (*scheduler.queued(), *behind) if item[JOB] is self]
         if not mine:
             return

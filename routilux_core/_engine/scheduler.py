@@ -175,14 +175,12 @@ class Scheduler:
             if item[JOB].halted:
                 ready.popleft()
                 item[JOB].set_aside(item, False)
-            elif node.free:
-                if node.limited:
-                    node.free -= 1
+            elif node.mailbox.acquire():
                 hand.item = item
                 ready.popleft()
                 return item
             else:
-                node.waiting.append(item)
+                node.mailbox.waiting.append(item)
                 ready.popleft()
 
     def is_turn_of_lane(self) -> bool:
@@ -206,14 +204,12 @@ class Scheduler:
             self.end_solo()
         elif run.halted:
             run.set_aside(item, False)
-        elif node.free:
-            if node.limited:
-                node.free -= 1
+        elif node.mailbox.acquire():
             hand.item = item
             self._leave_lane()
             return True
         else:
-            node.waiting.append(item)
+            node.mailbox.waiting.append(item)
             self._leave_lane()
         return False
 
@@ -268,41 +264,38 @@ class Scheduler:
 
     def post(self, item: Item) -> None:
         """Queue an activation."""
-        node, lane = item[INLET].node, self.lane
+        mailbox, lane = item[INLET].node.mailbox, self.lane
         if lane is None:
             self.ready.append(item)
-        elif self.solo or not node.limited:
+        elif self.solo or not mailbox.limited:
             lane.append(item)
-        elif node.free and not node.waiting:
-            node.free -= 1
-            self.first.append(item)
         else:
-            node.waiting.append(item)
+            mailbox.waiting.append(item)
+            mailbox.admit(self.first)
 
     def post_all(self, items: Iterable[Item], node: Node) -> None:
         """Queue activations of one routine."""
         if self.lane is None:
             self.ready.extend(items)
-        elif self.solo or not node.limited:
+        elif self.solo or not node.mailbox.limited:
             self.lane.extend(items)
         else:
-            node.waiting.extend(items)
+            node.mailbox.waiting.extend(items)
             self.admit(node)
 
     def post_again(self, items: list[Item]) -> None:
         """Queue what was taken out, in the order posted, before everything else for the same routines."""
         for item in reversed(items):
-            node = item[INLET].node
-            (node.waiting if node.limited and self.lane is not None and not self.solo else self.ready).appendleft(item)
+            mailbox = item[INLET].node.mailbox
+            waits = mailbox.limited and self.lane is not None and not self.solo
+            (mailbox.waiting if waits else self.ready).appendleft(item)
         if self.lane is not None and not self.solo:
             for node in {item[INLET].node for item in items}:
                 self.admit(node)
 
     def admit(self, node: Node) -> None:
         """Let what waits for a routine have the permits that are free, and call for workers. The lock is held."""
-        while node.free and node.waiting:
-            node.free -= 1
-            self.first.append(node.waiting.popleft())
+        node.mailbox.admit(self.first)
         self.want_worker()
 
     def _distribute(self) -> None:
@@ -310,7 +303,7 @@ class Scheduler:
         items = list(self.ready)
         self.ready.clear()
         for item in items:
-            if item[INLET].node.limited:
+            if item[INLET].node.mailbox.limited:
                 self.post(item)
             else:
                 self.ready.append(item)
@@ -328,13 +321,8 @@ class Scheduler:
     def release(self, node: Node) -> None:
         """Give a permit back: to the activation that has waited longest for it, if any. The lock is held."""
         if self.chooser is not None:
-            bring_back(self, node.waiting)
-        if node.waiting:
-            self.first.append(node.waiting.popleft())
-        elif node.limited:
-            node.free += 1
-            if node.waiting:  # posted since, without the lock, by somebody who may have seen no permit
-                self.admit(node)
+            bring_back(self, node.mailbox.waiting)
+        node.mailbox.release(self.first)
 
     def want_worker(self) -> None:
         """Ask for one more worker, if there could be one. Lock; `Engine.run_deferred` follows without it."""

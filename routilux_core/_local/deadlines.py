@@ -77,7 +77,9 @@ class Deadline:
             run.settle(self._item, OUTCOMES.get(decision.strategy, FAILED), decision.delay, permit=self._returned)
             self.decided = True
             run.end_if_idle()
-            if not self._returned:
+            if self._returned:  # its worker may have left, and not have seen who has the permit now
+                self._node.scheduler.want_worker()
+            else:
                 worker.step_out()
         run.announce_end()
         run.engine.run_deferred()

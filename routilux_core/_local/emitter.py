@@ -129,13 +129,15 @@ class Emitter:
             elif lane is None:
                 self._post(inlet, data, run, number, item[NUMBER])
                 return
-            elif node.limited:
-                waiting = node.waiting
+            elif node.mailbox.limited:
+                mailbox = node.mailbox
+                waiting = mailbox.waiting
                 self.emitted += 1
                 waiting.append((inlet, data, run, number, item[NUMBER], perf_counter() if run.timed else 0.0))
-                if node.free:  # else who has a permit looks here once more when giving it back
+                if mailbox.free:  # else who has a permit looks here once more when giving it back
                     with self.engine.lock:
-                        scheduler.admit(node)
+                        mailbox.admit(scheduler.first)
+                        scheduler.want_worker()
                     self.engine.run_deferred()
                 if len(waiting) > (node.mark or self.engine.max_pending):
                     self._relieve(node)
@@ -177,7 +179,7 @@ class Emitter:
             engine.release()
         if engine.deferred:
             engine.run_deferred()
-        if len(scheduler.ready) > engine.max_pending or node.waiting:
+        if len(scheduler.ready) > engine.max_pending or node.mailbox.waiting:
             self._relieve(node)
 
     def _emit_with_care(self, event_name: str, data: Payload) -> None:
@@ -214,7 +216,7 @@ class Emitter:
         crowded = any(scheduler.backlog() > engine.max_pending for scheduler in engine.schedulers)
         for inlet, _ in outlet.targets:
             node = run.own.get(inlet.node, inlet.node) if run.own else inlet.node
-            if crowded or node.waiting:
+            if crowded or node.mailbox.waiting:
                 self._relieve(node)
 
     def _drop_late(self) -> None:
@@ -300,7 +302,7 @@ class Emitter:
     def _relieve(self, node: Node) -> None:
         """Work off some of what waits, or wait a little, when more than `max_pending` is queued."""
         mark = node.mark or self.engine.max_pending
-        if (node.scheduler.backlog() <= mark and len(node.waiting) <= mark) or node.scheduler.chooser is not None:
+        if is_within(node, mark) or node.scheduler.chooser is not None:
             return
         began = self.lending = perf_counter()
         before = waits_with(node)
@@ -315,9 +317,7 @@ class Emitter:
         """Have the permit of the routine that emits, which a worker that is alone does not take for a fast call."""
         if self.scheduler.solo and not self.permit:
             with self.engine.lock:
-                self.permit = True
-                if self.node.limited:
-                    self.node.free -= 1
+                self.permit = self.node.mailbox.acquire()
 
     def _work_off(self, node: Node, enough: int, until: float) -> None:
         nested, at_once = type(self)(self.scheduler, self), AT_ONCE[0]
@@ -331,7 +331,7 @@ class Emitter:
         if node not in self._nodes_held() and node.scheduler.workers > 1:
             for seconds in NAPS:
                 sleep(seconds)
-                if node.scheduler.backlog() <= mark and len(node.waiting) <= mark:
+                if is_within(node, mark):
                     return
         node.mark = 2 * mark  # nobody works it off, perhaps because all wait for each other: go on
         self.engine.raised.append(node)
@@ -346,6 +346,11 @@ class Emitter:
         return found
 
 
+def is_within(node: Node, mark: int) -> bool:
+    """Return whether no more than that is queued with a node, and for it, without the lock: about."""
+    return node.scheduler.backlog() <= mark and len(node.mailbox.waiting) <= mark
+
+
 def waits_with(node: Node) -> int:
     """Return how much is queued with a node, and for it, without the lock: about."""
-    return node.scheduler.backlog() + len(node.waiting)
+    return node.scheduler.backlog() + len(node.mailbox.waiting)

@@ -154,7 +154,7 @@ class Worker(Caller):
             else:
                 self.records += (inlet.number,)
             self.outcome = RECORDED
-            if not node.limited:
+            if not node.mailbox.limited:
                 self.item = None
 
     def _drain(self, source: deque[Item], limit: int, variables: Context) -> int:
@@ -186,7 +186,7 @@ class Worker(Caller):
                 inlet, payload, whose, number, cause, posted = item
                 if inlet is not known:
                     node, self.routine, key, handler, slot = inlet.short_way
-                    known = inlet if owns or node.free else None
+                    known = inlet if owns or node.mailbox.free else None
                 # The last look at the job: behind it, this worker has committed to the call.
                 if whose is not run or not run.is_fast or not inlet.is_fast or known is None:
                     source.appendleft(item)
@@ -311,7 +311,7 @@ class Worker(Caller):
             return None
         run = item[JOB]
         node = item[INLET].node
-        if node.waiting and node.limit == 1 and scheduler.shares_lane and not scheduler.solo:
+        if node.mailbox.waiting and node.mailbox.limit == 1 and scheduler.shares_lane and not scheduler.solo:
             self._claim(item)
         return run
 
@@ -324,7 +324,7 @@ class Worker(Caller):
         if not (run.is_fast and item[INLET].is_fast):
             return
         claimed.append(item)
-        waiting = node.waiting
+        waiting = node.mailbox.waiting
         while waiting and len(claimed) < MOST_CLAIMED and waiting[0][JOB] is run and waiting[0][INLET].is_fast:
             claimed.append(waiting.popleft())
         self.owner, self.item = node, None
@@ -332,7 +332,7 @@ class Worker(Caller):
     def _put_back(self) -> None:
         """Let what was claimed, and is left, wait for the permit again, before what came later. Lock."""
         if self.owner is not None:
-            self.owner.waiting.extendleft(reversed(self.claimed))
+            self.owner.mailbox.put_back(self.claimed)
             self.claimed.clear()
             self.owner = None
 
@@ -349,8 +349,8 @@ class Worker(Caller):
         if outcome == LATE:  # it was noted and counted when its time was over
             self._come_back()
             return
-        if not self.permit and node.limited:
-            node.free -= 1  # a worker that is alone does not take it for a fast call
+        if not self.permit:  # a worker that is alone does not take it for a fast call; nobody else could have
+            node.mailbox.acquire()
         run: Run = item[JOB]
         if outcome == RECORDED:
             self.scheduler.release(node)

@@ -307,7 +307,7 @@ class Receiver(Task):
             if self._ended and self._next == len(self.items):
                 self.has_state = False
                 self.scheduler.release(node)
-        elif node.limited or node.waiting:
+        elif node.mailbox.limited or node.mailbox.waiting:
             for _ in range(count):
                 self.scheduler.release(node)
 
@@ -320,8 +320,10 @@ class Receiver(Task):
                 self.scheduler.release(item[INLET].node)
             run.end_if_idle()
             return
-        where = self.node.waiting if self.has_state else self.scheduler.first
-        where.extendleft(reversed(rest))
+        if self.has_state:
+            self.node.mailbox.put_back(rest)
+        else:
+            self.scheduler.first.extendleft(reversed(rest))
 
 
 def _causes(items: list[Item], upto: list[int], heard: int) -> list[int]:

@@ -166,7 +166,7 @@ class RemoteScheduler(Scheduler):
         """Add what a routine with state would run next, in its order; its permit is for all of them. Lock."""
         items, node, run = [item], item[INLET].node, item[JOB]
         while len(items) < most:
-            source = node.waiting or (self.ready if not self.first else None)
+            source = node.mailbox.waiting or (self.ready if not self.first else None)
             following = source[0] if source else None
             if following is None or source is None or following[INLET].node is not node or following[JOB] is not run:
                 break
@@ -187,7 +187,7 @@ class RemoteScheduler(Scheduler):
         """Add the oldest (or newest) of what waits, while it is of stateless routines; each has a permit. Lock."""
         items, run, joins = [item], item[JOB], self._joins
         first, ready = self.first, self.ready
-        if not (first or self._losses or item[INLET].node.limited):
+        if not (first or self._losses or item[INLET].node.mailbox.limited):
             spent = self._more_alike(items, spent, most, newest)
         while len(items) < most and (first or ready):
             has_permit = bool(first) and not newest
@@ -203,9 +203,7 @@ class RemoteScheduler(Scheduler):
                 break
             if has_permit:
                 first.popleft()
-            elif inlet.node.free:
-                if inlet.node.limited:
-                    inlet.node.free -= 1
+            elif inlet.node.mailbox.acquire():
                 ready.pop() if newest else ready.popleft()
             else:
                 break
@@ -237,10 +235,8 @@ class RemoteScheduler(Scheduler):
         """
         item = self.ready[-1]
         node = item[INLET].node
-        if self.first or travels(node) or not node.free or item[JOB].halted:
+        if self.first or travels(node) or item[JOB].halted or not node.mailbox.acquire():
             return False
-        if node.limited:
-            node.free -= 1
         return self.ready.pop()
 
     def _learn_to_join(self, inlet: Inlet) -> bool:

@@ -26,10 +26,11 @@ def leftovers(flow: Flow, states: Iterable[JobState]) -> Iterator[str]:
                 yield f"scheduler {name!r}: {ready} ready, {permits} with permits"
         twins = [twin for state in states for twin in state._controls.own.values()]
         for node in [*engine.nodes.values(), *twins]:
-            if node.waiting:
-                yield f"{node.routine_id}: {len(node.waiting)} wait for a permit"
-            if node.free != node.limit:
-                yield f"{node.routine_id}: {node.free} permits of {node.limit} are free"
+            box = node.mailbox
+            if box.waiting:
+                yield f"{node.routine_id}: {len(box.waiting)} wait for a permit"
+            if box.free != box.limit:
+                yield f"{node.routine_id}: {box.free} permits of {box.limit} are free"
         for state in states:
             run = state._controls
             kept = {"retries": len(run.retries), "parked": len(run.parked)}
@@ -51,11 +52,11 @@ def idle_pools(flow: Flow) -> Iterator[str]:
 
 
 def hold_a_permit(flow: Flow) -> None:
-    next(iter(flow._runtime.engine.nodes.values())).free -= 1
+    next(node for node in flow._runtime.engine.nodes.values() if node.mailbox.limited).mailbox.acquire()
 
 
 def leave_one_waiting(flow: Flow) -> None:
-    next(iter(flow._runtime.engine.nodes.values())).waiting.append(None)
+    next(iter(flow._runtime.engine.nodes.values())).mailbox.waiting.append(None)
 
 
 def leave_one_ready(flow: Flow) -> None:

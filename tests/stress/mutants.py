@@ -11,7 +11,7 @@ from typing import Any
 
 from attrs import frozen
 
-from routilux_core._engine import ledger, scheduler
+from routilux_core._engine import ledger, mailbox
 from routilux_core._engine import run as run_module
 from routilux_core._local import invocation
 from routilux_core._local import worker as worker_module
@@ -90,15 +90,15 @@ ENDS_WHILE_IT_IS_HELD = (
 # "A mailbox queued twice": who hands the permit on to the next in line gives it back as well.
 QUEUES_A_MAILBOX_TWICE = (
     Change(
-        scheduler.Scheduler,
+        mailbox.Mailbox,
         "release",
         """
-            self.first.append(node.waiting.popleft())
+            first.append(self.waiting.popleft())
         """,
         """
-            self.first.append(node.waiting.popleft())
+            first.append(self.waiting.popleft())
             planted("handed on and given back")
-            node.free += 1
+            self.free += 1
         """,
     ),
 )
@@ -106,33 +106,23 @@ QUEUES_A_MAILBOX_TWICE = (
 # The same with books that balance in the end: a permit more than there are is lent, and given back.
 LENDS_A_PERMIT_TOO_MANY = (
     Change(
-        scheduler.Scheduler,
-        "take",
+        mailbox.Mailbox,
+        "acquire",
         """
-            elif node.free:
+        if not self.free:
         """,
         """
-            elif node.free > 0 or (not node.free and planted("lent in take")):
-        """,
-    ),
-    Change(
-        scheduler.Scheduler,
-        "_take_from_lane",
-        """
-            elif node.free:
-        """,
-        """
-            elif node.free > 0 or (not node.free and planted("lent in the lane")):
+        if self.free < 0 or (not self.free and not planted("lent to who asked")):
         """,
     ),
     Change(
-        scheduler.Scheduler,
-        "post",
+        mailbox.Mailbox,
+        "admit",
         """
-        elif node.free and not node.waiting:
+        while self.free and self.waiting:
         """,
         """
-        elif (node.free > 0 or (not node.free and planted("lent in post"))) and not node.waiting:
+        while self.waiting and (self.free > 0 or (not self.free and planted("lent to who waits"))):
         """,
     ),
 )
@@ -140,16 +130,16 @@ LENDS_A_PERMIT_TOO_MANY = (
 # The second look of a mailbox left out: what was posted without the lock, by somebody who saw no permit, stays there.
 LOOKS_ONCE = (
     Change(
-        scheduler.Scheduler,
+        mailbox.Mailbox,
         "release",
         """
-            node.free += 1
-            if node.waiting:  # posted since, without the lock, by somebody who may have seen no permit
-                self.admit(node)
+            self.free += 1
+            if self.waiting:  # posted since, without the lock, by somebody who may have seen no permit
+                self.admit(first)
         """,
         """
             planted("given back without a second look", switch=True)
-            node.free += 1
+            self.free += 1
         """,
     ),
 )
@@ -160,12 +150,12 @@ COMES_BACK_LAST = (
         worker_module.Worker,
         "_put_back",
         """
-            self.owner.waiting.extendleft(reversed(self.claimed))
+            self.owner.mailbox.put_back(self.claimed)
         """,
         """
-            if self.claimed and self.owner.waiting:
+            if self.claimed and self.owner.mailbox.waiting:
                 planted("put back last")
-            self.owner.waiting.extend(self.claimed)
+            self.owner.mailbox.waiting.extend(self.claimed)
         """,
     ),
 )
@@ -201,14 +191,14 @@ COUNTS_BEFORE_ITS_EMISSIONS = (
 # The newest in line for a routine with state gets the permit, not the one that has waited longest.
 SERVES_THE_LAST_FIRST = (
     Change(
-        scheduler.Scheduler,
+        mailbox.Mailbox,
         "release",
         """
-            self.first.append(node.waiting.popleft())
+            first.append(self.waiting.popleft())
         """,
         """
             planted("handed on")
-            self.first.append(node.waiting.pop())
+            first.append(self.waiting.pop())
         """,
     ),
 )
