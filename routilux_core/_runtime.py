@@ -20,12 +20,13 @@ from routilux_core._engine.plan import Inlet, Lane
 from routilux_core._engine.pools import close_pool, open_pool
 from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Scheduler
-from routilux_core._engine.visits import Visit, is_held_here
 from routilux_core._engine.wiring import Wiring, check_coroutines
 from routilux_core._local.worker import WorkTask
 from routilux_core._registry.lookup import Plugins, make_strategy
 from routilux_core._routines.frame import CURRENT, inside
-from routilux_core.errors import FlowStateError
+from routilux_core._routines.imports import ADVICE, incomplete
+from routilux_core._threads.visits import Visit, is_held_here
+from routilux_core.errors import FlowStateError, StrategyError
 from routilux_core.graph import Graph
 from routilux_core.job import JobState, Origin
 from routilux_core.routine import Routine, let_go
@@ -326,6 +327,7 @@ class Runtime:
         with self.opening:
             for scheduler in self.engine.schedulers:
                 if scheduler.pool is None and self._uses(scheduler):
+                    _check_not_importing(scheduler.strategy)
                     open_pool(scheduler)
             watch(self.engine, self.opening, self.building)
             if self.at_exit is None:
@@ -415,6 +417,20 @@ def _task(scheduler: Scheduler) -> Task:
     from routilux_core._local.coroutines import CoroutineTask  # imports asyncio
 
     return CoroutineTask(scheduler)
+
+
+def _check_not_importing(strategy: ExecutionStrategy) -> None:
+    """Refuse a worker process that runs a flow by importing a module: its own workers would do so as well."""
+    if strategy.capabilities.shares_memory:
+        return
+    from routilux_core._remote.cache import process
+
+    modules = incomplete() if process().serves else []
+    if modules:
+        raise StrategyError(
+            f"strategy {strategy.name!r} was to start workers in a worker process, which is importing module "
+            f"{modules[-1]!r}: so each worker would start workers, and so on; {ADVICE}"
+        )
 
 
 def _is_a_copy(what: str) -> FlowStateError:

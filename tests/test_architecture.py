@@ -38,10 +38,10 @@ LAYERS = (
     "_routines.signature",
     "_routines.returns",
     "_tracking.failures",
-    "_engine.tracebacks",
+    "_tracking.tracebacks",
     "_routines.frame",
     "_context",
-    "_engine.visits",
+    "_threads.visits",
     "_routines.merge_strategies",
     "ports",
     "_routines.internals",
@@ -60,7 +60,7 @@ LAYERS = (
     "_registry.strategies",
     "_registry.plugins",
     "_registry.lookup",
-    "_engine.resources",
+    "_threads.resources",
     "_remote.pickling",
     "_remote.exceptions",
     "_remote.wire",
@@ -71,8 +71,8 @@ LAYERS = (
     "worker",
     "executors",
     "_tracking.history",
-    "_engine.aside",
-    "_engine.timers",
+    "_threads.aside",
+    "_threads.timers",
     "_engine.mailbox",
     "_engine.plan",
     "_engine.retries",
@@ -86,7 +86,7 @@ LAYERS = (
     "_engine.wiring",
     "_engine.forks",
     "_engine.pools",
-    "_engine.completion",
+    "_threads.completion",
     "_engine.ledger",
     "_engine.run",
     "_engine.failures",
@@ -128,7 +128,7 @@ LAYERS = (
 )
 
 # Folders whose `__init__` holds a docstring and nothing else.
-ROOMS = {"_report", "_text", "_routines", "_registry", "_tracking", "_engine", "_local", "_remote"}
+ROOMS = {"_report", "_text", "_threads", "_routines", "_registry", "_tracking", "_engine", "_local", "_remote"}
 
 # `import routilux_core` has to stay cheap: these come in when they are first needed, if ever.
 NOT_AT_IMPORT = (

@@ -296,7 +296,7 @@ def test_one_that_hangs_when_closed_keeps_no_other_from_being_closed(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("routilux_core._engine.resources.PATIENCE", 0.05)
+    monkeypatch.setattr("routilux_core._threads.resources.PATIENCE", 0.05)
 
     class Hangs:
         def close(self) -> None:

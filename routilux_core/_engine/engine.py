@@ -14,13 +14,13 @@ from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from routilux_core._engine.aside import Aside
 from routilux_core._engine.mending import put_in_order
 from routilux_core._engine.plan import JOB, Inlet, Item, Node
 from routilux_core._engine.scheduler import Job, Scheduler
-from routilux_core._engine.timers import Timers
-from routilux_core._engine.visits import Visit, is_held_here
 from routilux_core._routines.frame import CURRENT, check_outside, here
+from routilux_core._threads.aside import Aside
+from routilux_core._threads.timers import Timers
+from routilux_core._threads.visits import Visit, is_held_here
 from routilux_core._tracking.totals import Measures
 from routilux_core.error_handling import ErrorHandler
 from routilux_core.errors import FlowStateError, StrategyError

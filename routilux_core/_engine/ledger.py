@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from routilux_core._engine.plan import CAUSE, INLET, NUMBER, POSTED, Inlet, Item, Node
 from routilux_core._engine.retries import Retries
-from routilux_core._engine.visits import is_held_here
 from routilux_core._routines.signature import Payload
+from routilux_core._threads.visits import is_held_here
 from routilux_core._tracking.failures import Failures
 from routilux_core._tracking.history import COMPLETED, WIDTH, Chunk, History, activation_records
 from routilux_core._tracking.totals import JobSource

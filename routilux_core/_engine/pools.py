@@ -10,7 +10,6 @@ from routilux_core._engine.choosing import allowed, as_waiting
 from routilux_core._engine.engine import as_exception, logger
 from routilux_core._engine.plan import JOB
 from routilux_core._engine.scheduler import Scheduler
-from routilux_core._routines.imports import ADVICE, incomplete
 from routilux_core.errors import StrategyError
 from routilux_core.seconds import stretch
 from routilux_core.strategy import Waiting, WorkerPool
@@ -64,8 +63,6 @@ class SchedulerHost:
 def open_pool(scheduler: Scheduler) -> None:
     """Open the pool of a queue that has none. Not under the engine's lock: it may take seconds."""
     strategy, host = scheduler.strategy, SchedulerHost(scheduler)
-    if not strategy.capabilities.shares_memory:
-        _check_not_importing(strategy.name)
     try:
         pool = strategy.open(host)
     except Exception as error:
@@ -79,18 +76,6 @@ def open_pool(scheduler: Scheduler) -> None:
         scheduler.opened += 1
         host.opened = scheduler.opened
         scheduler.open_lane()
-
-
-def _check_not_importing(strategy: str) -> None:
-    """Refuse a worker process that runs a flow by importing a module: its own workers would do so as well."""
-    from routilux_core._remote.cache import process  # a flow whose workers share its memory needs nothing of it
-
-    modules = incomplete() if process().serves else []
-    if modules:
-        raise StrategyError(
-            f"strategy {strategy!r} was to start workers in a worker process, which is importing module "
-            f"{modules[-1]!r}: so each worker would start workers, and so on; {ADVICE}"
-        )
 
 
 def close_pool(scheduler: Scheduler, *, cancel: bool = False, timeout: float | None = None) -> None:

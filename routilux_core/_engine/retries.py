@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from routilux_core._engine.plan import INLET, NUMBER, Item, Node
-from routilux_core._engine.timers import Timer, Timers
+from routilux_core._threads.timers import Timer, Timers
 
 
 class Waiting(NamedTuple):

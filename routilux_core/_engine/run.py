@@ -10,12 +10,12 @@ from threading import get_ident
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from routilux_core._engine.completion import Completion
 from routilux_core._engine.ledger import GATHERED, LedgerCounts
 from routilux_core._engine.plan import INLET, JOB, NUMBER, Inlet, Item, Node, Outlet, rename
-from routilux_core._engine.visits import Visit
 from routilux_core._routines.frame import CURRENT, Frame, check_outside
 from routilux_core._routines.signature import Payload
+from routilux_core._threads.completion import Completion
+from routilux_core._threads.visits import Visit
 from routilux_core._tracking.history import DISCARDED, FAILED, RETRIED, SKIPPED
 from routilux_core.error_handling import Decision, ErrorStrategy, Failure
 from routilux_core.seconds import check_patience

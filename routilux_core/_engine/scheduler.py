@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from routilux_core._engine.choosing import bring_back, take_chosen
 from routilux_core._engine.plan import INLET, JOB, NUMBER, Inlet, Item, Node
-from routilux_core._engine.resources import Resources
 from routilux_core._engine.retries import Retries
 from routilux_core._routines.frame import Frame, has_gil
+from routilux_core._threads.resources import Resources
 from routilux_core.errors import StrategyError, is_interrupt
 from routilux_core.strategy import Chooser, Done, ExecutionStrategy, Task, WorkerPool
 

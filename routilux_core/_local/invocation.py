@@ -12,13 +12,13 @@ from routilux_core._engine.ledger import GATHERED
 from routilux_core._engine.plan import INLET, JOB, NUMBER, PAYLOAD, Inlet, Item, Node
 from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Scheduler
-from routilux_core._engine.tracebacks import forget_frames
 from routilux_core._local.deadlines import Deadline, too_long
 from routilux_core._local.emitter import Emitter
 from routilux_core._routines.frame import CURRENT
 from routilux_core._routines.returns import check_returned
 from routilux_core._routines.signature import Payload
 from routilux_core._tracking.history import COMPLETED, DISCARDED, FAILED, LATE
+from routilux_core._tracking.tracebacks import forget_frames
 from routilux_core.error_handling import Decision, ErrorStrategy
 from routilux_core.errors import ends_program
 

@@ -9,9 +9,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from routilux_core._engine.resources import Resources
 from routilux_core._remote.logs import Relay
 from routilux_core._remote.reporter import Flusher
+from routilux_core._threads.resources import Resources
 
 MOST_PARTS = 4096
 MOST_BYTES = 256 << 20

@@ -13,7 +13,6 @@ from routilux_core._engine.engine import Engine
 from routilux_core._engine.failures import OUTCOMES, carry_out
 from routilux_core._engine.plan import INLET, JOB, NUMBER, POSTED, Item, Node
 from routilux_core._engine.run import Run
-from routilux_core._engine.tracebacks import forget_frames
 from routilux_core._remote.exceptions import Encoded, decode, encode
 from routilux_core._remote.logs import replay
 from routilux_core._remote.pickling import loads
@@ -21,6 +20,7 @@ from routilux_core._remote.routines import add_stats, restore
 from routilux_core._remote.wire import Data, HomeState, Label, Told, read_report
 from routilux_core._routines.signature import Payload
 from routilux_core._tracking.history import FAILED, RETRIED
+from routilux_core._tracking.tracebacks import forget_frames
 from routilux_core.error_handling import Decision, ErrorStrategy
 from routilux_core.errors import ActivationTimeout, ShippingError, StrategyError, is_interrupt
 from routilux_core.routine import Routine

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from routilux_core._engine.explain import hints
 from routilux_core._engine.plan import Inlet
-from routilux_core._engine.visits import is_held_here
+from routilux_core._threads.visits import is_held_here
 from routilux_core._tracking.history import History, Record, Totals
 from routilux_core.errors import FlowStateError
 

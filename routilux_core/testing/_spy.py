@@ -12,7 +12,7 @@ from typing import Any
 
 from attrs import Factory, define, evolve, field, frozen
 
-from routilux_core._engine.completion import Completion
+from routilux_core._threads.completion import Completion
 from routilux_core.strategy import Done, ExecutionStrategy, Host, Task, WorkerPool
 
 

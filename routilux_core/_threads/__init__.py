@@ -1,0 +1,1 @@
+"""What knows of threads and of nothing else: calls at a later time and aside, waits, who is inside, what each made."""
