@@ -14,6 +14,7 @@ from contextvars import Context, copy_context
 from time import monotonic, perf_counter, time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from routilux_core._engine.control import JobControl
 from routilux_core._engine.engine import Engine, deadline_of, logger, seconds_left
 from routilux_core._engine.forks import watch
 from routilux_core._engine.plan import Inlet, Lane
@@ -228,10 +229,10 @@ class Runtime:
             with Visit(engine):
                 run, job, whole, entry = self._start(order)
             if (whole or entry) and not inside(engine):
-                run.drive(None if whole else 0.0)
+                JobControl(run).drive(None if whole else 0.0)
         except BaseException:
             if run is not None:
-                run.cancel()
+                JobControl(run).cancel()
             raise
         return job
 
@@ -241,7 +242,7 @@ class Runtime:
         for output in self.wiring.graph.outputs:
             run.collected[output.name] = []
         origin = Origin(self.wiring.graph, self.default.strategy, self.wiring.named, time(), run.began)
-        return run, JobState(run.job_id, flow_id, run, origin)
+        return run, JobState(run.job_id, flow_id, JobControl(run), origin)
 
     def _start(self, order: Order, made: tuple[Run, JobState] | None = None) -> tuple[Run, JobState, bool, bool]:
         """Let a job begin: what it needs is opened, its entry is posted, and workers are called.
@@ -306,7 +307,7 @@ class Runtime:
                 self._start(order, (run, job))
         except Exception:
             logger().exception("job %s, executed in a signal handler, could not be started", run.job_id)
-            run.cancel()
+            JobControl(run).cancel()
 
     def _prepare(self, entry: Inlet, payload: Mapping[str, Any]) -> None:
         """Check what the flow needs, open its pools, order its gather slots. No engine lock is held."""
@@ -358,7 +359,7 @@ class Runtime:
     def cancel(self, kill: bool = False) -> None:
         """Cancel every job that runs."""
         for run in self.running():
-            run.cancel(kill)
+            JobControl(run).cancel(kill)
 
     def shutdown(self, timeout: float | None) -> None:
         """Let running jobs end, cancel paused ones, and those that run after `timeout` seconds; close the pools."""
@@ -383,7 +384,7 @@ class Runtime:
     def _cancel_paused(self) -> None:
         for run in self.running():
             if run.paused:
-                run.cancel()
+                JobControl(run).cancel()
 
     def _closing(self) -> None:
         """Close behind the last job, in the thread that ended it."""
@@ -480,7 +481,7 @@ def _exit(engine: Engine) -> None:
     """The interpreter exits: discard what is queued, with one warning; what runs, or is told, has a few seconds."""
     running = _running(engine)
     if running:
-        pending = sum(run.ledger().pending for run in running)
+        pending = sum(JobControl(run).ledger().pending for run in running)
         logger().warning(
             "flow %r: the interpreter exits while %d jobs run: what is queued of %d pending activations is "
             "discarded; call wait_for_completion() or shutdown() before the end of the program",
@@ -490,7 +491,7 @@ def _exit(engine: Engine) -> None:
         )
     unfinished = _unfinished(engine)
     for run in running:
-        run.cancel()
+        JobControl(run).cancel()
     deadline = monotonic() + EXIT_GRACE_S
     for run in unfinished:
         run.done.wait(max(0.0, deadline - monotonic()))

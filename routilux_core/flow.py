@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from routilux_core._engine.control import JobControl
 from routilux_core._engine.engine import Engine
 from routilux_core._registry.lookup import Plugins
 from routilux_core._routines.frame import check_outside
@@ -285,12 +286,12 @@ class Flow:
     def pause(self) -> None:
         """Start nothing new in any running job; what runs ends."""
         for run in self._runtime.running():
-            run.pause()
+            JobControl(run).pause()
 
     def resume(self) -> None:
         """Go on with every paused job."""
         for run in self._runtime.running():
-            run.resume()
+            JobControl(run).resume()
 
     def cancel(self, kill: bool = False) -> None:
         """Cancel every running job: what is queued is discarded and counted, what runs ends.

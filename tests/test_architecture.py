@@ -90,6 +90,7 @@ LAYERS = (
     "_engine.ledger",
     "_engine.run",
     "_engine.failures",
+    "_engine.control",
     "_local.deadlines",
     "_local.emitter",
     "_local.invocation",

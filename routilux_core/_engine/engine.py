@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 from _thread import start_new_thread
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -205,6 +206,33 @@ class Engine:
     def hands(self) -> list[Any]:
         """Return the workers that share our memory and are in their loop. Lock."""
         return [hand for scheduler in self.schedulers for hand in scheduler.hands]
+
+    def collect(self, run: Job) -> None:
+        """Add what workers have counted for themselves of a run so far. Lock.
+
+        What was completed first, what was posted second: so no activation is counted as over that is not as posted.
+        """
+        workers = [worker for worker in self.hands() if worker.joined is run]
+        try:
+            for worker in workers:
+                worker.flush_records_of_another()
+            for worker in workers:
+                worker.flush_posted()
+        except BaseException:  # a signal handler has raised
+            self.hurt = True
+            raise
+
+    @contextmanager
+    def up_to_date(self, runs: Iterable[Job]) -> Iterator[None]:
+        """Hold the lock, with everything that workers have counted of these runs so far.
+
+        A signal handler that reads in the middle of a step of its own thread finds what was counted before that.
+        """
+        interrupted = is_held_here(self.lock)
+        with self.lock:
+            for run in () if interrupted else runs:
+                self.collect(run)
+            yield
 
     def all_nodes(self) -> list[Node]:
         """Return the nodes, with those that single jobs have of their own. The lock is held."""

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 ENOUGH = 20  # activations before a hint is worth giving
 
 
-def explain(run: Run) -> str:
+def explain(run: Run, status: str) -> str:
     """Return a line for the state, one for each thing waited for, and the hints."""
-    with run.up_to_date():
-        lines = [_headline(run), *_waiting(run), *_waited_for(run)]
+    with run.engine.up_to_date((run,)):
+        lines = [_headline(run, status), *_waiting(run), *_waited_for(run)]
         totals = run.history.totals()
     return "\n".join([*lines, *hints(totals, run.engine.inlets)])
 
@@ -32,9 +32,9 @@ def _waited_for(run: Run) -> list[str]:
     return [f"waited for by routine {owner[1]!r} of flow {owner[0]!r}" for owner in owners if owner is not None]
 
 
-def _headline(run: Run) -> str:
+def _headline(run: Run, status: str) -> str:
     counts = f"{run.pending} of {run.last} activations are pending, {run.over} are done"
-    return f"job {printable(run.job_id)} is {run.status()}: {counts}"
+    return f"job {printable(run.job_id)} is {status}: {counts}"
 
 
 def _waiting(run: Run) -> list[str]:

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from routilux_core._engine.plan import CAUSE, INLET, NUMBER, POSTED, Inlet, Item, Node
 from routilux_core._engine.retries import Retries
 from routilux_core._routines.signature import Payload
-from routilux_core._threads.visits import is_held_here
 from routilux_core._tracking.failures import Failures
-from routilux_core._tracking.history import COMPLETED, WIDTH, Chunk, History, activation_records
-from routilux_core._tracking.totals import JobSource
-from routilux_core.error_handling import Failure, LeftOut
+from routilux_core._tracking.history import COMPLETED, WIDTH, Chunk, History
+from routilux_core.error_handling import Failure
 from routilux_core.errors import trace_of
 
 if TYPE_CHECKING:
     from routilux_core._engine.engine import Engine
     from routilux_core._tracking.listeners import Listeners
-    from routilux_core.records import ActivationRecord, Ledger
-    from routilux_core.routine import Routine
-    from routilux_core.tracking import Source
 
 GATHERED = "gathered payloads"  # the key under which a gather slot's arrivals travel to its one call
 GRAVITY = {"skipped": 1, "error_continued": 2, "failed": 3}
@@ -143,33 +137,6 @@ class LedgerCounts:
         """Return whether a listener waits for records, and has not asked for them in time. Lock."""
         return self.record_to is not None and self.listeners is not None and not self.listeners.armed
 
-    @contextmanager
-    def up_to_date(self) -> Iterator[None]:
-        """Hold the lock, with everything that workers have counted so far.
-
-        A signal handler that reads in the middle of a step of its own thread finds what was counted before that.
-        """
-        interrupted = is_held_here(self.engine.lock)
-        with self.engine.lock:
-            if not interrupted:
-                self.collect()
-            yield
-
-    def collect(self) -> None:
-        """Add what workers have counted for themselves so far. Lock.
-
-        What was completed first, what was posted second: so no activation is counted as over that is not as posted.
-        """
-        workers = [worker for worker in self.engine.hands() if worker.joined is self]
-        try:
-            for worker in workers:
-                worker.flush_records_of_another()
-            for worker in workers:
-                worker.flush_posted()
-        except BaseException:  # a signal handler has raised
-            self.engine.hurt = True
-            raise
-
     def failure(
         self, inlet: Inlet, payload: Payload, number: int, error: BaseException, emitted: int = 0, trace: str = ""
     ) -> Failure:
@@ -202,65 +169,6 @@ class LedgerCounts:
         """How many activations are queued, running or waiting. Lock."""
         return self.last - self.over
 
-    # -- what the JobState shows
-
-    def status(self) -> str:
-        if self.finished:
-            return self.final
-        return "paused" if self.paused else "running"
-
-    def errors(self) -> list[Failure]:
-        with self.engine.lock:
-            return self.failures.kept()
-
-    def left_out(self) -> LeftOut:
-        return self.failures.left_out()
-
-    def outputs(self) -> dict[str, list[Payload]]:
-        with self.engine.lock:
-            return {name: list(payloads) for name, payloads in self.collected.items()}
-
-    def ledger(self) -> Ledger:
-        from routilux_core.records import Ledger
-
-        with self.up_to_date():
-            return Ledger(
-                posted=self.last,
-                completed=self.over - self.failed - self.skipped - self.discarded,
-                failed=self.failed,
-                skipped=self.skipped,
-                discarded=self.discarded,
-                pending=self.pending,
-                retried=self.retried,
-                emitted=self.emitted,
-                unconnected=self.unconnected,
-                gathered=self.gathered,
-            )
-
-    def routines(self) -> Mapping[str, Routine]:
-        with self.engine.lock:
-            own = {node.routine_id: twin.routine for node, twin in self.own.items()}
-            return {name: own.get(name, node.routine) for name, node in self.engine.nodes.items()}
-
-    def routine_states(self) -> dict[str, str]:
-        with self.up_to_date():
-            inlets, totals = self.engine.inlets, self.history.totals()
-            states = {inlets[slot].node.routine_id: "completed" for slot, total in totals.items() if total.completed}
-            return {**states, **self.decided}
-
-    def history_of(self, routine_id: str | None) -> list[ActivationRecord]:
-        inlets = self.engine.inlets
-        with self.up_to_date():
-            newest = self.history.newest()
-        found = activation_records(newest, lambda number: (inlets[number].node.routine_id, inlets[number].name))
-        return [record for record in found if routine_id in (None, record.routine_id)]
-
     def wall(self) -> float:
         """Return the seconds that the job has taken so far."""
         return (self.ended_at or perf_counter()) - self.began
-
-    def source(self) -> Source:
-        return JobSource(self)
-
-    def late_emissions(self) -> int:
-        return self.late

@@ -1,4 +1,4 @@
-"""One job's run: posting, completion, gathering, retries, stop, pause and cancel."""
+"""One job's run: posting, gathering, and how it stops and ends."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 
 from routilux_core._engine.ledger import GATHERED, LedgerCounts
 from routilux_core._engine.plan import INLET, JOB, NUMBER, Inlet, Item, Node, Outlet, rename
-from routilux_core._routines.frame import CURRENT, Frame, check_outside
+from routilux_core._routines.frame import CURRENT, Frame
 from routilux_core._routines.signature import Payload
 from routilux_core._threads.completion import Completion
 from routilux_core._threads.visits import Visit
 from routilux_core._tracking.history import DISCARDED, FAILED, RETRIED, SKIPPED
 from routilux_core.error_handling import Decision, ErrorStrategy, Failure
-from routilux_core.seconds import check_patience
 
 if TYPE_CHECKING:
     from routilux_core._engine.engine import Engine
@@ -80,7 +79,7 @@ class Run(LedgerCounts):
             self.history.time(True)
             self.record_to = listeners.record
         self.halted = listeners.starts  # nothing runs before they have been told
-        self._refresh_flags()
+        self.refresh_flags()
 
     def tell_started(self) -> None:
         """Tell that the job begins, and let its entry run. Not under the lock."""
@@ -89,15 +88,15 @@ class Run(LedgerCounts):
             with self.engine.lock:
                 if not (self.paused or self.stopped):
                     self.halted = False
-                    self._unpark()
+                    self.unpark()
 
     def leave(self) -> None:
         """Do nothing more, and tell nobody: this is a fork, and the job is the parent's."""
         self.listeners = self.record_to = None
         self.stopped, self.halted = True, False
-        self._refresh_flags()
+        self.refresh_flags()
 
-    def _refresh_flags(self) -> None:
+    def refresh_flags(self) -> None:
         """Work out `may_emit_fast` and `is_fast`. Lock, or before anything is posted."""
         self.may_emit_fast = not self.stopped and (self.listeners is None or not self.listeners.details)
         self.is_fast = self.may_emit_fast and not self.halted and not self.retries.may_retry and self.context is None
@@ -262,7 +261,7 @@ class Run(LedgerCounts):
         if outcome == RETRIED and not self.stopped:
             self.retried += 1
             kept = self.retries.add(item, delay, permit)
-            self._refresh_flags()
+            self.refresh_flags()
             if permit and not kept:
                 node.scheduler.release(node)
             return
@@ -302,7 +301,7 @@ class Run(LedgerCounts):
         if self.stopped or self.ended:
             return
         self.stopped, self.halted, self.final = True, False, status
-        self._refresh_flags()
+        self.refresh_flags()
         self._discard_all()
 
     def _discard_all(self) -> None:
@@ -328,19 +327,6 @@ class Run(LedgerCounts):
         self.end_if_idle()
 
     # -- without the lock
-
-    def drive(self, timeout: float | None) -> None:
-        """Wait in the thread that called `execute`, which does the work, until the job has ended or is paused.
-
-        With a timeout of 0 no longer than there is work for it.
-        """
-        with self.engine.lock:
-            if self.paused:
-                return
-            self.at_rest = rest = Completion()
-        self.done.add_callback(rest.set)
-        self.engine.wait([self], timeout, rest)
-        self.at_rest = None
 
     def nudge(self) -> None:
         """Let those who wait for this job look around."""
@@ -403,48 +389,9 @@ class Run(LedgerCounts):
         engine.timers.wake()  # what is left there was cancelled: its thread may end
         return engine.when_idle
 
-    def explain(self) -> str:
-        from routilux_core._engine.explain import explain
-
-        return explain(self)
-
-    # -- what the JobState asks for
-
-    def wait(self, timeout: float | None) -> bool:
-        check_outside(self.engine, "JobState.wait")
-        self.announce_end_again()
-        if not self.done.is_set():
-            self.engine.check_uninterrupted("JobState.wait")
-        return self.engine.wait([self], check_patience(timeout, "the timeout of JobState.wait"))
-
-    def pause(self) -> None:
-        if self.engine.is_interrupted():
-            return self.engine.put_off(self.pause)
-        with Visit(self.engine):
-            with self.engine.lock:
-                if self.stopped or self.ended:
-                    return None
-                self.paused = self.halted = True
-                self._refresh_flags()
-                at_rest = self.at_rest
-            if at_rest is not None:
-                at_rest.set()
-        return None
-
-    def resume(self) -> None:
-        if self.engine.is_interrupted():
-            return self.engine.put_off(self.resume)
-        with Visit(self.engine):
-            with self.engine.lock:
-                if self.paused:
-                    self.paused = self.halted = False
-                    self._unpark()
-            self.engine.run_deferred()
-        return None
-
-    def _unpark(self) -> None:
+    def unpark(self) -> None:
         """Put what was set aside back before everything else of this job, in the order posted. Lock."""
-        self._refresh_flags()
+        self.refresh_flags()
         self.retries.unpark()
         if self.parked:
             back = sorted(self.parked + self.engine.drop(self), key=lambda item: item[NUMBER])
@@ -453,12 +400,6 @@ class Run(LedgerCounts):
                 scheduler.post_again([item for item in back if item[INLET].node.scheduler is scheduler])
         for scheduler in self.engine.schedulers:
             scheduler.want_worker()
-
-    def cancel(self, kill: bool = False) -> None:
-        if self.engine.is_interrupted():
-            return self.engine.put_off(self.cancel, kill)
-        self.abort(kill)
-        return None
 
     def abort(self, kill: bool = False) -> None:
         """Cancel, also in the middle of a call into the engine, whose own this is."""

@@ -52,6 +52,7 @@ class EngineRole(Protocol):
     @property
     def deferred(self) -> deque[Any]: ...
     def want_workers(self) -> None: ...
+    def collect(self, run: Any, /) -> None: ...
     def run_deferred(self) -> None: ...
 
 
@@ -60,8 +61,6 @@ class Noted(Awaited, Protocol):
 
     @property
     def engine(self) -> EngineRole: ...
-
-    def collect(self) -> None: ...
 
 
 class Listener:
@@ -200,7 +199,7 @@ class Listeners:
     def _due(self) -> None:
         """The time is over for the oldest record, if it is in no batch. Lock."""
         self._timer, self.armed = None, False
-        self._run.collect()
+        self._engine.collect(self._run)
         if not self._waiting:
             return
         left = self._waiting[0].records()[0][8] + PATIENCE - perf_counter()

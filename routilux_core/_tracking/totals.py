@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 from routilux_core._engine.explain import hints
 from routilux_core._engine.plan import Inlet
-from routilux_core._threads.visits import is_held_here
 from routilux_core._tracking.history import History, Record, Totals
 from routilux_core.errors import FlowStateError
 
 if TYPE_CHECKING:
     from routilux_core._engine.engine import Engine
-    from routilux_core._engine.ledger import LedgerCounts
     from routilux_core._engine.run import Run
     from routilux_core.tracking import Counted, Counts
 
@@ -23,7 +20,7 @@ if TYPE_CHECKING:
 class JobSource:
     """One job."""
 
-    def __init__(self, run: LedgerCounts) -> None:
+    def __init__(self, run: Run) -> None:
         self.run = run
 
     def counts(self) -> Counts:
@@ -31,14 +28,14 @@ class JobSource:
         from routilux_core.tracking import Counts  # loaded where somebody looks at the figures
 
         run = self.run
-        with run.up_to_date():
+        with run.engine.up_to_date((run,)):
             timed = run.history.timed
             routines = _by_routine(run.engine, run.history.totals(), run.history.newest(), timed)
             return Counts(routines=routines, timed=timed, jobs=1, wall=run.wall(), emitted=run.emitted)
 
     def hints(self) -> list[str]:
         """Return what would make the job faster."""
-        with self.run.up_to_date():
+        with self.run.engine.up_to_date((self.run,)):
             totals = self.run.history.totals()
         return hints(totals, self.run.engine.inlets)
 
@@ -111,23 +108,14 @@ class FlowSource:
 
     def counts(self) -> Counts:
         """Return what the jobs since the last reset have counted so far."""
-        with self.up_to_date():
+        with self.engine.up_to_date(self.measures.running):
             return self.measures.counts(self.engine)
 
     def hints(self) -> list[str]:
         """Return what would make the flow faster."""
-        with self.up_to_date():
+        with self.engine.up_to_date(self.measures.running):
             totals = self.measures.totals()
         return hints(totals, self.engine.inlets)
-
-    @contextmanager
-    def up_to_date(self) -> Iterator[None]:
-        """Hold the lock, with everything that workers have counted so far; as `LedgerCounts.up_to_date`."""
-        interrupted = is_held_here(self.engine.lock)
-        with self.engine.lock:
-            for run in () if interrupted else self.measures.running:
-                run.collect()
-            yield
 
     def reset(self) -> None:
         """Begin anew."""

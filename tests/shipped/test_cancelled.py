@@ -102,7 +102,7 @@ class HesitantPool(MortalPool):
 
 
 def stopped(job: JobState) -> bool:
-    return bool(job._controls.stopped)  # its status says so only when it has ended
+    return bool(job._controls.run.stopped)  # its status says so only when it has ended
 
 
 def test_cancel_returns_when_the_pool_was_asked_for_a_task_that_it_is_just_given(

@@ -9,7 +9,7 @@ from routilux_core import Flow, JobState
 
 def at_the_end(state: JobState, call: Callable[[], None]) -> None:
     """Call in the thread that ends the job, in the moment in which it ends."""
-    state._controls.done.add_callback(call)
+    state._controls.run.done.add_callback(call)
 
 
 def leftovers(flow: Flow, states: Iterable[JobState]) -> Iterator[str]:
@@ -24,7 +24,7 @@ def leftovers(flow: Flow, states: Iterable[JobState]) -> Iterator[str]:
             if scheduler.ready or scheduler.first:
                 name, ready, permits = scheduler.strategy.name, len(scheduler.ready), len(scheduler.first)
                 yield f"scheduler {name!r}: {ready} ready, {permits} with permits"
-        twins = [twin for state in states for twin in state._controls.own.values()]
+        twins = [twin for state in states for twin in state._controls.run.own.values()]
         for node in [*engine.nodes.values(), *twins]:
             box = node.mailbox
             if box.waiting:
@@ -32,7 +32,7 @@ def leftovers(flow: Flow, states: Iterable[JobState]) -> Iterator[str]:
             if box.free != box.limit:
                 yield f"{node.routine_id}: {box.free} permits of {box.limit} are free"
         for state in states:
-            run = state._controls
+            run = state._controls.run
             kept = {"retries": len(run.retries), "parked": len(run.parked)}
             if state.status != "cancelled":  # else retries were discarded, and their attempts are records
                 kept["attempts"] = len(run.retries.attempts)

@@ -1,0 +1,155 @@
+"""What a `JobState` asks of its job: to be read, waited for, paused and cancelled, from any thread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from routilux_core._engine.run import Run
+from routilux_core._routines.frame import check_outside
+from routilux_core._routines.signature import Payload
+from routilux_core._threads.completion import Completion
+from routilux_core._threads.visits import Visit
+from routilux_core._tracking.history import activation_records
+from routilux_core._tracking.totals import JobSource
+from routilux_core.error_handling import Failure, LeftOut
+from routilux_core.seconds import check_patience
+
+if TYPE_CHECKING:
+    from routilux_core.records import ActivationRecord, Ledger
+    from routilux_core.routine import Routine
+    from routilux_core.tracking import Source
+
+
+class JobControl:
+    """One job, as its user sees and steers it. What the engine does with it is `run`."""
+
+    __slots__ = ("run",)
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    # -- what it shows
+
+    def status(self) -> str:
+        if self.run.finished:
+            return self.run.final
+        return "paused" if self.run.paused else "running"
+
+    def errors(self) -> list[Failure]:
+        with self.run.engine.lock:
+            return self.run.failures.kept()
+
+    def left_out(self) -> LeftOut:
+        return self.run.failures.left_out()
+
+    def outputs(self) -> dict[str, list[Payload]]:
+        with self.run.engine.lock:
+            return {name: list(payloads) for name, payloads in self.run.collected.items()}
+
+    def ledger(self) -> Ledger:
+        from routilux_core.records import Ledger
+
+        run = self.run
+        with run.engine.up_to_date((run,)):
+            return Ledger(
+                posted=run.last,
+                completed=run.over - run.failed - run.skipped - run.discarded,
+                failed=run.failed,
+                skipped=run.skipped,
+                discarded=run.discarded,
+                pending=run.pending,
+                retried=run.retried,
+                emitted=run.emitted,
+                unconnected=run.unconnected,
+                gathered=run.gathered,
+            )
+
+    def routines(self) -> Mapping[str, Routine]:
+        engine = self.run.engine
+        with engine.lock:
+            own = {node.routine_id: twin.routine for node, twin in self.run.own.items()}
+            return {name: own.get(name, node.routine) for name, node in engine.nodes.items()}
+
+    def routine_states(self) -> dict[str, str]:
+        engine = self.run.engine
+        with engine.up_to_date((self.run,)):
+            inlets, totals = engine.inlets, self.run.history.totals()
+            states = {inlets[slot].node.routine_id: "completed" for slot, total in totals.items() if total.completed}
+            return {**states, **self.run.decided}
+
+    def history_of(self, routine_id: str | None) -> list[ActivationRecord]:
+        inlets = self.run.engine.inlets
+        with self.run.engine.up_to_date((self.run,)):
+            newest = self.run.history.newest()
+        found = activation_records(newest, lambda number: (inlets[number].node.routine_id, inlets[number].name))
+        return [record for record in found if routine_id in (None, record.routine_id)]
+
+    def source(self) -> Source:
+        return JobSource(self.run)
+
+    def late_emissions(self) -> int:
+        return self.run.late
+
+    def explain(self) -> str:
+        from routilux_core._engine.explain import explain
+
+        return explain(self.run, self.status())
+
+    # -- how it is steered
+
+    def wait(self, timeout: float | None) -> bool:
+        run, engine = self.run, self.run.engine
+        check_outside(engine, "JobState.wait")
+        run.announce_end_again()
+        if not run.done.is_set():
+            engine.check_uninterrupted("JobState.wait")
+        return engine.wait([run], check_patience(timeout, "the timeout of JobState.wait"))
+
+    def drive(self, timeout: float | None) -> None:
+        """Wait in the thread that called `execute`, which does the work, until the job has ended or is paused.
+
+        With a timeout of 0 no longer than there is work for it.
+        """
+        run = self.run
+        with run.engine.lock:
+            if run.paused:
+                return
+            run.at_rest = rest = Completion()
+        run.done.add_callback(rest.set)
+        run.engine.wait([run], timeout, rest)
+        run.at_rest = None
+
+    def pause(self) -> None:
+        run, engine = self.run, self.run.engine
+        if engine.is_interrupted():
+            return engine.put_off(self.pause)
+        with Visit(engine):
+            with engine.lock:
+                if run.stopped or run.ended:
+                    return None
+                run.paused = run.halted = True
+                run.refresh_flags()
+                at_rest = run.at_rest
+            if at_rest is not None:
+                at_rest.set()
+        return None
+
+    def resume(self) -> None:
+        run, engine = self.run, self.run.engine
+        if engine.is_interrupted():
+            return engine.put_off(self.resume)
+        with Visit(engine):
+            with engine.lock:
+                if run.paused:
+                    run.paused = run.halted = False
+                    run.unpark()
+            engine.run_deferred()
+        return None
+
+    def cancel(self, kill: bool = False) -> None:
+        engine = self.run.engine
+        if engine.is_interrupted():
+            return engine.put_off(self.cancel, kill)
+        self.run.abort(kill)
+        return None
