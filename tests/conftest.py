@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import faulthandler
+import multiprocessing
+import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import ExitStack
 from time import monotonic, sleep
 from typing import Any
@@ -12,11 +15,16 @@ from typing import Any
 import pytest
 
 from routilux_core import Flow
+from shipped.strategies import SharedBatches
+
+pytest.register_assert_rewrite("shipped.same_answers")
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "sequential": {"execution_strategy": "sequential"},
     "concurrent": {"execution_strategy": "concurrent", "max_workers": 4},
 }
+
+IN_PROCESSES = "in-processes"  # handlers share no memory with their flow
 
 # What a thread may still need to end after `shutdown` has returned; a thread that stays fails the test after it.
 SECONDS_TO_END = 5.0
@@ -29,15 +37,38 @@ def pytest_unconfigure() -> None:
     faulthandler.dump_traceback_later(SECONDS_TO_EXIT, exit=True)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Let the tests of modules that are marked so run on worker processes as well, but for those that say why not."""
+    marked = metafunc.definition.get_closest_marker
+    if "strategy" in metafunc.fixturenames and marked("in_processes_too") and not marked("in_this_process"):
+        everywhere = pytest.mark.parametrize("strategy", [*sorted(STRATEGIES), IN_PROCESSES], indirect=True)
+        metafunc.definition.add_marker(everywhere)
+
+
 @pytest.fixture(params=sorted(STRATEGIES))
 def strategy(request: pytest.FixtureRequest) -> dict[str, Any]:
     """The keywords that make a `Flow` run under one strategy; a test that asks for it runs under each of them."""
+    if request.param == IN_PROCESSES:
+        return {"execution_strategy": SharedBatches(max_workers=2, executor=request.getfixturevalue("executor"))}
     return dict(STRATEGIES[request.param])
 
 
+@pytest.fixture(scope="session")
+def executor() -> Iterator[Executor]:
+    """Two worker processes for all tests; they are warm when the first test has them."""
+    made = ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"))
+    for future in [made.submit(os.getpid) for _ in range(8)]:
+        future.result()
+    yield made
+    made.shutdown()
+
+
 @pytest.fixture(autouse=True)
-def no_thread_left() -> Iterator[None]:
+def no_thread_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a worker, or any thread that would keep the interpreter alive."""
+    if getattr(request.node, "callspec", None) and request.node.callspec.params.get("strategy") == IN_PROCESSES:
+        request.getfixturevalue("executor")  # its threads stay until the session ends
     before = set(threading.enumerate())
     yield
     left = [

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+from places import CHECKOUT
+
 PACKAGES = {
     "routilux_core": CHECKOUT / "routilux_core",
     "routilux_core_plugins": CHECKOUT / "plugins" / "routilux_core_plugins",

@@ -5,13 +5,14 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from places import CHECKOUT
+
 pytestmark = pytest.mark.once
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = CHECKOUT / "benchmarks"
 
 
 def test_quick_run_measures_every_row_and_compares_it_with_its_gates(tmp_path):

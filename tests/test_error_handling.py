@@ -7,11 +7,11 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from places import DOCS
 from routilux_core import (
     ActivationTimeout,
     ConfigurationError,
@@ -27,8 +27,10 @@ from routilux_core import (
     slot,
 )
 
+pytestmark = pytest.mark.in_processes_too
+
 MakeFlow = Callable[..., Flow]
-DOCS = Path(__file__).resolve().parents[1] / "docs" / "errors.md"
+GUIDE = DOCS / "errors.md"
 SECONDS = 20.0
 AT_ONCE = {"retry_delay": 0.0}
 
@@ -224,6 +226,7 @@ def test_no_retries_at_all(make_flow: MakeFlow) -> None:
     assert (job.status, picky.calls, job.ledger.retried) == ("failed", [0], 0)
 
 
+@pytest.mark.in_this_process("compares the exception by identity")
 @pytest.mark.parametrize(
     ("settings", "error", "calls"),
     [
@@ -313,6 +316,7 @@ def test_one_policy_serves_many_routines_and_jobs(make_flow: MakeFlow, strategy:
 # -- what is known of an error
 
 
+@pytest.mark.in_this_process("compares the exception by identity")
 def test_a_failure_says_where_what_and_why(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
     flow, picky = make_flow(**strategy), Picky(tries={0: ALWAYS}, error=ValueError("bad number"))
     build(flow, picky)
@@ -326,6 +330,7 @@ def test_a_failure_says_where_what_and_why(make_flow: MakeFlow, strategy: dict[s
     assert (failure.attempt, failure.emitted, failure.decision) == (1, 1, ErrorStrategy.STOP)
 
 
+@pytest.mark.in_this_process("compares the exceptions by identity")
 def test_raise_for_errors_raises_what_stopped_or_was_continued_after(
     make_flow: MakeFlow, strategy: dict[str, Any]
 ) -> None:
@@ -360,12 +365,12 @@ def test_each_error_is_logged_once_with_its_decision(
     assert "continue" in caplog.messages[1]
 
 
-@pytest.mark.skipif(not DOCS.exists(), reason="the documentation is not beside the tests")
+@pytest.mark.skipif(not GUIDE.exists(), reason="the documentation is not beside the tests")
 def test_the_python_in_the_documentation_runs() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
     assert blocks
     for block in blocks:
-        exec(compile(block, str(DOCS), "exec"), {"__name__": "documentation"})
+        exec(compile(block, str(GUIDE), "exec"), {"__name__": "documentation"})
 
 
 # -- what must not break the engine
@@ -398,6 +403,7 @@ def pass_over_exits(strategy: dict[str, Any], error: BaseException) -> None:
         pytest.skip("in the main thread an exit cancels the job, and is raised again: this has tests of its own")
 
 
+@pytest.mark.in_this_process("compares the exception by identity")
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("decision", ["stop", "continue"])
 def test_any_exception_is_contained(
@@ -452,6 +458,7 @@ def test_what_ends_a_program_cancels_in_the_main_thread_and_is_raised_again(
     assert collect.seen == [0, 1, 2]
 
 
+@pytest.mark.in_this_process("gives max_workers beside the strategy")
 def test_a_policy_that_raises_fails_the_activation_and_the_worker_lives(
     make_flow: MakeFlow, strategy: dict[str, Any]
 ) -> None:
@@ -482,6 +489,7 @@ def broken_log() -> Iterator[None]:
     logging.getLogger("routilux_core").removeHandler(handler)
 
 
+@pytest.mark.in_this_process("gives max_workers beside the strategy")
 @pytest.mark.parametrize("decision", ["stop", "continue", "skip"])
 def test_a_log_that_raises_does_not_cost_a_worker(
     make_flow: MakeFlow, strategy: dict[str, Any], broken_log: None, decision: str
@@ -544,6 +552,7 @@ def test_the_delay_is_waited_for_before_the_retry(make_flow: MakeFlow, strategy:
     assert third.started - second.ended >= 0.04
 
 
+@pytest.mark.in_this_process("waits for an event of this process")
 def test_a_stateless_routine_lets_others_pass_while_a_retry_waits(
     make_flow: MakeFlow, strategy: dict[str, Any]
 ) -> None:

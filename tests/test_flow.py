@@ -23,6 +23,8 @@ from routilux_core import (
     slot,
 )
 
+pytestmark = pytest.mark.in_processes_too
+
 MakeFlow = Callable[..., Flow]
 SECONDS = 60.0
 
@@ -149,6 +151,7 @@ def test_a_connection_that_cannot_supply_what_is_required_warns(make_flow: MakeF
     flow.connect("first", "grown", "second", "n", {"total": "n"})
 
 
+@pytest.mark.in_this_process("collects in a list of this process")
 def test_what_a_merge_function_may_supply_is_not_warned_of(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
     flow, got = make_flow(**strategy), []
     merges = Routine()
@@ -245,6 +248,7 @@ def test_a_long_chain_completes(make_flow: MakeFlow, length: int) -> None:
     assert job.ledger.completed == length
 
 
+@pytest.mark.in_this_process("takes 20,000 ways there and back")
 @pytest.mark.parametrize("budget", [0, 1, 20_000])
 def test_a_cycle_ends_when_its_budget_is_used(make_flow: MakeFlow, strategy: dict[str, Any], budget: int) -> None:
     flow, loop = make_flow(**strategy, max_pending=2), Loop(left=budget)
@@ -281,6 +285,7 @@ def test_a_burst_beyond_max_pending_loses_nothing(
 SUBJECT: contextvars.ContextVar[str] = contextvars.ContextVar("subject")
 
 
+@pytest.mark.in_this_process("context variables don't travel")
 def test_context_variables_of_the_caller_are_seen_in_every_handler(
     make_flow: MakeFlow, strategy: dict[str, Any]
 ) -> None:

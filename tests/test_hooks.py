@@ -20,6 +20,7 @@ import pytest
 from attrs import fields as attrs_fields
 from attrs import frozen
 
+from places import DOCS
 from routilux_core import (
     ActivationRecord,
     Capabilities,
@@ -48,7 +49,7 @@ MakeFlow = Callable[..., Flow]
 SECONDS = 20.0
 HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("routilux_")}
 TRACKING = sorted(HOOKS.keys() - {"routilux_make_strategy", "routilux_handle_error"})
-DOCS = Path(__file__).resolve().parents[1] / "docs" / "plugins.md"
+GUIDE = DOCS / "plugins.md"
 
 
 class Source(Routine):
@@ -152,7 +153,7 @@ def test_every_hook_has_a_test_of_its_name() -> None:
 
 
 def signatures_in_docs() -> Iterator[tuple[str, str]]:
-    text = DOCS.read_text("utf-8")
+    text = GUIDE.read_text("utf-8")
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.FunctionDef):
@@ -160,9 +161,9 @@ def signatures_in_docs() -> Iterator[tuple[str, str]]:
                 yield node.name, ", ".join(arguments)
 
 
-@pytest.mark.skipif(not DOCS.exists(), reason="the documentation is not beside the tests")
+@pytest.mark.skipif(not GUIDE.exists(), reason="the documentation is not beside the tests")
 def test_the_documentation_names_every_hook_with_its_signature() -> None:
-    text = DOCS.read_text("utf-8")
+    text = GUIDE.read_text("utf-8")
     for name, hook in HOOKS.items():
         assert f"`{name}({', '.join(inspect.signature(hook).parameters)})`" in text, name
     mentioned = set(re.findall(r"\broutilux_\w+(?=\()", text))
@@ -172,21 +173,21 @@ def test_the_documentation_names_every_hook_with_its_signature() -> None:
             assert set(filter(None, arguments.split(", "))) <= inspect.signature(HOOKS[name]).parameters.keys(), name
 
 
-@pytest.mark.skipif(not DOCS.exists(), reason="the documentation is not beside the tests")
+@pytest.mark.skipif(not GUIDE.exists(), reason="the documentation is not beside the tests")
 @pytest.mark.parametrize(
     "record", [Capabilities, Failure, Decision, ActivationRecord, hookspecs.Activation, hookspecs.Emission]
 )
 def test_the_documentation_names_every_attribute_of_what_plugins_get_and_give(record: type) -> None:
-    unnamed = {field.name for field in attrs_fields(record) if f"`{field.name}`" not in DOCS.read_text("utf-8")}
+    unnamed = {field.name for field in attrs_fields(record) if f"`{field.name}`" not in GUIDE.read_text("utf-8")}
     assert not unnamed - {"decision"}  # it is taken when all have been asked
 
 
-@pytest.mark.skipif(not DOCS.exists(), reason="the documentation is not beside the tests")
+@pytest.mark.skipif(not GUIDE.exists(), reason="the documentation is not beside the tests")
 def test_the_python_in_the_documentation_runs() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text("utf-8"), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
     assert len(blocks) >= 3
     for block in blocks:
-        exec(compile(block, str(DOCS), "exec"), {"__name__": "__main__"})
+        exec(compile(block, str(GUIDE), "exec"), {"__name__": "__main__"})
 
 
 # -- strategies

@@ -24,6 +24,8 @@ from routilux_core import (
     slot,
 )
 
+pytestmark = pytest.mark.in_processes_too
+
 MakeFlow = Callable[..., Flow]
 SECONDS = 20.0
 
@@ -367,6 +369,7 @@ def test_200_runs_of_100_concurrent_events_lose_and_double_nothing(make_flow: Ma
     assert appends.seen == []
 
 
+@pytest.mark.in_this_process("executes its own flow in a handler")
 def test_a_job_started_in_a_handler_is_returned_running(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
     flow, blocks = make_flow(**strategy), Blocks()
     statuses: list[str] = []
@@ -388,6 +391,7 @@ def test_a_job_started_in_a_handler_is_returned_running(make_flow: MakeFlow, str
     assert (parent.status, parent.ledger.posted, flow.job_state) == ("completed", 1, children[-1])
 
 
+@pytest.mark.in_this_process("holds the other flow")
 def test_a_handler_may_run_another_flow(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
     outer, inner = make_flow(**strategy), make_flow(**strategy)
     inner.add_routine(Relay(), "relay")
@@ -611,6 +615,7 @@ def test_a_merge_function_of_scope_job_is_a_method_of_the_copy(make_flow: MakeFl
         assert job.outputs["uncopied.item"] == [{"n": 1}, {"n": 2}, {"n": 3}]
 
 
+@pytest.mark.in_this_process("holds the flow")
 def test_a_copy_for_the_job_may_ask_the_flow(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
     """It is made without a lock of the engine."""
     ledgers: list[Ledger] = []

@@ -27,6 +27,8 @@ from routilux_core import (
     slot,
 )
 
+pytestmark = pytest.mark.in_processes_too
+
 MakeFlow = Callable[..., Flow]
 SECONDS = 20.0
 
@@ -200,6 +202,7 @@ def test_asking_for_a_slot_or_event_that_is_not_there_says_what_is() -> None:
         Scale(factor=1.0).get_event("scale")
 
 
+@pytest.mark.in_this_process("collects in a list of this process")
 def test_slots_and_events_may_come_after_the_routine_was_added(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
     flow = make_flow(**strategy)
     late, calls = Routine(), []

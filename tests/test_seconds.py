@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent / "process"))  # also for the workers
-
-from patient_routines import MONTH, Patient, Plain
-
+from processes.patient import MONTH, Patient, Plain
 from routilux_core import Capabilities, ConfigurationError, Flow, JobState, Routine
 from routilux_core.seconds import FOREVER, LONGEST, check_patience, check_seconds, stretch
 from routilux_core_plugins.process import ProcessStrategy

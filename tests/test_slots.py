@@ -13,6 +13,8 @@ import pytest
 
 from routilux_core import DefinitionError, ErrorHandler, Flow, JobState, PayloadError, Routine, event, slot
 
+pytestmark = pytest.mark.in_processes_too
+
 MakeFlow = Callable[..., Flow]
 SECONDS = 20.0
 ABSENT = object()
@@ -567,6 +569,7 @@ def test_a_gather_slot_where_nothing_arrived_is_not_called(make_flow: MakeFlow, 
     assert (job.ledger.posted, job.ledger.gathered) == (1, 0)
 
 
+@pytest.mark.in_this_process("cancels its own flow in a handler")
 @pytest.mark.parametrize("end", ["cancel", "stop"])
 def test_a_gather_slot_of_a_job_that_was_stopped_is_not_called(
     make_flow: MakeFlow, strategy: dict[str, Any], end: str

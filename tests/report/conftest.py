@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import random
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+import seen_routines
 
 SEEDS = (
     "<script>alert(1)</script>",
@@ -53,7 +51,6 @@ def hostile_names() -> list[str]:
     return names
 
 
-FOLDER = str(Path(__file__).parent)
 STRATEGIES: dict[str, dict[str, Any]] = {
     "sequential": {"execution_strategy": "sequential"},
     "concurrent": {"execution_strategy": "concurrent", "max_workers": 4},
@@ -62,11 +59,9 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="session")
-def seen() -> Iterator[ModuleType]:
+def seen() -> ModuleType:
     """The module with the routines of these tests, which worker processes can import, too."""
-    sys.path.insert(0, FOLDER)
-    yield importlib.import_module("seen_routines")
-    sys.path.remove(FOLDER)
+    return seen_routines
 
 
 @pytest.fixture(params=sorted(STRATEGIES))

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import SimpleNamespace
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from stress import harness, inside, interrupt, model
+from stress.draw import draw
+
 pytestmark = pytest.mark.once
 
 SEEDS = 60
-MODULES = ("draw", "harness", "interrupt", "inside", "model", "plan")
 
 
-@pytest.fixture(scope="module")
-def stress() -> Iterator[SimpleNamespace]:
-    """Give the modules of the check; they are found beside the tests, which are on nobody's path."""
-    tests = str(Path(__file__).parents[1])
-    sys.path.insert(0, tests)
-    yield SimpleNamespace(**{name: importlib.import_module(f"stress.{name}") for name in MODULES})
-    sys.path.remove(tests)
-
-
-def test_the_plans_have_all_that_flows_are_made_of(stress: SimpleNamespace) -> None:
-    plans = [stress.draw.draw(seed) for seed in range(SEEDS)]
+def test_the_plans_have_all_that_flows_are_made_of() -> None:
+    plans = [draw(seed) for seed in range(SEEDS)]
     nodes = [node for plan in plans for node in plan.nodes]
     policies = [plan.policy_of(node).decision for plan in plans for node in plan.nodes]
     assert {plan.strategy for plan in plans} == {"sequential", "concurrent"}
@@ -47,7 +36,7 @@ def test_the_plans_have_all_that_flows_are_made_of(stress: SimpleNamespace) -> N
     assert any(node.spawns for node in nodes)
     assert any(plan.from_threads for plan in plans)
     assert any(plan.with_context for plan in plans)
-    ledgers = [job.ledger for plan in plans for job in stress.model.answer_of(plan).jobs.values()]
+    ledgers = [job.ledger for plan in plans for job in model.answer_of(plan).jobs.values()]
     for count in ("completed", "failed", "skipped", "retried", "unconnected", "gathered"):
         assert any(ledger[count] for ledger in ledgers), f"no flow has anything {count}"
 
@@ -121,11 +110,11 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-def test_a_wrong_answer_is_noticed(stress: SimpleNamespace, change: Callable[[Any], None]) -> None:
+def test_a_wrong_answer_is_noticed(change: Callable[[Any], None]) -> None:
     """The first plan that has what is changed: it agrees with its answer, and not with the changed one."""
     for seed in range(SEEDS):
-        plan = stress.draw.draw(seed)
-        answer = stress.model.answer_of(plan)
+        plan = draw(seed)
+        answer = model.answer_of(plan)
         try:
             change(answer)
         except StopIteration:
@@ -133,49 +122,49 @@ def test_a_wrong_answer_is_noticed(stress: SimpleNamespace, change: Callable[[An
         break
     else:
         pytest.fail("no plan has that")
-    stage = stress.harness.Stage(plan)
-    with stress.harness.quiet_log():
+    stage = harness.Stage(plan)
+    with harness.quiet_log():
         stage.run()
         stage.flow.shutdown()
-    assert list(stress.harness.differences(stage, stress.model.answer_of(plan))) == []
-    assert list(stress.harness.differences(stage, answer)) != []
+    assert list(harness.differences(stage, model.answer_of(plan))) == []
+    assert list(harness.differences(stage, answer)) != []
 
 
 LEAVINGS = ("hold_a_permit", "leave_one_waiting", "leave_one_ready", "leave_a_job", "leave_a_timer")
 
 
 @pytest.mark.parametrize("leave", LEAVINGS)
-def test_what_the_dispatcher_leaves_behind_is_noticed(stress: SimpleNamespace, leave: str) -> None:
-    stage = finished_stage(stress)
-    take_back = getattr(stress.inside, leave)(stage.flow)
-    found = list(stress.harness.leftovers(stage))
+def test_what_the_dispatcher_leaves_behind_is_noticed(leave: str) -> None:
+    stage = finished_stage()
+    take_back = getattr(inside, leave)(stage.flow)
+    found = list(harness.leftovers(stage))
     if take_back is not None:
         take_back()
     assert found != []
 
 
-def test_a_handler_that_still_runs_is_noticed(stress: SimpleNamespace) -> None:
-    stage = finished_stage(stress)
+def test_a_handler_that_still_runs_is_noticed() -> None:
+    stage = finished_stage()
     stage.world.running += 1
-    assert list(stress.harness.leftovers(stage)) == ["1 handlers still run"]
+    assert list(harness.leftovers(stage)) == ["1 handlers still run"]
 
 
-def test_a_second_handler_that_a_thread_begins_behind_a_cancel_is_noticed(stress: SimpleNamespace) -> None:
-    stage = finished_stage(stress)
+def test_a_second_handler_that_a_thread_begins_behind_a_cancel_is_noticed() -> None:
+    stage = finished_stage()
     job, index = next(iter(stage.world.calls))
     node = stage.world.plan.nodes[index]
-    interrupter = stress.interrupt.Interrupter(stage, [])
+    interrupter = interrupt.Interrupter(stage, [])
     stage.world.close([job])
     for allowed in (True, False):  # the one that this thread had committed to, and another
         stage.world.enter(job, node)
         stage.world.enter(-1, node)
-        assert (list(stress.interrupt.late_calls(interrupter)) == []) is allowed
+        assert (list(interrupt.late_calls(interrupter)) == []) is allowed
 
 
-def finished_stage(stress: SimpleNamespace) -> Any:
-    stage = stress.harness.Stage(stress.draw.draw(0))
-    with stress.harness.quiet_log():
+def finished_stage() -> Any:
+    stage = harness.Stage(draw(0))
+    with harness.quiet_log():
         stage.run()
         stage.flow.shutdown()
-    assert list(stress.harness.leftovers(stage)) == []
+    assert list(harness.leftovers(stage)) == []
     return stage

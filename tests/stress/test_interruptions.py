@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable
 
 import pytest
 
 from routilux_core import Flow, Routine, event, slot
+from stress import interrupt
 
 MakeFlow = Callable[..., Flow]
 SHORT, LONG = 20, 200
@@ -20,23 +18,14 @@ FEW, MANY = 300, 1_000  # events in a flow
 ACTIONS = {"cancel", "pause", "pause, cancel"}
 
 
-@pytest.fixture(scope="module")
-def interrupt() -> Iterator[ModuleType]:
-    """Give the module of the check; it is found beside the tests, which are on nobody's path."""
-    tests = str(Path(__file__).parents[1])
-    sys.path.insert(0, tests)
-    yield importlib.import_module("stress.interrupt")
-    sys.path.remove(tests)
-
-
 @pytest.mark.stress
 @pytest.mark.parametrize("seed", range(SHORT))
-def test_a_flow_interrupted_at_a_random_moment_counts_everything(interrupt: ModuleType, seed: int) -> None:
+def test_a_flow_interrupted_at_a_random_moment_counts_everything(seed: int) -> None:
     assert interrupt.check_interrupted(seed, FEW).total() <= len(ACTIONS)
 
 
 @pytest.mark.stress
-def test_the_short_run_interrupts_in_every_way(interrupt: ModuleType) -> None:
+def test_the_short_run_interrupts_in_every_way() -> None:
     moments = [moment for seed in range(SHORT) for moment in interrupt.moments_of(seed, FEW)]
     assert {moment.action for moment in moments} == ACTIONS
     ways = {(moment.inside, moment.whole_flow) for moment in moments if "cancel" in moment.action}
@@ -45,7 +34,7 @@ def test_the_short_run_interrupts_in_every_way(interrupt: ModuleType) -> None:
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_200_interrupted_flows_of_1000_events_count_everything(interrupt: ModuleType) -> None:
+def test_200_interrupted_flows_of_1000_events_count_everything() -> None:
     done = sum((interrupt.check_interrupted(seed, MANY) for seed in range(LONG)), Counter())
     assert done.keys() == ACTIONS
     assert done.total() >= LONG * 3 // 4, f"too many flows ended before their moment: {done}"

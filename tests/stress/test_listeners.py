@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from routilux_core import ActivationRecord, Failure, Flow, JobState, hookimpl
+from stress import harness
 
 SEEDS = range(1000, 1020)
 
@@ -65,17 +63,9 @@ class Fails:
         raise KeyError(failure.routine_id)
 
 
-@pytest.fixture
-def harness(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    tests = str(Path(__file__).parents[1])
-    sys.path.insert(0, tests)
-    yield importlib.import_module("stress.harness")
-    sys.path.remove(tests)
-
-
 @pytest.mark.stress
 def test_listeners_hear_of_everything_once_and_change_no_answer(
-    harness: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     counts = Counts()
     make: Callable[..., Flow] = functools.partial(Flow, plugins=[counts, Fails])

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from places import SUPPORT
+from stress import hunt as hunting
+
 pytestmark = pytest.mark.once
 
-TESTS = Path(__file__).parents[1]
 ISSUED = 2_000  # flows within which a wrong dispatcher has to be found
 SHORT = 500  # flows in every run; each mutant is found in the first few
 MUTANTS = (
@@ -35,7 +33,7 @@ RARE = ("counts_just_before_its_record", "looks_once")
 
 def hunt(mutant: str, first_seed: int, flows: int, patience: float) -> dict[str, Any]:
     """Hunt in a process of its own: what a mutant breaks or hangs ends with it."""
-    search = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
+    search = os.pathsep.join(filter(None, (str(SUPPORT), os.environ.get("PYTHONPATH"))))
     command = [sys.executable, "-m", "stress.hunt", str(flows), str(first_seed), mutant]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=patience, env={**os.environ, "PYTHONPATH": search}
@@ -57,17 +55,9 @@ def test_a_wrong_dispatcher_is_found(mutant: str) -> None:
 
 
 @pytest.mark.stress
-def test_the_right_dispatcher_is_not_found_wrong_by_the_same_hunt(hunting: ModuleType) -> None:
+def test_the_right_dispatcher_is_not_found_wrong_by_the_same_hunt() -> None:
     result = hunting.hunt("none", 40, 10)  # seeds that test_random_flows.py has not
     assert (result["found_after"], result["tried"]) == (None, 10), result
-
-
-@pytest.fixture(scope="module")
-def hunting() -> Iterator[ModuleType]:
-    """Give the module of the hunt; it is found beside the tests, which are on nobody's path."""
-    sys.path.insert(0, str(TESTS))
-    yield importlib.import_module("stress.hunt")
-    sys.path.remove(str(TESTS))
 
 
 class Engine:
@@ -79,14 +69,14 @@ class Engine:
 
 @pytest.mark.parametrize("method", ["gone", "step"])
 @pytest.mark.parametrize("lines", ["no such line", 'return "right"'])
-def test_a_mutant_that_does_not_follow_the_engine_is_outdated(hunting: ModuleType, method: str, lines: str) -> None:
+def test_a_mutant_that_does_not_follow_the_engine_is_outdated(method: str, lines: str) -> None:
     change = hunting.Change(Engine, method, lines, "pass")
     with pytest.raises(hunting.Outdated, match=r"is gone|stand there [02] times"), hunting.plant([change]):
         pass
     assert Engine().step() == "right"
 
 
-def test_a_mutant_is_planted_and_taken_out_again(hunting: ModuleType) -> None:
+def test_a_mutant_is_planted_and_taken_out_again() -> None:
     change = hunting.Change(
         Engine,
         "step",

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from places import SUPPORT
 from routilux_core import Flow, FlowStateError, JobState
+from stress.at_each_line import Interruption
+from stress.signalled import make_flow
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends real signals")
 
@@ -27,15 +27,6 @@ EVENTS = 3
 
 class TimeLimit(Exception):
     """What the time limits of task queues and test runners raise."""
-
-
-@pytest.fixture(scope="module")
-def stress() -> Iterator[Callable[[str], ModuleType]]:
-    """Import modules that are found beside the tests, which are on nobody's path."""
-    tests = str(Path(__file__).parents[1])
-    sys.path.insert(0, tests)
-    yield lambda name: importlib.import_module(f"stress.{name}")
-    sys.path.remove(tests)
 
 
 # -- at each line of the engine that the calling thread executes
@@ -96,16 +87,15 @@ def raising(error: type[BaseException]) -> Callable[[], Any]:
 @pytest.mark.parametrize("error", [KeyboardInterrupt, TimeLimit])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_an_exception_at_any_line_of_the_engine_leaves_the_flow_working(
-    stress: Callable[[str], ModuleType],
     caplog: pytest.LogCaptureFixture,
     strategy: str,
     error: type[BaseException],
     each: int,
 ) -> None:
     caplog.set_level(logging.CRITICAL, logger="routilux_core")
-    flow = stress("signalled").make_flow(strategy)
+    flow = make_flow(strategy)
     try:
-        count = interrupt_at_lines(flow, stress("at_each_line").Interruption, raising(error), 1 + each // 2, each)
+        count = interrupt_at_lines(flow, Interruption, raising(error), 1 + each // 2, each)
     finally:
         flow.shutdown(timeout=PATIENCE)
     assert count > 200 // each
@@ -138,16 +128,14 @@ QUICK = {"cancel", "execute", "ledger", "wait"}  # where each look starts proces
 )
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_call_in_the_middle_of_any_line_of_the_engine_does_not_hang(
-    stress: Callable[[str], ModuleType], strategy: str, name: str, each: int
-) -> None:
+def test_a_call_in_the_middle_of_any_line_of_the_engine_does_not_hang(strategy: str, name: str, each: int) -> None:
     if strategy == "process" and each > 1 and name not in QUICK:
         pytest.skip("in the long run only")
     if (strategy, name) == ("process", "shutdown without waiting"):
         each = 50  # each of them starts new workers
-    flow = stress("signalled").make_flow(strategy)
+    flow = make_flow(strategy)
     try:
-        count = interrupt_at_lines(flow, stress("at_each_line").Interruption, lambda: CALLS[name](flow), each, each)
+        count = interrupt_at_lines(flow, Interruption, lambda: CALLS[name](flow), each, each)
     finally:
         flow.shutdown(timeout=PATIENCE)
     assert count > 200 // each
@@ -157,7 +145,7 @@ def test_a_call_in_the_middle_of_any_line_of_the_engine_does_not_hang(
 
 
 def run_signalled(strategy: str, kind: str, count: int, seed: int, timeout: float) -> dict[str, Any]:
-    program = Path(__file__).with_name("signalled.py")
+    program = SUPPORT / "stress" / "signalled.py"
     arguments = [sys.executable, str(program), strategy, kind, str(count), str(seed)]
     ended = subprocess.run(arguments, capture_output=True, text=True, timeout=timeout)
     assert ended.stdout, ended.stderr

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-SHIPPED = HERE.parents[2] / "tests" / "shipped"
-sys.path[:0] = [str(HERE), str(SHIPPED)]
+SUPPORT = HERE.parents[2] / "tests" / "support"
+sys.path[:0] = [str(HERE), str(SUPPORT)]
+pytest.register_assert_rewrite("shipped.same_answers")
 
 from dask.distributed import Client  # noqa: E402
 
@@ -48,7 +49,7 @@ class Cluster:
         self, module: str, *arguments: str, program: tuple[str, ...] = (), **variables: str
     ) -> subprocess.Popen[bytes]:
         first = variables.pop("first", "")
-        paths = os.pathsep.join(each for each in (first, os.environ.get("PYTHONPATH"), str(HERE), str(SHIPPED)) if each)
+        paths = os.pathsep.join(each for each in (first, os.environ.get("PYTHONPATH"), str(HERE), str(SUPPORT)) if each)
         environment = {**os.environ, "PYTHONPATH": paths, **variables}
         program = program or ("-m", f"distributed.cli.{module}")
         command = [sys.executable, *program, *arguments, "--host", "127.0.0.1"]

@@ -16,12 +16,12 @@ from typing import Any
 import psutil
 import pytest
 from dask.distributed import Client
+from dask_flows import appeared, build, finished
 from dask_routines import Keeps, Loose, Waits, WhoAmI, Work, kept_keys, kept_pools
 from routilux_dask import _remote
-from shipped_routines import Sum, UsesClient
-from test_lost import appeared, build, finished
 
 from routilux_core import ConfigurationError, Flow, ShippingError, StrategyError
+from shipped.routines import Sum, UsesClient
 
 MakeFlow = Callable[..., Flow]
 SECONDS = 60.0

@@ -12,39 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dask_flows import appeared, build, finished
 from dask_routines import Tally, Waits, Work, WorkAgain
-from shipped_routines import Source
 
-from routilux_core import ErrorHandler, Flow, JobState, StrategyError, WorkerLost
+from routilux_core import ErrorHandler, Flow, StrategyError, WorkerLost
 
 MakeFlow = Callable[..., Flow]
 SECONDS = 60.0
 COUNT = 20
-
-
-def finished(job: JobState) -> JobState:
-    assert job.wait(SECONDS), job.explain()
-    assert job.ledger.balanced
-    return job
-
-
-def appeared(path: Path) -> str:
-    """Wait for a file that a handler makes, and return what it says."""
-    end = time.monotonic() + SECONDS
-    while not path.exists():
-        assert time.monotonic() < end, f"{path} did not come"
-        os.sched_yield()
-        time.sleep(0.005)
-    return path.read_text()
-
-
-def build(flow: Flow, work: Any, source: Any = None) -> Flow:
-    flow.add_routine(source or Source(), "source")
-    flow.add_routine(work, "work")
-    flow.connect("source", "item", "work", "n")
-    if isinstance(work, Work):
-        flow.add_output("work", "done")
-    return flow
 
 
 def lose_one(flow: Flow, seconds: float) -> None:

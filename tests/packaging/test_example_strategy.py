@@ -1,0 +1,139 @@
+"""The example of a third party's distribution works from its wheel, passes the kit, and is missed when it is gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from places import CHECKOUT
+
+EXAMPLE = CHECKOUT / "examples" / "custom_strategy"
+DEMO = CHECKOUT / "examples" / "concurrent_flow_demo.py"
+PROGRAM = """\
+import sys
+
+from routilux_core import Flow, Routine, event, slot
+
+
+class Square(Routine, stateless=True, type_name="square"):
+    done = event("n")
+
+    @slot
+    def n(self, n: int) -> None:
+        self.emit("done", n=n * n)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "load":
+        flow = Flow.load("square.json")
+        print("loaded", flow.execution_strategy, flow.max_workers)
+    else:
+        flow = Flow(execution_strategy="loky", max_workers=2)
+        flow.add_routine(Square(), "square")
+        flow.add_output("square", "done")
+        flow.save("square.json")
+    with flow:
+        print(flow.run("square", {"n": 7}).outputs)
+"""
+OURS = {"PYTHONPATH", "PYTHONSAFEPATH", "PYTEST_ADDOPTS", "COVERAGE_FILE"}  # what a user's environment has not
+ANSWER = "{'square.done': [{'n': 49}]}"
+
+
+def fresh(test: Callable[[Environment], None]) -> Callable[[Environment], None]:
+    """Leave a test to `tox run -e example`: what it installs is fetched, and takes its time."""
+    return pytest.mark.fresh(pytest.mark.timeout(900)(test))
+
+
+class Environment:
+    """A fresh virtual environment, which sees nothing of this one."""
+
+    def __init__(self, folder: Path) -> None:
+        venv.create(folder / "venv", with_pip=True)
+        self.python = folder / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
+        self.folder = folder
+
+    def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.python, *command],
+            cwd=self.folder,
+            env={name: value for name, value in os.environ.items() if name not in OURS},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+
+    def does(self, *command: str | Path) -> str:
+        done = self.run(*command)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """A fresh environment with the core and the example, each from a wheel that was built here."""
+    folder = tmp_path_factory.mktemp("fresh")
+    made = Environment(folder)
+    wheels = folder / "wheels"
+    for source in (CHECKOUT, EXAMPLE):
+        made.does("-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", wheels, source)
+    [core], [example] = wheels.glob("routilux_core*.whl"), wheels.glob("routilux_loky*.whl")
+    made.does("-m", "pip", "install", "--quiet", f"routilux-core[testing] @ {core.as_uri()}")
+    (folder / "program.py").write_text(PROGRAM, "utf-8")
+    made.does("-m", "pip", "install", "--quiet", example)
+    return made
+
+
+@fresh
+def test_its_tests_pass_from_its_wheel(environment: Environment) -> None:
+    tests = environment.does(
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", environment.folder, EXAMPLE / "tests"
+    )
+    assert " passed" in tests
+    assert "failed" not in tests
+
+
+@fresh
+def test_the_demo_has_the_same_results_on_it(environment: Environment) -> None:
+    told = {
+        strategy: json.loads(environment.does(DEMO, "--json", "--strategy", strategy))
+        for strategy in ("sequential", "loky")
+    }
+    assert len(told["loky"]["results"]) == 3
+    assert told["loky"]["results"] == told["sequential"]["results"]
+    assert told["loky"]["jobs"]["main"] == told["sequential"]["jobs"]["main"]
+    assert told["loky"]["problems"] == []
+
+
+@fresh
+def test_a_flow_runs_on_it_and_says_what_to_install_when_it_is_gone(environment: Environment) -> None:
+    assert environment.does("program.py", "make") == f"{ANSWER}\n"
+    assert environment.does("program.py", "load") == f"loaded loky 2\n{ANSWER}\n"
+    environment.does("-m", "pip", "uninstall", "--quiet", "--yes", "routilux-loky")
+    try:
+        missed, loaded = environment.run("program.py", "make"), environment.run("program.py", "load")
+    finally:
+        environment.does("-m", "pip", "install", "--quiet", *environment.folder.glob("wheels/routilux_loky*.whl"))
+    told = missed.stderr.splitlines()[-1]
+    assert "unknown execution strategy 'loky'" in told
+    assert "pip install routilux-loky" in told
+    assert "'concurrent'" in told, "it says what there is instead"
+    assert missed.returncode != 0
+    assert (loaded.returncode, loaded.stdout) == (missed.returncode, "loaded loky 2\n"), "it loads, and does not run"
+    assert loaded.stderr.splitlines()[-1] == told
+
+
+def test_the_example_declares_what_it_says_in_its_readme() -> None:
+    entry = (EXAMPLE / "pyproject.toml").read_text("utf-8")
+    readme = (EXAMPLE / "README.md").read_text("utf-8")
+    line = 'loky = "routilux_loky:LokyStrategy"'
+    assert line in entry
+    assert line in readme
+    for named in ("pyproject.toml", "src/routilux_loky/__init__.py", "tests/test_loky.py"):
+        assert (EXAMPLE / named).exists()
+        assert f"`{named}`" in readme

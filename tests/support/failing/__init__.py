@@ -1,0 +1,1 @@
+"""Routines whose failures are the test."""

@@ -1,0 +1,1 @@
+"""Routines that worker processes import, and pools and programs that are looked at from outside."""
