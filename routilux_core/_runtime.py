@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from contextvars import Context, copy_context
@@ -26,6 +27,7 @@ from routilux_core._local.worker import WorkTask
 from routilux_core._registry.lookup import Plugins, make_strategy
 from routilux_core._routines.frame import CURRENT, inside
 from routilux_core._routines.imports import ADVICE, incomplete
+from routilux_core._text.printable import printable
 from routilux_core._threads.visits import Visit, is_held_here
 from routilux_core.errors import FlowStateError, StrategyError
 from routilux_core.graph import Graph
@@ -252,6 +254,7 @@ class Runtime:
         plugins = self.plugins.all()
         with self.opening, self.building:  # until it is posted, nobody closes the pools or changes anything
             inlet = self.wiring.entry(order.routine_id, order.slot)
+            _warn_of_unknown(inlet, order.payload)
             self._prepare(inlet, order.payload)
             run, job = made or self._new_job()
             if plugins is not None and plugins.decides:
@@ -410,6 +413,23 @@ class Runtime:
         if self.at_exit is not None:
             atexit.unregister(self.at_exit)
             self.at_exit = None
+
+
+def _warn_of_unknown(entry: Inlet, payload: Mapping[str, Any]) -> None:
+    """Warn of parameters of the entry that its handler does not take: a typo, where a default exists."""
+    declared = entry.node.routine._routilux.slots[entry.name]
+    signature = declared.signature
+    if (
+        signature.takes_all
+        or signature.whole
+        or callable(declared.merge_strategy)
+        or payload.keys() <= {*signature.names}
+    ):
+        return
+    unknown = ", ".join(repr(name) for name in payload if name not in signature.names)
+    takes = ", ".join(map(repr, signature.names)) or "nothing"
+    text = f"entry_params has {unknown}, which {entry.node.routine_id}.{entry.name} does not take (it takes {takes})"
+    warnings.warn(printable(text), stacklevel=6)
 
 
 def _task(scheduler: Scheduler) -> Task:

@@ -21,7 +21,7 @@ class DuplicateNameError(ConfigurationError):
     """A name, a routine or a connection is there already."""
 
 
-class UnknownNameError(RoutiluxError, LookupError):
+class UnknownNameError(RoutiluxError, LookupError, ValueError):
     """A name was asked for that does not exist here."""
 
     def __init__(self, kind: str, asked: object, known: Iterable[str], advice: str = "") -> None:
@@ -44,7 +44,17 @@ class SealedRoutineError(RoutiluxError, AttributeError):
 
 
 class PayloadError(RoutiluxError, TypeError):
-    """What arrived at a slot does not fit its handler."""
+    """What arrived at a slot does not fit its handler, or what was to be emitted is no payload."""
+
+    absent: tuple[str, ...] = ()  # the parameters for which nothing came
+
+    def at_entry(self) -> PayloadError:
+        """Return the same for the entry of a job, where no connection can help."""
+        if not self.absent:
+            return self
+        text = str(self).partition(";")[0]
+        names = ", ".join(f"{name!r}: ..." for name in self.absent)
+        return PayloadError(f"{text}; give it in entry_params, {{{names}}}, or give the parameter a default")
 
 
 class FlowStateError(RoutiluxError, RuntimeError):
@@ -98,6 +108,18 @@ class ActivationTimeout(RoutiluxError, TimeoutError):
     """
 
     late_emissions = 0
+
+
+class JobTimeout(RoutiluxError, TimeoutError):
+    """A job had not ended when the time-out of `Flow.run` was over, and was cancelled: `job_id`, `timeout`."""
+
+    def __init__(self, job_id: str, timeout: float) -> None:
+        self.job_id = job_id
+        self.timeout = timeout
+        super().__init__(f"job {printable(job_id)} had not ended after {timeout:g} s, and was cancelled")
+
+    def __reduce__(self) -> tuple[type[JobTimeout], tuple[str, float]]:
+        return type(self), (self.job_id, self.timeout)
 
 
 class WorkerLost(RoutiluxError, RuntimeError):

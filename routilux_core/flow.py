@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from types import ModuleType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Never, Self
 
 from routilux_core._engine.control import JobControl
-from routilux_core._engine.engine import Engine
+from routilux_core._engine.engine import Engine, deadline_of, seconds_left
 from routilux_core._registry.lookup import Plugins
 from routilux_core._routines.frame import check_outside
 from routilux_core._runtime import EXIT_GRACE_S, Order, Runtime
 from routilux_core._tracking.totals import FlowSource
 from routilux_core.error_handling import ErrorHandler, ErrorStrategy
-from routilux_core.errors import ConfigurationError, brief
+from routilux_core.errors import ConfigurationError, JobTimeout, PayloadError, brief
 from routilux_core.graph import Connection
-from routilux_core.job import JobState
+from routilux_core.job import JobState, class_only
 from routilux_core.routine import Routine
 from routilux_core.seconds import check_patience
 from routilux_core.strategy import ExecutionStrategy
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 class Flow:
     """A graph of routines, and how it runs: `Flow(execution_strategy="concurrent", max_workers=5)`.
 
-    `execution_strategy` is a name or a strategy object; `max_workers=None` is the strategy's own default.
+    `execution_strategy` is a name or a strategy object, "sequential" by default; `max_workers=None` is the strategy's
+    own default.
     `plugins` are modules, objects or classes that implement hooks (`hookspecs`), for this flow alone.
     Beyond `max_pending` queued activations a handler that emits first works some of them off. `history_size` is the
     number of newest records that a job keeps. Of an exception the text of its traceback is kept; `capture="frames"`
@@ -41,7 +43,7 @@ class Flow:
     def __init__(
         self,
         flow_id: str | None = None,
-        execution_strategy: str | ExecutionStrategy = "sequential",
+        execution_strategy: str | ExecutionStrategy | None = None,
         max_workers: int | None = None,
         strategy_options: Mapping[str, Any] | None = None,
         *,
@@ -54,11 +56,17 @@ class Flow:
         self.flow_id = f"flow-{os.urandom(4).hex()}" if flow_id is None else flow_id
         if not isinstance(self.flow_id, str):
             raise ConfigurationError(f"a flow id is a string, not {flow_id!r}")
+        if execution_strategy is None and max_workers is not None:
+            warnings.warn(
+                f"Flow(max_workers={max_workers!r}) names no strategy, and 'sequential' makes one call after another, "
+                "whatever max_workers is: did you mean execution_strategy='concurrent'?",
+                stacklevel=2,
+            )
         history_size = _whole(history_size, "history_size", 0)
         engine = Engine(_whole(max_pending, "max_pending", 1), history_size, _keeps_frames(capture))
         self._runtime = Runtime(
             *(self.flow_id, engine, history_size, Plugins(plugins)),
-            *(execution_strategy, max_workers, dict(strategy_options or {})),
+            *(execution_strategy or "sequential", max_workers, dict(strategy_options or {})),
         )
         self.set_error_handler(error_handler)
 
@@ -144,7 +152,7 @@ class Flow:
     def add_routine(
         self, routine: Routine, routine_id: str | None = None, *, execution_strategy: str | None = None
     ) -> str:
-        """Take a routine in, and return its id: by default its class's name in lower case.
+        """Take a routine in, and return its id: by default its class's name in lower case, with a number if need be.
 
         `execution_strategy` lets this one run under another strategy than the rest.
         """
@@ -152,17 +160,19 @@ class Flow:
 
     def connect(
         self,
-        source: str,
-        event: str,
-        target: str,
-        slot: str,
+        source_routine_id: str,
+        source_event: str,
+        target_routine_id: str,
+        target_slot: str,
         param_mapping: Mapping[str, str] | None = None,
     ) -> Connection:
         """Wire an event of one routine to a slot of another, or of the same.
 
         `param_mapping` renames parameters on the way, `{"old": "new"}`: the old name is not passed as well.
         """
-        return self._runtime.wiring.connect(source, event, target, slot, param_mapping)
+        return self._runtime.wiring.connect(
+            source_routine_id, source_event, target_routine_id, target_slot, param_mapping
+        )
 
     def add_output(self, routine_id: str, event_name: str, name: str | None = None) -> str:
         """Let jobs collect the payloads of an event, and return the name: `routine_id.event_name` by default."""
@@ -179,6 +189,15 @@ class Flow:
     def get_error_handler(self) -> ErrorHandler:
         """Return the policy for routines without their own."""
         return self._runtime.engine.error_handler
+
+    @property
+    def error_handler(self) -> ErrorHandler:
+        """The policy for routines without their own."""
+        return self.get_error_handler()
+
+    @error_handler.setter
+    def error_handler(self, error_handler: ErrorHandler | ErrorStrategy | str | None) -> None:
+        self.set_error_handler(error_handler)
 
     def set_execution_strategy(
         self,
@@ -224,7 +243,7 @@ class Flow:
 
         serialization.write_file(path, self.serialize())
 
-    @classmethod
+    @class_only
     def load(cls, path: str | os.PathLike[str], *, types: Iterable[type | ModuleType] = ()) -> Self:
         """Return the flow that `save` wrote; see `deserialize`."""
         from routilux_core import serialization
@@ -236,7 +255,12 @@ class Flow:
     # -- running
 
     def execute(
-        self, entry_routine_id: str, entry_params: Mapping[str, Any] | None = None, *, slot: str | None = None
+        self,
+        entry_routine_id: str,
+        entry_params: Mapping[str, Any] | None = None,
+        *,
+        slot: str | None = None,
+        **unknown: Never,
     ) -> JobState:
         """Start a job at a routine, and return it: finished under `sequential`, else at once.
 
@@ -246,26 +270,44 @@ class Flow:
         `sequential` in a flow of another strategy is called here, before this returns; what else is placed there runs
         where somebody waits.
         """
+        if unknown:
+            raise _params_unpacked("execute", entry_routine_id, unknown)
         return self._runtime.execute(Order(entry_routine_id, _checked_params(entry_params), slot))
 
     def run(
-        self, entry_routine_id: str, entry_params: Mapping[str, Any] | None = None, *, slot: str | None = None
+        self,
+        entry_routine_id: str,
+        entry_params: Mapping[str, Any] | None = None,
+        *,
+        slot: str | None = None,
+        timeout: float | None = None,
+        raise_for_errors: bool = False,
+        **unknown: Never,
     ) -> JobState:
-        """Execute, wait for the end of the job, and return it.
+        """Execute, wait for the end of the job, and return it: `job = flow.run("fetch", {"names": ["Oslo"]})`.
 
+        After `timeout` seconds the job is cancelled, and `JobTimeout` raised. With `raise_for_errors` the errors of the
+        job are raised when it has ended, as `JobState.raise_for_errors` does it.
         Every wait is refused inside a handler of this flow, and inside a job of another flow that such a handler waits
         for: it would wait for itself.
         """
+        if unknown:
+            raise _params_unpacked("run", entry_routine_id, unknown)
         check_outside(self._runtime.engine, "Flow.run")
         self._runtime.engine.check_uninterrupted("Flow.run")
+        patience = check_patience(timeout, "the timeout of Flow.run")
+        deadline = deadline_of(patience)
         job: JobState | None = None
         try:
             job = self.execute(entry_routine_id, entry_params, slot=slot)
-            job.wait()
+            if not job.wait(seconds_left(deadline)):
+                raise JobTimeout(job.job_id, patience or 0.0)
         except BaseException:  # a signal handler raised it, most often; nobody else knows this job
             if job is not None:
                 job.cancel()
             raise
+        if raise_for_errors:
+            job.raise_for_errors()
         return job
 
     def wait_for_completion(self, timeout: float | None = None) -> bool:
@@ -331,6 +373,13 @@ class Flow:
             self.cancel()
         hurries = error is not None and not isinstance(error, Exception)  # a KeyboardInterrupt, or a SystemExit
         self.shutdown(timeout=EXIT_GRACE_S if hurries else None)
+
+
+def _params_unpacked(method: str, entry: object, unknown: Mapping[str, object]) -> PayloadError:
+    given = ", ".join(f"{name!r}: ..." for name in unknown)
+    return PayloadError(
+        f"{method}() takes the parameters of the entry as one mapping: flow.{method}({entry!r}, {{{given}}})"
+    )
 
 
 def _checked_params(entry_params: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Graph:
         """Take a routine in, under an id that defaults to its class's name in lower case; return the id."""
         if not isinstance(routine, Routine):
             raise ConfigurationError(f"add_routine takes a Routine instance, not {routine!r}")
-        name = type(routine).__name__.lower() if routine_id is None else routine_id
+        name = self._free_id(type(routine).__name__.lower()) if routine_id is None else routine_id
         if not isinstance(name, str) or not name:
             raise ConfigurationError(f"a routine id is a non-empty string, not {routine_id!r}")
         if name in self.routines:
@@ -70,10 +70,18 @@ class Graph:
         self.version += 1
         return name
 
+    def _free_id(self, name: str) -> str:
+        """Return this name, or with the first number from 2 on that makes it a new one."""
+        free, number = name, 2
+        while free in self.routines:
+            free, number = f"{name}_{number}", number + 1
+        return free
+
     def connect(
         self, source: str, event: str, target: str, slot: str, param_mapping: Mapping[str, str] | None
     ) -> Connection:
         """Wire an event to a slot; both have to exist."""
+        self._check_order(source, event, target, slot)
         self.event(source, event)
         made = Connection(source, event, target, slot, _checked_mapping(param_mapping))
         receiver = self.slot(target, slot)
@@ -82,6 +90,7 @@ class Graph:
         gathering = [made, *self._gathering] if receiver.gathers else self._gathering
         self._refuse_gather_cycle(made, gathering)
         self._warn_if_unsupplied(made, receiver)
+        self._warn_if_renamed_in_vain(made, receiver)
         self._gathering = gathering
         self.connections.append(made)
         self._edges.add(made)
@@ -109,6 +118,8 @@ class Graph:
 
     def routine(self, routine_id: str) -> Routine:
         """Return a routine by id."""
+        if isinstance(routine_id, Routine):
+            raise self._named_by_id(routine_id)
         try:
             return self.routines[routine_id]
         except (KeyError, TypeError):
@@ -118,7 +129,10 @@ class Graph:
         """Return a slot of a routine."""
         slots = self.routine(routine_id)._routilux.slots
         if name not in slots:
-            raise UnknownNameError("slot", name, slots, f"routine {routine_id!r} of flow {self.flow_id!r}")
+            where = f"routine {routine_id!r} of flow {self.flow_id!r}"
+            method = isinstance(name, str) and callable(getattr(type(self.routines[routine_id]), name, None))
+            advice = f": its method {name!r} is no slot; put @slot on it" if method else ""
+            raise UnknownNameError("slot", name, slots, f"{where}{advice}")
         return slots[name]
 
     def event(self, routine_id: str, name: str) -> None:
@@ -126,6 +140,26 @@ class Graph:
         events = self.routine(routine_id)._routilux.events
         if name not in events:
             raise UnknownNameError("event", name, events, f"routine {routine_id!r} of flow {self.flow_id!r}")
+
+    def _named_by_id(self, routine: Routine) -> ConfigurationError:
+        owner, kind = routine._routilux.owner, type(routine).__name__
+        if owner is not None and self.routines.get(owner[1]) is routine:
+            return ConfigurationError(f"this {kind} is a routine; its id is {owner[1]!r}, which is what to give here")
+        return ConfigurationError(
+            f"this {kind} is a routine that is not in flow {self.flow_id!r}: add it with add_routine, and give the id "
+            "that this returns"
+        )
+
+    def _check_order(self, source: object, event: object, target: object, slot: object) -> None:
+        """Refuse the four names in another order: what should be an event or a slot is a routine."""
+        names = [name if isinstance(name, str) else None for name in (source, event, target, slot)]
+        routines = [name in self.routines for name in names]
+        if routines[0] and not routines[2] and (routines[1] or routines[3]):
+            asked = ", ".join(repr(name) for name in (source, event, target, slot))
+            raise ConfigurationError(
+                f"connect({asked}): the order is source routine, event, target routine, slot, and "
+                f"{names[1] if routines[1] else names[3]!r} is a routine"
+            )
 
     def successors(self) -> dict[str, list[str]]:
         """Return, for each routine with connections, the routines that its events reach directly."""
@@ -183,6 +217,21 @@ class Graph:
                 f"{receiver.signature.advice}",
                 stacklevel=5,
             )
+
+    def _warn_if_renamed_in_vain(self, made: Connection, receiver: Slot) -> None:
+        """Warn of a parameter that is renamed though it is not declared, or to a name that the handler has not."""
+        declared = self.routines[made.source]._routilux.events[made.event].output_params
+        signature = receiver.signature
+        anything = signature.whole or signature.takes_all or callable(receiver.merge_strategy)
+        for old, new in made.param_mapping:
+            if declared and old not in declared:
+                text = f"{made.source}.{made.event} declares {', '.join(map(repr, declared))}, not {old!r}"
+            elif not anything and new not in signature.names:
+                takes = ", ".join(map(repr, signature.names)) or "nothing"
+                text = f"{made.target}.{made.slot} takes {takes}, not {new!r}"
+            else:
+                continue
+            warnings.warn(f"param_mapping {{{old!r}: {new!r}}} has no effect: {printable(text)}", stacklevel=5)
 
     def gather_order(self) -> list[tuple[str, str]]:
         """Return the gather slots (routine id, slot), each behind those that can reach it."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, overload
 
 from routilux_core._text.printable import printable
 from routilux_core.error_handling import ErrorStrategy, Failure, LeftOut
+from routilux_core.errors import ConfigurationError, UnknownNameError
 
 if TYPE_CHECKING:
     from routilux_core.graph import Graph
@@ -50,6 +52,24 @@ class Origin(NamedTuple):
     named: dict[str, str]  # routine id -> the strategy that it has of its own
     at: float
     began: float
+
+
+if TYPE_CHECKING:
+    class_only = classmethod
+else:
+
+    class class_only(classmethod):  # noqa: N801 - reads as the decorator that it is
+        """A class method that refuses to be called on an object, which it would not change."""
+
+        def __get__(self, instance, owner=None):
+            return super().__get__(instance, owner) if instance is None else partial(_refuse, instance, self.__name__)
+
+    def _refuse(instance, name, *_, **__):
+        kind = type(instance).__name__
+        raise ConfigurationError(
+            f"{kind}.{name}(...) returns a new {kind}, and leaves the one that it is called on as it is: "
+            f"write again = {kind}.{name}(...)"
+        )
 
 
 class JobState:
@@ -125,9 +145,32 @@ class JobState:
         """How many emissions came from calls that had timed out, and were dropped."""
         return self._controls.late_emissions()
 
+    @overload
+    def results(self) -> dict[str, list[dict[str, Any]]]: ...
+    @overload
+    def results(self, name: str) -> list[dict[str, Any]]: ...
+    def results(self, name: str | None = None) -> dict[str, list[dict[str, Any]]] | list[dict[str, Any]]:
+        """Return the payloads collected under a name, `job.results("report.done")`, or all of them by name.
+
+        Each is a dict of what was emitted, in the order emitted. `Flow.add_output("report", "done")` says before the
+        job what is collected.
+        """
+        collected = self.outputs
+        if name is None:
+            return collected
+        try:
+            return collected[name]
+        except KeyError:
+            raise UnknownNameError(
+                "output", name, collected, "What a job is to collect, flow.add_output(routine_id, event_name) says"
+            ) from None
+
     def get_routine_state(self, routine_id: str) -> str | None:
         """Return the state of a routine, or None if nothing has reached it."""
-        return self.routine_states.get(routine_id)
+        states, known = self.routine_states, self.routines
+        if routine_id not in states and known and routine_id not in known:
+            raise UnknownNameError("routine", routine_id, known, f"Job {printable(self.job_id)} has none of that name")
+        return states.get(routine_id)
 
     def get_execution_history(self, routine_id: str | None = None) -> Sequence[ActivationRecord]:
         """Return the newest records, oldest first: at most the flow's `history_size` for the whole job."""
@@ -197,13 +240,13 @@ class JobState:
         """Write `serialize()` to a JSON file: written beside and renamed over, so the file is always whole."""
         _module("serialization").write_file(path, self.serialize())
 
-    @classmethod
+    @class_only
     def deserialize(cls, data: Mapping[str, Any], *, types: Iterable[type | ModuleType] = ()) -> Self:
         """Return the record that `serialize` gave: to be read; it can't go on. `types` as in `Flow.deserialize`."""
         saved = _module("serialization").job_from_dict(data, types)
         return cls(saved.job_id, saved.flow_id, saved)
 
-    @classmethod
+    @class_only
     def load(cls, path: str | os.PathLike[str], *, types: Iterable[type | ModuleType] = ()) -> Self:
         """Return the record that `save` wrote; see `deserialize`."""
         return cls.deserialize(_module("serialization").read_file(path), types=types)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable
-from types import MethodType
+from inspect import CO_VARARGS
+from types import FunctionType, MethodType
 from typing import Any, NamedTuple, TypeVar, overload
 
 from routilux_core._routines.attributes import INTERNALS
@@ -157,9 +158,25 @@ def _refuse_fields(routine_class: type, marks: dict[str, SlotMark]) -> None:
 def _declared(routine_class: type, name: str, mark: SlotMark, stateless: bool) -> Signature:
     where = routine_class.__name__
     check_slot(name, mark.merge_strategy, stateless, where)
-    found = next(vars(base)[name] for base in routine_class.__mro__ if name in vars(base))
+    owner = next(base for base in routine_class.__mro__ if name in vars(base))
+    found = vars(owner)[name]
+    _check_self(owner, found, f"{where}, slot {name!r}")
     bound = found.__get__(object(), routine_class) if hasattr(found, "__get__") else found
     return Signature.of(bound, f"{where}, slot {name!r}", mark.whole)
+
+
+def _check_self(owner: type, found: Any, where: str) -> None:
+    """Refuse a method that forgot its `self`: the routine would arrive as its first parameter."""
+    if not isinstance(found, FunctionType) or found.__qualname__ != f"{owner.__qualname__}.{found.__name__}":
+        return  # a function from elsewhere may name its parameters as it likes
+    code = found.__code__
+    first = code.co_varnames[0] if code.co_argcount else ""
+    takes_any = code.co_flags & CO_VARARGS and not code.co_argcount
+    if first != "self" and not first.startswith("_") and not takes_any:
+        rest = ", ".join(code.co_varnames[: code.co_argcount])
+        raise DefinitionError(
+            f"{where}: the method has no self; write def {found.__name__}(self{rest and f', {rest}'})"
+        )
 
 
 def check_slot(name: str, merge_strategy: Merge, stateless: bool, where: str) -> None:
@@ -230,7 +247,9 @@ class per_worker(typing.Generic[T]):  # noqa: N801 - reads as a declaration, lik
         value: T = frame.resource((getattr(routine, INTERNALS).owner, self.name), self.factory)
         return value
 
-    def __set__(self, routine: object, value: T) -> None:
+from inspect import CO_VARARGS
+from types import FunctionType, MethodType
+from typing import Any, NamedTuple, TypeVar, overload
         raise ConfigurationError(f"{type(routine).__name__}.{self.name} is made by its factory in each worker")
 
 

@@ -16,10 +16,12 @@ from routilux_core._routines.methods import name_of
 from routilux_core._routines.settings import (
     RoutineSettings,
     check_defaults,
+    check_fields,
     check_made_once,
     check_names,
     check_not_remade,
     check_settings,
+    check_shared,
     unknown_keyword,
 )
 from routilux_core._routines.signature import Handler, Signature
@@ -30,8 +32,10 @@ from routilux_core.errors import (
     DefinitionError,
     DuplicateNameError,
     EmitError,
+    PayloadError,
     SealedRoutineError,
     UnknownNameError,
+    brief,
 )
 from routilux_core.ports import Declared, Event, Merge, Slot, check_slot
 
@@ -83,6 +87,7 @@ class Routine:
         )
         check_settings(cls, cls.__routilux_settings__)
         check_names(cls, _RESERVED)
+        check_shared(cls)
         hooks: dict[str, Any] = {"on_setattr": []} if stateless else {}
         own_setattr = "__setattr__" in cls.__dict__
         attrs.define(cls, slots=False, eq=False, kw_only=True, init=False, auto_attribs=True, **hooks)
@@ -98,12 +103,17 @@ class Routine:
         _declare(routine)
         return routine
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, *given: Any, **fields: Any) -> None:
         initialise = getattr(self, "__attrs_init__", None)
-        if initialise is not None:
-            initialise(**fields)
-        elif fields:
-            raise TypeError(f"Routine() takes no fields: subclass it to declare {', '.join(fields)}")
+        if initialise is None:
+            if fields:
+                raise TypeError(f"Routine() takes no fields: subclass it to declare {', '.join(fields)}")
+            return
+        try:
+            initialise(*given, **fields)
+        except TypeError:
+            check_fields(type(self), given, fields)
+            raise
 
     def __copy__(self) -> typing.Self:
         return _twin(self, {}, deep=False)
@@ -151,8 +161,10 @@ class Routine:
         _change(self, self._routilux.events, made)
         return made
 
-    def emit(self, event_name: str, /, **data: Any) -> None:
+    def emit(self, event_name: str, /, *unnamed: typing.Never, flow: Any = None, **data: Any) -> None:
         """Send `data` to every slot that is connected to the event.
+
+        Each value has a name: `self.emit("fetched", name=name, letters=7)`.
 
         Only inside a handler of this routine, in the handler's own thread, while its job runs; anything else is an
         `EmitError`. Other routines' handlers may run inside this call: hold no lock across it.
@@ -160,6 +172,9 @@ class Routine:
         frame = CURRENT.get()
         if frame is None or frame.routine is not self or frame.thread != get_ident():
             raise _emit_refused(self, event_name)
+        if unnamed or flow is not None:
+            _check_data(self, event_name, unnamed, flow)
+            data["flow"] = flow
         frame.emit(event_name, data)
 
     def get_slot(self, name: str) -> Slot:
@@ -187,10 +202,11 @@ class Routine:
             value = self._routilux.stats[name] = self._routilux.stats.get(name, 0) + amount
         return value
 
-    def reset_stats(self) -> None:
-        """Forget the routine's own counters."""
+    def reset_stats(self, keys: typing.Iterable[str] | None = None) -> None:
+        """Forget the routine's own counters: those of these names, or all."""
         with self._routilux.lock:
-            self._routilux.stats.clear()
+            for name in list(self._routilux.stats) if keys is None else keys:
+                self._routilux.stats.pop(name, None)
 
     def set_error_handler(self, error_handler: ErrorHandler | ErrorStrategy | str | None) -> None:
         """Set this routine's own policy, by object, enum or name; None leaves it to the flow's."""
@@ -206,9 +222,15 @@ class Routine:
         """Return this routine's own policy, or None."""
         return self._routilux.error_handler
 
-    def set_as_optional(self) -> None:
-        """Let jobs go on after an error in this routine (CONTINUE)."""
-        self.set_error_handler(ErrorHandler(ErrorStrategy.CONTINUE))
+    def set_as_optional(self, strategy: ErrorStrategy | str = ErrorStrategy.CONTINUE) -> None:
+        """Let jobs go on after an error in this routine: by CONTINUE, or by SKIP."""
+        chosen = ErrorStrategy.of(strategy)
+        if chosen not in (ErrorStrategy.CONTINUE, ErrorStrategy.SKIP):
+            raise ConfigurationError(
+                f"set_as_optional({chosen.value!r}): a job goes on after an error by 'continue' or 'skip'; for any "
+                "other policy, call set_error_handler"
+            )
+        self.set_error_handler(ErrorHandler(chosen))
 
     def set_as_critical(self, max_retries: int = 3, retry_delay: float = 1.0, retry_backoff: float = 2.0) -> None:
         """Retry after an error in this routine, and stop the job when that did not help."""
@@ -309,14 +331,39 @@ def _change(routine: Routine, where: dict[str, Any], made: Slot | Event) -> None
         made_by(change)
 
 
+def _name_of(routine: Routine) -> str:
+    return routine._routilux.owner[1] if routine._routilux.owner else type(routine).__name__
+
+
+def _check_data(routine: Routine, event_name: str, unnamed: tuple[Any, ...], flow: Any) -> None:
+    """Refuse values without a name, and a flow, which an emission does not take: the engine knows it."""
+    what = f"routine {_name_of(routine)!r}, emit({event_name!r}, ...)"
+    if unnamed:
+        declared = routine._routilux.events.get(event_name, Event()).output_params or ("value",)
+        raise PayloadError(
+            f"{what}: each value has a name, as in emit({event_name!r}, {declared[0]}={brief(unnamed[0])})"
+        )
+    if hasattr(type(flow), "add_routine"):
+        raise PayloadError(f"{what}: leave flow= out; a routine emits into the flow that runs it")
+
+
 def _emit_refused(routine: Routine, event_name: str) -> EmitError:
-    name = routine._routilux.owner[1] if routine._routilux.owner else type(routine).__name__
+    name = _name_of(routine)
     what = f"emit({event_name!r}) of routine {name!r}"
     frame = CURRENT.get()
+    thread = threading.current_thread()
+    if frame is None and thread is not threading.main_thread():
+        return EmitError(
+            f"{what} was called in thread {thread.name!r}, which runs no handler of it: give the data to the handler "
+            f"that waits for this thread, and emit there; to start a job, call flow.execute({name!r})"
+        )
     if frame is None:
         return EmitError(f"{what} was called outside a handler of it: start a job with flow.execute({name!r}) instead")
     if frame.thread != get_ident():
-        return EmitError(f"{what} was called from another thread than its handler's: return the data to the handler")
+        return EmitError(
+            f"{what} was called in thread {thread.name!r}, another one than its handler's: return the data to the "
+            "handler, and emit there"
+        )
     if frame.routine is None:
         return EmitError(f"{what} was called after its handler had ended: let the handler wait for what it starts")
     return EmitError(f"{what} was called inside a handler of another routine: connect the two and emit there")

@@ -12,7 +12,7 @@ from routilux_core._routines.signature import Payload
 from routilux_core._tracking.failures import Failures
 from routilux_core._tracking.history import COMPLETED, WIDTH, Chunk, History
 from routilux_core.error_handling import Failure
-from routilux_core.errors import trace_of
+from routilux_core.errors import PayloadError, trace_of
 
 if TYPE_CHECKING:
     from routilux_core._engine.engine import Engine
@@ -141,6 +141,8 @@ class LedgerCounts:
         self, inlet: Inlet, payload: Payload, number: int, error: BaseException, emitted: int = 0, trace: str = ""
     ) -> Failure:
         """Return the record of an exception, not decided yet; `trace` is its traceback where that is text already."""
+        if number == 1 and isinstance(error, PayloadError):
+            error = error.at_entry().with_traceback(error.__traceback__)
         return Failure(
             job_id=self.job_id,
             routine_id=inlet.node.routine_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from routilux_core._registry.entry_points import Declared, Refused, declared, load_target
@@ -31,8 +32,26 @@ def make_strategy(name: str, max_workers: int | None, options: dict[str, Any]) -
     try:
         return cls(max_workers=max_workers, **options)
     except TypeError as error:
+        known = _options_of(cls)
+        unknown = [option for option in options if known is not None and option not in known]
+        if unknown and known is not None:
+            from routilux_core._text.hints import Hints  # only for a mistake
+
+            hint = Hints().hint(unknown[0], known)
+            there = f"it has {', '.join(map(repr, known))}" if known else "it has none"
+            raise ConfigurationError(
+                f"strategy {name!r} has no option {printable(repr(unknown[0]))}{hint}; {there}"
+            ) from error
         why = printable(str(error))
         raise ConfigurationError(f"strategy {name!r} can't take the options {options!r}: {why}") from error
+
+
+def _options_of(cls: type[ExecutionStrategy]) -> list[str] | None:
+    """Return the names of the options that a strategy takes beside its number of workers; None where it takes any."""
+    parameters = inspect.signature(cls).parameters.values()
+    if any(each.kind is each.VAR_KEYWORD for each in parameters):
+        return None
+    return [each.name for each in parameters if each.name != "max_workers"]
 
 
 def load(name: str) -> type[ExecutionStrategy]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import sys
+from collections.abc import Mapping
 from types import MemberDescriptorType
 from typing import NamedTuple
 
@@ -57,6 +58,38 @@ def check_names(cls: type, reserved: frozenset[str]) -> None:
                 f"class {cls.__name__}: {name!r} is a method of Routine, and a field, slot or event of that name would "
                 "hide it; choose another name"
             )
+
+
+def check_shared(cls: type) -> None:
+    """Refuse a list, say, that all instances would share: one without an annotation, which makes no field.
+
+    A name in capitals is a constant.
+    """
+    annotated = inspect.get_annotations(cls)
+    for name, value in vars(cls).items():
+        kind = type(value)
+        if name in annotated or name.isupper() or name.startswith("__") or kind not in (list, dict, set, bytearray):
+            continue
+        raise DefinitionError(
+            f"class {cls.__name__}: {name!r} is a {kind.__name__} that all instances would share; write "
+            f"{name}: {kind.__name__} = field(factory={kind.__name__}), or annotate it with ClassVar if that is meant"
+        )
+
+
+def check_fields(cls: type, given: tuple[object, ...], fields: Mapping[str, object]) -> None:
+    """Say what is wrong with the fields that a routine was to be made with, if anything is."""
+    takes = {each.alias or each.name: each for each in attrs.fields(cls) if each.init}
+    missing = [name for name, each in takes.items() if each.default is attrs.NOTHING and name not in fields]
+    form = f"{cls.__name__}({', '.join(f'{name}=...' for name in takes)})"
+    if given:
+        raise DefinitionError(f"{cls.__name__}({brief(given[0])}): a routine takes its fields by name: {form}")
+    for name in fields:
+        if name not in takes:
+            from routilux_core._text.hints import Hints  # only for a mistake
+
+            raise DefinitionError(f"{cls.__name__} has no field {name!r}{Hints().hint(name, takes)}; it takes {form}")
+    if missing:
+        raise DefinitionError(f"{cls.__name__}() lacks {', '.join(map(repr, missing))}: write {form}")
 
 
 def unknown_keyword(cls: type, name: str) -> DefinitionError:
