@@ -247,9 +247,13 @@ class per_worker(typing.Generic[T]):  # noqa: N801 - reads as a declaration, lik
         value: T = frame.resource((getattr(routine, INTERNALS).owner, self.name), self.factory)
         return value
 
-from inspect import CO_VARARGS
-from types import FunctionType, MethodType
-from typing import Any, NamedTuple, TypeVar, overload
+    def __delete__(self, routine: object) -> None:
+        raise ConfigurationError(
+            f"{type(routine).__name__}.{self.name} is made by its factory in each worker, which closes it at its end: "
+            "it can't be deleted"
+        )
+
+    def __set__(self, routine: object, value: T) -> None:
         raise ConfigurationError(f"{type(routine).__name__}.{self.name} is made by its factory in each worker")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from threading import get_ident
+from threading import current_thread, get_ident, main_thread
 from types import MethodType
 from typing import Any
 
@@ -351,8 +351,8 @@ def _emit_refused(routine: Routine, event_name: str) -> EmitError:
     name = _name_of(routine)
     what = f"emit({event_name!r}) of routine {name!r}"
     frame = CURRENT.get()
-    thread = threading.current_thread()
-    if frame is None and thread is not threading.main_thread():
+    thread = current_thread()
+    if frame is None and thread is not main_thread():
         return EmitError(
             f"{what} was called in thread {thread.name!r}, which runs no handler of it: give the data to the handler "
             f"that waits for this thread, and emit there; to start a job, call flow.execute({name!r})"

@@ -71,7 +71,7 @@ def test_an_event_is_made_by_a_call() -> None:
 
 
 def test_a_routine_is_no_dataclass() -> None:
-    with pytest.raises(DefinitionError, match="leave @dataclass or @attrs.define out, annotate its fields"):
+    with pytest.raises(DefinitionError, match=r"leave @dataclass or @attrs.define out, annotate its fields"):
         dataclass(type("P", (Routine,), {"__annotations__": {"a": int}, "a": 1}))()
 
 
@@ -158,7 +158,7 @@ def test_a_type_error_of_the_users_own_code_is_left_as_it_is() -> None:
         def __attrs_post_init__(self) -> None:
             raise TypeError("mine")
 
-    with pytest.raises(TypeError, match="^mine$"):
+    with pytest.raises(TypeError, match=r"^mine$"):
         P(a=2)
 
 
@@ -226,7 +226,8 @@ def test_what_is_renamed_in_vain_is_warned_of(flow: Flow) -> None:
     with pytest.warns(UserWarning, match="'m': 'n'} has no effect: src.out declares 'n', not 'm'"):
         flow.connect("src", "out", "snk", "take", {"m": "n"})
     flow.add_routine(Sink(), "other")
-    with pytest.warns(UserWarning) as warned:
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
         flow.connect("src", "out", "other", "take", {"n": "number"})
     assert any("has no effect: other.take takes 'n', not 'number'" in str(each.message) for each in warned)
 
