@@ -416,15 +416,12 @@ class Runtime:
 
 
 def _warn_of_unknown(entry: Inlet, payload: Mapping[str, Any]) -> None:
-    """Warn of parameters of the entry that its handler does not take: a typo, where a default exists."""
+    """Warn of parameters that the handler of the entry does not take while it takes its defaults: of a typo."""
     declared = entry.node.routine._routilux.slots[entry.name]
     signature = declared.signature
-    if (
-        signature.takes_all
-        or signature.whole
-        or callable(declared.merge_strategy)
-        or payload.keys() <= {*signature.names}
-    ):
+    if signature.takes_all or signature.whole or callable(declared.merge_strategy):
+        return
+    if payload.keys() <= {*signature.names} or payload.keys() >= signature.defaults.keys():
         return
     unknown = ", ".join(repr(name) for name in payload if name not in signature.names)
     takes = ", ".join(map(repr, signature.names)) or "nothing"

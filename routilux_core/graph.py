@@ -90,7 +90,7 @@ class Graph:
         gathering = [made, *self._gathering] if receiver.gathers else self._gathering
         self._refuse_gather_cycle(made, gathering)
         self._warn_if_unsupplied(made, receiver)
-        self._warn_if_renamed_in_vain(made, receiver)
+        self._warn_if_renamed_in_vain(made)
         self._gathering = gathering
         self.connections.append(made)
         self._edges.add(made)
@@ -218,20 +218,13 @@ class Graph:
                 stacklevel=5,
             )
 
-    def _warn_if_renamed_in_vain(self, made: Connection, receiver: Slot) -> None:
-        """Warn of a parameter that is renamed though it is not declared, or to a name that the handler has not."""
+    def _warn_if_renamed_in_vain(self, made: Connection) -> None:
+        """Warn of a parameter that is renamed, and that the event does not declare."""
         declared = self.routines[made.source]._routilux.events[made.event].output_params
-        signature = receiver.signature
-        anything = signature.whole or signature.takes_all or callable(receiver.merge_strategy)
         for old, new in made.param_mapping:
             if declared and old not in declared:
                 text = f"{made.source}.{made.event} declares {', '.join(map(repr, declared))}, not {old!r}"
-            elif not anything and new not in signature.names:
-                takes = ", ".join(map(repr, signature.names)) or "nothing"
-                text = f"{made.target}.{made.slot} takes {takes}, not {new!r}"
-            else:
-                continue
-            warnings.warn(f"param_mapping {{{old!r}: {new!r}}} has no effect: {printable(text)}", stacklevel=5)
+                warnings.warn(printable(f"param_mapping {{{old!r}: {new!r}}} has no effect: {text}"), stacklevel=5)
 
     def gather_order(self) -> list[tuple[str, str]]:
         """Return the gather slots (routine id, slot), each behind those that can reach it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable
-from inspect import CO_VARARGS
+from inspect import CO_VARARGS, CO_VARKEYWORDS
 from types import FunctionType, MethodType
 from typing import Any, NamedTuple, TypeVar, overload
 
@@ -160,18 +160,24 @@ def _declared(routine_class: type, name: str, mark: SlotMark, stateless: bool) -
     check_slot(name, mark.merge_strategy, stateless, where)
     owner = next(base for base in routine_class.__mro__ if name in vars(base))
     found = vars(owner)[name]
-    _check_self(owner, found, f"{where}, slot {name!r}")
+    _check_method(owner, found, f"{where}, slot {name!r}")
     bound = found.__get__(object(), routine_class) if hasattr(found, "__get__") else found
     return Signature.of(bound, f"{where}, slot {name!r}", mark.whole)
 
 
-def _check_self(owner: type, found: Any, where: str) -> None:
-    """Refuse a method that forgot its `self`: the routine would arrive as its first parameter."""
+def _check_method(owner: type, found: Any, where: str) -> None:
+    """Refuse a method without `self`, for which the routine would be its first parameter, or with a bare `*args`."""
     if not isinstance(found, FunctionType) or found.__qualname__ != f"{owner.__qualname__}.{found.__name__}":
         return  # a function from elsewhere may name its parameters as it likes
     code = found.__code__
     first = code.co_varnames[0] if code.co_argcount else ""
     takes_any = code.co_flags & CO_VARARGS and not code.co_argcount
+    if code.co_flags & CO_VARARGS and not code.co_flags & CO_VARKEYWORDS and code.co_argcount:
+        unnamed = code.co_varnames[code.co_argcount + code.co_kwonlyargcount]
+        raise DefinitionError(
+            f"{where}: the values of a payload have names, so nothing would arrive in *{unnamed}; name the parameters, "
+            "or take everything with **values or @slot(whole=True)"
+        )
     if first != "self" and not first.startswith("_") and not takes_any:
         rest = ", ".join(code.co_varnames[: code.co_argcount])
         raise DefinitionError(

@@ -354,14 +354,14 @@ def _emit_refused(routine: Routine, event_name: str) -> EmitError:
     thread = current_thread()
     if frame is None and thread is not main_thread():
         return EmitError(
-            f"{what} was called in thread {thread.name!r}, which runs no handler of it: give the data to the handler "
-            f"that waits for this thread, and emit there; to start a job, call flow.execute({name!r})"
+            f"{what} was called outside a handler of it, in thread {thread.name!r}: give the data to the handler that "
+            f"waits for this thread, and emit there; to start a job, call flow.execute({name!r})"
         )
     if frame is None:
         return EmitError(f"{what} was called outside a handler of it: start a job with flow.execute({name!r}) instead")
     if frame.thread != get_ident():
         return EmitError(
-            f"{what} was called in thread {thread.name!r}, another one than its handler's: return the data to the "
+            f"{what} was called from another thread than its handler's, {thread.name!r}: return the data to the "
             "handler, and emit there"
         )
     if frame.routine is None:

@@ -434,7 +434,7 @@ ROWS = [
         "a required parameter that did not arrive",
         lambda flow: raise_first_error(flow, "double", {"nummer": 21, "unit": "m"}),
         PayloadError,
-        ("'double'", "slot 'number'", "requires 'number'", "'nummer'", "'unit'", "param_mapping"),
+        ("'double'", "slot 'number'", "requires 'number'", "'nummer'", "'unit'", "entry_params"),
     ),
     Row(
         "nothing arrived",

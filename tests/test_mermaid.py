@@ -11,7 +11,7 @@ from routilux_core import Flow, Routine, event, slot
 
 
 class Start(Routine, stateless=True):
-    out = event("n")
+    out = event("n", "other")
 
     @slot
     def trigger(self) -> None:

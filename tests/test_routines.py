@@ -209,7 +209,7 @@ def test_slots_and_events_may_come_after_the_routine_was_added(make_flow: MakeFl
     flow.add_routine(late, "late")
     late.define_slot("start", lambda: late.emit("done", value=1))
     late.define_slot("end", calls.append)
-    late.define_event("done", ["object"])
+    late.define_event("done", ["value"])
     flow.connect("late", "done", "late", "end", {"value": "object"})
     assert flow.execute("late", slot="start").wait(SECONDS)
     assert calls == [1]
@@ -303,9 +303,9 @@ def test_a_stateless_routine_is_sealed_when_it_is_added(make_flow: MakeFlow) -> 
 
 def test_a_routine_of_a_refused_add_is_not_sealed(make_flow: MakeFlow) -> None:
     flow, routine = make_flow(), Stateless()
-    flow.add_routine(Stateless())
+    flow.add_routine(Stateless(), "first")
     with pytest.raises(ConfigurationError):
-        flow.add_routine(routine)
+        flow.add_routine(routine, "first")
     routine.url = "free"
     flow.add_routine(routine, "second")
 

@@ -98,7 +98,7 @@ def run(flow: Flow, entry: str = "source", **params: Any) -> JobState:
 
 
 def test_sequential_runs_everything_in_the_callers_thread(make_flow: MakeFlow) -> None:
-    flow, meters = make_flow(max_workers=4), [Meter(), Meter()]
+    flow, meters = make_flow(execution_strategy="sequential", max_workers=4), [Meter(), Meter()]
     build(flow, Parallel(meters[0]), Measured(meters[1]))
     job = flow.execute("source", {"count": 5})
     assert job.status == "completed"
@@ -265,7 +265,7 @@ def test_the_numbers_of_a_strategy_object_are_its_own(make_flow: MakeFlow) -> No
         Flow(execution_strategy=ForEachStrategy(), max_workers=2)
     with pytest.raises(ConfigurationError, match="not 3"):
         Flow(execution_strategy=3)  # type: ignore[arg-type]
-    flow = make_flow(max_workers=3)
+    flow = make_flow(execution_strategy="concurrent", max_workers=3)
     flow.set_execution_strategy(ForEachStrategy(max_workers=2))
     assert flow.max_workers == 2
 

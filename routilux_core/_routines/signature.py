@@ -62,7 +62,6 @@ class Signature(NamedTuple):
                 "emit each item with self.emit instead of yielding it"
             )
         parameters = _parameters(handler, where)
-        _refuse_unnamed(parameters, where)
         named = [p for p in parameters if p.kind in _NAMED]
         by_type = named[0] if dispatcher is not None and named else None  # by whose type it dispatches: by position
         if whole:
@@ -94,16 +93,6 @@ def _parameters(handler: Handler, where: str) -> list[inspect.Parameter]:
         raise DefinitionError(
             f"{where}: the signature of {handler!r} can't be read; wrap it in a method with named parameters"
         ) from None
-
-
-def _refuse_unnamed(parameters: list[inspect.Parameter], where: str) -> None:
-    kinds = {parameter.kind: parameter for parameter in parameters}
-    unnamed = kinds.get(inspect.Parameter.VAR_POSITIONAL)
-    if unnamed is not None and inspect.Parameter.VAR_KEYWORD not in kinds:
-        raise DefinitionError(
-            f"{where}: the values of a payload have names, so nothing would arrive in *{unnamed.name}; name the "
-            "parameters, or take everything with **values or @slot(whole=True)"
-        )
 
 
 def _check_whole(parameters: list[inspect.Parameter], where: str) -> None:

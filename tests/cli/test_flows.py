@@ -20,7 +20,7 @@ from routilux_core import Flow, Routine, event, slot
 
 class Double(Routine):
     factor: int = 2
-    done = event("number")
+    done = event("number", "word")
     odd = event("number")
 
     @slot
@@ -47,7 +47,7 @@ class Refuses(Routine):
         raise ValueError(f"bad word {self.word}")
 
 def make():
-    flow = Flow("doubles", max_workers=3)
+    flow = Flow("doubles", "sequential", 3)
     flow.add_routine(Double(), "first")
     flow.add_routine(Double(factor=5), "the [second]", execution_strategy="concurrent")
     flow.connect("first", "done", "the [second]", "input", {"word": "label"})
