@@ -39,6 +39,7 @@ class PartStore:
 
     def __init__(self) -> None:
         self.environment: Part = ("", b"")
+        self.whole: set[str] = set()  # jobs whose tasks take every part along, since a worker had lost one
         self._parts: dict[Node, Part] = {}
         self._warned: set[str] = set()
         self._with_values = False
@@ -47,6 +48,10 @@ class PartStore:
         """Send by value what the main program defines, too: the workers have another main module."""
         self._with_values = True
         self._parts.clear()
+
+    def send_whole(self, job_id: str) -> None:
+        """Let a job's tasks take every part along: a worker did not have one that it was thought to have."""
+        self.whole.add(job_id)
 
     @contextmanager
     def packing(self) -> Iterator[None]:
@@ -121,7 +126,7 @@ class Envelope:
 
 def crate(
     label: Label,
-    luggage: PartStore,
+    store: PartStore,
     rows: list[Row],
     holds: Callable[[Node], int],
     goes_on: Callable[[Node], bool],
@@ -133,13 +138,13 @@ def crate(
     """
     numbers: dict[Node, int] = {}
     callees: list[Callee] = []
-    parts = dict([luggage.environment])
+    parts = dict([store.environment])
     for inlet, _ in rows:
         node = inlet.node
         if node not in numbers:
             _check_complete(node)
             numbers[node] = len(callees)
-            key, data = luggage.part(node)
+            key, data = store.part(node)
             parts[key] = data
             callees.append(Callee(key, node.routine_id, node.timeout, node.routine.stats()))
     calls = write_calls(
@@ -148,8 +153,8 @@ def crate(
     if calls is None:
         return None
     first = rows[0][0].node
-    state = luggage.state(first) if travels(first) else None
-    return Envelope(label, Request(process().token, luggage.environment[0], state, callees, calls), parts, whole)
+    state = store.state(first) if travels(first) else None
+    return Envelope(label, Request(process().token, store.environment[0], state, callees, calls), parts, whole)
 
 
 def _check_complete(node: Node) -> None:

@@ -7,27 +7,19 @@ from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter, sub
 from time import perf_counter
-from typing import TYPE_CHECKING
 
-from routilux_core._engine.engine import Engine
-from routilux_core._engine.failures import OUTCOMES, carry_out
-from routilux_core._engine.plan import INLET, JOB, NUMBER, POSTED, Item, Node
-from routilux_core._engine.run import Run
+from routilux_core._engine.engine import logger
+from routilux_core._engine.plan import INLET, NUMBER, Item, Node
+from routilux_core._remote.claim import Claim
+from routilux_core._remote.envelopes import PartStore
 from routilux_core._remote.exceptions import Encoded, decode, encode
 from routilux_core._remote.logs import replay
 from routilux_core._remote.pickling import loads
 from routilux_core._remote.routines import add_stats, restore
 from routilux_core._remote.wire import Data, HomeState, Label, Told, read_report
 from routilux_core._routines.signature import Payload
-from routilux_core._tracking.history import FAILED, RETRIED
-from routilux_core._tracking.tracebacks import forget_frames
-from routilux_core.error_handling import Decision, ErrorStrategy
 from routilux_core.errors import ActivationTimeout, ShippingError, StrategyError, is_interrupt
 from routilux_core.routine import Routine
-from routilux_core.strategy import Task
-
-if TYPE_CHECKING:
-    from routilux_core._remote.scheduler import RemoteScheduler
 
 AT_ONCE = 256  # activations that are counted while the engine's lock is held
 
@@ -96,64 +88,104 @@ def _unreadable(what: str, error: BaseException) -> ShippingError:
     return made
 
 
-class Receiver(Task):
-    """The way home of a task that has travelled: it is posted and counted in the order told.
+class Clock:
+    """A worker's clock, as it is read here. What it times lies between the sending of the task and now."""
 
-    All of it is called with the task's own lock held.
+    __slots__ = ("_offset", "sent")
+
+    def __init__(self) -> None:
+        self.sent = perf_counter()
+        self._offset = float("inf")
+
+    def hear(self, clock: float) -> None:
+        """Take what the clock was when a message left: the quickest message knows best."""
+        self._offset = min(self._offset, perf_counter() - clock)
+
+    def at_home(self, clock: float) -> float:
+        """Return a time of the worker's clock on ours."""
+        return max(self.sent, min(clock + self._offset, perf_counter()))
+
+    def times(self, began: float, ends: list[float]) -> tuple[list[float], list[float]]:
+        """Return when activations began and ended on our clock, in order: each began when the one before had ended."""
+        offset = self._offset
+        if began + offset < self.sent or ends[-1] + offset > perf_counter():
+            first, ended = self.at_home(began), [self.at_home(each) for each in ends]
+        else:
+            first, ended = began + offset, [each + offset for each in ends]
+        return [first, *ended[:-1]], ended
+
+
+class Receiver:
+    """The way home of what a worker reports of a task: it is posted and counted in the order told.
+
+    All of it is called with the task's own lock held, in the thread of the pool that brings the report.
     """
 
-    engine: Engine
-    scheduler: RemoteScheduler
-    run: Run
-    node: Node
-    has_state: bool
-    label: Label
+    __slots__ = ("_claim", "_engine", "_heard", "_parts", "clock", "label", "sent_stats")
 
-    def __init__(self, items: list[Item]) -> None:
-        self.items = items
-        self._ended = False
-        self._next = 0  # index of the first activation whose end was not counted
-        self._heard = 0  # emissions, of all of them
-        self._emitted = 0  # of that one
-        self._told = 0  # activations whose end was told, counted or not
-        self._stats: dict[str, float] = {}  # of a routine with state, when it was sent
-        self._worker = 0
-        self._sent = perf_counter()
-        self._offset = float("inf")  # of the worker's clock; the quickest message knows best
+    def __init__(self, label: Label, claim: Claim, parts: PartStore) -> None:
+        self.label = label
+        self.clock = Clock()
+        self.sent_stats: dict[str, float] = {}  # counters of a routine with state, when it was sent
+        self._claim = claim
+        self._engine = claim.owner.engine
+        self._parts = parts
+        self._heard = 0  # emissions, of all of the activations
 
-    def _read(self, message: bytes) -> None:
-        report = read_report(message, self.label)
-        self._worker = report.worker
-        self._offset = min(self._offset, perf_counter() - report.clock)
+    def read(self, message: bytes) -> None:
+        """Take a report, chunk or reply. Raises what it finds in there, whatever that is: others have pickled it."""
+        report, claim = read_report(message, self.label), self._claim
+        claim.worker = report.worker
+        self.clock.hear(report.clock)
         replay(report.logs)
         stuck, last = None, report.last
         if last is not None:
             if last.state is not None:
-                stuck = take_state_home(self.node, last.state, self._stats)
+                stuck = take_state_home(claim.node, last.state, self.sent_stats)
             if last.missing:
-                self.scheduler.send_whole(self.run)
+                self._parts.send_whole(claim.run.job_id)
             if last.lacks_names:
-                self.scheduler.luggage.send_values()
+                self._parts.send_values()
         self._take(report.told, stuck)
+
+    def read_last(self, reply: bytes, size: int) -> None:
+        """Take the reply; where it can't be read, what was not told yet has failed."""
+        claim = self._claim
+        try:
+            self.read(reply)
+            if not claim.run.stopped:
+                with self._engine.lock:
+                    claim.owner.paces.learn(claim.items[0][INLET], claim.next, size)
+        except BaseException as error:
+            logger().exception("task %s: its reply can't be read", self.label.task)
+            claim.fail_rest(self.unreadable("the reply", error), None, self.clock.sent)
+            if is_interrupt(error):
+                raise
+
+    def unreadable(self, what: str, error: BaseException) -> StrategyError:
+        if isinstance(error, StrategyError):  # it says itself what was given: another version, or another task's
+            return error
+        return StrategyError(f"{what} of task {self.label.task} can't be read: {error!r}")
 
     def _take(self, told: Told, stuck: Encoded | None) -> None:
         """Post what was emitted, and count what has ended: what simply completed in one go, the rest one by one."""
         first, before, started, ends, upto, names, data, stats, failures = told
-        if first > self._next or before > self._heard:
+        claim = self._claim
+        if first > claim.next or before > self._heard:
             raise StrategyError(
                 f"a report of task {self.label} is missing: its pool has lost a chunk, or `stream` was not given all "
                 "of them in their order"
             )
-        if (first, before) != (self._next, self._heard):
+        if (first, before) != (claim.next, self._heard):
             return  # told twice
         self._heard += len(names)
         for index, reset, added in stats:
-            add_stats(self.items[index][0].node.routine, reset, added)
-        self._told = first + len(ends)
+            add_stats(claim.items[index][INLET].node.routine, reset, added)
+        claim.told = first + len(ends)
         failed = {index - first: failure for index, failure in failures}
         if ends and stuck is not None:
             failed.setdefault(len(ends) - 1, stuck)
-        whole = None if self.run.told_in_detail() else unpacked(data)  # they are told of each emission
+        whole = None if claim.run.told_in_detail() else unpacked(data)  # they are told of each emission
         at = 0  # of these ends
         for until in (*sorted(failed), len(ends)):
             if whole is not None and at < until:
@@ -179,7 +211,8 @@ class Receiver(Task):
         failure: Encoded | None,
     ) -> None:
         """Post what an activation has emitted, tell so, and count it if it has ended."""
-        item = self.items[index]
+        claim = self._claim
+        item = claim.items[index]
         payloads, unreadable = unpacked(data), None
         if payloads is None:
             payloads, unreadable = unpacked_till_error(data, item[INLET].node, names)
@@ -189,34 +222,34 @@ class Receiver(Task):
             return
         error, trace = decode(failure) if failure is not None else (unreadable, "")
         if isinstance(error, ActivationTimeout) and error.late_emissions:
-            with self.engine.lock:
-                self.run.late += error.late_emissions
+            with self._engine.lock:
+                claim.run.late += error.late_emissions
         if error is None:
             self._complete(started, [ended], [0], 0, [], [])
         else:
-            with self.engine.lock:
-                self.scheduler.measure(item[INLET].number, ended - started)
-            self._failed(index, error, self._at_home(started), self._at_home(ended), trace)
-            self._forget_frames(error, sys.exception())
+            with self._engine.lock:
+                claim.owner.paces.measure(item[INLET], ended - started)
+            claim.fail(index, error, self.clock.at_home(started), self.clock.at_home(ended), trace)
+            claim.forget_frames(error, sys.exception())
 
     def _post_one(self, item: Item, names: list[str], payloads: list[Payload]) -> None:
         node, number, now = item[INLET].node, item[NUMBER], perf_counter()
-        with self.engine.lock:
+        with self._engine.lock:
             self._post(node, names, payloads, [number] * len(payloads))
-        self._emitted += len(payloads)
-        if listeners := self.run.told_in_detail():
+        self._claim.emitted += len(payloads)
+        if listeners := self._claim.run.told_in_detail():
             for name, payload in zip(names, payloads, strict=True):
                 listeners.event_emitted(node, node.outlets[name], number, now, payload)
 
     def _post(self, node: Node, names: list[str], payloads: list[Payload], causes: list[int]) -> None:
         """Post what activations of one routine have emitted, in the order emitted. Lock."""
-        at, now = 0, perf_counter()
+        at, now, run = 0, perf_counter(), self._claim.run
         if names and names.count(names[0]) == len(names):  # the most frequent case
-            self.run.send_all(node.outlets[names[0]], payloads, causes, now)
+            run.send_all(node.outlets[names[0]], payloads, causes, now)
             return
         for name, same in groupby(names):
             until = at + len(list(same))
-            self.run.send_all(node.outlets[name], payloads[at:until], causes[at:until], now)
+            run.send_all(node.outlets[name], payloads[at:until], causes[at:until], now)
             at = until
 
     def _complete(
@@ -227,103 +260,20 @@ class Receiver(Task):
         The first began at a time of the worker's clock, each of the others when the one before it had ended. Of the
         emissions, so many were heard before.
         """
-        done, at = self.items[self._next : self._next + len(ends)], 0
+        claim, at = self._claim, 0
+        done = claim.items[claim.next : claim.next + len(ends)]
         for inlet, same in groupby(done, itemgetter(0)):
             items = list(same)
             for first in range(0, len(items), AT_ONCE):
                 some = items[first : first + AT_ONCE]
                 here = slice(at, at + len(some))
-                started, ended = self._times(began, ends[here])
+                started, ended = self.clock.times(began, ends[here])
                 began = ends[here.stop - 1]
                 causes = _causes(some, upto[here], heard)
                 span, heard, at = slice(heard, upto[here.stop - 1]), upto[here.stop - 1], here.stop
-                with self.engine.lock:
+                with self._engine.lock:  # in one step: nobody sees a job idle whose emissions are just coming in
                     self._post(inlet.node, names[span], payloads[span], causes)
-                    self.scheduler.measure(inlet.number, (ended[-1] - started[0]) / len(some))
-                    self.run.complete(some, self._worker, started, ended)
-                    self.scheduler.clear(some)
-                    self._next += len(some)
-                    self._emitted = 0
-                    self._release(inlet.node, len(some))
-                    self.run.end_if_idle()
-
-    def _times(self, began: float, ends: list[float]) -> tuple[list[float], list[float]]:
-        """Return when activations began and ended on our clock: between the sending and now, and in order."""
-        offset = self._offset
-        if began + offset < self._sent or ends[-1] + offset > perf_counter():
-            first, ended = self._at_home(began), [self._at_home(each) for each in ends]
-        else:
-            first, ended = began + offset, [each + offset for each in ends]
-        return [first, *ended[:-1]], ended
-
-    def _at_home(self, clock: float) -> float:
-        """Return a time of the worker's clock on ours: it lies between the sending and now."""
-        return max(self._sent, min(clock + self._offset, perf_counter()))
-
-    # -- counting
-
-    def _failed(self, index: int, error: BaseException, started: float, ended: float, trace: str) -> None:
-        """Decide about an exception, and count its activation, whatever the deciding itself raises."""
-        decision = Decision(ErrorStrategy.STOP)
-        try:
-            decision = self._decided(index, error, trace)
-        finally:
-            self._count(index, OUTCOMES.get(decision.strategy, FAILED), started, ended, decision.delay)
-
-    def _decided(self, index: int, error: BaseException, trace: str) -> Decision:
-        inlet, payload, run, number, _, _ = self.items[index]
-        failure = run.failure(inlet, payload, number, error, self._emitted, trace)
-        return carry_out(run, failure, self.scheduler.judge(run, number, failure))
-
-    def _forget_frames(self, error: BaseException, around: BaseException | None) -> None:
-        """Let the frames go of an exception of one activation, or one task; not of what is handled `around` it."""
-        if not self.engine.keeps_frames:
-            forget_frames(error, around)
-            if isinstance(error, ShippingError):
-                error.value = None  # the payload that could not be sent
-
-    def _count(self, index: int, outcome: int, started: float, ended: float, delay: float) -> None:
-        """Count an activation that did not simply complete, as the very last thing that it does."""
-        item = self.items[index]
-        run: Run = item[JOB]
-        started = max(started, item[POSTED])
-        # A routine with state has come home with what its calls after this one made of it: they are counted, too.
-        permit = not self.has_state or index + 1 >= self._told
-        with self.engine.lock:
-            run.record(item, outcome, self._worker, started, max(ended, started))
-            if outcome != RETRIED:
-                self.scheduler.clear([item])
-            self._next, self._emitted = index + 1, 0
-            if self.has_state and permit:
-                self._back_in_order(self.items[index + 1 :])
-                del self.items[index + 1 :]
-                self.has_state = False  # the permit is no longer this task's
-            run.settle(item, outcome, delay, permit)
-            run.end_if_idle()
-
-    def _release(self, node: Node, count: int) -> None:
-        """Give the permits of completed activations back: that of a routine with state after the last. Lock."""
-        if self.has_state:
-            if self._ended and self._next == len(self.items):
-                self.has_state = False
-                self.scheduler.release(node)
-        elif node.mailbox.limited or node.mailbox.waiting:
-            for _ in range(count):
-                self.scheduler.release(node)
-
-    def _back_in_order(self, rest: list[Item]) -> None:
-        """Put activations back before everything else of their queue; discard them where their job stopped. Lock."""
-        run = self.run
-        if run.stopped:
-            run.discard(rest)
-            for item in rest if not self.has_state else ():
-                self.scheduler.release(item[INLET].node)
-            run.end_if_idle()
-            return
-        if self.has_state:
-            self.node.mailbox.put_back(rest)
-        else:
-            self.scheduler.first.extendleft(reversed(rest))
+                    claim.complete(some, started, ended)
 
 
 def _causes(items: list[Item], upto: list[int], heard: int) -> list[int]:

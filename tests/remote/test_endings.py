@@ -126,7 +126,7 @@ def test_a_last_call_that_cannot_be_packed_ends_its_job(
     job = flow.execute("numbers", {"values": []})
     finished(job)
     BadState.bad = True  # behind the check before the run
-    flow._runtime.engine.schedulers[0].luggage.pack_all = lambda *_: None  # type: ignore[attr-defined]
+    flow._runtime.engine.schedulers[0].parts.pack_all = lambda *_: None  # type: ignore[attr-defined]
     job = finished(flow.execute("numbers", {"values": [value]}))
     assert len(job.errors) == 1
     assert (job.status, job.ledger.failed, job.ledger.skipped) == {

@@ -238,6 +238,6 @@ def test_a_call_that_damages_its_worker_costs_one_other_and_is_found(make_flow: 
     done = {payload["n"] for payload in job.outputs["target.done"]}
     assert 300 not in done
     assert len(done) == COUNT - len(failed)
-    assert not flow._runtime.engine.schedulers[0]._losses  # type: ignore[attr-defined] # nobody is suspected for longer than needed
+    assert not flow._runtime.engine.schedulers[0].losses  # type: ignore[attr-defined] # nobody is suspected for longer than needed
     if isinstance(target, PoisonInTurn):
         assert flow.routines["target"].seen == [n for n in range(COUNT) if n in done]

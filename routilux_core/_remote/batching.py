@@ -1,0 +1,141 @@
+"""What travels together. A batch costs a message; what is in it can't be spread over workers any more."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from routilux_core._engine.plan import INLET, JOB, Inlet, Item
+from routilux_core._engine.scheduler import Scheduler
+from routilux_core._remote.envelopes import travels
+from routilux_core._remote.losses import Losses
+from routilux_core._remote.paces import Paces
+
+WORTHWHILE = 0.001  # seconds of work below which a batch is not made smaller: to hand it over costs half as much
+ALONE = 0.25  # of `batch_seconds`: a call that takes longer travels alone, and is in doubt alone if its worker dies
+
+
+class Batcher:
+    """Puts batches together of what lies in a scheduler's queues. All of it is called with the engine's lock held."""
+
+    __slots__ = ("_can", "_joins", "_losses", "_paces", "_queues", "_short")
+
+    def __init__(self, queues: Scheduler, paces: Paces, losses: Losses) -> None:
+        self._queues = queues
+        self._paces = paces
+        self._losses = losses
+        self._can = queues.strategy.capabilities
+        self._short = ALONE * self._can.batch_seconds  # what takes no longer may travel with others
+        self._joins: dict[Inlet, bool] = {}  # whether its activations may travel with others, where that is known
+
+    def forget(self) -> None:
+        """Look anew at which slots may be together in a batch: the graph may have changed."""
+        self._joins = {}
+
+    def is_quick(self, item: Item) -> bool:
+        """Whether its call is so short that another batch may wait behind it; not where none was measured."""
+        return self._paces.of(item[INLET]) < self._can.ahead_below
+
+    def take_newest(self) -> Item | Literal[False]:
+        """Return the newest activation if its routine keeps nothing: its order does not matter.
+
+        Where more waits than `max_pending`, what comes last is nearest to the end, and working it off frees memory.
+        """
+        ready = self._queues.ready
+        item = ready[-1]
+        node = item[INLET].node
+        if self._queues.first or travels(node) or item[JOB].halted or not node.mailbox.acquire():
+            return False
+        return ready.pop()
+
+    def batch(self, item: Item, workers: int, newest: bool) -> tuple[list[Item], bool]:
+        """Add to an activation what may travel with it; also return whether that will be quick."""
+        inlet, quick = item[INLET], self.is_quick(item)
+        spent, most = self._paces.of(inlet), self._paces.most(inlet)
+        if spent > self._short or _goes_alone(inlet) or item in self._losses or item[JOB].told_in_detail():
+            return [item], quick
+        if travels(inlet.node):
+            return self._more_of(item, spent, most), quick
+        # No more than the fair share of one worker, with two batches for each: what lies in this one, no other can do.
+        waiting = len(self._queues.first) + len(self._queues.ready) + 1
+        fair = max(waiting // (2 * workers), _fitting(WORTHWHILE, spent, most))
+        return self._more_stateless(item, spent, min(most, fair), newest), quick
+
+    def _more_of(self, item: Item, spent: float, most: int) -> list[Item]:
+        """Add what a routine with state would run next, in its order; its permit is for all of them."""
+        items, node, run, queues = [item], item[INLET].node, item[JOB], self._queues
+        while len(items) < most:
+            source = node.mailbox.waiting or (queues.ready if not queues.first else None)
+            following = source[0] if source else None
+            if following is None or source is None or following[INLET].node is not node or following[JOB] is not run:
+                break
+            pace = self._paces.of(following[INLET])
+            if (
+                pace > self._short
+                or spent + pace > self._can.batch_seconds
+                or _goes_alone(following[INLET])
+                or following in self._losses
+            ):
+                break
+            spent += pace
+            items.append(following)
+            source.popleft()
+        return items
+
+    def _more_stateless(self, item: Item, spent: float, most: int, newest: bool) -> list[Item]:
+        """Add the oldest (or newest) of what waits, while it is of stateless routines; each has a permit."""
+        items, run, joins, losses = [item], item[JOB], self._joins, self._losses
+        first, ready = self._queues.first, self._queues.ready
+        if not (first or losses or item[INLET].node.mailbox.limited):
+            spent = self._more_alike(items, spent, most, newest)
+        while len(items) < most and (first or ready):
+            has_permit = bool(first) and not newest
+            following = first[0] if has_permit else ready[-1 if newest else 0] if ready else item
+            inlet = following[INLET]
+            if following is item or following[JOB] is not run or (losses and following in losses):
+                break
+            if not joins.get(inlet, False) and not self._learn_to_join(inlet):
+                break
+            pace = self._paces.of(inlet)
+            spent += pace
+            if pace > self._short or spent > self._can.batch_seconds:
+                break
+            if has_permit:
+                first.popleft()
+            elif inlet.node.mailbox.acquire():
+                ready.pop() if newest else ready.popleft()
+            else:
+                break
+            items.append(following)
+        return items[::-1] if newest else items
+
+    def _more_alike(self, items: list[Item], each: float, most: int, newest: bool) -> float:
+        """Add the oldest (or newest) of what waits while it is for the same slot and needs no permit.
+
+        Return the time that all of it will take.
+        """
+        inlet, _, run, _, _, _ = items[0]
+        ready = self._queues.ready
+        take = ready.pop if newest else ready.popleft
+        room = _fitting(self._can.batch_seconds, each, most) - 1
+        while room > 0 and ready:
+            following = take()
+            if following[INLET] is not inlet or following[JOB] is not run:
+                (ready.append if newest else ready.appendleft)(following)
+                break
+            items.append(following)
+            room -= 1
+        return each * len(items)
+
+    def _learn_to_join(self, inlet: Inlet) -> bool:
+        joins = self._joins[inlet] = not travels(inlet.node) and not _goes_alone(inlet)
+        return joins
+
+
+def _goes_alone(inlet: Inlet) -> bool:
+    """Whether its activations are merged when they are taken, or may be ended."""
+    return inlet.merge is not None or inlet.gathers or inlet.node.timeout is not None
+
+
+def _fitting(seconds: float, each: float, most: int) -> int:
+    """Return how many calls fit into some seconds, which may be infinite; `most` at most."""
+    return most if each * most <= seconds else int(seconds / each)

@@ -1,0 +1,102 @@
+"""A claim as an envelope: merged, pickled in one go where that can be, and whatever can't be sent found out."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from operator import itemgetter
+
+from routilux_core._engine.ledger import GATHERED
+from routilux_core._engine.plan import INLET, NUMBER, PAYLOAD, Item, Node
+from routilux_core._engine.run import Run
+from routilux_core._local.invocation import merged
+from routilux_core._remote.claim import Claim
+from routilux_core._remote.envelopes import Envelope, PartStore, Row, crate, packed, travels
+from routilux_core._remote.losses import retries_losses
+from routilux_core._remote.wire import NOT, UNTIL_END, UNTIL_SUCCESS, Label
+from routilux_core._routines.signature import Payload
+from routilux_core.error_handling import ErrorHandler, ErrorStrategy
+from routilux_core.errors import is_interrupt
+
+
+def pack(label: Label, claim: Claim, parts: PartStore) -> Envelope | BaseException | None:
+    """Return a claim as it travels, or why its first activation can't; None if it was given up meanwhile."""
+    try:
+        with parts.packing():
+            return _pack_at_once(label, claim, parts) or _pack_one_by_one(label, claim, parts)
+    except BaseException as error:
+        if is_interrupt(error):
+            raise
+        return error
+
+
+def _pack_at_once(label: Label, claim: Claim, parts: PartStore) -> Envelope | None:
+    """Pickle many calls in one go, which goes where their payloads are plain, as they come."""
+    run = claim.run
+    if len(claim.items) == 1 or run.told_in_detail():
+        return None
+    if run.own and any(item[INLET].node.unmade for item in claim.items):
+        return None  # a copy for the job may fail, which is the failure of one call
+    rows: list[Row] = [(inlet, [item[PAYLOAD] for item in same]) for inlet, same in groupby(claim.items, itemgetter(0))]
+    try:
+        return _crated(label, claim, parts, rows)
+    except BaseException as error:  # one by one it is found out which
+        if is_interrupt(error):
+            raise
+        return None
+
+
+def _pack_one_by_one(label: Label, claim: Claim, parts: PartStore) -> Envelope | BaseException | None:
+    rows: list[Row] = []
+    payloads: list[Payload] = []
+    for index, item in enumerate(claim.items):
+        try:
+            parts.part(item[INLET].node)
+            payloads.append(_payload(item))
+            rows.append((item[INLET], [packed(item[INLET], payloads[-1])]))
+        except BaseException as error:  # of a merge function, or of a payload's own
+            if is_interrupt(error):
+                raise
+            if index == 0:
+                return error
+            claim.put_back(index)  # it is the first of the next task, and fails then
+            break
+    made = None if claim.ended else _crated(label, claim, parts, rows)
+    if made is not None and (listeners := claim.run.told_in_detail()):
+        for item, payload in zip(claim.items, payloads, strict=False):
+            attempt = claim.run.retries.attempt(item[NUMBER])
+            listeners.activation_started(item[INLET], item[NUMBER], attempt, item, payload, worker=0)
+    return made
+
+
+def _crated(label: Label, claim: Claim, parts: PartStore, rows: list[Row]) -> Envelope | None:
+    return crate(label, parts, rows, holds, lambda node: goes_on(claim.run, node), claim.run.job_id in parts.whole)
+
+
+def _payload(item: Item) -> Payload:
+    """Return what the handler is given, gathered or merged. The routine's permit is held."""
+    inlet, payload, run, number, _, _ = item
+    if inlet.gathers:
+        return inlet.collect(payload[GATHERED])
+    if inlet.merge is not None:
+        return merged(inlet, payload, run, number, True)
+    return payload
+
+
+def holds(node: Node) -> int:
+    """Return for how long what an activation emits is held back, since it may run again."""
+    if node.holds:
+        return UNTIL_SUCCESS
+    return UNTIL_END if retries_losses(node) else NOT
+
+
+def goes_on(run: Run, node: Node) -> bool:
+    """Whether calls behind one that fails may be made before it is decided about: nothing can keep them from it.
+
+    What may stop the job keeps them, and so does another attempt where order holds.
+    """
+    policy = node.policy
+    if type(policy) is not ErrorHandler or run.decide is not None:
+        return False
+    if policy.strategy is ErrorStrategy.RETRY:
+        return policy.after_retries is not ErrorStrategy.STOP and not travels(node)
+    return policy.strategy is not ErrorStrategy.STOP
