@@ -375,7 +375,7 @@ class Scheduler:
                 yield node
         for each in self.awaited:
             if each.item is not None:
-                yield each.item[0].node
+                yield each.item[INLET].node
 
     def recount(self) -> None:
         """Count the workers in their loop anew."""
