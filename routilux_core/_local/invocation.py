@@ -9,6 +9,7 @@ from time import perf_counter
 from routilux_core._engine.engine import logger
 from routilux_core._engine.failures import OUTCOMES, carry_out, decide
 from routilux_core._engine.ledger import GATHERED
+from routilux_core._engine.merging import merged
 from routilux_core._engine.plan import INLET, JOB, NUMBER, PAYLOAD, Inlet, Item, Node
 from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Scheduler
@@ -172,17 +173,3 @@ class Caller(Emitter):
                 pool.spare(more)
         except Exception:
             logger().exception("strategy %r: its pool raised in spare", self.scheduler.strategy.name)
-
-
-def merged(inlet: Inlet, payload: Payload, run: Run, number: int, again: bool) -> Payload:
-    """Merge what arrived into what the slot has in this job, and return what the handler sees.
-
-    The routine's permit guards it. `again`: the activation may run again, and then sees what was merged the first time.
-    """
-    old = run.merged.get(inlet, {})
-    if number not in run.merged_by:
-        assert inlet.merge is not None
-        run.merged[inlet] = old = inlet.merge(old, payload)
-        if again or (run.decide is not None):
-            run.merged_by.add(number)
-    return inlet.snapshot(old)

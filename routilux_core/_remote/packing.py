@@ -6,9 +6,9 @@ from itertools import groupby
 from operator import itemgetter
 
 from routilux_core._engine.ledger import GATHERED
+from routilux_core._engine.merging import merged
 from routilux_core._engine.plan import INLET, NUMBER, PAYLOAD, Item, Node
 from routilux_core._engine.run import Run
-from routilux_core._local.invocation import merged
 from routilux_core._remote.claim import Claim
 from routilux_core._remote.envelopes import Envelope, PartStore, Row, crate, packed, travels
 from routilux_core._remote.losses import retries_losses
