@@ -242,8 +242,8 @@ class Runtime:
         flow_id = self.wiring.graph.flow_id
         run = Run(self.engine, f"{flow_id}-{next(self.numbers)}", flow_id, self.history_size, _context())
         for output in self.wiring.graph.outputs:
-            run.collected[output.name] = []
-        origin = Origin(self.wiring.graph, self.default.strategy, self.wiring.named, time(), run.began)
+            run.ledger.collected[output.name] = []
+        origin = Origin(self.wiring.graph, self.default.strategy, self.wiring.named, time(), run.ledger.began)
         return run, JobState(run.job_id, flow_id, JobControl(run), origin)
 
     def _start(self, order: Order, made: tuple[Run, JobState] | None = None) -> tuple[Run, JobState, bool, bool]:
@@ -263,7 +263,8 @@ class Runtime:
                 from routilux_core._tracking.listeners import Listeners
 
                 run.listen(Listeners(plugins.listening, job, run))
-            run.make_entry(inlet.node)
+            if inlet.node.per_job:
+                run.node_for(inlet.node).make()  # what raises there, raises before the job begins
             try:
                 self.last = job  # first: once it is posted, another thread may let it begin, whatever comes in between
                 self._post(run, inlet, order.payload)

@@ -32,20 +32,20 @@ class JobControl:
     # -- what it shows
 
     def status(self) -> str:
-        if self.run.finished:
-            return self.run.final
+        if self.run.ledger.finished:
+            return self.run.ledger.final
         return "paused" if self.run.paused else "running"
 
     def errors(self) -> list[Failure]:
         with self.run.engine.lock:
-            return self.run.failures.kept()
+            return self.run.ledger.failures.kept()
 
     def left_out(self) -> LeftOut:
-        return self.run.failures.left_out()
+        return self.run.ledger.failures.left_out()
 
     def outputs(self) -> dict[str, list[Payload]]:
         with self.run.engine.lock:
-            return {name: list(payloads) for name, payloads in self.run.collected.items()}
+            return {name: list(payloads) for name, payloads in self.run.ledger.collected.items()}
 
     def ledger(self) -> Ledger:
         from routilux_core.records import Ledger
@@ -53,16 +53,16 @@ class JobControl:
         run = self.run
         with run.engine.up_to_date((run,)):
             return Ledger(
-                posted=run.last,
-                completed=run.over - run.failed - run.skipped - run.discarded,
-                failed=run.failed,
-                skipped=run.skipped,
-                discarded=run.discarded,
-                pending=run.pending,
-                retried=run.retried,
-                emitted=run.emitted,
-                unconnected=run.unconnected,
-                gathered=run.gathered,
+                posted=run.ledger.last,
+                completed=run.ledger.over - run.ledger.failed - run.ledger.skipped - run.ledger.discarded,
+                failed=run.ledger.failed,
+                skipped=run.ledger.skipped,
+                discarded=run.ledger.discarded,
+                pending=run.ledger.pending,
+                retried=run.ledger.retried,
+                emitted=run.ledger.emitted,
+                unconnected=run.ledger.unconnected,
+                gathered=run.ledger.gathered,
             )
 
     def routines(self) -> Mapping[str, Routine]:
@@ -74,14 +74,14 @@ class JobControl:
     def routine_states(self) -> dict[str, str]:
         engine = self.run.engine
         with engine.up_to_date((self.run,)):
-            inlets, totals = engine.inlets, self.run.history.totals()
+            inlets, totals = engine.inlets, self.run.ledger.history.totals()
             states = {inlets[slot].node.routine_id: "completed" for slot, total in totals.items() if total.completed}
-            return {**states, **self.run.decided}
+            return {**states, **self.run.ledger.decided}
 
     def history_of(self, routine_id: str | None) -> list[ActivationRecord]:
         inlets = self.run.engine.inlets
         with self.run.engine.up_to_date((self.run,)):
-            newest = self.run.history.newest()
+            newest = self.run.ledger.history.newest()
         found = activation_records(newest, lambda number: (inlets[number].node.routine_id, inlets[number].name))
         return [record for record in found if routine_id in (None, record.routine_id)]
 
@@ -89,7 +89,7 @@ class JobControl:
         return JobSource(self.run)
 
     def late_emissions(self) -> int:
-        return self.run.late
+        return self.run.ledger.late
 
     def explain(self) -> str:
         from routilux_core._engine.explain import explain

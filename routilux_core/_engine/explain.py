@@ -23,7 +23,7 @@ def explain(run: Run, status: str) -> str:
     """Return a line for the state, one for each thing waited for, and the hints."""
     with run.engine.up_to_date((run,)):
         lines = [_headline(run, status), *_waiting(run), *_waited_for(run)]
-        totals = run.history.totals()
+        totals = run.ledger.history.totals()
     return "\n".join([*lines, *hints(totals, run.engine.inlets)])
 
 
@@ -33,7 +33,7 @@ def _waited_for(run: Run) -> list[str]:
 
 
 def _headline(run: Run, status: str) -> str:
-    counts = f"{run.pending} of {run.last} activations are pending, {run.over} are done"
+    counts = f"{run.ledger.pending} of {run.ledger.last} activations are pending, {run.ledger.over} are done"
     return f"job {printable(run.job_id)} is {status}: {counts}"
 
 
@@ -48,7 +48,7 @@ def _waiting(run: Run) -> list[str]:
     behind = Counter(item[INLET].node.routine_id for item in _behind(run) if item[JOB] is run)
     retries = Counter(item[INLET].node.routine_id for _, item, _ in run.retries.waiting.values())
     parked = Counter(item[INLET].node.routine_id for item in (*run.parked, *run.retries.parked))
-    running = run.pending - len(run.retries) - len(run.parked)
+    running = run.ledger.pending - len(run.retries) - len(run.parked)
     running -= sum(queued.values()) + sum(unasked.values()) + sum(behind.values())
     for counts, text in (
         (queued, "queued for a worker"),

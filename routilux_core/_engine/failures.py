@@ -33,7 +33,7 @@ def carry_out(run: Run, failure: Failure, decision: Decision, status: str = "fai
         if run.stopped and decision.strategy is ErrorStrategy.RETRY:
             decision = Decision(ErrorStrategy.STOP)  # there is no other attempt
         failure.decision = decision.strategy
-        run.note_failure(failure, STATES.get(decision.strategy))
+        run.ledger.note_failure(failure, STATES.get(decision.strategy))
         if decision.strategy is ErrorStrategy.STOP:
             run.stop(status)
     _log(failure, decision.strategy)

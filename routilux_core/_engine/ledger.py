@@ -2,66 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from routilux_core._engine.plan import CAUSE, INLET, NUMBER, POSTED, Inlet, Item, Node
+from routilux_core._engine.plan import CAUSE, INLET, NUMBER, POSTED, Inlet, Item
 from routilux_core._engine.retries import Retries
 from routilux_core._routines.signature import Payload
 from routilux_core._tracking.failures import Failures
-from routilux_core._tracking.history import COMPLETED, WIDTH, Chunk, History
+from routilux_core._tracking.history import COMPLETED, DISCARDED, FAILED, SKIPPED, WIDTH, Chunk, History
 from routilux_core.error_handling import Failure
 from routilux_core.errors import PayloadError, trace_of
 
-if TYPE_CHECKING:
-    from routilux_core._engine.engine import Engine
-    from routilux_core._tracking.listeners import Listeners
-
 GATHERED = "gathered payloads"  # the key under which a gather slot's arrivals travel to its one call
 GRAVITY = {"skipped": 1, "error_continued": 2, "failed": 3}
+
+
+class Recorder(Protocol):
+    """Who is told of records. While `armed` it asks for what workers have counted for themselves in time."""
+
+    armed: bool
+
+    def record(self, chunk: Chunk, /) -> None: ...
 
 
 class LedgerCounts:
     """The counts and records of a job. What is marked "lock" is called with the engine's lock held."""
 
     __slots__ = (
+        "_job_id",
+        "_retries",
         "began",
         "collected",
         "decided",
         "discarded",
+        "doubtful",
         "ended_at",
-        "engine",
         "failed",
         "failures",
         "final",
         "finished",
-        "flow_id",
         "gathered",
         "history",
-        "job_id",
         "last",
         "late",
-        "listeners",
         "members",
-        "merged_by",
         "over",
-        "own",
-        "paused",
         "placed",
-        "record_to",
+        "recorder",
         "retried",
-        "retries",
         "sent",
         "skipped",
-        "timed",
         "unconnected",
     )
 
-    def __init__(self, engine: Engine, job_id: str, flow_id: str, history_size: int) -> None:
-        self.engine = engine
-        self.job_id = job_id
-        self.flow_id = flow_id
+    def __init__(self, job_id: str, retries: Retries, history_size: int, inlets: int) -> None:
+        self._job_id, self._retries = job_id, retries
         # Workers count for themselves what they post and complete, and add it here now and then. So the job can't have
         # ended while one of them, a member, has anything of it in hand.
         self.members = 0
@@ -71,41 +66,67 @@ class LedgerCounts:
         # The hot path counts neither: it sends one emission for each activation that it posts.
         self.placed = self.sent = 0  # activations posted, and emissions sent, by the methods of `Run`
         self.unconnected = self.gathered = 0
-        self.paused = self.finished = False
-        self.final = "completed"
-        self.history = History(history_size, len(engine.inlets))
-        self.timed = self.history.timed
+        self.doubtful = False  # an exception interrupted the engine: it may have counted what is not there
+        self.finished = False  # the end is being announced
+        self.final = "completed"  # the status then
+        self.history = History(history_size, inlets)
         self.failures = Failures(max(history_size, 100))
         self.decided: dict[str, str] = {}  # routine id -> the gravest decision
         self.collected: dict[str, list[Payload]] = {}
-        self.retries = Retries(engine.timers)
-        self.merged_by: set[int] = set()  # activations that may be tried again and have merged what they brought
-        self.own: dict[Node, Node] = {}
         self.began = perf_counter()
         self.ended_at = 0.0
-        self.listeners: Listeners | None = None
-        self.record_to: Callable[[Chunk], None] | None = None
+        self.recorder: Recorder | None = None
+
+    # -- counts
+
+    def discard(self, count: int) -> None:
+        """Count what was posted and will not run, since the job was stopped. Lock."""
+        self.over += count  # no step in between, at which a signal handler could read the books
+        self.discarded += count
+
+    def refuse(self) -> None:
+        """Count an emission of a stopped job, which is not delivered. Lock."""
+        self.last += 1
+        self.over += 1
+        self.discarded += 1
+
+    def count(self, outcome: int) -> None:
+        """Count an activation that is over. Lock."""
+        self.over += 1
+        if outcome == SKIPPED:
+            self.skipped += 1
+        elif outcome == DISCARDED:
+            self.discarded += 1
+        elif outcome == FAILED:
+            self.failed += 1
+
+    def write_off(self) -> bool:
+        """Count as discarded what was counted as posted, and is not there: an exception came in between. Lock.
+
+        Return whether there was any.
+        """
+        lost = self.last - self.over
+        self.over = self.last = max(self.last, self.over)
+        self.members = 0
+        self.discarded += max(0, lost)
+        return lost > 0
 
     # -- records
-
-    def told_in_detail(self) -> Listeners | None:
-        """Return the listeners if any of them is told of each call, or of each emission."""
-        return self.listeners if self.listeners is not None and self.listeners.details else None
 
     def record(self, item: Item, outcome: int, worker: int, started: float, ended: float) -> None:
         """Record an attempt, however it ended. Lock."""
         inlet, _, _, number, cause, posted = item
-        attempt = self.retries.attempt(number)
+        attempt = self._retries.attempt(number)
         record = (number, cause, inlet.number, attempt, outcome, worker, posted, started, ended)
         self.history.record(record)
-        if self.record_to is not None:
-            self.record_to(Chunk.of(record))
+        if self.recorder is not None:
+            self.recorder.record(Chunk.of(record))
 
     def add(self, worker: int, records: list[Any]) -> None:
         """Count completed activations of a worker, and record them. Lock."""
         self.over += len(records) // self.history.width
-        if self.record_to is not None:
-            self.record_to(Chunk(worker, records))
+        if self.recorder is not None:
+            self.recorder.record(Chunk(worker, records))
         self.history.add(worker, records)
 
     def complete(
@@ -116,12 +137,12 @@ class LedgerCounts:
         ended: list[float],
     ) -> None:
         """Record and count activations of one slot that have completed; their permits are not given back. Lock."""
-        if self.merged_by:
-            self.merged_by.difference_update(item[NUMBER] for item in items)
-        if self.retries.attempts or not self.timed:
+        if self._retries.merged:
+            self._retries.merged.difference_update(item[NUMBER] for item in items)
+        if self._retries.attempts or not self.history.timed:
             for item, began, end in zip(items, started, ended, strict=True):
                 self.record(item, COMPLETED, worker, began, end)
-                self.retries.forget(item[NUMBER])
+                self._retries.forget(item[NUMBER])
             self.over += len(items)
             return
         flat: list[Any] = [items[0][INLET].number] * (
@@ -135,7 +156,7 @@ class LedgerCounts:
 
     def is_listened_to(self) -> bool:
         """Return whether a listener waits for records, and has not asked for them in time. Lock."""
-        return self.record_to is not None and self.listeners is not None and not self.listeners.armed
+        return self.recorder is not None and not self.recorder.armed
 
     def failure(
         self, inlet: Inlet, payload: Payload, number: int, error: BaseException, emitted: int = 0, trace: str = ""
@@ -144,10 +165,10 @@ class LedgerCounts:
         if number == 1 and isinstance(error, PayloadError):
             error = error.at_entry().with_traceback(error.__traceback__)
         return Failure(
-            job_id=self.job_id,
+            job_id=self._job_id,
             routine_id=inlet.node.routine_id,
             slot=inlet.name,
-            attempt=self.retries.attempt(number),
+            attempt=self._retries.attempt(number),
             exception=error,
             traceback=trace or trace_of(error),
             payload_keys=tuple(dict.fromkeys(key for each in payload.get(GATHERED, (payload,)) for key in each)),

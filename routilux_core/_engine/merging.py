@@ -13,9 +13,9 @@ def merged(inlet: Inlet, payload: Payload, run: Run, number: int, again: bool) -
     The routine's permit guards it. `again`: the activation may run again, and then sees what was merged the first time.
     """
     old = run.merged.get(inlet, {})
-    if number not in run.merged_by:
+    if number not in run.retries.merged:
         assert inlet.merge is not None
         run.merged[inlet] = old = inlet.merge(old, payload)
         if again or run.decide is not None:
-            run.merged_by.add(number)
+            run.retries.merged.add(number)
     return inlet.snapshot(old)

@@ -20,13 +20,14 @@ class Waiting(NamedTuple):
 class Retries:
     """The retries of one job."""
 
-    __slots__ = ("_timers", "attempts", "may_retry", "parked", "waiting")
+    __slots__ = ("_timers", "attempts", "may_retry", "merged", "parked", "waiting")
 
     def __init__(self, timers: Timers) -> None:
         self._timers = timers
         self.attempts: dict[int, int] = {}  # by number, of activations that were tried before
         self.waiting: dict[int, Waiting] = {}  # by number
         self.parked: list[Item] = []  # due while their job was paused; with their permits
+        self.merged: set[int] = set()  # by number, those that may be tried again and have merged what they brought
         self.may_retry = False  # a plugin let a fast call be tried again: each call may be another attempt
 
     def __len__(self) -> int:
@@ -39,6 +40,7 @@ class Retries:
     def forget(self, number: int) -> None:
         """An activation is over: it has no other attempt."""
         self.attempts.pop(number, None)
+        self.merged.discard(number)
 
     def add(self, item: Item, delay: float, permit: bool) -> bool:
         """Try again after a delay in seconds; True if the permit is kept meanwhile. Lock."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable
 from contextvars import Context
 from functools import partial
 from threading import get_ident
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from routilux_core._engine.ledger import GATHERED, LedgerCounts
 from routilux_core._engine.plan import INLET, JOB, NUMBER, Inlet, Item, Node, Outlet, rename
+from routilux_core._engine.retries import Retries
 from routilux_core._routines.frame import CURRENT, Frame
 from routilux_core._routines.signature import Payload
 from routilux_core._threads.completion import Completion
 from routilux_core._threads.visits import Visit
-from routilux_core._tracking.history import DISCARDED, FAILED, RETRIED, SKIPPED
+from routilux_core._tracking.history import DISCARDED, RETRIED
 from routilux_core.error_handling import Decision, ErrorStrategy, Failure
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 ASIDE = 0  # no thread of ours tells of the end
 
 
-class Run(LedgerCounts):
+class Run:
     """The live side of a job. What is marked "lock" is called with the engine's lock held."""
 
     __slots__ = (
@@ -37,29 +38,44 @@ class Run(LedgerCounts):
         "context",
         "decide",
         "done",
-        "doubtful",
         "ended",
+        "engine",
         "finisher",
+        "flow_id",
         "halted",
         "is_fast",
+        "job_id",
+        "ledger",
+        "listeners",
         "may_emit_fast",
         "merged",
         "numbers",
+        "own",
         "parked",
+        "paused",
+        "retries",
         "stopped",
         "swept",
+        "timed",
         "told",
         "waiters",
     )
 
     def __init__(self, engine: Engine, job_id: str, flow_id: str, history_size: int, context: Context | None) -> None:
-        super().__init__(engine, job_id, flow_id, history_size)
+        self.engine = engine
+        self.job_id = job_id
+        self.flow_id = flow_id
+        self.retries = Retries(engine.timers)
+        self.ledger = LedgerCounts(job_id, self.retries, history_size, len(engine.inlets))
+        self.timed = self.ledger.history.timed
+        self.paused = False
+        self.own: dict[Node, Node] = {}  # its own twins of nodes with `scope="job"`
+        self.listeners: Listeners | None = None
         self.context = context
         self.is_fast = context is None  # whether calling a handler is no more than that: the loop looks at nothing else
         self.may_emit_fast = True  # whether an emission needs no further thought
         self.numbers = itertools.count(1)  # of activations
         self.stopped = self.halted = self.ended = False
-        self.doubtful = False  # an exception interrupted the engine: it may have counted what is not there
         self.finisher: int | None = None  # the thread that tells of the end
         self.told = False  # listeners were told of the end, or are just being told
         self.done = Completion()
@@ -76,8 +92,8 @@ class Run(LedgerCounts):
         self.listeners = listeners
         if listeners.counts:
             self.timed = True
-            self.history.time(True)
-            self.record_to = listeners.record
+            self.ledger.history.time(True)
+            self.ledger.recorder = listeners
         self.halted = listeners.starts  # nothing runs before they have been told
         self.refresh_flags()
 
@@ -92,20 +108,18 @@ class Run(LedgerCounts):
 
     def leave(self) -> None:
         """Do nothing more, and tell nobody: this is a fork, and the job is the parent's."""
-        self.listeners = self.record_to = None
+        self.listeners = self.ledger.recorder = None
         self.stopped, self.halted = True, False
         self.refresh_flags()
+
+    def told_in_detail(self) -> Listeners | None:
+        """Return the listeners if any of them is told of each call, or of each emission."""
+        return self.listeners if self.listeners is not None and self.listeners.details else None
 
     def refresh_flags(self) -> None:
         """Work out `may_emit_fast` and `is_fast`. Lock, or before anything is posted."""
         self.may_emit_fast = not self.stopped and (self.listeners is None or not self.listeners.details)
         self.is_fast = self.may_emit_fast and not self.halted and not self.retries.may_retry and self.context is None
-
-    def make_entry(self, node: Node) -> None:
-        """Make the entry's own copy for this job: what raises there, raises before the job begins."""
-        if node.per_job:
-            self.own[node] = node.for_job()
-            self.own[node].make()
 
     # -- posting (lock)
 
@@ -114,39 +128,26 @@ class Run(LedgerCounts):
         if inlet.node.per_job:
             inlet = self.node_for(inlet.node).inlets[inlet.name]
         if inlet.gathers:
-            self.gathered += 1
+            self.ledger.gathered += 1
             if not self.stopped:
                 self.arrivals.setdefault(inlet, []).append(payload)
             return
         self._queue(inlet, payload, cause, now)
 
     def _queue(self, inlet: Inlet, payload: Payload, cause: int, now: float) -> None:
-        scheduler = inlet.node.scheduler
-        self.last += 1
-        self.placed += 1
+        scheduler, ledger = inlet.node.scheduler, self.ledger
+        ledger.last += 1
+        ledger.placed += 1
         if self.stopped:
-            self.over += 1
-            self.discarded += 1
+            ledger.discard(1)
             return
         scheduler.post((inlet, payload, self, next(self.numbers), cause, now))
         if scheduler.active < scheduler.workers and not scheduler.recruiting:
             scheduler.want_worker()
 
-    def discard(self, items: Sized) -> None:
-        """Count what was posted and will not run, since the job was stopped. Lock."""
-        count = len(items)
-        self.over += count  # no step in between, at which a signal handler could read the books
-        self.discarded += count
-
-    def refuse(self) -> None:
-        """Count an emission of a stopped job, which is not delivered. Lock."""
-        self.last += 1
-        self.over += 1
-        self.discarded += 1
-
     def send(self, outlet: Outlet, data: Payload, cause: int, now: float) -> None:
         """Post one emission to everything that it is connected to. Lock."""
-        self.sent += 1
+        self.ledger.sent += 1
         if outlet.is_fast and not self.stopped:
             self._send_plainly(outlet, data, cause, now)
             return
@@ -154,15 +155,15 @@ class Run(LedgerCounts):
             self.post(inlet, data if mapping is None else rename(data, mapping), cause, now)
         if outlet.outputs and not self.stopped:
             for name in outlet.outputs:
-                self.collected.setdefault(name, []).append(dict(data))
+                self.ledger.collected.setdefault(name, []).append(dict(data))
         elif not outlet.targets:
-            self.unconnected += 1
+            self.ledger.unconnected += 1
 
     def _send_plainly(self, outlet: Outlet, data: Payload, cause: int, now: float) -> None:
         # `post` for targets that need no further thought: a fan of a thousand holds the lock for less time.
         numbers = self.numbers
-        self.last += len(outlet.targets)
-        self.placed += len(outlet.targets)
+        self.ledger.last += len(outlet.targets)
+        self.ledger.placed += len(outlet.targets)
         for inlet, _ in outlet.targets:
             node = inlet.node
             scheduler = node.scheduler
@@ -183,20 +184,20 @@ class Run(LedgerCounts):
                 self.send(outlet, data, cause, now)
             return
         count = len(payloads)
-        self.sent += count
+        self.ledger.sent += count
         for name in outlet.outputs:
-            self.collected.setdefault(name, []).extend(payloads)
+            self.ledger.collected.setdefault(name, []).extend(payloads)
         if lone is not None:
             scheduler = lone.node.scheduler
-            numbers = self.numbers
-            self.last, self.placed = self.last + count, self.placed + count  # before others see them
+            numbers, ledger = self.numbers, self.ledger
+            ledger.last, ledger.placed = ledger.last + count, ledger.placed + count  # before others see them
             scheduler.post_all(
                 zip(itertools.repeat(lone), payloads, itertools.repeat(self), numbers, causes, itertools.repeat(now)),
                 lone.node,
             )  # payloads end first
             scheduler.want_worker()
         elif not outlet.outputs:
-            self.unconnected += count
+            self.ledger.unconnected += count
 
     def node_for(self, node: Node) -> Node:
         """Return this job's own twin of a node with `scope="job"`. Lock."""
@@ -211,38 +212,20 @@ class Run(LedgerCounts):
         """Nothing is queued, running or waiting: call the next gather slot, or end. True if the job ended. Lock."""
         if self.ended:
             return False
-        if self.doubtful:
-            if self.has_anything():
+        ledger = self.ledger
+        if ledger.doubtful:
+            if self.retries or self.parked or self.engine.has_of(self):
                 return False
-            self._write_off()
-        elif self.members or self.over != self.last:
+            if ledger.write_off() and not self.stopped:
+                self.stopped, ledger.final = True, "failed"
+        elif ledger.members or ledger.over != ledger.last:
             return False
         if self.arrivals and not self.stopped:
             self._gather()
             return False
         self.ended = True
-        self.ended_at = perf_counter()
+        ledger.ended_at = perf_counter()
         return True
-
-    def doubt(self) -> None:
-        """Let what there really is decide about the end, from now on: the counts may be wrong. Lock."""
-        self.doubtful = True
-        if self.stopped and not self.ended:
-            self._discard_all()
-
-    def has_anything(self) -> bool:
-        """Return whether anything of this job is queued, in hand, away, or waits. Lock."""
-        return bool(self.retries or self.parked) or self.engine.has_of(self)
-
-    def _write_off(self) -> None:
-        """Count as discarded what was counted as posted, and is not there: an exception came in between. Lock."""
-        lost = self.last - self.over
-        self.over = self.last = max(self.last, self.over)
-        self.members = 0
-        if lost > 0:
-            self.discarded += lost
-            if not self.stopped:
-                self.stopped, self.final = True, "failed"
 
     def _gather(self) -> None:
         for inlet in self.engine.gather_order:
@@ -252,6 +235,12 @@ class Run(LedgerCounts):
                 self._queue(mine, {GATHERED: self.arrivals.pop(mine)}, 0, perf_counter())
                 return
 
+    def doubt(self) -> None:
+        """Let what there really is decide about the end, from now on: the counts may be wrong. Lock."""
+        self.ledger.doubtful = True
+        if self.stopped and not self.ended:
+            self._discard_all()
+
     def settle(self, item: Item, outcome: int, delay: float, permit: bool = True) -> None:
         """Count an activation that did not simply complete, and give its permit back if it is over. Lock.
 
@@ -259,26 +248,17 @@ class Run(LedgerCounts):
         """
         node = item[INLET].node
         if outcome == RETRIED and not self.stopped:
-            self.retried += 1
+            self.ledger.retried += 1
             kept = self.retries.add(item, delay, permit)
             self.refresh_flags()
             if permit and not kept:
                 node.scheduler.release(node)
             return
-        if (
-            outcome == RETRIED
-        ):  # the job was stopped since that was decided: the retry is discarded, as waiting ones are
-            self.retried += 1
+        if outcome == RETRIED:  # the job was stopped since that was decided: discarded, as waiting ones are
+            self.ledger.retried += 1
             outcome = DISCARDED
         self.retries.forget(item[NUMBER])
-        self.merged_by.discard(item[NUMBER])
-        self.over += 1
-        if outcome == SKIPPED:
-            self.skipped += 1
-        elif outcome == DISCARDED:
-            self.discarded += 1
-        elif outcome == FAILED:
-            self.failed += 1
+        self.ledger.count(outcome)
         if permit:
             node.scheduler.release(node)
 
@@ -300,7 +280,7 @@ class Run(LedgerCounts):
         """
         if self.stopped or self.ended:
             return
-        self.stopped, self.halted, self.final = True, False, status
+        self.stopped, self.halted, self.ledger.final = True, False, status
         self.refresh_flags()
         self._discard_all()
 
@@ -308,7 +288,7 @@ class Run(LedgerCounts):
         """Discard and count what has not started, of a stopped job. Lock."""
         gone = self.engine.drop(self) + self.parked + self.retries.give_up()
         self.parked, self.arrivals = [], {}
-        self.discard(gone)
+        self.ledger.discard(len(gone))
         for scheduler in self.engine.schedulers:
             scheduler.want_worker()
 
@@ -320,9 +300,9 @@ class Run(LedgerCounts):
         if not mine:
             return
         inlet, payload, _, number, _, _ = mine[0]
-        failure = self.failure(inlet, payload, number, error)
+        failure = self.ledger.failure(inlet, payload, number, error)
         failure.decision = ErrorStrategy.STOP
-        self.note_failure(failure, "failed")
+        self.ledger.note_failure(failure, "failed")
         self.stop("failed")
         self.end_if_idle()
 
@@ -376,10 +356,10 @@ class Run(LedgerCounts):
     def _close_books(self) -> Callable[[], None] | None:
         """Leave the running jobs; return what is to be called if this was the last. Lock."""
         engine = self.engine
-        self.finished = True
+        self.ledger.finished = True
         engine.ending.add(self)
         engine.runs.discard(self)  # not before: who finds no jobs has to find them finished
-        self.history.trim()
+        self.ledger.history.trim()
         engine.measures.end(self)
         for node in engine.raised:
             node.mark = 0

@@ -102,7 +102,7 @@ class Call(Interleaved):
         run: Run = item[JOB]
         with self.engine.lock:
             if self.outcome != DISCARDED:
-                run.record(item, self.outcome, self.thread, self.started, self.ended)
+                run.ledger.record(item, self.outcome, self.thread, self.started, self.ended)
             run.settle(item, self.outcome, self.delay)
             self.item = None
             self.scheduler.awaited.discard(self)

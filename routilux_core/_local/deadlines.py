@@ -68,12 +68,12 @@ class Deadline:
         run: Run = self._item[JOB]
         stack = stack_of(worker.thread)  # where it is now, which is what its author will want to know
         error = too_long(self._node, inlet.name, ended - self._began)
-        failure = run.failure(inlet, payload, number, error, worker.emitted - self._before)
+        failure = run.ledger.failure(inlet, payload, number, error, worker.emitted - self._before)
         failure.traceback = stack + failure.traceback
         decision = carry_out(run, failure, decide(failure, run))
         worker.spare(1)
         with run.engine.lock:
-            run.record(self._item, OUTCOMES.get(decision.strategy, FAILED), worker.thread, self._began, ended)
+            run.ledger.record(self._item, OUTCOMES.get(decision.strategy, FAILED), worker.thread, self._began, ended)
             run.settle(self._item, OUTCOMES.get(decision.strategy, FAILED), decision.delay, permit=self._returned)
             self.decided = True
             run.end_if_idle()

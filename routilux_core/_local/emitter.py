@@ -167,9 +167,9 @@ class Emitter:
         engine.acquire()
         try:
             if run.stopped:
-                run.refuse()
+                run.ledger.refuse()
             else:
-                run.last += 1
+                run.ledger.last += 1
                 scheduler.ready.append((inlet, data, run, number, cause, now))
                 if scheduler.active < scheduler.workers and not scheduler.recruiting:
                     scheduler.want_worker()
@@ -204,7 +204,7 @@ class Emitter:
         run: Run = item[JOB]
         with engine.lock:
             if self.late is not None:
-                run.late += 1
+                run.ledger.late += 1
                 return
             run.send(outlet, data, item[NUMBER], now)
             self.emitted += 1
@@ -221,7 +221,7 @@ class Emitter:
 
     def _drop_late(self) -> None:
         with self.engine.lock:
-            self.run.late += 1
+            self.run.ledger.late += 1
 
     def is_cancelled(self) -> bool:
         """Return whether the job of the running handler was stopped or cancelled, or the time of the call is over."""
@@ -257,7 +257,7 @@ class Emitter:
     def join(self, run: Run) -> None:
         """Count for a job from now on. Lock."""
         self.joined = run
-        run.members += 1
+        run.ledger.members += 1
 
     def leave(self) -> Run | None:
         """Tell the job everything, and be its member no longer; return it if it has ended. Lock."""
@@ -267,7 +267,7 @@ class Emitter:
         self.flush_records()
         self.flush_posted()
         self.joined = None
-        run.members -= 1
+        run.ledger.members -= 1
         return run if run.end_if_idle() else None
 
     def flush_records(self) -> None:
@@ -275,7 +275,7 @@ class Emitter:
         if self.records:
             assert self.joined is not None
             taken, self.records = self.records, []
-            self.joined.add(self.thread, taken)
+            self.joined.ledger.add(self.thread, taken)
 
     def flush_records_of_another(self) -> None:
         """Let the job take over the records so far. Lock, any other thread: the worker may append meanwhile."""
@@ -283,7 +283,7 @@ class Emitter:
             assert self.joined is not None
             taken = self.records[:]
             del self.records[: len(taken)]
-            self.joined.add(self.thread, taken)
+            self.joined.ledger.add(self.thread, taken)
 
     def flush_posted(self) -> None:
         """Let the job count what was posted so far. Lock, any thread."""
@@ -291,7 +291,7 @@ class Emitter:
             assert self.joined is not None
             more = self.emitted - self.told
             self.told += more
-            self.joined.last += more
+            self.joined.ledger.last += more
 
     # -- back-pressure
 

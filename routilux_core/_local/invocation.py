@@ -95,8 +95,8 @@ class Caller(Emitter):
 
     def _succeed(self, run: Run, number: int) -> None:
         """Send what was held, and forget what another attempt would have needed."""
-        if run.merged_by:
-            run.merged_by.discard(number)
+        if run.retries.merged:
+            run.retries.merged.discard(number)
         held, self.held = self.held, None
         for outlet, data in held or ():
             self._send(outlet, data)
@@ -106,7 +106,7 @@ class Caller(Emitter):
         inlet, payload, number = item[INLET], item[PAYLOAD], item[NUMBER]
         run: Run = item[JOB]
         self.held = None
-        failure = run.failure(inlet, payload, number, error, self.emitted - before)
+        failure = run.ledger.failure(inlet, payload, number, error, self.emitted - before)
         if ends_program(error):
             self.engine.recover()
             self.interrupt = error

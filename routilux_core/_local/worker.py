@@ -173,7 +173,7 @@ class Worker(Caller):
         others = scheduler.lane if owns else scheduler.ready
         turn = started + TURN if owns and timed else 0.0  # until then they wait
         self.borrowed, self.permit, self.stuck = 0.0, owns, False
-        listeners = run.listeners if run.record_to is not None else None
+        listeners = run.ledger.recorder
         known: Inlet | None = None  # whose the next four are: neighbours in a lane often go the same way
         node: Any = None
         key: Any = None
@@ -233,7 +233,8 @@ class Worker(Caller):
             pass
         finally:
             self.ended = started
-        return max(0, len(records) - before_all) // run.history.width  # about: another thread may have taken some over
+        more = len(records) - before_all  # about: another thread may have taken some over
+        return max(0, more) // run.ledger.history.width
 
     def _give_back(self, node: Node) -> None:
         """Release the permit that a fast call of a worker that is alone had to take after all."""
@@ -259,11 +260,11 @@ class Worker(Caller):
             else:
                 self._give_up_claimed()
             if self.joined is not None and (
-                self.in_caller or len(self.records) >= ENOUGH or self.joined.is_listened_to()
+                self.in_caller or len(self.records) >= ENOUGH or self.joined.ledger.is_listened_to()
             ):
                 self.flush_records()
                 self.flush_posted()
-                if self.joined.over == self.joined.last:
+                if self.joined.ledger.over == self.joined.ledger.last:
                     finished = self.leave()
                     if finished is not None and self.in_caller:
                         limit = 0  # whoever waits for it does the work
@@ -358,7 +359,7 @@ class Worker(Caller):
             if outcome != DISCARDED:
                 self.flush_records()  # in the order in which they ended
                 started = max(self.started, item[POSTED])
-                run.record(item, outcome, self.thread, started, max(started, self.ended - self.borrowed))
+                run.ledger.record(item, outcome, self.thread, started, max(started, self.ended - self.borrowed))
             run.settle(item, outcome, self.delay)
         self.item = None
 

@@ -63,7 +63,7 @@ class Claim:
         """Count the next activations, of one slot, which have simply completed. Lock."""
         node = items[0][INLET].node
         self.owner.paces.measure(items[0][INLET], (ended[-1] - started[0]) / len(items))
-        self.run.complete(items, self.worker, started, ended)
+        self.run.ledger.complete(items, self.worker, started, ended)
         self.owner.losses.clear(items)
         self.next += len(items)
         self.emitted = 0
@@ -87,7 +87,7 @@ class Claim:
 
     def _decided(self, index: int, error: BaseException, trace: str) -> Decision:
         inlet, payload, run, number, _, _ = self.items[index]
-        failure = run.failure(inlet, payload, number, error, self.emitted, trace)
+        failure = run.ledger.failure(inlet, payload, number, error, self.emitted, trace)
         return carry_out(run, failure, judge(self.owner.losses, run, number, inlet.node, failure))
 
     def _count(self, index: int, outcome: int, started: float, ended: float, delay: float) -> None:
@@ -97,7 +97,7 @@ class Claim:
         # A routine with state has come home with what its calls after this one made of it: they are counted, too.
         permit = not self.has_state or index + 1 >= self.told
         with self.owner.engine.lock:
-            run.record(item, outcome, self.worker, started, max(ended, started))
+            run.ledger.record(item, outcome, self.worker, started, max(ended, started))
             if outcome != RETRIED:
                 self.owner.losses.clear([item])
             self.next, self.emitted = index + 1, 0
@@ -132,7 +132,7 @@ class Claim:
         """Let the job fail: what came of the task could not be counted, and would not be the next time."""
         inlet, payload, run, number, _, _ = self.items[min(self.next, len(self.items) - 1)]
         try:
-            carry_out(run, run.failure(inlet, payload, number, error), Decision(ErrorStrategy.STOP))
+            carry_out(run, run.ledger.failure(inlet, payload, number, error), Decision(ErrorStrategy.STOP))
         finally:
             with self.owner.engine.lock:
                 run.stop("failed")
@@ -147,7 +147,7 @@ class Claim:
         """Put activations back before everything else of their queue; discard them where their job stopped. Lock."""
         run = self.run
         if run.stopped:
-            run.discard(rest)
+            run.ledger.discard(len(rest))
             for item in rest if not self.has_state else ():
                 self.owner.release(item[INLET].node)
             run.end_if_idle()

@@ -223,7 +223,7 @@ class Receiver:
         error, trace = decode(failure) if failure is not None else (unreadable, "")
         if isinstance(error, ActivationTimeout) and error.late_emissions:
             with self._engine.lock:
-                claim.run.late += error.late_emissions
+                claim.run.ledger.late += error.late_emissions
         if error is None:
             self._complete(started, [ended], [0], 0, [], [])
         else:

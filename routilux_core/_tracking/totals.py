@@ -29,14 +29,14 @@ class JobSource:
 
         run = self.run
         with run.engine.up_to_date((run,)):
-            timed = run.history.timed
-            routines = _by_routine(run.engine, run.history.totals(), run.history.newest(), timed)
-            return Counts(routines=routines, timed=timed, jobs=1, wall=run.wall(), emitted=run.emitted)
+            timed = run.ledger.history.timed
+            routines = _by_routine(run.engine, run.ledger.history.totals(), run.ledger.history.newest(), timed)
+            return Counts(routines=routines, timed=timed, jobs=1, wall=run.ledger.wall(), emitted=run.ledger.emitted)
 
     def hints(self) -> list[str]:
         """Return what would make the job faster."""
         with self.run.engine.up_to_date((self.run,)):
-            totals = self.run.history.totals()
+            totals = self.run.ledger.history.totals()
         return hints(totals, self.run.engine.inlets)
 
     def reset(self) -> None:
@@ -64,7 +64,7 @@ class Measures:
     def start(self, run: Run) -> None:
         """Count a job in. Lock."""
         if not self.running:
-            self.busy_since = run.began
+            self.busy_since = run.ledger.began
         self.running.add(run)
 
     def end(self, run: Run) -> None:
@@ -73,21 +73,21 @@ class Measures:
             return
         self.running.discard(run)
         if not self.running:
-            self.busy += run.ended_at - self.busy_since
+            self.busy += run.ledger.ended_at - self.busy_since
         self.finished += 1
-        self.emitted += run.emitted
-        self.history.absorb(run.history)
+        self.emitted += run.ledger.emitted
+        self.history.absorb(run.ledger.history)
 
     def totals(self) -> dict[int, Totals]:
         """Return the totals by slot number over finished and running jobs, as far as they are collected. Lock."""
-        return self.history.totals(*(run.history for run in self.running))
+        return self.history.totals(*(run.ledger.history for run in self.running))
 
     def counts(self, engine: Engine) -> Counts:
         """Return the counts of all jobs since the last `clear`, those that still run included. Lock."""
         from routilux_core.tracking import Counts
 
         totals = self.totals()
-        records = [*self.history.newest(), *(record for run in self.running for record in run.history.newest())]
+        records = [*self.history.newest(), *(record for run in self.running for record in run.ledger.history.newest())]
         newest = sorted(records, key=lambda record: record[8])[-self._size :] if self._size else []
         wall = self.busy + (perf_counter() - self.busy_since if self.running else 0.0)
         timed = self.history.timed
@@ -96,7 +96,7 @@ class Measures:
             timed=timed,
             jobs=self.finished + len(self.running),
             wall=wall,
-            emitted=self.emitted + sum(run.emitted for run in self.running),
+            emitted=self.emitted + sum(run.ledger.emitted for run in self.running),
         )
 
 

@@ -82,8 +82,8 @@ ENDS_WHILE_IT_IS_HELD = (
     Change(
         run_module.Run,
         "end_if_idle",
-        "elif self.members or self.over != self.last:",
-        "elif (self.members and not planted('held')) or self.over != self.last:",
+        "elif ledger.members or ledger.over != ledger.last:",
+        "elif (ledger.members and not planted('held')) or ledger.over != ledger.last:",
     ),
 )
 
@@ -175,14 +175,14 @@ COUNTS_BEFORE_ITS_EMISSIONS = (
             planted("counted early")
             self.flush_records()
             self.flush_posted()
-            run.over += 1
-            run.members -= 1
+            run.ledger.over += 1
+            run.ledger.members -= 1
             ended = run.end_if_idle()
         if ended:
             run.announce_end()
         with self.engine.lock:
-            run.over -= 1  # the loop counts it for good
-            run.members += 1
+            run.ledger.over -= 1  # the loop counts it for good
+            run.ledger.members += 1
         for outlet, data in held or ():
         """,
     ),
