@@ -333,7 +333,7 @@ class Runtime:
             for scheduler in self.engine.schedulers:
                 if scheduler.pool is None and self._uses(scheduler):
                     _check_not_importing(scheduler.strategy)
-                    open_pool(scheduler)
+                    open_pool(scheduler, _preparation)
             watch(self.engine, self.opening, self.building)
             if self.at_exit is None:
                 self.at_exit = _exit_hook(weakref.ref(self.engine))
@@ -450,6 +450,13 @@ def _check_not_importing(strategy: ExecutionStrategy) -> None:
             f"strategy {strategy.name!r} was to start workers in a worker process, which is importing module "
             f"{modules[-1]!r}: so each worker would start workers, and so on; {ADVICE}"
         )
+
+
+def _preparation() -> bytes:
+    """Return what a new worker process begins with, for a pool that asks."""
+    from routilux_core._remote.preparation import preparation  # what shares memory needs nothing of it
+
+    return preparation()
 
 
 def _is_a_copy(what: str) -> FlowStateError:

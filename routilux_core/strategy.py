@@ -117,6 +117,12 @@ class Host(Protocol):
     @property
     def log(self) -> logging.Logger: ...
 
+    def preparation(self) -> bytes:
+        """Return what `routilux_core.worker.prepare` takes in a new worker process, before its first task.
+
+        Asked for in `open`. It holds the paths of this process and where its main module is, and no secrets.
+        """
+
     def lost(self, error: BaseException, /) -> None:
         """Say that the executor broke: what is in flight fails, and the next job opens a new pool."""
 

@@ -1,4 +1,4 @@
-"""A worker's side of tasks that travel as bytes: `run` them, and `close` what was made on the way."""
+"""A worker's side of tasks that travel as bytes: `prepare` it, `run` them, and `close` what was made on the way."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from routilux_core._remote.cache import process
 from routilux_core._remote.exceptions import encode
 from routilux_core._remote.pickling import ATOMS, NotThereError, dumps, explain, loads
+from routilux_core._remote.preparation import prepare
 from routilux_core._remote.reporter import Reporter
 from routilux_core._remote.routines import Blueprint, Ready, pickle_state, state_of
 from routilux_core._remote.wire import (
@@ -37,7 +38,7 @@ from routilux_core._routines.signature import Payload
 from routilux_core.errors import ActivationTimeout, ShippingError, UnknownNameError
 from routilux_core.routine import Routine
 
-__all__ = ["SharedFlag", "SharedMark", "close", "run"]
+__all__ = ["SharedFlag", "SharedMark", "close", "prepare", "run"]
 
 
 def run(

@@ -46,6 +46,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.definition.add_marker(everywhere)
 
 
+# The kit's cases that start programs, or wait for workers to die: the same on every interpreter.
+COSTLY_CASES = ("routilux_core.testing._loss_cases", "routilux_core.testing._program_cases")
+
+
+@pytest.hookimpl(tryfirst=True)  # before those are taken out that `-m` does not select
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if getattr(getattr(item, "function", None), "__module__", "") in COSTLY_CASES:
+            item.add_marker(pytest.mark.once)
+
+
 @pytest.fixture(params=sorted(STRATEGIES))
 def strategy(request: pytest.FixtureRequest) -> dict[str, Any]:
     """The keywords that make a `Flow` run under one strategy; a test that asks for it runs under each of them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from routilux_core._engine.choosing import allowed, as_waiting
@@ -23,9 +24,10 @@ PATIENCE = 30.0  # seconds that a pool may take to close when nothing else is sa
 class SchedulerHost:
     """What a pool may ask of the engine, for one queue."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, preparation: Callable[[], bytes]) -> None:
         self._scheduler = weakref.ref(scheduler)  # a pool's threads hold the host: not a forgotten flow, too
         self._resources = scheduler.resources
+        self.preparation = preparation
         self.opened: int | None = None  # which of the queue's pools it was made for, when that is open
 
     @property
@@ -60,9 +62,9 @@ class SchedulerHost:
         self._resources.close_mine()
 
 
-def open_pool(scheduler: Scheduler) -> None:
+def open_pool(scheduler: Scheduler, preparation: Callable[[], bytes]) -> None:
     """Open the pool of a queue that has none. Not under the engine's lock: it may take seconds."""
-    strategy, host = scheduler.strategy, SchedulerHost(scheduler)
+    strategy, host = scheduler.strategy, SchedulerHost(scheduler, preparation)
     try:
         pool = strategy.open(host)
     except Exception as error:

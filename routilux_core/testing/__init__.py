@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["ManualStrategy", "ShuffledStrategy", "StrategySuite", "Waiting"]
 
 # Their assertions show the values that they compared.
-REWRITTEN = ("_suite", "_bench", "_pool_cases", "_work_cases", "_job_cases")
+REWRITTEN = ("_suite", "_bench", "_pool_cases", "_work_cases", "_job_cases", "_loss_cases", "_program_cases")
 
 
 def __getattr__(name: str) -> Any:

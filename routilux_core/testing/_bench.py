@@ -16,7 +16,7 @@ from routilux_core.job import JobState
 from routilux_core.routine import Routine
 from routilux_core.strategy import Capabilities, ExecutionStrategy, WorkerPool
 from routilux_core.testing._board import Note, notes, open_gate, until
-from routilux_core.testing._patient import AWAITING, Patient
+from routilux_core.testing._patient import AWAITING, Gated, Patient, Turn
 from routilux_core.testing._routines import Forward
 from routilux_core.testing._spy import Capture, Errand, KitHost, Log, SpyStrategy, spied
 from routilux_core.testing._watch import Hang, in_time
@@ -33,6 +33,7 @@ class Bench:
         self.folder = folder
         self.deadline = deadline
         self.patience = deadline / 2  # seconds for one thing to happen: then the case says what did not
+        self.moment = min(deadline / 4, 5.0)  # seconds for what is done at once, even where a machine is busy
         self.capabilities: Capabilities = self.make().capabilities
         self.workers = workers or (4 if self.capabilities.shares_memory else 2)
         self._flows: list[Flow] = []
@@ -59,11 +60,21 @@ class Bench:
 
     def errand(self, log: Log) -> Errand:
         """Return a task that a pool can run without an engine."""
-        return Errand(log, b"" if self.capabilities.shares_memory else self._payload)
+        return Errand(log, payload=b"" if self.capabilities.shares_memory else self._payload)
+
+    def turn(self, log: Log, n: int, seconds: float | None = None) -> Errand:
+        """Return a task like that, which notes that it was begun, and waits at the gate for so many seconds at most."""
+        seconds = self.patience if seconds is None else seconds
+        if self.capabilities.shares_memory:
+            return Errand(log, turn=Turn(self.folder, seconds, self._sleep, n))
+        return Errand(log, payload=self.payload(self.patient(Gated, seconds), n))
 
     @functools.cached_property
     def _payload(self) -> bytes:
-        """What the engine ships for one call: caught by a pool that runs nothing."""
+        return self.payload(Forward(), 1)
+
+    def payload(self, routine: Routine, n: int) -> bytes:
+        """Return what the engine ships for one call of a routine: caught by a pool that runs nothing."""
         pool = Capture()
 
         class Captures(SpyStrategy):
@@ -75,8 +86,8 @@ class Bench:
                 return pool
 
         with Flow(execution_strategy=Captures(inner=self.make(), log=Log()), error_handler="continue") as flow:
-            flow.add_routine(Forward(), "forward")
-            flow.run("forward", {"n": 1})
+            flow.add_routine(routine, "caught")
+            flow.run("caught", {"n": n})
         return pool.payloads[0]
 
     # -- flows
@@ -126,9 +137,13 @@ class Bench:
         """Wait until handlers have noted so much in one file, with patience."""
         return until(lambda: len(notes(self.folder, name)) >= count, self.patience)
 
-    def open_gate(self) -> None:
+    def begun(self, count: int = 1) -> None:
+        """Wait until so many calls that note it have begun."""
+        assert self.noted("entered", count), f"not {count} calls were begun within {self.patience:g} s"
+
+    def open_gate(self, name: str = "gate") -> None:
         """Let handlers pass."""
-        open_gate(self.folder)
+        open_gate(self.folder, name)
 
     def in_background(self, work: Callable[..., Any], *args: Any) -> Background:
         """Start a call in a thread of its own: under some strategies `execute` returns when the job has ended."""
@@ -166,19 +181,28 @@ class Background:
         except BaseException as error:
             self._error = error
 
-    def ended(self) -> None:
-        """Wait for the end of the call, with patience, and raise what it raised."""
-        self._thread.join(self._patience)
+    def has_ended(self, seconds: float) -> bool:
+        """Wait for the end of the call for some seconds; raise what it raised, and return whether it has ended."""
+        self._thread.join(seconds)
         if self._error is not None:
             raise self._error
-        assert not self._thread.is_alive(), f"a call did not return within {self._patience:g} s: {self._work}"
+        return not self._thread.is_alive()
+
+    def ended(self) -> None:
+        """Wait for the end of the call, with patience, and raise what it raised."""
+        assert self.has_ended(self._patience), f"a call did not return within {self._patience:g} s: {self._work}"
 
 
 def case(method: Callable[[Any, Bench], None]) -> Callable[[Any, Bench], None]:
-    """Run a case with a deadline: a strategy that hangs fails the case with the stacks of all threads."""
+    """Run a case with a deadline: a strategy that hangs fails the case with the stacks of all threads.
+
+    One that the suite exempts is skipped with the reason given there.
+    """
 
     @functools.wraps(method)
     def run(self: Any, bench: Bench) -> None:
+        if method.__name__ in self.exempt:
+            pytest.skip(f"exempt: {self.exempt[method.__name__]}")
         in_time(lambda: method(self, bench), bench.deadline, method.__name__)
 
     return run

@@ -25,6 +25,23 @@ class Patient(Routine, stateless=True):
         return self.wait(partial(gate_is_open, self.folder))
 
 
+class Turn:
+    """What a task does that no engine has made: as `Gated` does, in memory that is shared."""
+
+    def __init__(self, folder: str, patience: float, sleep: Callable[[float], None], n: int) -> None:
+        self._folder, self._patience, self._sleep, self._n = folder, patience, sleep, n
+
+    def take(self) -> None:
+        note(self._folder, "entered", self._n)
+        until(partial(gate_is_open, self._folder), self._patience, self._sleep)
+        note(self._folder, "left", self._n)
+
+    async def take_awaited(self) -> None:
+        note(self._folder, "entered", self._n)
+        await until_awaited(partial(gate_is_open, self._folder), self._patience)
+        note(self._folder, "left", self._n)
+
+
 class Gated(Patient, stateless=True):
     """Waits at a gate that the case opens."""
 
@@ -89,7 +106,34 @@ class AwaitingEarly(Patient, stateless=True):
         self.emit("out", opened=await until_awaited(partial(gate_is_open, self.folder), self.patience))
 
 
-class Stuck(Patient, stateless=True, timeout=0.5):
+class Watches(Patient, stateless=True):
+    """Goes on until its job is cancelled."""
+
+    @slot
+    def n(self, n: int) -> None:
+        note(self.folder, "entered", n)
+        try:
+            self.wait(lambda: self.cancelled)
+        finally:
+            note(self.folder, "left", n)
+
+
+class AwaitingWatches(Patient, stateless=True):
+    """The same, as a coroutine."""
+
+    @slot
+    async def n(self, n: int) -> None:
+        note(self.folder, "entered", n)
+        try:
+            await until_awaited(lambda: self.cancelled, self.patience)
+        finally:
+            note(self.folder, "left", n)
+
+
+STUCK_S = 1.5  # the time-out of what is stuck
+
+
+class Stuck(Patient, stateless=True, timeout=STUCK_S):
     """Waits at a gate for number 0, for longer than its time-out."""
 
     out = event("n")
@@ -97,11 +141,12 @@ class Stuck(Patient, stateless=True, timeout=0.5):
     @slot
     def n(self, n: int) -> None:
         if n == 0:
+            note(self.folder, "entered", n)
             self.wait_at_gate()
         self.emit("out", n=n)
 
 
-class AwaitingStuck(Patient, stateless=True, timeout=0.5):
+class AwaitingStuck(Patient, stateless=True, timeout=STUCK_S):
     """The same, as a coroutine."""
 
     out = event("n")
@@ -109,9 +154,15 @@ class AwaitingStuck(Patient, stateless=True, timeout=0.5):
     @slot
     async def n(self, n: int) -> None:
         if n == 0:
+            note(self.folder, "entered", n)
             await until_awaited(partial(gate_is_open, self.folder), self.patience)
         self.emit("out", n=n)
 
 
 # What stands in for a plain routine where coroutines are awaited: there a plain handler that waits holds up all others.
-AWAITING: dict[type[Patient], type[Patient]] = {Meeting: AwaitingMeeting, Early: AwaitingEarly, Stuck: AwaitingStuck}
+AWAITING: dict[type[Patient], type[Patient]] = {
+    Meeting: AwaitingMeeting,
+    Early: AwaitingEarly,
+    Stuck: AwaitingStuck,
+    Watches: AwaitingWatches,
+}

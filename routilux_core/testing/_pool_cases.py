@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from time import sleep
 from typing import Any, ClassVar
 
 import attrs
@@ -14,7 +16,7 @@ from routilux_core.strategy import CONTRACT, Capabilities, WorkerPool
 from routilux_core.testing._bench import Bench, case, needs
 from routilux_core.testing._board import most_at_once, until
 from routilux_core.testing._patient import Gated, Meeting
-from routilux_core.testing._routines import Forward, Source
+from routilux_core.testing._routines import Dies, Forward, Source
 from routilux_core.testing._spy import Errand, Log
 from routilux_core.testing._watch import is_alive, processes_alive, threads_alive
 
@@ -25,6 +27,7 @@ class PoolCases:
     """What the contract asks of a strategy and of the pools that it opens."""
 
     owns_workers: ClassVar[bool] = True
+    exempt: ClassVar[Mapping[str, str]] = {}
 
     @case
     def test_a_strategy_is_configuration_that_can_be_compared(self, bench: Bench) -> None:
@@ -123,6 +126,130 @@ class PoolCases:
             pool.submit(task)
         except BaseException as error:
             pytest.fail(f"`submit` raised {error!r}: it never raises, it calls `task.fail(error)` instead")
+
+    @case
+    def test_a_pool_fails_tasks_with_exceptions(self, bench: Bench) -> None:
+        log = Log()
+        pool = bench.open()
+        pool.close()
+        late = bench.errand(log)
+        self._submit(pool, late)
+        pool.wait(late.ended, bench.patience)
+        if not bench.capabilities.shares_memory:
+            pool = bench.open(1)
+            dies = bench.payload(Dies(folder=bench.folder, spared=os.getpid()), 0)
+            for payload in (b"this is no payload", dies):
+                errand = Errand(log, payload)
+                self._submit(pool, errand)
+                errand.ended.wait(bench.patience)
+        assert not log.no_errors, (
+            f"`fail` was given {log.no_errors[0]!r}: it takes an exception, which the job ends with. Wrap what you "
+            "have to say: `task.fail(RuntimeError(text))`"
+        )
+
+    @case
+    def test_cancel_tells_the_truth(self, bench: Bench) -> None:
+        pool = self._open_busy(bench)
+        first, second, third = (bench.turn(Log(), n) for n in range(3))
+        self._begin(bench, pool, first)
+        self._submit(pool, second)
+        assert not pool.cancel(first), "`cancel` returned True for a task that runs: it means that it did not run"
+        taken = pool.cancel(second)
+        self._submit(pool, third)
+        bench.open_gate()
+        for errand in (first, third) if taken else (first, second, third):
+            assert errand.ended.wait(bench.patience), (
+                "`cancel` returned False, so the task is still the pool's, and it was neither run nor reported"
+            )
+        begun = {note.text for note in bench.notes("entered")}
+        assert not (taken and ("1" in begun or second.was_reported)), (
+            "`cancel` returned True for a task that had not begun, and then it was run: the engine may run it elsewhere"
+        )
+
+    @case
+    def test_kill_tells_the_truth(self, bench: Bench) -> None:
+        needs(not bench.capabilities.shares_memory, "shares_memory=False")
+        pool = self._open_busy(bench)
+        victim, next_one = bench.turn(Log(), 0, 4 * bench.patience), bench.errand(Log())
+        self._begin(bench, pool, victim)
+        (worker,) = {note.pid for note in bench.notes("entered")}
+        killed = pool.kill(victim)
+        assert killed or not bench.capabilities.enforces_timeout, (
+            "enforces_timeout is declared, so the pool can end a running task, and `kill` has ended none: "
+            "`job.cancel(kill=True)` would wait for its handlers"
+        )
+        if not killed:
+            bench.open_gate()
+        assert victim.ended.wait(bench.moment), (
+            f"`kill` returned {killed} for a task that runs, and {bench.moment:g} s later it is neither failed "
+            "nor finished: `fail` has to follow"
+        )
+        assert not killed or victim.error is not None, "`kill` returned True, and the task was finished"
+        assert not killed or worker == os.getpid() or not _left(bench, lambda: [worker] if is_alive(worker) else []), (
+            "`kill` returned True, and the worker still runs: the handler goes on"
+        )
+        self._submit(pool, next_one)
+        assert next_one.ended.wait(bench.patience), "after `kill` the pool runs nothing any more"
+        assert next_one.error is None, f"after `kill` the pool fails what it is given: {next_one.error!r}"
+
+    def _open_busy(self, bench: Bench) -> WorkerPool:
+        """Open a pool with one worker, which a task can hold up."""
+        pool = bench.open(1)
+        if pool.in_caller:
+            pytest.skip("the strategy's tasks run in the thread that waits for them")
+        return pool
+
+    def _begin(self, bench: Bench, pool: WorkerPool, errand: Errand) -> None:
+        """Hand the first task to a pool, and wait until it runs."""
+        self._submit(pool, errand)
+        bench.begun()
+
+    @case
+    def test_close_keeps_to_its_time_limit(self, bench: Bench) -> None:
+        for cancel in (False, True):
+            pool = self._open_busy(bench)
+            self._submit(pool, bench.turn(Log(), 0, 4 * bench.patience))
+            bench.begun(1 + cancel)
+            closing = bench.in_background(partial(pool.close, cancel=cancel, timeout=0.3))
+            assert closing.has_ended(bench.moment), (
+                f"`close(cancel={cancel}, timeout=0.3)` has not returned after {bench.moment:g} s, while a task "
+                "runs: a program would not end"
+            )
+
+    @case
+    def test_close_with_cancel_drops_what_has_not_begun(self, bench: Bench) -> None:
+        needs(not bench.capabilities.shares_memory, "shares_memory=False")  # else there is nothing to do in a task then
+        pool = self._open_busy(bench)
+        errands = [bench.turn(Log(), n, 0.15) for n in range(16)]
+        self._begin(bench, pool, errands[0])
+        for errand in errands[1:]:
+            self._submit(pool, errand)
+        before = len(bench.notes("entered"))
+        bench.in_background(partial(pool.close, cancel=True, timeout=bench.patience / 2)).ended()
+        begun = len(bench.notes("entered"))
+        assert begun - before < len(errands) / 2, (
+            f"{before} of {len(errands)} tasks had begun, then `close(cancel=True)`, and then {begun}: it drops those "
+            "that have not begun"
+        )
+
+    @case
+    def test_a_pool_goes_on_when_the_thread_that_opened_it_has_ended(self, bench: Bench) -> None:
+        if bench.open().in_caller:
+            pytest.skip("the strategy's tasks run in the thread that waits for them")
+        gated = bench.patient(Gated, bench.patience)
+        gated.set_as_optional()
+        flow = bench.flow({"source": Source(), "gated": gated}, "source.out gated.n")
+
+        def open_and_begin() -> None:
+            flow.execute("source", {"count": 3})
+            bench.begun()
+
+        bench.in_background(open_and_begin).ended()
+        sleep(0.3)  # what ends with its thread does so now
+        bench.open_gate()
+        assert flow.job_state is not None
+        job = bench.finished(flow.job_state)
+        assert not job.errors, f"the thread that opened the pool has ended, and its workers with it: {job.errors[0]}"
 
     @case
     def test_a_pool_can_be_closed_twice(self, bench: Bench) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from functools import partial
+from time import sleep
 from typing import Any
 
 from attrs import field
 
 from routilux_core.ports import event, per_worker, slot
 from routilux_core.routine import Routine
-from routilux_core.testing._board import note, notes, open_gate
+from routilux_core.testing._board import gate_is_open, note, notes, open_gate, until
 
 
 class Planted(Exception):
@@ -129,6 +131,69 @@ class Dies(Routine, stateless=True):
         note(self.folder, "calls", n)
         if n == 0 and os.getpid() != self.spared:
             os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+        self.emit("out", n=n)
+
+
+class DiesOnce(Routine, stateless=True):
+    """Kills the worker that it runs in for some numbers, the first time that each of them comes."""
+
+    folder: str
+    deadly: tuple[int, ...]
+    out = event("n")
+
+    @slot
+    def n(self, n: int) -> None:
+        if n in self.deadly:
+            if n not in [int(each.text) for each in notes(self.folder, "died")]:
+                note(self.folder, "died", n)
+                os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+            note(self.folder, "again", n)
+        self.emit("out", n=n)
+
+
+class Lingers(Routine, stateless=True):
+    """Notes its worker, and takes its time."""
+
+    folder: str
+    seconds: float
+    out = event("n")
+
+    @slot
+    def n(self, n: int) -> None:
+        note(self.folder, "calls", n)
+        sleep(self.seconds)
+        self.emit("out", n=n)
+
+
+class TellsAndDies(Routine, stateless=True):
+    """Emits, waits until that has arrived, and kills the worker that it runs in, the first time."""
+
+    folder: str
+    patience: float
+    spared: int
+    out = event("n")
+
+    @slot
+    def n(self, n: int) -> None:
+        is_first = not notes(self.folder, "told")
+        note(self.folder, "told", n)
+        self.emit("out", n=n)
+        until(partial(gate_is_open, self.folder), self.patience)
+        if is_first and os.getpid() != self.spared:
+            os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
+class Prints(Routine, stateless=True):
+    """Writes to standard output in every way: by Python, to the descriptor, and from a process below."""
+
+    out = event("n")
+
+    @slot
+    def n(self, n: int) -> None:
+        print("the kit prints", n, "x" * 1000, flush=True)  # noqa: T201
+        os.write(1, b"the kit writes to descriptor 1\n")
+        if n == 0:
+            os.system("echo the kit runs echo")
         self.emit("out", n=n)
 
 

@@ -12,8 +12,10 @@ from typing import Any
 
 from attrs import Factory, define, evolve, field, frozen
 
+from routilux_core._remote.preparation import preparation
 from routilux_core._threads.completion import Completion
 from routilux_core.strategy import Done, ExecutionStrategy, Host, Task, WorkerPool
+from routilux_core.testing._patient import Turn
 
 
 @define(eq=False)
@@ -44,6 +46,7 @@ class Log:
     hold: float = 0.0
     trails: list[Trail] = Factory(list)
     raised: list[BaseException] = Factory(list)
+    no_errors: list[object] = Factory(list)  # what `fail` was given that is no exception
 
     def lost(self) -> list[str]:
         """Return the tasks that nothing was heard of."""
@@ -151,6 +154,11 @@ class TrailTask(Task):
         finally:
             self._submitter = None
 
+    def check(self, error: object) -> None:
+        """Note an error that is none: the engine can't raise it."""
+        if not isinstance(error, BaseException):
+            self._log.no_errors.append(error)
+
     @contextmanager
     def reported(self, kind: str) -> Iterator[None]:
         """Note a report, for as long as it takes."""
@@ -197,6 +205,7 @@ class SpyTask(TrailTask):
             self._task.finish(reply)
 
     def fail(self, error: BaseException, at: int | None = None) -> None:
+        self.check(error)
         with self.reported("fail"):
             if at is None:
                 self._task.fail(error)
@@ -209,19 +218,30 @@ class Errand(TrailTask):
 
     _numbers = itertools.count(1)
 
-    def __init__(self, log: Log, payload: bytes = b"") -> None:
+    def __init__(self, log: Log, payload: bytes = b"", turn: Turn | None = None) -> None:
         super().__init__(f"errand-{next(self._numbers)}", log)
         self.parts: frozenset[str] = frozenset()
         self.ended = Completion()
         self.error: BaseException | None = None
         self._payload = payload
+        self._turn = turn
+
+    @property
+    def was_reported(self) -> bool:
+        """Whether the pool has run it, or reported it."""
+        return bool(self._trail.reports)
 
     def __call__(self) -> None:
         with self.reported("run"):
+            if self._turn is not None:
+                self._turn.take()
             self.ended.set()
 
     async def arun(self) -> None:
-        self()
+        with self.reported("run"):
+            if self._turn is not None:
+                await self._turn.take_awaited()
+            self.ended.set()
 
     def payload(self, known: frozenset[str] = frozenset()) -> bytes:
         return self._payload
@@ -234,6 +254,7 @@ class Errand(TrailTask):
             self.ended.set()
 
     def fail(self, error: BaseException, at: int | None = None) -> None:
+        self.check(error)
         with self.reported("fail"):
             self.error = error
             self.ended.set()
@@ -261,6 +282,9 @@ class KitHost:
     def __init__(self) -> None:
         self.log = logging.getLogger("routilux_core")
         self.errors: list[BaseException] = []
+
+    def preparation(self) -> bytes:
+        return preparation()
 
     def lost(self, error: BaseException, /) -> None:
         self.errors.append(error)

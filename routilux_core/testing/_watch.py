@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 
@@ -65,11 +65,16 @@ def processes_alive() -> set[int]:
     return {child.pid for child in multiprocessing.active_children()} if multiprocessing else set()
 
 
+def session_of(leader: int) -> set[int]:
+    """Return the processes of a session that run, where the system tells."""
+    return {pid for pid, each in _table().items() if each.session == leader}
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process on this machine runs."""
     stat = _stat(pid)
     if stat is not None:
-        return stat[0] != "Z"
+        return stat.state != "Z"
     if os.name != "posix" or Path("/proc/self/stat").exists():
         return pid in processes_alive()
     try:
@@ -80,20 +85,32 @@ def is_alive(pid: int) -> bool:
 
 
 def _descendants(root: int) -> set[int]:
-    parents = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        stat = _stat(int(folder.name))
-        if stat is not None and stat[0] != "Z":
-            parents[int(folder.name)] = stat[1]
+    parents = {pid: each.parent for pid, each in _table().items()}
     found = {root}
     while new := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= new
     return found - {root}
 
 
-def _stat(pid: int) -> tuple[str, int] | None:
-    """Return a process's state and parent from Linux's table; the name before them may hold anything."""
+class _Stat(NamedTuple):
+    state: str
+    parent: int
+    session: int
+
+
+def _table() -> dict[int, _Stat]:
+    """Return the processes of this machine that run, where the system tells."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        stat = _stat(int(folder.name))
+        if stat is not None and stat.state != "Z":
+            found[int(folder.name)] = stat
+    return found
+
+
+def _stat(pid: int) -> _Stat | None:
+    """Return what Linux's table says of a process; the name before that may hold anything."""
     with suppress(OSError, ValueError, IndexError):
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-        return fields[0], int(fields[1])
+        return _Stat(fields[0], int(fields[1]), int(fields[3]))
     return None

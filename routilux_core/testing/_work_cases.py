@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from time import monotonic
 from typing import Any, ClassVar
 
 import pytest
@@ -15,7 +16,7 @@ from routilux_core.job import JobState
 from routilux_core.testing._bench import Bench, case, needs
 from routilux_core.testing._board import most_at_once
 from routilux_core.testing._generated import answer, differences
-from routilux_core.testing._patient import Early, Stuck
+from routilux_core.testing._patient import STUCK_S, Early, Stuck
 from routilux_core.testing._routines import (
     Awaits,
     Carries,
@@ -163,7 +164,14 @@ class WorkCases:
         stuck = bench.patient(Stuck, bench.deadline)
         stuck.set_as_optional()
         flow = bench.flow({"source": Source(), "stuck": stuck}, "source.out stuck.n")
-        job = bench.finished(flow.execute("source", {"count": 5}))
+        thread = bench.in_background(flow.execute, "source", {"count": 5})
+        assert bench.noted("entered", 1), "no call was made"
+        began = monotonic()
+        thread.ended()
+        assert flow.job_state is not None
+        job = bench.finished(flow.job_state)
+        took = monotonic() - began
+        assert took < 2.9 * STUCK_S, f"a call with a time-out of {STUCK_S:g} s was ended after {took:.3g} s"
         assert [type(each.exception) for each in job.errors] == [ActivationTimeout]
         assert sorted(output["n"] for output in job.outputs["stuck.out"]) == [1, 2, 3, 4]
         _check_ledger(job, failed=1, completed=5)

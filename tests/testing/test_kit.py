@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from routilux_core.testing._generated import answer, differences
 from strategies import executors
 
 sys.path.insert(0, str(CHECKOUT / "examples" / "custom_strategy" / "src"))
+sys.path.insert(0, str(CHECKOUT / "examples" / "pipes_strategy" / "src"))
 
 ROUNDS = 20
 
@@ -29,29 +31,92 @@ def loky(**settings: Any) -> Any:
 # A strategy more is a line more: a name, an object, or what makes one of `max_workers=`. Some fifty pools of processes
 # are started for one, so what another of that kind already shows is left to the soak.
 BUNDLED: dict[str, Any] = {each: each for each in ("sequential", "concurrent", "process")}
-OTHERS: dict[str, Any] = {
-    "shuffled": ShuffledStrategy(5),
-    "thread-executor": executors.ThreadExecutor,
-    "spawn-executor": pytest.param(executors.SpawnExecutor(), marks=pytest.mark.soak),
-}
-REPEATED = {**BUNDLED, "loky": loky}
+SHIPPED: dict[str, Any] = {"loky": loky, "spawn-executor": executors.SpawnExecutor()}
 
 
 class TestBundledStrategies(StrategySuite):
-    @pytest.fixture(params=[*BUNDLED.values(), *OTHERS.values()], ids=[*BUNDLED, *OTHERS])
+    @pytest.fixture(params=[*BUNDLED.values(), ShuffledStrategy(5)], ids=[*BUNDLED, "shuffled"])
     def strategy(self, request: pytest.FixtureRequest) -> Any:
         return request.param
 
 
+class TestExecutorOfThreads(StrategySuite):
+    exempt = executors.EXEMPT_THREADS
+
+    @pytest.fixture
+    def strategy(self) -> Any:
+        return executors.ThreadExecutor
+
+
+@pytest.mark.soak
+class TestExecutorsOfProcesses(StrategySuite):
+    exempt = executors.EXEMPT_PROCESSES
+
+    @pytest.fixture(params=SHIPPED.values(), ids=SHIPPED)
+    def strategy(self, request: pytest.FixtureRequest) -> Any:
+        return request.param
+
+
+@pytest.mark.once
+class TestPipes(StrategySuite):
+    """The pool that the documentation explains line by line."""
+
+    @pytest.fixture
+    def strategy(self) -> Any:
+        from routilux_pipes import PipesStrategy
+
+        return PipesStrategy
+
+
 @pytest.mark.soak
 class TestTwentyTimesOutOfTwenty(StrategySuite):
-    @pytest.fixture(params=REPEATED.values(), ids=REPEATED)
+    @pytest.fixture(params=BUNDLED.values(), ids=BUNDLED)
     def strategy(self, request: pytest.FixtureRequest) -> Any:
         return request.param
 
     @pytest.fixture(params=range(ROUNDS), autouse=True)
     def round(self, request: pytest.FixtureRequest) -> int:
         return request.param
+
+
+@pytest.mark.soak
+class TestExecutorsTwentyTimesOutOfTwenty(TestExecutorsOfProcesses):
+    @pytest.fixture(params=range(ROUNDS), autouse=True)
+    def round(self, request: pytest.FixtureRequest) -> int:
+        return request.param
+
+
+def test_a_case_that_is_exempted_is_skipped_with_its_reason(tmp_path: Path) -> None:
+    module = tmp_path / "test_exempt.py"
+    module.write_text(
+        "import pytest\nfrom routilux_core.testing import StrategySuite\n"
+        "class TestIt(StrategySuite):\n"
+        "    exempt = {'test_state_comes_home': 'it has no home'}\n"
+        "    @pytest.fixture\n"
+        "    def strategy(self): return 'sequential'\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", "-k", "home or one_after", module],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert "exempt: it has no home" in done.stdout
+    assert "1 passed, 1 skipped" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("exempt", "message"),
+    [
+        ({"test_no_such_case": "a reason"}, "TestIt.exempt names 'test_no_such_case', which is no case of the kit"),
+        ({"deadline": "a reason"}, "which is no case of the kit"),
+        ({"test_state_comes_home": " "}, "TestIt.exempt has no reason for test_state_comes_home"),
+        ({"test_state_comes_home": None}, "has no reason"),
+    ],
+)
+def test_what_is_exempted_has_to_be_a_case_and_to_have_a_reason(exempt: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(message)):
+        type("TestIt", (StrategySuite,), {"exempt": exempt})
 
 
 def test_the_generated_flows_are_worth_comparing() -> None:

@@ -21,11 +21,12 @@ from strategies.faults import FAULTS
 pytestmark = pytest.mark.once
 
 ROUNDS = 20
+MUTANT_DEADLINE = 30.0  # their workers are processes
 PROCESSES = 6  # at a time: a case that finds a fault mostly waits, for what never comes
 HANGS = "hangs in close"  # in every case: it has a second for each
 MODULE = """\
 import pytest
-from strategies import faults
+from strategies import {table}
 from routilux_core.testing import StrategySuite
 
 """
@@ -35,14 +36,23 @@ class {name}(StrategySuite):
 
     @pytest.fixture
     def strategy(self):
-        return faults.strategy_with({fault!r})
+        return {table}.strategy_with({fault!r})
 """
+Table = dict[str, tuple[type, str, str]]  # fault -> its pool, the case that names it, and what that has to say
 
 
 @pytest.fixture(scope="module")
-def faults() -> dict[str, tuple[type, str, str]]:
-    """The table of faults."""
+def faults() -> Table:
+    """The faults of pools over threads."""
     return FAULTS
+
+
+@pytest.fixture(scope="module")
+def mutants() -> Table:
+    """The faults of a pool over pipes."""
+    from strategies.pipe_mutants import MUTANTS
+
+    return MUTANTS
 
 
 @frozen
@@ -60,27 +70,27 @@ def class_of(fault: str) -> str:
     return "Test" + fault.title().replace(" ", "").replace("_", "")
 
 
-def run_kit(folder: Path, chosen: dict[str, str | None], deadline: float) -> Outcomes:
+def run_kit(folder: Path, chosen: dict[str, str | None], deadline: float, table: str = "faults") -> Outcomes:
     """Run cases of the kit (None: all of them) against strategies with these faults, and return what became of them."""
     names = list(chosen)
     parts = [{fault: chosen[fault] for fault in names[n::PROCESSES]} for n in range(min(PROCESSES, len(names)))]
     outcomes: Outcomes = {}
     with ThreadPoolExecutor(PROCESSES) as executor:
-        runs = [executor.submit(_run_part, folder / f"part{n}", part, deadline) for n, part in enumerate(parts)]
+        runs = [executor.submit(_run_part, folder / f"part{n}", part, deadline, table) for n, part in enumerate(parts)]
         for run in runs:
             outcomes |= run.result()
     return outcomes
 
 
-def _run_part(folder: Path, chosen: dict[str, str | None], deadline: float) -> Outcomes:
+def _run_part(folder: Path, chosen: dict[str, str | None], deadline: float, table: str) -> Outcomes:
     """Run cases in one process, as third parties run them."""
     folder.mkdir(exist_ok=True)
     module = folder / "test_faulty.py"
     classes = [
-        CLASS.format(name=class_of(fault), deadline=1.0 if fault == HANGS else deadline, fault=fault)
+        CLASS.format(name=class_of(fault), deadline=1.0 if fault == HANGS else deadline, fault=fault, table=table)
         for fault in chosen
     ]
-    module.write_text(MODULE + "\n".join(classes), "utf-8")
+    module.write_text(MODULE.format(table=table) + "\n".join(classes), "utf-8")
     nodes = [f"{module}::{class_of(fault)}" + (f"::{case}" if case else "") for fault, case in chosen.items()]
     report = folder / "report.xml"
     report.unlink(missing_ok=True)
@@ -109,26 +119,37 @@ def _outcome(element: ElementTree.Element) -> Outcome:
     return Outcome("passed")
 
 
-def check_found(faults: dict[str, tuple[type, str, str]], outcomes: Outcomes) -> None:
+def check_found(faults: Table, outcomes: Outcomes) -> None:
     """Check that each fault was found by its case, with the words that explain it."""
+    wrong = []
     for fault, (_, case, words) in faults.items():
         outcome = outcomes[class_of(fault), case]
-        assert outcome.result == "failed", f"{fault}: {case} {outcome.result}"
-        assert words in outcome.message, f"{fault}: {case} does not say {words!r}: {outcome.message}"
+        if outcome.result != "failed":
+            wrong.append(f"{fault}: {case} {outcome.result}")
+        elif words not in outcome.message:
+            wrong.append(f"{fault}: {case} does not say {words!r}: {outcome.message}")
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.fixture(scope="module")
-def outcomes(faults: dict[str, tuple[type, str, str]], tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+def outcomes(faults: Table, tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     """What became of the case that names each fault."""
     cases = {fault: case for fault, (_, case, _) in faults.items()}
     return run_kit(tmp_path_factory.mktemp("faults"), cases, deadline=3.0)
 
 
-def test_each_planted_fault_is_found_by_the_case_that_names_it(
-    faults: dict[str, tuple[type, str, str]], outcomes: Outcomes
-) -> None:
+def test_each_planted_fault_is_found_by_the_case_that_names_it(faults: Table, outcomes: Outcomes) -> None:
     assert len(outcomes) == len(faults)
     check_found(faults, outcomes)
+
+
+def test_each_mutant_of_a_pool_over_pipes_is_found_by_the_case_that_names_it(mutants: Table, tmp_path: Path) -> None:
+    check_found(mutants, run_mutants(tmp_path, mutants))
+
+
+def run_mutants(folder: Path, mutants: Table) -> Outcomes:
+    cases = {fault: case for fault, (_, case, _) in mutants.items()}
+    return run_kit(folder, cases, deadline=MUTANT_DEADLINE, table="pipe_mutants")
 
 
 def test_a_case_that_hangs_shows_the_stacks_of_all_threads(outcomes: Outcomes) -> None:
@@ -152,11 +173,16 @@ def test_a_suite_without_its_fixture_says_what_to_give(tmp_path: Path) -> None:
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_each_planted_fault_is_found_twenty_times_out_of_twenty(
-    faults: dict[str, tuple[type, str, str]], tmp_path: Path
-) -> None:
+def test_each_planted_fault_is_found_twenty_times_out_of_twenty(faults: Table, tmp_path: Path) -> None:
     for _ in range(ROUNDS):
         check_found(faults, run_kit(tmp_path, {fault: case for fault, (_, case, _) in faults.items()}, deadline=6.0))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+def test_each_mutant_of_a_pool_over_pipes_is_found_twenty_times_out_of_twenty(mutants: Table, tmp_path: Path) -> None:
+    for _ in range(ROUNDS):
+        check_found(mutants, run_mutants(tmp_path, mutants))
 
 
 # Faults that break more than one promise, some of them by chance: a pool without the parallelism that it claims lets no
@@ -178,9 +204,7 @@ MORE_IS_BROKEN = {
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
-def test_no_other_case_blames_a_strategy_for_its_one_fault(
-    faults: dict[str, tuple[type, str, str]], tmp_path: Path
-) -> None:
+def test_no_other_case_blames_a_strategy_for_its_one_fault(faults: Table, tmp_path: Path) -> None:
     alone = {fault: faults[fault] for fault in faults.keys() - MORE_IS_BROKEN}
     outcomes = run_kit(tmp_path, dict.fromkeys([*alone, "none", "none shipped"]), deadline=10.0)
     bad = {(cls, case) for (cls, case), outcome in outcomes.items() if outcome.result in ("failed", "error")}
@@ -192,6 +216,7 @@ def test_no_other_case_blames_a_strategy_for_its_one_fault(
 def test_a_strategy_without_a_fault_passes_twenty_times_out_of_twenty(tmp_path: Path) -> None:
     for _ in range(ROUNDS):
         outcomes = run_kit(tmp_path, {"none": None, "none shipped": None}, deadline=30.0)
+        outcomes |= run_kit(tmp_path, {"none": None}, deadline=60.0, table="pipe_mutants")
         bad = {
             case: outcome.message for (_, case), outcome in outcomes.items() if outcome.result in ("failed", "error")
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from routilux_dask import DaskStrategy
@@ -20,6 +20,10 @@ class TestPrivateCluster(StrategySuite):
 
 class TestSharedCluster(StrategySuite):
     owns_workers = False
+    exempt: ClassVar = {
+        "test_workers_know_the_classes_of_the_program": "workers that are there already belong to no program: what it "
+        "defines itself comes by value, which needs cloudpickle"
+    }
 
     @pytest.fixture
     def strategy(self, wide_cluster: Any) -> Any:

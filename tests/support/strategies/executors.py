@@ -27,3 +27,16 @@ class SpawnExecutor(ExecutorStrategy):
 
     def make_executor(self) -> Executor:
         return ProcessPoolExecutor(self.max_workers, mp_context=multiprocessing.get_context("spawn"))
+
+
+# Cases that no executor of the standard library can pass, nor one of its kind.
+EXEMPT_THREADS = {
+    "test_a_program_that_ends_leaves_nothing": "the interpreter joins the threads of executors when it exits",
+}
+EXEMPT_PROCESSES = {
+    "test_a_dead_worker_costs_the_call_that_ran": "an executor breaks as a whole, and can't say which call ran",
+    "test_a_running_handler_sees_that_its_job_was_cancelled": "nothing of an executor reaches a worker that runs",
+    "test_a_program_that_ends_leaves_nothing": "the interpreter waits for what executors run when it exits",
+    "test_a_program_that_is_killed_leaves_nothing": "workers of executors don't see that their parent was killed",
+    "test_workers_know_the_classes_of_the_program": "loky sends classes of the main module by value",
+}
