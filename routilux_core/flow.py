@@ -16,7 +16,7 @@ from routilux_core._routines.frame import check_outside
 from routilux_core._runtime import EXIT_GRACE_S, Order, Runtime
 from routilux_core._tracking.totals import FlowSource
 from routilux_core.error_handling import ErrorHandler, ErrorStrategy
-from routilux_core.errors import ConfigurationError, JobTimeout, PayloadError, brief
+from routilux_core.errors import ConfigurationError, FlowStateError, JobTimeout, PayloadError, brief
 from routilux_core.graph import Connection
 from routilux_core.job import JobState, class_only
 from routilux_core.routine import Routine
@@ -136,6 +136,35 @@ class Flow:
         from routilux_core._report.dot import to_dot
 
         return to_dot(self._picture())
+
+    def report(self, path: str | os.PathLike[str], *jobs: JobState) -> None:
+        """Write a page that shows jobs side by side, of this flow or of others: by default the last one.
+
+        See `JobState.report`.
+        """
+        from routilux_core._report.page import write_report
+
+        write_report(path, self._shown(jobs, "report"), self.flow_id)
+
+    def trace(self, path: str | os.PathLike[str], *jobs: JobState) -> None:
+        """Write a trace of jobs, each as a process that begins at 0: by default of the last one.
+
+        See `JobState.trace`.
+        """
+        from routilux_core._report.trace import write_trace
+
+        write_trace(path, self._shown(jobs, "trace"))
+
+    def _shown(self, jobs: tuple[JobState, ...], what: str) -> list[JobState]:
+        for each in jobs:
+            if not isinstance(each, JobState):
+                raise ConfigurationError(f"{what} shows jobs, as execute() returns them, not {brief(each)}")
+        last = self._runtime.last
+        if jobs:
+            return list(jobs)
+        if last is None:
+            raise FlowStateError(f"flow {self.flow_id!r} has executed no job yet, so there is nothing to {what}")
+        return [last]
 
     def _picture(self) -> Picture:
         from routilux_core._report.picture import picture_of

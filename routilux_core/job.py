@@ -228,6 +228,14 @@ class JobState:
         found: dict[str, Any] = _module("serialization").job_to_dict(self)
         return found
 
+    def report(self, path: str | os.PathLike[str]) -> None:
+        """Write a page that shows this job: time line, graph, critical path, figures, errors, hints.
+
+        It is one HTML file that asks for nothing from elsewhere. It shows the records that the job still has: at most
+        the flow's `history_size`. See `Flow.report` for several jobs side by side.
+        """
+        _module("_report.page").write_report(path, [self], f"{self.job_id} of {self.flow_id}")
+
     def trace(self, path: str | os.PathLike[str]) -> None:
         """Write what ran when, where and why in Chrome's trace-event format, for Perfetto and chrome://tracing.
 

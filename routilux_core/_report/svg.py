@@ -38,10 +38,11 @@ def draw(picture: Picture) -> str:
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 
-def layout_of(picture: Picture) -> Layout:
-    """Return where the nodes and arrows of a picture go."""
+def layout_of(picture: Picture, below: float = 0.0) -> Layout:
+    """Return where the nodes and arrows of a picture go, with some room below each node."""
     gaps = [64 + SMALL_LETTER * columns_of(label_of(arrow)) for arrow in picture.arrows]
-    return lay_out([box_of(shape) for shape in picture.shapes], [arrow[:2] for arrow in picture.arrows], gaps)
+    boxes = [Box(box.width, box.height + below) for box in map(box_of, picture.shapes)]
+    return lay_out(boxes, [arrow[:2] for arrow in picture.arrows], gaps)
 
 
 def box_of(shape: Shape) -> Box:

@@ -53,6 +53,8 @@ def add_commands(subparsers: Any) -> None:
     run.add_argument("--strategy", metavar="NAME", help="run under this strategy instead of the flow's own")
     run.add_argument("--max-workers", type=int, metavar="N", help="with this many workers")
     run.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="cancel the job after this time")
+    run.add_argument("--report", metavar="FILE", help="write a page that shows the run to this file: run.html, say")
+    run.add_argument("--trace", metavar="FILE", help="write a trace for Perfetto to this file: run.json.gz, say")
     run.add_argument("--traceback", action="store_true", help="show where each error was raised")
     validate.set_defaults(run=_guarded(_validate))
     show.set_defaults(run=_guarded(_show))
@@ -171,6 +173,10 @@ def _run(options: argparse.Namespace) -> int:
             print(f"routilux: not done after {options.timeout:g} s, so the job was cancelled", file=sys.stderr)
             job.cancel()
             job.wait()
+    if options.report:
+        job.report(options.report)
+    if options.trace:
+        job.trace(options.trace)
     try:
         readable = (sys.stdout.encoding or "").lower() in ("utf-8", "utf8")
         print(_safe(json.dumps(_facts(job), indent=2, ensure_ascii=not readable)))

@@ -70,3 +70,33 @@ def wire(flow: Flow, *names: str) -> Flow:
     flow.connect(third, "passed", fourth, "add")
     flow.add_output(fourth, "done", "total")
     return flow
+
+
+class Counts(Routine, stateless=True):
+    @slot
+    def add(self, n: int) -> None:
+        pass
+
+
+class Refuses(Routine):
+    """Emits, and then raises what it is told to say."""
+
+    text: str
+    out = event("n")
+
+    @slot
+    def input(self, n: int = 0) -> None:
+        self.emit("out", n=n)
+        raise ValueError(self.text)
+
+
+def wired() -> Flow:
+    """Return a flow for the command line."""
+    return wire(Flow("wired"))
+
+
+def failing() -> Flow:
+    """Return a flow that ends with an error."""
+    flow = wired()
+    flow.routines["squares"].set_error_handler(ErrorHandler("stop"))
+    return flow
