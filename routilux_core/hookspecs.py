@@ -34,16 +34,15 @@ run, workers wait for it. Waiting for a flow or a job inside a hook is refused.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pluggy
 from attrs import define, field, frozen
 
-if TYPE_CHECKING:
-    from routilux_core.error_handling import Decision, Failure
-    from routilux_core.job import JobState
-    from routilux_core.records import ActivationRecord
-    from routilux_core.strategy import ExecutionStrategy
+from routilux_core.error_handling import Decision, Failure
+from routilux_core.job import JobState
+from routilux_core.records import ActivationRecord
+from routilux_core.strategy import ExecutionStrategy
 
 PROJECT = "routilux_core"
 

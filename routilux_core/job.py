@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, overload
 from routilux_core._text.printable import printable
 from routilux_core.error_handling import ErrorStrategy, Failure, LeftOut
 from routilux_core.errors import ConfigurationError, UnknownNameError
+from routilux_core.graph import Graph
+from routilux_core.routine import Routine
+from routilux_core.strategy import ExecutionStrategy
 
 if TYPE_CHECKING:
-    from routilux_core.graph import Graph
     from routilux_core.records import ActivationRecord, Ledger
-    from routilux_core.routine import Routine
-    from routilux_core.strategy import ExecutionStrategy
     from routilux_core.tracking import ExecutionTracker, Source
 
 SHOWN = 10  # tracebacks in what `raise_for_errors` raises: for those of very many failures nobody looks there

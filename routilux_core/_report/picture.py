@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 from unicodedata import east_asian_width
 
 from routilux_core._text.printable import printable
 from routilux_core.graph import Connection, Graph
-
-if TYPE_CHECKING:
-    from routilux_core.records import ActivationRecord
+from routilux_core.records import ActivationRecord
 
 ROUTINE, OUTPUT = "routine", "output"
 

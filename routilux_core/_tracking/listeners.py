@@ -10,22 +10,20 @@ from operator import itemgetter
 from threading import get_ident
 from time import perf_counter
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import Any, Protocol, overload
 
 from routilux_core._engine.plan import CAUSE, POSTED, Inlet, Node, Outlet
 from routilux_core._routines.frame import CURRENT, Awaited, Frame
 from routilux_core._text.log import log
 from routilux_core._text.trace import trace
 from routilux_core._threads.aside import Aside
+from routilux_core._threads.timers import Timer, Timers
 from routilux_core._tracking.history import Chunk, Record, activation_records
 from routilux_core.errors import EmitError, is_interrupt
 from routilux_core.hookspecs import Activation, Emission
 from routilux_core.job import JobState
 from routilux_core.records import ActivationRecord
-
-if TYPE_CHECKING:
-    from routilux_core._threads.timers import Timer, Timers
-    from routilux_core.routine import Routine
+from routilux_core.routine import Routine
 
 BATCH = 256  # records in one call
 PATIENCE = 0.05  # seconds that a record waits for others

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
@@ -21,9 +21,7 @@ from routilux_core.serialization.schema import FailureRecord, JobRecord, structu
 from routilux_core.serialization.type_lookup import KnownTypes, shown, type_name
 from routilux_core.serialization.values import BROKEN, Reader, Writer
 from routilux_core.serialization.versions import JOB, VERSION
-
-if TYPE_CHECKING:
-    from routilux_core.tracking import Source
+from routilux_core.tracking import Source
 
 STATUSES = ("pending", "running", "paused", *FINAL_STATUSES)
 STATES = ("running", "completed", "skipped", "error_continued", "failed")
