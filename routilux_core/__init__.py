@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from routilux_core.records import ActivationRecord, Ledger
     from routilux_core.tracking import ExecutionTracker
 
+    __version__: str
+
 __all__ = [
     "Activation",
     "ActivationRecord",
@@ -105,6 +107,11 @@ if not TYPE_CHECKING:
     }
 
     def __getattr__(name):
+        if name == "__version__":
+            from importlib.metadata import version
+
+            globals()[name] = version("routilux-core")
+            return globals()[name]
         if name not in _LATER:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
@@ -113,4 +120,4 @@ if not TYPE_CHECKING:
         return value
 
     def __dir__():
-        return sorted({*globals(), *_LATER})
+        return sorted({*globals(), *_LATER, "__version__"})

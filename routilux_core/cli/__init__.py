@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from routilux_core._text.printable import Lines
 
 # Each has `add_commands(subparsers)`; a command sets `run=function(options) -> exit code`.
-COMMANDS = ("routilux_core.cli.plugins", "routilux_core.cli.flows")
+COMMANDS = ("routilux_core.cli.flows", "routilux_core.cli.plugins", "routilux_core.cli.new", "routilux_core.cli.demo")
 
 NOBODY_READS = 141  # as a shell tells of a program that SIGPIPE has ended
 
@@ -37,12 +37,21 @@ def _main(argv: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a letter is no reason to stop
-    parser = _Parser(prog="routilux", description="Look at strategies, plugins and saved flows.")
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    parser = _Parser(
+        prog="routilux", description="Run flows, look at strategies, plugins and saved flows, and begin new ones."
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version, and exit")
+    subparsers = parser.add_subparsers(metavar="COMMAND")
     for name in COMMANDS:
         importlib.import_module(name).add_commands(subparsers)
     try:
-        options = parser.parse_args(argv)
+        options, rest = parser.parse_known_args(argv)
+        options.rest = rest
+        if rest and not getattr(options, "hands_on", False):  # to another program, which knows them
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        if not hasattr(options, "run"):
+            parser.print_help()
+            return 0
         code: int = options.run(options)
     except KeyboardInterrupt:
         print("routilux: interrupted", file=sys.stderr)
@@ -51,6 +60,16 @@ def _main(argv: Sequence[str] | None) -> int:
         if sys.stdout is not None:  # a shell may close it
             sys.stdout.flush()  # here, and not when the interpreter exits, where nobody can catch what it raises
     return code
+
+
+class _Version(argparse.Action):
+    """Prints the version, which is looked up only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"routilux-core {version('routilux-core')}")
+        parser.exit()
 
 
 class _Parser(argparse.ArgumentParser):

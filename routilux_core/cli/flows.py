@@ -11,9 +11,11 @@ import os
 import sys
 from typing import Any
 
+import attrs
+
 from routilux_core import serialization
 from routilux_core._text.printable import Lines, printable
-from routilux_core.errors import RoutiluxError, SerializationError
+from routilux_core.errors import RoutiluxError, SerializationError, text_of
 from routilux_core.flow import Flow
 from routilux_core.job import JobState
 from routilux_core.serialization.versions import JOB
@@ -82,7 +84,7 @@ def _guarded(command: Any) -> Any:
 
 
 def _validate(options: argparse.Namespace) -> int:
-    document, types = serialization.read_file(options.flow), [_imported(each) for each in options.types]
+    document, types = _document(options.flow), [_imported(each) for each in options.types]
     file = printable(options.flow)
     if _is_job(document):
         job = JobState.deserialize(document, types=types)
@@ -177,11 +179,8 @@ def _run(options: argparse.Namespace) -> int:
         job.report(options.report)
     if options.trace:
         job.trace(options.trace)
-    try:
-        readable = (sys.stdout.encoding or "").lower() in ("utf-8", "utf8")
-        print(_safe(json.dumps(_facts(job), indent=2, ensure_ascii=not readable)))
-    except SerializationError as error:
-        raise Refused(f"the job is {job.status}, but what came of it can't be printed as JSON: {error}") from error
+    readable = (sys.stdout.encoding or "").lower() in ("utf-8", "utf8")
+    print(_safe(json.dumps(_facts(job), indent=2, ensure_ascii=not readable)))
     return 0 if in_time and job.status == "completed" else 1
 
 
@@ -207,8 +206,34 @@ def _entry(flow: Flow, entry: str) -> tuple[str, str | None]:
 
 
 def _facts(job: JobState) -> dict[str, Any]:
-    record = job.serialize()
-    return {key: record[key] for key in ("job_id", "status", "ledger", "routine_states", "outputs")}
+    """Return what came of a job: its outputs as they would be saved, or by their `repr` where they can't be."""
+    facts = {"job_id": job.job_id, "status": job.status, "ledger": attrs.asdict(job.ledger)}
+    facts |= {"routine_states": job.routine_states, "outputs": _outputs(job)}
+    errors = [
+        f"{each.routine_id}.{each.slot}: {type(each.exception).__name__}: {text_of(each.exception)}"
+        for each in job.errors
+    ]
+    return facts | ({"errors": errors} if errors else {})
+
+
+def _outputs(job: JobState) -> Any:
+    try:
+        return job.serialize()["outputs"]
+    except SerializationError:
+        return {name: [_shown(payload) for payload in collected] for name, collected in job.outputs.items()}
+
+
+def _shown(payload: dict[str, Any]) -> dict[str, Any]:
+    """Return a payload with the `repr` of each value that is no JSON."""
+    shown: dict[str, Any] = {}
+    for key, value in payload.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            shown[key] = _repr(value)
+        else:
+            shown[key] = value
+    return shown
 
 
 def _find(what: str, modules: list[str]) -> Flow:
@@ -234,16 +259,27 @@ def _find(what: str, modules: list[str]) -> Flow:
 
 
 def _load(path: str, modules: list[str]) -> Flow:
-    try:
-        document = serialization.read_file(path)
-    except FileNotFoundError as error:
-        raise Refused(f"there is no file {path!r}; a flow of a module is given as module:name") from error
+    document = _document(path, "; a flow of a module is given as module:name")
     if _is_job(document):
         what = "is the record of a job: read it with JobState.load(); this takes what flow.save() wrote"
         raise Refused(f"{printable(path)} {what}")
     flow = Flow()
     flow.deserialize(document, types=[_imported(each) for each in modules])
     return flow
+
+
+def _repr(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception as error:  # of somebody else's class
+        return f"<{type(value).__name__}: its __repr__ raises {type(error).__name__}>"
+
+
+def _document(path: str, advice: str = "") -> Any:
+    try:
+        return serialization.read_file(path)
+    except FileNotFoundError as error:
+        raise Refused(f"there is no file {path!r}{advice}") from error
 
 
 def _is_job(document: Any) -> bool:

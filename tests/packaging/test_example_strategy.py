@@ -128,6 +128,26 @@ def test_a_flow_runs_on_it_and_says_what_to_install_when_it_is_gone(environment:
     assert loaded.stderr.splitlines()[-1] == told
 
 
+@fresh
+def test_a_new_plugin_is_built_installed_found_and_keeps_the_promises(environment: Environment) -> None:
+    routilux = environment.python.parent / "routilux"
+    made = subprocess.run([routilux, "new", "plugin", "forest"], cwd=environment.folder, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    plugin = environment.folder / "routilux-forest"
+    environment.does("-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", plugin / "dist", plugin)
+    environment.does("-m", "pip", "install", "--quiet", *plugin.glob("dist/*.whl"))
+    tests = environment.does("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", plugin, plugin / "tests")
+    assert " passed" in tests
+    assert "failed" not in tests
+
+
+@fresh
+def test_the_demo_runs_from_the_wheel_alone(environment: Environment) -> None:
+    facts = json.loads(environment.does("-m", "routilux_core", "demo", "--json"))
+    assert len(facts["results"]) == 3
+    assert facts["problems"] == []
+
+
 def test_the_example_declares_what_it_says_in_its_readme() -> None:
     entry = (EXAMPLE / "pyproject.toml").read_text("utf-8")
     readme = (EXAMPLE / "README.md").read_text("utf-8")
