@@ -58,6 +58,7 @@ MAY_SEE = {
     "_context": {"_routines"},  # where programs outside look for CURRENT
     "testing": {*BASE, "_engine", "_remote", "face"},
     "cli": {*BASE, "_registry", "_report", "serialization", "testing", "face"},
+    "__main__": {"cli"},
 }
 INSTEAD = {  # what to do about it, where that is not plain
     ("_engine", "_registry"): "let `_runtime` hand the run a plain callable, as `run.decide`",
