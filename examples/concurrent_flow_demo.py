@@ -532,10 +532,27 @@ def run_sections(strategy: str, say: Callable[[str], None]) -> list[Section]:
     return done
 
 
+def show(report: str | None, trace: str | None, jobs: dict[str, JobState]) -> list[str]:
+    """Write what is to be looked at; say what could not be written."""
+    both = jobs["sequential"], jobs["concurrent"]
+    problems = []
+    for path, write in ((report, Flow("climate").report), (trace, Flow("climate").trace)):
+        try:
+            if path is not None:
+                write(path, *both)
+        except OSError as error:
+            problems.append(str(error))
+    return problems
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object, and nothing else on stdout")
     parser.add_argument("--strategy", default="concurrent", metavar="NAME", help="of the first section (%(default)s)")
+    parser.add_argument(
+        "--report", metavar="FILE", help="write a page with sequential beside concurrent: run.html, say"
+    )
+    parser.add_argument("--trace", metavar="FILE", help="write a trace of both, for Perfetto: run.json.gz, say")
     arguments = parser.parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without a degree sign is no reason to stop
@@ -546,6 +563,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(str(error))
     jobs = {name: job for section in done for name, job in section.jobs.items()}
     problems = [f"{section.title}: {problem}" for section in done for problem in section.problems]
+    problems += show(arguments.report, arguments.trace, jobs)
     if arguments.json:
         facts = {"timings": done[1].timings, "results": results_of(jobs["main"])}
         print(json.dumps(facts | {"jobs": {name: job_facts(job) for name, job in jobs.items()}, "problems": problems}))

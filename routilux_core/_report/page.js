@@ -204,7 +204,7 @@ function timeline() {
   overview = h("canvas", { id: "overview", class: "small", "aria-hidden": "true" });
   tip = tip || document.body.appendChild(h("div", { class: "tip", id: "tip", role: "tooltip", hidden: true }));
   const left = jobs.reduce((sum, job) => sum + job.left_out, 0);
-  const find = h("input", { type: "search", id: "search", placeholder: "name, outcome or #number", "aria-label": "search activations", value: search, oninput: (event) => seek(event.target.value), onkeydown: (event) => { if (event.key === "Enter") { step(event.shiftKey ? -1 : 1, true); event.preventDefault(); } } });
+  const find = h("input", { type: "search", id: "search", placeholder: "name, outcome or #7", "aria-label": "search activations", value: search, oninput: (event) => seek(event.target.value), onkeydown: (event) => { if (event.key === "Enter") { step(event.shiftKey ? -1 : 1, true); event.preventDefault(); } } });
   const by = h("select", { id: "colouring", "aria-label": "colour", onchange: (event) => { colouring = event.target.value; legend(); repaint(); } }, ["routine", "outcome"].map((each) => h("option", { value: each, ...(each === colouring ? { selected: true } : {}) }, `by ${each}`)));
   const waits = h("input", { type: "checkbox", id: "waits", onchange: (event) => { showWaits = event.target.checked; repaint(); } });
   waits.checked = showWaits;

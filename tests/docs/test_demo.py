@@ -2,6 +2,7 @@
 
 import calendar
 import csv
+import gzip
 import importlib.util
 import json
 import os
@@ -204,6 +205,23 @@ def test_worker_processes_find_the_same(tmp_path, facts):
     found = json.loads(printed.stdout)
     assert found["results"] == facts["results"]
     assert found["jobs"]["main"] == facts["jobs"]["main"]
+
+
+def test_it_writes_a_report_and_a_trace_of_sequential_beside_concurrent(tmp_path):
+    done = finish_demo(start_demo(tmp_path, "--json", "--report", "run.html", "--trace", "run.json.gz"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "<title>climate</title>" in (tmp_path / "run.html").read_text(encoding="utf-8")
+    trace = json.loads(gzip.decompress((tmp_path / "run.json.gz").read_bytes()))
+    slices = [event for event in trace["traceEvents"] if event["ph"] == "X"]
+    assert [sum(event["pid"] == job for event in slices) for job in (1, 2)] == [9, 9]
+
+
+def test_a_report_that_can_not_be_written_is_a_problem(demo, tmp_path):
+    with Flow() as flow:
+        flow.add_routine(Fails(), "fails")
+        job = flow.execute("fails")
+    [problem] = demo.show(str(tmp_path / "no" / "run.html"), None, {"sequential": job, "concurrent": job})
+    assert "No such file" in problem
 
 
 def test_it_prints_where_there_is_no_degree_sign(for_people):
