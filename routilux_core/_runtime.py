@@ -23,7 +23,7 @@ from routilux_core._engine.pools import close_pool, open_pool
 from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Scheduler
 from routilux_core._engine.wiring import Wiring, check_coroutines
-from routilux_core._local.worker import WorkTask
+from routilux_core._local.tasks import WorkTask
 from routilux_core._registry.lookup import Plugins, make_strategy
 from routilux_core._routines.frame import CURRENT, inside
 from routilux_core._routines.imports import ADVICE, incomplete
@@ -133,7 +133,7 @@ class Runtime:
 
     def _scheduler_of(self, strategy: ExecutionStrategy) -> Scheduler:
         scheduler = self._new_scheduler(strategy)
-        self.engine.schedulers.append(scheduler)
+        self.engine.add(scheduler)
         return scheduler
 
     def _new_scheduler(self, strategy: ExecutionStrategy) -> Scheduler:

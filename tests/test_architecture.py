@@ -75,7 +75,6 @@ OPEN_CONTRACTS = {("_remote.envelopes", "face")}
 OPEN_CIRCLES = (
     {"_engine.engine", "_engine.explain", "_engine.ledger", "_engine.mending", "_engine.run", "_engine.scheduler"}
     | {"_tracking.totals"},
-    {"_local.deadlines", "_local.emitter", "_local.invocation"},
     {"serialization.codecs", "serialization.values"},
 )
 

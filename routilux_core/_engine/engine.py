@@ -98,6 +98,12 @@ class Engine:
         self.postponing = threading.RLock()  # by one thread at a time, so that they keep their order
         self.hurt = False  # an exception has left the engine between two of its steps
 
+    def add(self, scheduler: Scheduler) -> None:
+        """Have one scheduler more."""
+        self.schedulers.append(scheduler)
+        if len(self.schedulers) > 1:
+            self.mask = 0  # numbers without those bits could all go elsewhere
+
     def want_workers(self) -> None:
         """Ask for workers wherever there is something to do. The lock is held."""
         for scheduler in self.schedulers:

@@ -12,7 +12,16 @@ from routilux_core._engine.plan import JOB, Inlet, Item, Node
 from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Scheduler
 from routilux_core._local.deadlines import too_long
-from routilux_core._local.worker import Interleaved, WorkTask
+from routilux_core._local.emitter import Emitter
+from routilux_core._local.invocation import (
+    HAS_COMPLETED,
+    NOT_BEGUN,
+    fail,
+    prepare,
+    state_of_call,
+    succeed,
+)
+from routilux_core._local.tasks import WorkTask
 from routilux_core._routines.frame import CURRENT
 from routilux_core._routines.returns import check_returned, is_awaitable
 from routilux_core._tracking.history import DISCARDED
@@ -38,42 +47,46 @@ async def work(scheduler: Scheduler) -> None:
     """Run activations one after the other until the queue has nothing left for this worker."""
     with scheduler.engine.lock:
         scheduler.begin()
-    call = Call(scheduler)
+    worker = CoroutineWorker(scheduler)
     try:
-        while call.take():
-            await call.perform()
-            call.count()
-            if call.ending is not None:
-                raise call.ending
+        while worker.take():
+            await worker.perform()
+            worker.count()
+            if worker.ending is not None:
+                raise worker.ending
             await asyncio.sleep(0)  # plain handlers may never wait, and would keep the loop from everyone else
-            call = Call(scheduler)
+            worker = CoroutineWorker(scheduler)
     finally:
-        call.sign_out()
+        worker.sign_out()
 
 
-class Call(Interleaved):
-    """One activation in an event loop, and the frame that its handler's `emit` finds.
+class CoroutineWorker(Emitter):
+    """A worker in an event loop, for one activation, and the frame that its handler's `emit` finds.
 
     `emit` never blocks the loop: beyond `max_pending` it neither waits nor runs other handlers, so the mark is soft.
     A handler that emits much should await something now and then. Each activation has a frame and a context of its own:
     tasks that a handler starts inherit them, may emit while it runs, and are refused by name when it has ended.
     """
 
-    __slots__ = ("ending",)
+    __slots__ = ("ended", "ending", "started", "verdict")
+
+    tells = False  # listeners would stop all the others in its thread
 
     def __init__(self, scheduler: Scheduler) -> None:
         super().__init__(scheduler)
-        self.permit = True
+        self.outer = None  # the context may be a copy of an emitter's, on whose stack this is not
+        self.verdict = HAS_COMPLETED  # of the activation in hand
+        self.started = self.ended = 0.0
         self.ending: BaseException | None = None  # what ends the worker, not just this activation
 
     def take(self) -> Item | None:
         """Take an activation, and call another worker if there is more."""
-        with self.engine.lock:
+        with self.scheduler.engine.lock:
             item = self.scheduler.take(self)
             if item is not None:
                 self.scheduler.awaited.add(self)
                 self.scheduler.want_worker()
-        self.engine.run_deferred()
+        self.scheduler.engine.run_deferred()
         return item
 
     async def perform(self) -> None:
@@ -85,12 +98,12 @@ class Call(Interleaved):
         self.started = perf_counter()
         try:
             if run.stopped:
-                self.outcome = DISCARDED
+                self.verdict = NOT_BEGUN
             else:
                 await self._call_or_await(inlet, payload, run, number)
         except BaseException as error:
-            self.outcome = self._failed(item, error, 0)
-            self.ending = self.ending or self.interrupt
+            self.verdict = fail(self, item, error, 0)
+            self.ending = self.ending or self.verdict.interrupt
         finally:
             self.routine = None
             self.ended = perf_counter()
@@ -100,10 +113,10 @@ class Call(Interleaved):
         item, finished = self.item, None
         assert item is not None
         run: Run = item[JOB]
-        with self.engine.lock:
-            if self.outcome != DISCARDED:
-                run.ledger.record(item, self.outcome, self.thread, self.started, self.ended)
-            run.settle(item, self.outcome, self.delay)
+        with self.scheduler.engine.lock:
+            if self.verdict.outcome != DISCARDED:
+                run.ledger.record(item, self.verdict.outcome, self.thread, self.started, self.ended)
+            run.settle(item, self.verdict.outcome, self.verdict.delay)
             self.item = None
             self.scheduler.awaited.discard(self)
             if run.end_if_idle():
@@ -113,29 +126,27 @@ class Call(Interleaved):
 
     def sign_out(self) -> None:
         """Count the worker out; what a KeyboardInterrupt left in hand between two lines is counted, too."""
-        interrupted = self.item is not None
-        with self.engine.lock:
-            if interrupted:
-                self.be_gone()
+        item, self.item = self.item, None
+        with self.scheduler.engine.lock:
+            if item is not None:
+                item[JOB].stop("cancelled")
             self.scheduler.awaited.discard(self)
             self.scheduler.active -= 1
             self.scheduler.want_worker()
-        if interrupted or self.engine.hurt:
+        if item is not None or self.engine.hurt:
             self.engine.mend()
-        self.engine.run_deferred()
+        self.scheduler.engine.run_deferred()
 
     async def _call_or_await(self, inlet: Inlet, payload: dict[str, Any], run: Run, number: int) -> None:
         node = inlet.node
         context = Context() if run.context is None else run.context.copy()
         context.run(CURRENT.set, self)
-        payload = context.run(self._prepare, inlet, payload, run, number)
+        payload = context.run(prepare, self, inlet, payload, run, number)
         if run.stopped:  # behind this look the worker has committed to the call
-            self.outcome = DISCARDED
+            self.verdict = NOT_BEGUN
             return
-        self.held = [] if node.holds else None
+        state = self.call = state_of_call(node)
         began = perf_counter()
-        if node.timeout is not None:
-            self.due = began + node.timeout
         try:
             made = context.run(inlet.call, payload)
             if made is not None and is_awaitable(made):
@@ -143,12 +154,12 @@ class Call(Interleaved):
             elif made is not None:
                 check_returned(made, node.routine_id, inlet.name)
         except Exception as error:
-            if self.is_over() and not isinstance(error, ActivationTimeout):
+            if state is not None and state.is_over() and not isinstance(error, ActivationTimeout):
                 raise too_long(node, inlet.name, perf_counter() - began) from error
             raise
-        if self.is_over():
+        if state is not None and state.is_over():
             raise too_long(node, inlet.name, perf_counter() - began)
-        self._succeed(run, number)
+        succeed(self, run, number)
 
     async def _await(self, made: Awaitable[object], context: Context, inlet: Inlet) -> None:
         """Await a handler in a task of its own, so that a cancellation in it is not one of the worker.
@@ -194,7 +205,7 @@ class Call(Interleaved):
             self.routine = None  # at once: tasks that outlive the handler can't emit for it
         return None
 
-    def _relieve(self, node: Node) -> None:
+    def relieve(self, node: Node) -> None:
         """Do nothing: whatever waited here, or ran another handler, would block the event loop."""
 
 

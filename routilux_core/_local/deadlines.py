@@ -7,21 +7,21 @@ dropped and counted, and a routine with state keeps its permit until the call ha
 from __future__ import annotations
 
 import sys
+from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING
 
+from routilux_core._engine.engine import logger
 from routilux_core._engine.failures import OUTCOMES, carry_out, decide
 from routilux_core._engine.plan import INLET, JOB, Item, Node
+from routilux_core._engine.run import Run
+from routilux_core._engine.scheduler import Scheduler
+from routilux_core._local.emitter import CallState, Emitter
 from routilux_core._routines.frame import has_gil
 from routilux_core._tracking.history import FAILED
 from routilux_core.errors import ActivationTimeout
 
-if TYPE_CHECKING:
-    from routilux_core._engine.run import Run
-    from routilux_core._local.invocation import Caller
-
 FRAMES_ARE_SAFE = sys.version_info >= (3, 12)  # CPython 3.11 may switch threads while it makes or clears a frame
-SHORTEST = 0.001  # seconds until a call is looked at again that has lent its time to others
+SHORTEST_S = 0.001  # until a call is looked at again that has lent its time to others
 
 
 def too_long(node: Node, slot: str, spent: float) -> ActivationTimeout:
@@ -31,37 +31,41 @@ def too_long(node: Node, slot: str, spent: float) -> ActivationTimeout:
     )
 
 
-class Deadline:
-    """What happens when the time of one call is over. `passed` is set once, under the lock."""
+class Deadline(CallState):
+    """The state of a call that is given up when its time is over. The lock guards what is set then."""
 
-    def __init__(self, worker: Caller, item: Item) -> None:
+    __slots__ = ("_before", "_began", "_item", "_limit", "_node", "_returned", "_timer", "_worker")
+
+    def __init__(self, worker: Emitter, item: Item) -> None:
+        super().__init__()
         self._worker, self._item = worker, item
         self._node: Node = item[INLET].node
         self._limit: float = self._node.timeout or 0.0
         self._began = perf_counter()
         self._before = worker.emitted  # until the call
-        self.decided = self._returned = self.passed = False
-        with worker.engine.lock:
-            self._timer = worker.engine.timers.add(self._limit, self._due)
+        self._returned = False
+        engine = worker.scheduler.engine
+        with engine.lock:
+            self._timer = engine.timers.add(self._limit, self._due)
 
     def close(self) -> bool:
         """Say that the call has returned; True if its time was over before."""
-        with self._worker.engine.lock:
+        with self._worker.scheduler.engine.lock:
             self._timer.cancel()
-            return self.passed
+            return self.late
 
     def _due(self) -> None:
         """Look whether the time is really over. Lock, in the thread of the timers."""
-        left = self._limit - (perf_counter() - self._began - self._worker.lent())
-        engine = self._worker.engine
+        left = self._limit - (perf_counter() - self._began - self.lent_so_far())
+        engine = self._worker.scheduler.engine
         if left > 0:
-            self._timer = engine.timers.add(max(left, SHORTEST), self._due)
+            self._timer = engine.timers.add(max(left, SHORTEST_S), self._due)
             return
-        self.passed = True
-        self._worker.give_up(self)
-        engine.deferred.append(self.expire)
+        self.late = True  # from now on what it emits is dropped
+        self._worker.leave()  # and its job may end without it
+        engine.deferred.append(self._expire)
 
-    def expire(self) -> None:
+    def _expire(self) -> None:
         """Let the activation fail, and let the pool have another worker meanwhile. Not under the lock."""
         inlet, payload, _, number, _, _ = self._item
         worker, ended = self._worker, perf_counter()
@@ -71,27 +75,48 @@ class Deadline:
         failure = run.ledger.failure(inlet, payload, number, error, worker.emitted - self._before)
         failure.traceback = stack + failure.traceback
         decision = carry_out(run, failure, decide(failure, run))
-        worker.spare(1)
+        outcome = OUTCOMES.get(decision.strategy, FAILED)
+        _spare(worker.scheduler, 1)
         with run.engine.lock:
-            run.ledger.record(self._item, OUTCOMES.get(decision.strategy, FAILED), worker.thread, self._began, ended)
-            run.settle(self._item, OUTCOMES.get(decision.strategy, FAILED), decision.delay, permit=self._returned)
+            run.ledger.record(self._item, outcome, worker.thread, self._began, ended)
+            run.settle(self._item, outcome, decision.delay, permit=self._returned)
             self.decided = True
             run.end_if_idle()
             if self._returned:  # its worker may have left, and not have seen who has the permit now
                 self._node.scheduler.want_worker()
             else:
-                worker.step_out()
+                worker.seat.step_out()
         run.announce_end()
         run.engine.run_deferred()
 
     def come_back(self) -> None:
-        """Let the permit go that the late call has kept. Lock, in the thread of the call."""
+        """Let go of the call, which has returned, and of the permit that it has kept. Lock, in its thread."""
+        worker, scheduler = self._worker, self._worker.scheduler
         self._returned = True
-        if not self.decided:
-            return  # the permit goes the way of the decision
-        self._worker.step_in()
-        if not self._item[JOB].retries.keep_permit(self._item):
-            self._node.scheduler.release(self._node)
+        if self.decided:  # else the permit goes the way of the decision
+            worker.seat.step_in()
+            if not self._item[JOB].retries.keep_permit(self._item):
+                self._node.scheduler.release(self._node)
+        worker.item = worker.call = None
+        scheduler.engine.deferred.append(partial(_spare, scheduler, -1))
+
+
+def start_deadline(worker: Emitter, node: Node) -> Deadline | None:
+    """Let a call fail on time, if its routine has a time-out, and another worker can take this one's place."""
+    pool = worker.scheduler.pool
+    if node.timeout is None or worker.item is None or pool is None or pool.in_caller:
+        return None
+    return Deadline(worker, worker.item)
+
+
+def _spare(scheduler: Scheduler, more: int) -> None:
+    """Tell the pool that it needs one worker more, or no longer. Not under the lock."""
+    pool = scheduler.pool
+    try:
+        if pool is not None:
+            pool.spare(more)
+    except Exception:
+        logger().exception("strategy %r: its pool raised in spare", scheduler.strategy.name)
 
 
 def stack_of(thread: int) -> str:

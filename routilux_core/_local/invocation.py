@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from functools import partial
 from time import perf_counter
 
 from routilux_core._engine.engine import logger
@@ -12,9 +10,8 @@ from routilux_core._engine.ledger import GATHERED
 from routilux_core._engine.merging import merged
 from routilux_core._engine.plan import INLET, JOB, NUMBER, PAYLOAD, Inlet, Item, Node
 from routilux_core._engine.run import Run
-from routilux_core._engine.scheduler import Scheduler
-from routilux_core._local.deadlines import Deadline, too_long
-from routilux_core._local.emitter import Emitter
+from routilux_core._local.deadlines import Deadline, start_deadline, too_long
+from routilux_core._local.emitter import CallState, Emitter
 from routilux_core._routines.frame import CURRENT
 from routilux_core._routines.returns import check_returned
 from routilux_core._routines.signature import Payload
@@ -24,152 +21,128 @@ from routilux_core.error_handling import Decision, ErrorStrategy
 from routilux_core.errors import ends_program
 
 
-class Caller(Emitter):
-    """A worker's calls that are more than a call."""
+class Verdict:
+    """How an activation has ended; for a retry with its `delay` in seconds.
 
-    __slots__ = ("around", "delay", "interrupt")
+    `interrupt` is what ends not only the activation, but also who called for it: a Ctrl-C, say, in its thread.
+    """
 
-    def __init__(self, scheduler: Scheduler, outer: Emitter | None = None) -> None:
-        super().__init__(scheduler, outer)
-        self.delay = 0.0  # seconds before the retry that was decided
-        self.around = sys.exception()  # which those who wait for this worker, or its emitter, are handling
-        self.interrupt: BaseException | None = None
+    __slots__ = ("delay", "interrupt", "outcome")
 
-    def _call_in_context(self, inlet: Inlet, payload: Payload, run: Run, number: int) -> int:
-        """Call a handler in a copy of the context of who called `execute`; return the outcome."""
-        if run.context is None:
-            return self._call(inlet, payload, run, number)
-        return run.context.copy().run(self._enter, inlet, payload, run, number)
+    def __init__(self, outcome: int, delay: float = 0.0, interrupt: BaseException | None = None) -> None:
+        self.outcome, self.delay, self.interrupt = outcome, delay, interrupt
 
-    def _enter(self, inlet: Inlet, payload: Payload, run: Run, number: int) -> int:
-        CURRENT.set(self)
-        return self._call(inlet, payload, run, number)
 
-    def _call(self, inlet: Inlet, payload: Payload, run: Run, number: int) -> int:
-        """Call a handler with everything that goes with it, and return the outcome."""
-        if run.stopped:
-            return DISCARDED
-        node = inlet.node
-        payload = self._prepare(inlet, payload, run, number)
-        if run.stopped:  # it may have taken its time; behind this look the worker has committed to the call
-            return DISCARDED
-        self.held = [] if node.holds else None
-        deadline = self._deadline(node)
-        began = perf_counter()
-        if deadline is None and node.timeout is not None:
-            self.due = began + node.timeout
-        try:
-            returned = inlet.call(payload)
-            if returned is not None:
-                check_returned(returned, node.routine_id, inlet.name)
-        except BaseException as error:
-            if deadline is not None and deadline.close():
-                return self._late_error(node, error)
-            if isinstance(error, Exception) and self.is_over():
-                raise too_long(node, inlet.name, perf_counter() - began - self.borrowed) from error
-            raise
-        else:
-            if deadline is not None and deadline.close():
-                return LATE
-            if self.is_over():
-                raise too_long(node, inlet.name, perf_counter() - began - self.borrowed)
-        finally:
-            self.due = None
-        self._succeed(run, number)
-        return COMPLETED
+HAS_COMPLETED = Verdict(COMPLETED)
+NOT_BEGUN = Verdict(DISCARDED)  # the job was stopped before
+RETURNED_LATE = Verdict(LATE)  # it was recorded and counted when its time was over
 
-    def _prepare(self, inlet: Inlet, payload: Payload, run: Run, number: int) -> Payload:
-        """Return what the handler sees, and tell that it begins."""
-        node = inlet.node
-        if node.unmade is not None:
-            node.make()
-            self.routine = node.routine
-        if inlet.gathers:
-            payload = inlet.collect(payload[GATHERED])
-        elif inlet.merge is not None:
-            payload = merged(inlet, payload, run, number, node.holds)
-        listeners = run.listeners
-        if listeners is not None and listeners.details:
-            listeners.activation_started(inlet, number, run.retries.attempt(number), self.item, payload)
-        return payload
 
-    def _succeed(self, run: Run, number: int) -> None:
-        """Send what was held, and forget what another attempt would have needed."""
-        if run.retries.merged:
-            run.retries.merged.discard(number)
-        held, self.held = self.held, None
-        for outlet, data in held or ():
-            self._send(outlet, data)
+def call_in_context(worker: Emitter, inlet: Inlet, payload: Payload, run: Run, number: int) -> Verdict:
+    """Call a handler in a copy of the context of who called `execute`, if that has anything in it."""
+    if run.context is None:
+        return call(worker, inlet, payload, run, number)
+    return run.context.copy().run(_enter, worker, inlet, payload, run, number)
 
-    def _failed(self, item: Item, error: BaseException, before: int) -> int:
-        """Decide about an exception, and return the outcome. `before` is how much the worker had emitted until then."""
-        inlet, payload, number = item[INLET], item[PAYLOAD], item[NUMBER]
-        run: Run = item[JOB]
-        self.held = None
-        failure = run.ledger.failure(inlet, payload, number, error, self.emitted - before)
-        if ends_program(error):
-            self.engine.recover()
-            self.interrupt = error
-            decision = Decision(ErrorStrategy.STOP)
-        else:
-            decision = decide(failure, run)
-        decision = carry_out(run, failure, decision, "failed" if self.interrupt is None else "cancelled")
-        self.delay = decision.delay
-        if self.interrupt is None and not self.engine.keeps_frames:
-            forget_frames(error, self.around)
-        return OUTCOMES.get(decision.strategy, FAILED)
 
-    # -- calls whose time is over
+def _enter(worker: Emitter, inlet: Inlet, payload: Payload, run: Run, number: int) -> Verdict:
+    CURRENT.set(worker)
+    return call(worker, inlet, payload, run, number)
 
-    def _deadline(self, node: Node) -> Deadline | None:
-        """Return what lets a call fail on time, where another worker can take this one's place."""
-        pool = self.scheduler.pool
-        if node.timeout is None or self.item is None or pool is None or pool.in_caller:
-            return None
-        return Deadline(self, self.item)
 
-    def _late_error(self, node: Node, error: BaseException) -> int:
-        logger().warning("routine %r: a call whose time was over has raised %r", node.routine_id, error, exc_info=error)
-        return LATE
+def call(worker: Emitter, inlet: Inlet, payload: Payload, run: Run, number: int) -> Verdict:
+    """Call a handler with everything that goes with it; what it raises, and a time-out, are raised."""
+    if run.stopped:
+        return NOT_BEGUN
+    node = inlet.node
+    payload = prepare(worker, inlet, payload, run, number)
+    if run.stopped:  # that may have taken its time; behind this look the worker has committed to the call
+        return NOT_BEGUN
+    state = worker.call = state_of_call(node, start_deadline(worker, node))
+    began = perf_counter()
+    try:
+        returned = inlet.call(payload)
+        if returned is not None:
+            check_returned(returned, node.routine_id, inlet.name)
+    except BaseException as error:
+        if isinstance(state, Deadline) and state.close():
+            _log_late(node, error)
+            return RETURNED_LATE
+        if isinstance(error, Exception) and state is not None and state.is_over():
+            raise too_long(node, inlet.name, perf_counter() - began - state.lent) from error
+        raise
+    else:
+        if isinstance(state, Deadline) and state.close():
+            return RETURNED_LATE
+        if state is not None and state.is_over():
+            raise too_long(node, inlet.name, perf_counter() - began - state.lent)
+    finally:
+        if state is not None:
+            state.due = None
+    succeed(worker, run, number)
+    return HAS_COMPLETED
 
-    def give_up(self, deadline: Deadline) -> None:
-        """Drop what the current call emits from now on, and let its job end without it. Lock, in the timers' thread."""
-        self.late = deadline
-        self.leave()
 
-    def step_out(self) -> None:
-        """Be counted out while a late call goes on: another worker takes this one's place. Lock, any thread."""
-        root = self._root()
-        root.away += 1
-        if root.away == 1:
-            self.scheduler.active -= 1
-            self.scheduler.want_worker()
+def state_of_call(node: Node, deadline: Deadline | None = None) -> CallState | None:
+    """Return what a call of a node has to know while it runs; None where nothing is held, and no time is limited.
 
-    def step_in(self) -> None:
-        """Be counted again: the late call has returned. Lock."""
-        root = self._root()
-        root.away -= 1
-        if not root.away:
-            self.scheduler.active += 1
+    Without a deadline, which gives the call up on time, it is judged when it returns.
+    """
+    if not node.holds and node.timeout is None:
+        return None
+    state = deadline or CallState()
+    if node.holds:
+        state.held = []
+    if node.timeout is not None and deadline is None:
+        state.due = perf_counter() + node.timeout
+    return state
 
-    def _come_back(self) -> None:
-        """Be done with a late call. Lock."""
-        assert self.late is not None
-        self.late.come_back()
-        self.item = self.late = self.held = None
-        self.engine.deferred.append(partial(self.spare, -1))
 
-    def _root(self) -> Emitter:
-        worker: Emitter = self
-        while worker.depth and isinstance(worker.outer, Emitter):
-            worker = worker.outer
-        return worker
+def prepare(worker: Emitter, inlet: Inlet, payload: Payload, run: Run, number: int) -> Payload:
+    """Return what the handler sees, and tell that it begins."""
+    node = inlet.node
+    if node.unmade is not None:
+        node.make()
+        worker.routine = node.routine
+    if inlet.gathers:
+        payload = inlet.collect(payload[GATHERED])
+    elif inlet.merge is not None:
+        payload = merged(inlet, payload, run, number, node.holds)
+    listeners = run.listeners
+    if listeners is not None and listeners.details:
+        listeners.activation_started(inlet, number, run.retries.attempt(number), worker.item, payload)
+    return payload
 
-    def spare(self, more: int) -> None:
-        """Tell the pool that it needs one worker more, or no longer. Not under the lock."""
-        pool = self.scheduler.pool
-        try:
-            if pool is not None:
-                pool.spare(more)
-        except Exception:
-            logger().exception("strategy %r: its pool raised in spare", self.scheduler.strategy.name)
+
+def succeed(worker: Emitter, run: Run, number: int) -> None:
+    """Send what was held, and forget what another attempt would have needed."""
+    if run.retries.merged:
+        run.retries.merged.discard(number)
+    state = worker.call
+    if state is None or state.held is None:
+        return
+    held, state.held = state.held, None
+    for outlet, data in held:
+        worker.send(outlet, data)
+
+
+def fail(worker: Emitter, item: Item, error: BaseException, before: int) -> Verdict:
+    """Decide about an exception, and drop what was held. `before` is how much the worker had emitted until the call."""
+    inlet, payload, number = item[INLET], item[PAYLOAD], item[NUMBER]
+    run: Run = item[JOB]
+    engine = run.engine
+    if worker.call is not None:
+        worker.call.held = None
+    failure = run.ledger.failure(inlet, payload, number, error, worker.emitted - before)
+    if ends_program(error):
+        engine.recover()
+        carry_out(run, failure, Decision(ErrorStrategy.STOP), "cancelled")
+        return Verdict(FAILED, interrupt=error)
+    decision = carry_out(run, failure, decide(failure, run))
+    if not engine.keeps_frames:
+        forget_frames(error, worker.around)
+    return Verdict(OUTCOMES.get(decision.strategy, FAILED), decision.delay)
+
+
+def _log_late(node: Node, error: BaseException) -> None:
+    logger().warning("routine %r: a call whose time was over has raised %r", node.routine_id, error, exc_info=error)

@@ -3,91 +3,76 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from contextvars import Context
 from itertools import islice
 from time import perf_counter
 from typing import Any
 
-from routilux_core._engine.engine import TICK, as_exception, logger
+from routilux_core._engine.engine import TICK
 from routilux_core._engine.plan import INLET, JOB, NO_KEY, POSTED, Inlet, Item, Node
 from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Scheduler
-from routilux_core._local.emitter import TURN, Emitter, waits_with
-from routilux_core._local.invocation import Caller
-from routilux_core._routines.frame import CURRENT, in_greenlet
+from routilux_core._local import backpressure
+from routilux_core._local.deadlines import Deadline
+from routilux_core._local.emitter import Emitter
+from routilux_core._local.invocation import HAS_COMPLETED, Verdict, call_in_context, fail
+from routilux_core._routines.frame import CURRENT
 from routilux_core._routines.returns import HARMLESS, check_returned
 from routilux_core._tracking.history import COMPLETED, DISCARDED, LATE, WIDTH
-from routilux_core.strategy import Task
 
 FOREVER = 1 << 29  # activations; small enough for CPython's fast integers
 MOST_CLAIMED = 64  # calls of a routine with state that a worker takes at a time
 RECORDS_PER_FLUSH = 256  # activations of a lane after which the job is told of them
 ENOUGH = RECORDS_PER_FLUSH * WIDTH  # length of a worker's records at which the job is told of others, too
 
-
-class WorkTask(Task):
-    """What a pool of shared memory is given: come and work until nothing is left."""
-
-    __slots__ = ("_begun", "id", "pool", "queue", "size", "timeout")
-
-    def __init__(self, scheduler: Scheduler) -> None:
-        self.scheduler = scheduler
-        self.pool = scheduler.pool
-        self.id = f"work-{id(self):x}"
-        self.size = 1
-        self.timeout = None
-        self._begun = False
-
-    def __call__(self) -> None:
-        if self._first():
-            pool = self.scheduler.pool
-            shares = in_greenlet() and not (pool is not None and pool.in_caller)
-            (Interleaved if shares else Worker)(self.scheduler).start()
-
-    def fail(self, error: BaseException, at: int | None = None) -> None:
-        if self._first() and self.pool is self.scheduler.pool:  # else it was closed, and what comes of it is history
-            self.scheduler.lost(as_exception(error, f"strategy {self.scheduler.strategy.name!r}"))
-
-    def _first(self) -> bool:
-        with self.scheduler.engine.lock:
-            begun, self._begun = self._begun, True
-        if begun:
-            logger().warning("task %s was delivered twice by its pool; the second delivery is ignored", self.id)
-        return not begun
+IS_RECORDED = Verdict(COMPLETED)  # and its record made: no more than the permit is to be given back
 
 
-class Worker(Caller):
+class Claimed(deque[Item]):
+    """Fast calls of one job, which a worker has taken along with the one permit of their `node`, to be made next.
+
+    The worker takes the oldest without the lock. Who takes one back has the lock, and copes with an empty deque.
+    """
+
+    __slots__ = ("node",)
+
+    def __init__(self, items: Iterable[Item] = ()) -> None:
+        super().__init__(items)
+        self.node: Node | None = None  # None when the worker has no such permit
+
+
+class Worker(Emitter):
     """One thread in the loop."""
 
-    __slots__ = ("claimed", "ended", "in_caller", "outcome", "owner", "started", "stuck")
+    __slots__ = ("claimed", "ended", "started", "verdict")
 
     shares_thread = False  # with other workers, which take turns
 
     def __init__(self, scheduler: Scheduler, outer: Emitter | None = None) -> None:
         super().__init__(scheduler, outer)
-        self.outcome = COMPLETED  # of the activation in hand
+        self.verdict = HAS_COMPLETED  # of the activation in hand
         self.started = self.ended = 0.0
-        self.in_caller = scheduler.pool is not None and scheduler.pool.in_caller
-        self.stuck = False  # what comes next in the lane is no fast call of the job that this worker is at
-        self.owner: Node | None = None  # the routine whose permit this worker has for all that it has claimed
-        self.claimed: deque[Item] = deque()  # fast calls of that routine, and of one job, to be made next
+        self.claimed = Claimed()
 
     def start(self) -> None:
-        """Work until the queue has nothing left for this worker."""
-        with self.engine.lock:
-            if self.scheduler.solo:  # whoever is alone counts on it: this task was for a pool before, or a larger one
-                self.scheduler.recruiting = False
+        """Work until the scheduler has nothing left for this worker."""
+        scheduler = self.scheduler
+        with scheduler.engine.lock:
+            if scheduler.solo:  # whoever is alone counts on it: this task was for a pool before, or a larger one
+                scheduler.recruiting = False
                 return
-            self.scheduler.begin()
-            self.scheduler.hands.add(self)
-            self.scheduler.begin_solo()
-        self.work(FOREVER if self.scheduler.chooser is None else 1)
+            scheduler.begin()
+            scheduler.hands.add(self)
+            scheduler.begin_solo()
+        self.work(FOREVER if scheduler.chooser is None else 1)
 
     def work(self, limit: int) -> None:
         """Run up to `limit` activations. What is raised was not raised by a handler, or ends the program."""
+        engine = self.scheduler.engine
         left: int | None = limit
         try:
-            with self.engine.lock:
+            with engine.lock:
                 self.scheduler.hands.add(self)
             while left is not None:
                 variables = Context()
@@ -97,35 +82,42 @@ class Worker(Caller):
             raise
         finally:
             self.routine = None
-            if self.engine.deferred:
-                self.engine.run_deferred()
-        if not (self.depth or self.in_caller):  # there, who waits keeps the time
+            if engine.deferred:
+                engine.run_deferred()
+        if not (self.depth or self.seat.in_caller):  # there, who waits keeps the time
             self._keep_time()
 
+    def relieve(self, node: Node) -> None:
+        backpressure.relieve(self, node)
+
     def _keep_time(self) -> None:
-        """Look after the timers, where the system gave them no thread, until the queue has something to do."""
+        """Look after the timers, where the system gave them no thread, until the scheduler has something to do."""
         scheduler, unclaimed = self.scheduler, False  # whether a task has waited for a worker before
-        while scheduler.pool is not None and self.engine.timers.keep_time(TICK):
+        while scheduler.pool is not None and scheduler.engine.timers.keep_time(TICK):
             if unclaimed and scheduler.recruiting:
                 return
             unclaimed = scheduler.recruiting
 
     def _loop(self, limit: int, variables: Context) -> int | None:
-        """Take activations one by one under the lock, and work off the lane in between; None when it is done.
+        """Take activations one by one under the lock, and drain the lane in between; None when it is done.
 
         The context that this runs in is nobody else's. As soon as a handler has set a variable in it, what is left of
         `limit` is returned, and goes on in another one: what one call sets, no other call sees, nor who waits here.
         """
         CURRENT.set(self)
         scheduler = self.scheduler
-        while self._step(limit):
+        stuck = False  # whether what comes next in the lane is no fast call of the job that this worker has joined
+        while self._step(limit, stuck):
+            stuck = False
             if self.item is not None:
                 self._handle(self.item)
                 limit -= 1
-            if self.item is None and limit and self.joined is not None and self.joined.is_fast and len(variables) == 1:
-                source = scheduler.lane if self.owner is None else self.claimed
+            run = self.joined
+            if self.item is None and limit and run is not None and run.is_fast and len(variables) == 1:
+                source = scheduler.lane if self.claimed.node is None else self.claimed
                 if source:
-                    limit -= self._drain(source, limit, variables)
+                    done, stuck = self._drain(source, run, limit, variables)
+                    limit -= done
             if len(variables) > 1:
                 return limit
         return None
@@ -134,64 +126,74 @@ class Worker(Caller):
         """Run an activation of whatever kind; it stays in hand if there is more to count than its record."""
         inlet, payload, run, number, cause, posted = item
         node, before = inlet.node, self.emitted
-        self.routine, self.permit, self.outcome = node.routine, True, COMPLETED
+        self.routine, self.permit, self.verdict = node.routine, True, HAS_COMPLETED
         try:
-            if inlet.is_fast and run.is_fast:  # the commit to a fast call; `_call` has that of any other
+            if inlet.is_fast and run.is_fast:  # the commit to a fast call; `invocation.call` has that of any other
                 returned = inlet.call(payload)
                 if returned is not None:
                     check_returned(returned, node.routine_id, inlet.name)
             else:
-                self.outcome = self._call_in_context(inlet, payload, run, number)
+                self.verdict = call_in_context(self, inlet, payload, run, number)
         except BaseException as error:
             self.ended = perf_counter()
-            self.outcome = self._failed(item, error, before)
+            self.verdict = fail(self, item, error, before)
             return
         self.ended = ended = perf_counter() if run.timed else 0.0
-        if self.outcome == COMPLETED and number not in run.retries.attempts:
+        if self.verdict is HAS_COMPLETED and number not in run.retries.attempts:
             if run.timed:
                 started = max(self.started, posted)  # it may have come while this worker waited for the lock
-                self.records += (number, cause, inlet.number, posted, started, ended - self.borrowed)
+                lent = 0.0 if self.call is None else self.call.lent
+                # Without the lock: only this worker appends. Who takes over cuts off the front, and has the lock.
+                self.records += (number, cause, inlet.number, posted, started, ended - lent)
             else:
                 self.records += (inlet.number,)
-            self.outcome = RECORDED
+            self.verdict = IS_RECORDED
             if not node.mailbox.limited:
                 self.item = None
 
-    def _drain(self, source: deque[Item], limit: int, variables: Context) -> int:
-        """Run up to `limit` activations of the lane, or of what was claimed, without the lock; return how many.
+    def _drain(self, source: deque[Item], run: Run, limit: int, variables: Context) -> tuple[int, bool]:
+        """Run up to `limit` activations of the lane, or of what was claimed, without the lock.
 
-        As long as they are fast ones of the same job. This is the hot path: everything is local. An item is in hand
-        in the step in which it is taken: an iterator is not interrupted by a Ctrl-C, as a call would be.
+        As long as they are fast ones of the job that this worker has joined. Return how many it ran, and whether it is
+        stuck: the next one is none of these, and has to be taken in a step. This is the hot path: everything is local,
+        and the engine makes no call for an activation.
         """
-        scheduler, run, records, clock = self.scheduler, self.joined, self.records, perf_counter
+        scheduler, records, clock, call = self.scheduler, self.records, perf_counter, self.call
         first = scheduler.first
-        if run is None or self.interrupt is not None:
-            return 0
         most = min(limit, RECORDS_PER_FLUSH)
-        timed, started = run.timed, self.ended if not self.borrowed else clock()
-        owns = self.owner is not None
+        timed, started = run.timed, self.ended if call is None else clock()
+        owns = self.claimed.node is not None
         others = scheduler.lane if owns else scheduler.ready
-        turn = started + TURN if owns and timed else 0.0  # until then they wait
-        self.borrowed, self.permit, self.stuck = 0.0, owns, False
+        turn = started + backpressure.TURN_S if owns and timed else 0.0  # until then they wait
+        self.call, self.permit = None, owns
         listeners = run.ledger.recorder
         known: Inlet | None = None  # whose the next four are: neighbours in a lane often go the same way
         node: Any = None
         key: Any = None
         handler: Any = None
         slot = 0
+        stuck = False
         before_all = len(records)
         try:
+            # Without the lock: `popleft` is one step, so no two workers get the same item. An item is in hand in the
+            # step in which it is taken: an iterator is not interrupted by a Ctrl-C, as a call would be.
             for item in islice(iter(source.popleft, None), most):
                 self.item = item
                 inlet, payload, whose, number, cause, posted = item
                 if inlet is not known:
                     node, self.routine, key, handler, slot = inlet.short_way
+                    # A worker that is alone takes no permit: it need only know that no call below it on the stack has
+                    # the last one, which changes only where `emit` runs other handlers, behind which `known` is None.
                     known = inlet if owns or node.mailbox.free else None
-                # The last look at the job: behind it, this worker has committed to the call.
+                # The last look at the job, with the item in hand: behind it, this worker has committed to the call.
+                # Who stops a job sets the flag first, and empties the lane then: so either that one finds the item
+                # there, or this one finds the flag.
                 if whose is not run or not run.is_fast or not inlet.is_fast or known is None:
+                    # Back where it was. In a shared lane another worker may run what comes behind it before: order is
+                    # free there. What was claimed is nobody else's.
                     source.appendleft(item)
                     self.item = None
-                    self.stuck = not owns
+                    stuck = not owns
                     break
                 before = self.emitted
                 try:
@@ -205,70 +207,75 @@ class Worker(Caller):
                         check_returned(returned, node.routine_id, inlet.name)
                 except BaseException as error:
                     self.started, started = max(started, posted), clock()
-                    self.outcome = self._failed(item, error, before)
+                    self.verdict = fail(self, item, error, before)
                     break
-                if self.borrowed:
-                    ended = clock() - self.borrowed
+                # Its record, without the lock: only this worker appends, and who takes over cuts off the front. It is
+                # one `+=` of all columns, so nobody sees half of them; and it comes before the job counts the call.
+                if self.call is not None:  # the call has lent its time to handlers that `emit` ran
+                    ended = clock() - self.call.lent
                     records += (number, cause, slot, posted, max(started, posted), ended) if timed else (slot,)
                     if not owns:
                         self._give_back(node)
-                    self.borrowed = 0.0
-                    known, started = None, clock()
+                    self.call = known = None
+                    started = clock()
                 elif timed:
                     ended = clock()
                     if posted > started:
                         started = posted
                     records += (number, cause, slot, posted, started, ended)
-                    started = ended
+                    started = ended  # the end of one is the start of the next: one look at the clock for each
                 else:
                     records += (slot,)
                 self.item = None
+                # An old value of these costs one activation more before the next step.
                 if len(variables) > 1 or ((first or others) and started >= turn):
                     break
                 if listeners is not None and not listeners.armed:
                     break
             else:
-                return most
+                return most, False
         except IndexError:  # nothing is left in the lane
             pass
         finally:
             self.ended = started
-        more = len(records) - before_all  # about: another thread may have taken some over
-        return max(0, more) // run.ledger.history.width
+        # About: another thread may have taken some over.
+        return max(0, len(records) - before_all) // run.ledger.history.width, stuck
 
     def _give_back(self, node: Node) -> None:
         """Release the permit that a fast call of a worker that is alone had to take after all."""
         if self.permit:
-            with self.engine.lock:
+            with self.scheduler.engine.lock:
                 self.permit = False
                 self.scheduler.release(node)
 
-    def _step(self, limit: int) -> bool:
+    def _step(self, limit: int, stuck: bool) -> bool:
         """Count what was done, and take the next activation, in one step; False if there is nothing to do.
 
-        Nothing is taken where the next ones can be worked off in the lane.
+        Nothing is taken where the next ones can be drained from the lane.
         """
-        engine, interrupt = self.engine, self.interrupt
+        engine, verdict = self.scheduler.engine, self.verdict
         finished: Run | None = None
         engine.acquire()
         try:
+            # What was in hand is over.
             if self.item is not None:
-                if self.outcome == LATE or interrupt is not None:
+                if verdict.outcome == LATE or verdict.interrupt is not None:
                     limit = 0
                 self._put_back()
                 self._settle(self.item)
             else:
                 self._give_up_claimed()
-            if self.joined is not None and (
-                self.in_caller or len(self.records) >= ENOUGH or self.joined.ledger.is_listened_to()
-            ):
+            # The job is told, now and then: of what has completed first, of what was posted second.
+            run, in_caller = self.joined, self.seat.in_caller
+            if run is not None and (in_caller or len(self.records) >= ENOUGH or run.ledger.is_listened_to()):
                 self.flush_records()
                 self.flush_posted()
-                if self.joined.ledger.over == self.joined.ledger.last:
+                if run.ledger.over == run.ledger.last:
                     finished = self.leave()
-                    if finished is not None and self.in_caller:
+                    if finished is not None and in_caller:
                         limit = 0  # whoever waits for it does the work
-            following = self._next() if limit else None
+            # The next one is taken, or the last look finds nothing: in the same step in which this worker signs out.
+            following = self._next(stuck) if limit else None
             if following is not self.joined or following is None:
                 finished = self.leave() or finished
                 if following is None:
@@ -277,27 +284,28 @@ class Worker(Caller):
                     self.join(following)
         finally:
             engine.release()
+        # What must not be done under the lock.
         answers = bool(engine.deferred)  # a listener that is told takes its own time
         if answers:
             engine.run_deferred()
         if finished is not None:
             finished.announce_end()
-        if interrupt is not None:
-            raise interrupt
+        if verdict.interrupt is not None:
+            raise verdict.interrupt
         if engine.hurt:
             engine.mend()
-        if answers or finished is not None or not self.ended or self.outcome != RECORDED:
+        if answers or finished is not None or not self.ended or verdict is not IS_RECORDED:
             self.ended = perf_counter()
-        self.started, self.borrowed = self.ended, 0.0
+        self.started, self.call = self.ended, None
         return following is not None
 
-    def _next(self) -> Run | None:
+    def _next(self, stuck: bool) -> Run | None:
         """Take the next activation, or leave it in the lane; return its job, None where nothing is left. Lock."""
         scheduler = self.scheduler
         if (scheduler.workers == 1) is not scheduler.solo and not self.depth:
             scheduler.look_again()
         lane = scheduler.lane
-        if lane and not self.stuck and scheduler.is_turn_of_lane():
+        if lane and not stuck and scheduler.is_turn_of_lane():
             try:
                 run: Run = lane[0][JOB]
             except IndexError:  # another worker was faster
@@ -306,8 +314,7 @@ class Worker(Caller):
                 if run.is_fast:
                     return run
         self.permit = True
-        item = scheduler.take(self, self.stuck)
-        self.stuck = False
+        item = scheduler.take(self, stuck)
         if item is None:
             return None
         run = item[JOB]
@@ -328,58 +335,62 @@ class Worker(Caller):
         waiting = node.mailbox.waiting
         while waiting and len(claimed) < MOST_CLAIMED and waiting[0][JOB] is run and waiting[0][INLET].is_fast:
             claimed.append(waiting.popleft())
-        self.owner, self.item = node, None
+        claimed.node, self.item = node, None
 
     def _put_back(self) -> None:
         """Let what was claimed, and is left, wait for the permit again, before what came later. Lock."""
-        if self.owner is not None:
-            self.owner.mailbox.put_back(self.claimed)
-            self.claimed.clear()
-            self.owner = None
+        claimed = self.claimed
+        if claimed.node is not None:
+            claimed.node.mailbox.put_back(claimed)
+            claimed.clear()
+            claimed.node = None
 
     def _give_up_claimed(self) -> None:
         """Put what was claimed back, with its permit, between two of its calls. Lock."""
-        node = self.owner
+        node = self.claimed.node
         if node is not None:
             self._put_back()
             self.scheduler.release(node)
 
     def _settle(self, item: Item) -> None:
         """Count the activation in hand, and give its permit back. Lock."""
-        node, outcome = item[INLET].node, self.outcome
-        if outcome == LATE:  # it was noted and counted when its time was over
-            self._come_back()
+        node, verdict, call = item[INLET].node, self.verdict, self.call
+        if verdict.outcome == LATE:
+            assert isinstance(call, Deadline)
+            call.come_back()
             return
         if not self.permit:  # a worker that is alone does not take it for a fast call; nobody else could have
             node.mailbox.acquire()
         run: Run = item[JOB]
-        if outcome == RECORDED:
+        if verdict is IS_RECORDED:
             self.scheduler.release(node)
         else:
-            if outcome != DISCARDED:
+            if verdict.outcome != DISCARDED:
                 self.flush_records()  # in the order in which they ended
                 started = max(self.started, item[POSTED])
-                run.ledger.record(item, outcome, self.thread, started, max(started, self.ended - self.borrowed))
-            run.settle(item, outcome, self.delay)
+                ended = self.ended if call is None else self.ended - call.lent
+                run.ledger.record(item, verdict.outcome, self.thread, started, max(started, ended))
+            run.settle(item, verdict.outcome, verdict.delay)
         self.item = None
 
     def _sign_out(self) -> None:
         """Count this worker out, unless it works inside an emit. Lock."""
-        hands = self.scheduler.hands
+        scheduler = self.scheduler
         if self.depth:
-            hands.discard(self)
-        elif self in hands:
-            hands.remove(self)
-            self.scheduler.active -= 1
-            if self.scheduler.solo:
-                self.scheduler.end_solo()
-        self.scheduler.want_worker()
+            scheduler.hands.discard(self)
+        elif self in scheduler.hands:
+            scheduler.hands.remove(self)
+            scheduler.active -= 1
+            if scheduler.solo:
+                scheduler.end_solo()
+        # Once more, now that this worker is out: who posts looks at `active` last, so one of the two sees the other.
+        scheduler.want_worker()
 
     # -- after an interruption
 
     def _interrupted(self) -> None:
         """Put the books in order after an exception in the loop: the job of what was in hand is cancelled."""
-        if self.interrupt is not None:
+        if self.verdict.interrupt is not None:
             return  # it came from a handler, and the loop has done so
         self.engine.hurt = True
         self.engine.mend(self)
@@ -388,8 +399,8 @@ class Worker(Caller):
         """Drop what is in hand, and be counted out; `put_in_order` does the rest. Lock."""
         item, self.item = self.item, None
         run: Run | None = None if item is None else item[JOB]
-        if self.late is not None:
-            self._come_back()
+        if isinstance(self.call, Deadline) and self.call.late:
+            self.call.come_back()
             run = None
         self._put_back()
         if run is not None:
@@ -403,46 +414,4 @@ class Worker(Caller):
         return super().has_of(run) or any(item[JOB] is run for item in self.claimed.copy())
 
     def permit_of(self) -> Node | None:
-        return super().permit_of() if self.owner is None else self.owner
-
-
-RECORDED = -1  # completed, and recorded: no more than the permit is to be given back
-
-
-class Interleaved(Worker):
-    """A worker that shares its thread with others that take turns: a greenlet, or a coroutine.
-
-    It runs one activation, so that what a handler started in this thread, and left behind, can't emit as the next.
-    Its back-pressure never naps, which would stop all the others.
-    """
-
-    __slots__ = ()
-
-    tells = False
-    shares_thread = True
-
-    def __init__(self, scheduler: Scheduler, outer: Emitter | None = None) -> None:
-        super().__init__(scheduler, outer)
-        self.outer = outer  # the context may be a copy of an emitter's, on whose stack this is not
-
-    def start(self) -> None:
-        with self.engine.lock:
-            self.scheduler.begin()
-            self.scheduler.hands.add(self)
-        self.work(1)
-
-    def _next(self) -> Run | None:
-        self.permit = True
-        item = self.scheduler.take(self)
-        return None if item is None else item[JOB]
-
-    def _work_off(self, node: Node, enough: int, until: float) -> None:
-        scheduler = self.scheduler
-        while (before := waits_with(node)) > enough and perf_counter() < until:
-            type(self)(scheduler, self).work(1)
-            if waits_with(node) >= before:
-                return
-
-    def _nap(self, node: Node, mark: int) -> None:
-        node.mark = 2 * mark
-        self.engine.raised.append(node)
+        return super().permit_of() if self.claimed.node is None else self.claimed.node

@@ -947,7 +947,7 @@ def test_tasks_that_begin_eagerly_give_the_same_answer(make_flow: MakeFlow) -> N
 
 def test_nothing_is_kept_of_coroutines_that_have_ended(make_flow: MakeFlow) -> None:
     """Each call is taken by a worker that the one before called, whose context it inherits: no chain may grow of it."""
-    from routilux_core._local.coroutines import Call
+    from routilux_core._local.coroutines import CoroutineWorker
 
     alive: list[int] = []
     begun = [asyncio.Event() for _ in range(301)]
@@ -962,7 +962,10 @@ def test_nothing_is_kept_of_coroutines_that_have_ended(make_flow: MakeFlow) -> N
         else:
             gc.collect()
             alive.append(
-                sum(isinstance(each, Call) and each.engine is flow._runtime.engine for each in gc.get_objects())
+                sum(
+                    isinstance(each, CoroutineWorker) and each.engine is flow._runtime.engine
+                    for each in gc.get_objects()
+                )
             )
 
     flow = loop_flow(make_flow, 2)

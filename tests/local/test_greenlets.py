@@ -180,7 +180,7 @@ def test_emitting_beyond_the_mark_stops_no_other_greenlet(
     def nap(seconds: float) -> None:
         raise AssertionError("a nap in the thread of all greenlets")
 
-    monkeypatch.setattr("routilux_core._local.emitter.sleep", nap)
+    monkeypatch.setattr("routilux_core._local.backpressure.sleep", nap)
 
     def act(self: Does, n: int) -> None:
         gevent.sleep(0)

@@ -150,12 +150,12 @@ COMES_BACK_LAST = (
         worker_module.Worker,
         "_put_back",
         """
-            self.owner.mailbox.put_back(self.claimed)
+            claimed.node.mailbox.put_back(claimed)
         """,
         """
-            if self.claimed and self.owner.mailbox.waiting:
+            if claimed and claimed.node.mailbox.waiting:
                 planted("put back last")
-            self.owner.mailbox.waiting.extend(self.claimed)
+            claimed.node.mailbox.waiting.extend(claimed)
         """,
     ),
 )
@@ -163,27 +163,27 @@ COMES_BACK_LAST = (
 # An activation counts as finished when its handler has returned, before what was held back until then is posted.
 COUNTS_BEFORE_ITS_EMISSIONS = (
     Change(
-        invocation.Caller,
-        "_succeed",
+        invocation,
+        "succeed",
         """
-        held, self.held = self.held, None
-        for outlet, data in held or ():
+        held, state.held = state.held, None
+        for outlet, data in held:
         """,
         """
-        held, self.held = self.held, None
-        with self.engine.lock:
+        held, state.held = state.held, None
+        with worker.engine.lock:
             planted("counted early")
-            self.flush_records()
-            self.flush_posted()
+            worker.flush_records()
+            worker.flush_posted()
             run.ledger.over += 1
             run.ledger.members -= 1
             ended = run.end_if_idle()
         if ended:
             run.announce_end()
-        with self.engine.lock:
+        with worker.engine.lock:
             run.ledger.over -= 1  # the loop counts it for good
             run.ledger.members += 1
-        for outlet, data in held or ():
+        for outlet, data in held:
         """,
     ),
 )
