@@ -42,7 +42,7 @@ def relieve_by(
     began = call.lending = perf_counter()
     before = waits_with(node)
     if scheduler is worker.scheduler and worker.depth < DEPTH:
-        _take_permit(worker)
+        worker.take_permit()
         work_off(worker, node, mark // 2, began + TURN_S)
     if waits_with(node) >= before:  # nothing came of it: not just that the turn was over
         give_up(worker, node, mark)
@@ -63,17 +63,6 @@ def raise_mark(worker: Emitter, node: Node, mark: int) -> None:
 def _is_within(node: Node, mark: int) -> bool:
     """Return whether no more than that is queued with a node, and for it, without the lock: about."""
     return node.scheduler.backlog() <= mark and len(node.mailbox.waiting) <= mark
-
-
-def _take_permit(worker: Emitter) -> None:
-    """Have the permit of the routine that emits, which a worker that is alone does not take for a fast call.
-
-    Else the handlers that run meanwhile could be those of the same routine, in the middle of its call.
-    """
-    if worker.scheduler.solo and not worker.permit and worker.item is not None:
-        node = worker.item[INLET].node
-        with worker.scheduler.engine.lock:
-            worker.permit = node.mailbox.acquire()
 
 
 def _work_off(worker: Emitter, node: Node, enough: int, until: float) -> None:

@@ -28,14 +28,13 @@ class CooperativeWorker(Worker):
         super().__init__(scheduler, outer)
         self.outer = outer  # the context may be a copy of an emitter's, on whose stack this is not
 
-    def start(self) -> None:
-        with self.scheduler.engine.lock:
-            self.scheduler.begin()
-            self.scheduler.hands.add(self)
-        self.work(1)
-
     def relieve(self, node: Node) -> None:
         relieve_by(self, node, _work_off_in_turns, raise_mark)
+
+    def _sign_in(self) -> int:
+        self.scheduler.begin()
+        self.scheduler.hands.add(self)
+        return 1
 
     def _next(self, stuck: bool) -> Run | None:
         self.permit = True

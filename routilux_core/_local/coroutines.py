@@ -133,8 +133,8 @@ class CoroutineWorker(Emitter):
             self.scheduler.awaited.discard(self)
             self.scheduler.active -= 1
             self.scheduler.want_worker()
-        if item is not None or self.engine.hurt:
-            self.engine.mend()
+        if item is not None or self.scheduler.engine.hurt:
+            self.scheduler.engine.mend()
         self.scheduler.engine.run_deferred()
 
     async def _call_or_await(self, inlet: Inlet, payload: dict[str, Any], run: Run, number: int) -> None:

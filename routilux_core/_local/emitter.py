@@ -192,9 +192,10 @@ class Emitter:
                 self.relieve(node)
         except BaseException as error:
             if not isinstance(error, UnknownNameError):  # else nothing was begun
-                # It may have been counted, and not queued: the loop mends that at its next step.
-                self.engine.hurt = True
-                self.engine.recover()
+                # It may have been counted, and not queued: the loop mends that at its next step. To say so must not
+                # take a call, which a stack that is full has no room for.
+                self.scheduler.engine.hurt = True
+                self.scheduler.engine.recover()
             raise
 
     def _post(self, inlet: Inlet, data: Payload, run: Run, number: int, cause: int) -> None:
@@ -225,7 +226,7 @@ class Emitter:
         item, call = self.item, self.call
         assert item is not None
         if call is not None and call.is_over():
-            with self.engine.lock:
+            with self.scheduler.engine.lock:
                 item[JOB].ledger.late += 1
             return
         node = item[INLET].node
@@ -240,7 +241,7 @@ class Emitter:
 
     def send(self, outlet: Outlet, data: Payload) -> None:
         """Send one emission to everything that it is connected to."""
-        engine, item, now = self.engine, self.item, perf_counter()
+        engine, item, now = self.scheduler.engine, self.item, perf_counter()
         assert item is not None
         run: Run = item[JOB]
         with engine.lock:
@@ -259,6 +260,15 @@ class Emitter:
             node = run.own.get(inlet.node, inlet.node) if run.own else inlet.node
             if crowded or node.mailbox.waiting:
                 self.relieve(node)
+
+    def take_permit(self) -> None:
+        """Have the permit of the routine that emits, which a worker that is alone does not take for a fast call.
+
+        Else a handler that `emit` runs could be one of the same routine, in the middle of its call.
+        """
+        if self.scheduler.solo and not self.permit and self.item is not None:
+            with self.scheduler.engine.lock:
+                self.permit = self.item[INLET].node.mailbox.acquire()
 
     def is_cancelled(self) -> bool:
         """Return whether the job of the running handler was stopped or cancelled, or the time of the call is over."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 from routilux_core._engine.engine import as_exception, logger
 from routilux_core._engine.scheduler import Scheduler
 from routilux_core._local.cooperative import CooperativeWorker
@@ -13,7 +15,7 @@ from routilux_core.strategy import Task
 class WorkTask(Task):
     """What a pool of shared memory is given: come and work until nothing is left."""
 
-    __slots__ = ("_begun", "id", "pool", "scheduler", "size", "timeout")
+    __slots__ = ("_deliveries", "id", "pool", "scheduler", "size", "timeout")
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
@@ -21,7 +23,7 @@ class WorkTask(Task):
         self.id = f"work-{id(self):x}"
         self.size = 1
         self.timeout = None
-        self._begun = False
+        self._deliveries = count()
 
     def __call__(self) -> None:
         if self._first():
@@ -34,8 +36,8 @@ class WorkTask(Task):
             self.scheduler.lost(as_exception(error, f"strategy {self.scheduler.strategy.name!r}"))
 
     def _first(self) -> bool:
-        with self.scheduler.engine.lock:
-            begun, self._begun = self._begun, True
-        if begun:
-            logger().warning("task %s was delivered twice by its pool; the second delivery is ignored", self.id)
-        return not begun
+        """Return whether nobody has come with this task before; without the lock: each number is given out once."""
+        if not next(self._deliveries):
+            return True
+        logger().warning("task %s was delivered twice by its pool; the second delivery is ignored", self.id)
+        return False

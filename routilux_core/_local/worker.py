@@ -57,15 +57,21 @@ class Worker(Emitter):
 
     def start(self) -> None:
         """Work until the scheduler has nothing left for this worker."""
+        with self.scheduler.engine.lock:
+            limit = self._sign_in()
+        if limit:
+            self.work(limit)
+
+    def _sign_in(self) -> int:
+        """Count this worker in; return how many activations it is to run, none if it is not wanted. Lock."""
         scheduler = self.scheduler
-        with scheduler.engine.lock:
-            if scheduler.solo:  # whoever is alone counts on it: this task was for a pool before, or a larger one
-                scheduler.recruiting = False
-                return
-            scheduler.begin()
-            scheduler.hands.add(self)
-            scheduler.begin_solo()
-        self.work(FOREVER if scheduler.chooser is None else 1)
+        if scheduler.solo:  # whoever is alone counts on it: this task was for a pool before, or a larger one
+            scheduler.recruiting = False
+            return 0
+        scheduler.begin()
+        scheduler.hands.add(self)
+        scheduler.begin_solo()
+        return FOREVER if scheduler.chooser is None else 1
 
     def work(self, limit: int) -> None:
         """Run up to `limit` activations. What is raised was not raised by a handler, or ends the program."""
@@ -392,8 +398,8 @@ class Worker(Emitter):
         """Put the books in order after an exception in the loop: the job of what was in hand is cancelled."""
         if self.verdict.interrupt is not None:
             return  # it came from a handler, and the loop has done so
-        self.engine.hurt = True
-        self.engine.mend(self)
+        self.scheduler.engine.hurt = True
+        self.scheduler.engine.mend(self)
 
     def be_gone(self) -> None:
         """Drop what is in hand, and be counted out; `put_in_order` does the rest. Lock."""
