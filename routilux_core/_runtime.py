@@ -12,7 +12,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from contextvars import Context, copy_context
-from time import monotonic, perf_counter, time
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from routilux_core._engine.control import JobControl
@@ -262,12 +262,12 @@ class Runtime:
             if plugins is not None and plugins.listening:
                 from routilux_core._tracking.listeners import Listeners
 
-                run.listen(Listeners(plugins.listening, job, run))
+                run.listen(Listeners(plugins.listening, job, run, self.engine))
             if inlet.node.per_job:
                 run.node_for(inlet.node).make()  # what raises there, raises before the job begins
             try:
                 self.last = job  # first: once it is posted, another thread may let it begin, whatever comes in between
-                self._post(run, inlet, order.payload)
+                run.begin(inlet, order.payload)
             except BaseException:
                 run.abort()
                 raise
@@ -279,19 +279,6 @@ class Runtime:
             run.abort()
             raise
         return run, job, whole, entry
-
-    def _post(self, run: Run, inlet: Inlet, payload: dict[str, Any]) -> None:
-        """Take a job in, with what its entry is called with."""
-        engine = self.engine
-        try:
-            with engine.lock:
-                engine.runs.add(run)
-                engine.measures.start(run)
-                run.post(inlet, payload, 0, perf_counter())
-                run.end_if_idle()
-        except BaseException:  # it may be counted, and not be there
-            engine.hurt = True
-            raise
 
     def is_interrupted(self) -> bool:
         """Return whether the calling thread is at work inside already: a signal handler calls, most often."""
@@ -379,10 +366,7 @@ class Runtime:
         """Cancel paused jobs, and let the pools be closed behind the last one that runs. Waits for nothing."""
         self._cancel_paused()
         with self.opening:
-            with self.engine.lock:
-                busy = bool(self.engine.runs)
-                self.engine.when_idle = self._closing if busy else None
-            if not busy:
+            if not self.engine.call_when_idle(self._closing):
                 self._close(0.0)
 
     def _cancel_paused(self) -> None:
@@ -482,13 +466,11 @@ def _works_here(scheduler: Lane) -> bool:
 
 
 def _running(engine: Engine) -> list[Run]:
-    with engine.lock:
-        return [run for run in engine.runs if isinstance(run, Run)]
+    return [run for run in engine.running() if isinstance(run, Run)]
 
 
 def _unfinished(engine: Engine) -> list[Run]:
-    with engine.lock:
-        return [run for run in (*engine.runs, *engine.ending) if isinstance(run, Run)]
+    return [run for run in engine.unfinished() if isinstance(run, Run)]
 
 
 def _exit_hook(engine: weakref.ref[Engine]) -> Callable[[], None]:

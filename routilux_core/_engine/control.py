@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from routilux_core._engine.run import Run
+from routilux_core._engine.views import JobSource
 from routilux_core._routines.frame import check_outside
 from routilux_core._routines.signature import Payload
 from routilux_core._threads.completion import Completion
 from routilux_core._threads.visits import Visit
 from routilux_core._tracking.history import activation_records
-from routilux_core._tracking.totals import JobSource
 from routilux_core.error_handling import Failure, LeftOut
 from routilux_core.seconds import check_patience
 

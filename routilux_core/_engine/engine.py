@@ -213,7 +213,7 @@ class Engine:
         """Return the workers that share our memory and are in their loop. Lock."""
         return [hand for scheduler in self.schedulers for hand in scheduler.hands]
 
-    def collect(self, run: Job) -> None:
+    def collect(self, run: object) -> None:
         """Add what workers have counted for themselves of a run so far. Lock.
 
         What was completed first, what was posted second: so no activation is counted as over that is not as posted.
@@ -229,16 +229,41 @@ class Engine:
             raise
 
     @contextmanager
-    def up_to_date(self, runs: Iterable[Job]) -> Iterator[None]:
-        """Hold the lock, with everything that workers have counted of these runs so far.
+    def up_to_date(self, runs: Iterable[Job] | None = None) -> Iterator[None]:
+        """Hold the lock, with everything that workers have counted of these runs, or of all, so far.
 
         A signal handler that reads in the middle of a step of its own thread finds what was counted before that.
         """
         interrupted = is_held_here(self.lock)
         with self.lock:
-            for run in () if interrupted else runs:
+            for run in () if interrupted else tuple(self.runs if runs is None else runs):
                 self.collect(run)
             yield
+
+    def running(self) -> list[Job]:
+        """Return the jobs that run."""
+        with self.lock:
+            return list(self.runs)
+
+    def unfinished(self) -> list[Job]:
+        """Return the jobs that run, and those whose end is being told to listeners."""
+        with self.lock:
+            return [*self.runs, *self.ending]
+
+    def call_when_idle(self, call: Callable[[], None]) -> bool:
+        """Let a call be made behind the last job that runs; where none runs it is not made. Return which."""
+        with self.lock:
+            self.when_idle = call if self.runs else None
+            return bool(self.runs)
+
+    def add_node(self, node: Node) -> None:
+        """Take a routine in, wired. Who asks a job that has ended may look at the nodes meanwhile."""
+        with self.lock:
+            self.nodes[node.routine_id] = node
+
+    def slots_by_routine(self) -> dict[str, list[int]]:
+        """Return the numbers of each routine's slots."""
+        return {name: [inlet.number for inlet in node.inlets.values()] for name, node in self.nodes.items()}
 
     def all_nodes(self) -> list[Node]:
         """Return the nodes, with those that single jobs have of their own. The lock is held."""

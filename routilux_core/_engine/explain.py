@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from routilux_core._engine.plan import INLET, JOB
+from routilux_core._engine.plan import INLET, JOB, Inlet, Item, Node
+from routilux_core._engine.run import Run
+from routilux_core._engine.scheduler import Scheduler
 from routilux_core._routines.attributes import owner_of
 from routilux_core._text.printable import printable
 from routilux_core._tracking.history import Totals
-
-if TYPE_CHECKING:
-    from routilux_core._engine.plan import Inlet, Item, Node
-    from routilux_core._engine.run import Run
-    from routilux_core._engine.scheduler import Scheduler
 
 ENOUGH = 20  # activations before a hint is worth giving
 

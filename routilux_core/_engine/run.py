@@ -121,6 +121,19 @@ class Run:
         self.may_emit_fast = not self.stopped and (self.listeners is None or not self.listeners.details)
         self.is_fast = self.may_emit_fast and not self.halted and not self.retries.may_retry and self.context is None
 
+    def begin(self, entry: Inlet, payload: Payload) -> None:
+        """Join the jobs that run, with what the entry is called with. Not under the lock."""
+        engine = self.engine
+        try:
+            with engine.lock:
+                engine.runs.add(self)
+                engine.measures.start(self.ledger)
+                self.post(entry, payload, 0, perf_counter())
+                self.end_if_idle()
+        except BaseException:  # it may be counted, and not be there
+            engine.hurt = True
+            raise
+
     # -- posting (lock)
 
     def post(self, inlet: Inlet, payload: Payload, cause: int, now: float) -> None:
@@ -360,7 +373,7 @@ class Run:
         engine.ending.add(self)
         engine.runs.discard(self)  # not before: who finds no jobs has to find them finished
         self.ledger.history.trim()
-        engine.measures.end(self)
+        engine.measures.end(self.ledger)
         for node in engine.raised:
             node.mark = 0
         engine.raised.clear()

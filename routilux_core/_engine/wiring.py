@@ -29,8 +29,7 @@ class Wiring:
 
     def check_idle(self, what: str) -> None:
         """Refuse a change while jobs run."""
-        with self.engine.lock:
-            running = list(self.engine.runs)
+        running = self.engine.running()
         if running:
             raise FlowStateError(
                 f"{what} was called on flow {self.graph.flow_id!r} while {len(running)} of its jobs run "
@@ -95,8 +94,7 @@ class Wiring:
 
     def _wire(self, name: str, routine: Routine, scheduler: Lane) -> None:
         node = Node(name, routine, scheduler)
-        with self.engine.lock:  # of who asks a job that has ended
-            self.engine.nodes[name] = node
+        self.engine.add_node(node)
         self.engine.has_timeouts = self.engine.has_timeouts or node.timeout is not None
         internals = routine._routilux
         internals.owner, internals.sealed = (self.graph.flow_id, name), routine.__routilux_settings__.stateless

@@ -10,14 +10,14 @@ from operator import itemgetter
 from threading import get_ident
 from time import perf_counter
 from types import MappingProxyType
-from typing import Any, Protocol, overload
+from typing import Any, overload
 
+from routilux_core._engine.engine import Engine
 from routilux_core._engine.plan import CAUSE, POSTED, Inlet, Node, Outlet
 from routilux_core._routines.frame import CURRENT, Awaited, Frame
 from routilux_core._text.log import log
 from routilux_core._text.trace import trace
-from routilux_core._threads.aside import Aside
-from routilux_core._threads.timers import Timer, Timers
+from routilux_core._threads.timers import Timer
 from routilux_core._tracking.history import Chunk, Record, activation_records
 from routilux_core.errors import EmitError, is_interrupt
 from routilux_core.hookspecs import Activation, Emission
@@ -36,29 +36,6 @@ ARGUMENTS = {  # what each hook tells of
     "routilux_activation_started": "activation",
     "routilux_event_emitted": "emission",
 }
-
-
-class EngineRole(Protocol):
-    """What is needed of the engine."""
-
-    lock: threading.RLock
-    inlets: list[Inlet]
-    timers: Timers
-    aside: Aside
-    behind: int
-
-    @property
-    def deferred(self) -> deque[Any]: ...
-    def want_workers(self) -> None: ...
-    def collect(self, run: Any, /) -> None: ...
-    def run_deferred(self) -> None: ...
-
-
-class Noted(Awaited, Protocol):
-    """What is needed of a run."""
-
-    @property
-    def engine(self) -> EngineRole: ...
 
 
 class Listener:
@@ -118,10 +95,11 @@ class Listeners:
         self,
         listening: Mapping[str, Iterable[tuple[str, Callable[..., Any], tuple[str, ...]]]],
         job: JobState,
-        run: Noted,
+        run: Awaited,
+        engine: Engine,
     ) -> None:
         self._by_hook = {hook: [Listener(*each) for each in listeners] for hook, listeners in listening.items()}
-        self._job, self._run, self._engine = job, run, run.engine
+        self._job, self._run, self._engine = job, run, engine
         self._telling = threading.RLock()  # the calls for one job never overlap, those of the detail hooks apart
         self._muting = threading.RLock()
         self._muted: set[str] = set()
