@@ -72,7 +72,9 @@ class Decision:
 class Failure:
     """One exception in one call of a handler, with the decision taken for it.
 
-    `attempt` counts from 1. `traceback` is text: the remote one where the handler ran in another process.
+    `activation` is the id of the call in its job, and `cause` that of the one that emitted what it got, None for the
+    entry and for what was gathered: as in the records. `attempt` counts from 1. `traceback` is text: the remote one
+    where the handler ran in another process.
     `payload_keys` are the names of what had arrived, never the values. `emitted` counts what had left before.
     """
 
@@ -86,6 +88,8 @@ class Failure:
     policy: ErrorHandler = field(repr=False)
     emitted: int = 0
     decision: ErrorStrategy | None = None
+    activation: int = 0
+    cause: int | None = None
 
 
 class LeftOut(NamedTuple):

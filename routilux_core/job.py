@@ -176,6 +176,20 @@ class JobState:
         """Return the newest records, oldest first: at most the flow's `history_size` for the whole job."""
         return self._controls.history_of(routine_id)
 
+    def lineage(self, of: Failure | int) -> list[ActivationRecord]:
+        """Return the chain of calls that led to a failure, or to the call of this id, the entry first.
+
+        Each emitted what started the next. The chain ends early where the history, a ring of `history_size` records,
+        keeps an earlier call no more. Of a call with several attempts it has the last.
+        """
+        records = {record.id: record for record in self.get_execution_history()}
+        step: int | None = of if isinstance(of, int) else of.activation
+        chain: list[ActivationRecord] = []
+        while step is not None and step in records:
+            chain.append(records[step])
+            step = records[step].cause
+        return chain[::-1]
+
     def explain(self) -> str:
         """Say what a job that has not finished is waiting for, and what costs it time."""
         return self._controls.explain()

@@ -429,3 +429,37 @@ def test_an_optional_routine_may_skip(flow: Flow) -> None:
 def test_the_policy_of_a_flow_is_an_attribute_too(flow: Flow) -> None:
     flow.error_handler = "continue"
     assert flow.error_handler.strategy is ErrorStrategy.CONTINUE
+
+
+def test_a_failure_leads_back_to_the_entry(
+    make_flow: Callable[..., Flow], tmp_path: Path, strategy: dict[str, Any]
+) -> None:
+    class Middle(Routine, stateless=True):
+        out = event("n")
+
+        @slot
+        def take(self, n: int) -> None:
+            self.emit("out", n=n * 10)
+
+    class Picky(Routine, stateless=True):
+        @slot
+        def take(self, n: int) -> None:
+            if n == 20:
+                raise ValueError("twenty")
+
+    flow = make_flow(**strategy, error_handler="continue")
+    for name, routine in {"src": Source(), "middle": Middle(), "picky": Picky()}.items():
+        flow.add_routine(routine, name)
+    flow.connect("src", "out", "middle", "take")
+    flow.connect("middle", "out", "picky", "take")
+    job = flow.run("src", {"n": 4})
+    (failure,) = job.errors
+    chain = job.lineage(failure)
+    assert [record.routine_id for record in chain] == ["src", "middle", "picky"]
+    assert [record.cause for record in chain] == [None, chain[0].id, chain[1].id]
+    assert (failure.activation, failure.cause) == (chain[2].id, chain[1].id)
+    assert chain[2].outcome == "failed"
+    job.save(tmp_path / "job.json")
+    saved = JobState.load(tmp_path / "job.json")
+    assert [record.id for record in saved.lineage(saved.errors[0])] == [record.id for record in chain]
+    assert job.lineage(12345) == []

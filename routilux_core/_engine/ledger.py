@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import perf_counter
 from typing import Any, Protocol
 
-from routilux_core._engine.plan import CAUSE, INLET, NUMBER, POSTED, Inlet, Item
+from routilux_core._engine.plan import CAUSE, INLET, NUMBER, POSTED, Item
 from routilux_core._engine.retries import Retries
 from routilux_core._routines.signature import Payload
 from routilux_core._tracking.failures import Failures
@@ -158,16 +158,17 @@ class LedgerCounts:
         """Return whether a listener waits for records, and has not asked for them in time. Lock."""
         return self.recorder is not None and not self.recorder.armed
 
-    def failure(
-        self, inlet: Inlet, payload: Payload, number: int, error: BaseException, emitted: int = 0, trace: str = ""
-    ) -> Failure:
+    def failure(self, item: Item, error: BaseException, emitted: int = 0, trace: str = "") -> Failure:
         """Return the record of an exception, not decided yet; `trace` is its traceback where that is text already."""
+        inlet, payload, _, number, cause, _ = item
         if number == 1 and isinstance(error, PayloadError):
             error = error.at_entry().with_traceback(error.__traceback__)
         return Failure(
             job_id=self._job_id,
             routine_id=inlet.node.routine_id,
             slot=inlet.name,
+            activation=number,
+            cause=cause or None,
             attempt=self._retries.attempt(number),
             exception=error,
             traceback=trace or trace_of(error),

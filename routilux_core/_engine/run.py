@@ -312,8 +312,7 @@ class Run:
         mine = [item for item in (*scheduler.queued(), *behind) if item[JOB] is self]
         if not mine:
             return
-        inlet, payload, _, number, _, _ = mine[0]
-        failure = self.ledger.failure(inlet, payload, number, error)
+        failure = self.ledger.failure(mine[0], error)
         failure.decision = ErrorStrategy.STOP
         self.ledger.note_failure(failure, "failed")
         self.stop("failed")

@@ -67,12 +67,11 @@ class Deadline(CallState):
 
     def _expire(self) -> None:
         """Let the activation fail, and let the pool have another worker meanwhile. Not under the lock."""
-        inlet, payload, _, number, _, _ = self._item
         worker, ended = self._worker, perf_counter()
         run: Run = self._item[JOB]
         stack = stack_of(worker.thread)  # where it is now, which is what its author will want to know
-        error = too_long(self._node, inlet.name, ended - self._began)
-        failure = run.ledger.failure(inlet, payload, number, error, worker.emitted - self._before)
+        error = too_long(self._node, self._item[INLET].name, ended - self._began)
+        failure = run.ledger.failure(self._item, error, worker.emitted - self._before)
         failure.traceback = stack + failure.traceback
         decision = carry_out(run, failure, decide(failure, run))
         outcome = OUTCOMES.get(decision.strategy, FAILED)

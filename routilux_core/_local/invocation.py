@@ -8,7 +8,7 @@ from routilux_core._engine.engine import logger
 from routilux_core._engine.failures import OUTCOMES, carry_out, decide
 from routilux_core._engine.ledger import GATHERED
 from routilux_core._engine.merging import merged
-from routilux_core._engine.plan import INLET, JOB, NUMBER, PAYLOAD, Inlet, Item, Node
+from routilux_core._engine.plan import JOB, Inlet, Item, Node
 from routilux_core._engine.run import Run
 from routilux_core._local.deadlines import Deadline, start_deadline, too_long
 from routilux_core._local.emitter import CallState, Emitter
@@ -128,12 +128,11 @@ def succeed(worker: Emitter, run: Run, number: int) -> None:
 
 def fail(worker: Emitter, item: Item, error: BaseException, before: int) -> Verdict:
     """Decide about an exception, and drop what was held. `before` is how much the worker had emitted until the call."""
-    inlet, payload, number = item[INLET], item[PAYLOAD], item[NUMBER]
     run: Run = item[JOB]
     engine = run.engine
     if worker.call is not None:
         worker.call.held = None
-    failure = run.ledger.failure(inlet, payload, number, error, worker.emitted - before)
+    failure = run.ledger.failure(item, error, worker.emitted - before)
     if ends_program(error):
         engine.recover()
         carry_out(run, failure, Decision(ErrorStrategy.STOP), "cancelled")

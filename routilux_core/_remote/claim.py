@@ -9,7 +9,7 @@ from typing import Protocol
 
 from routilux_core._engine.engine import Engine
 from routilux_core._engine.failures import OUTCOMES, carry_out
-from routilux_core._engine.plan import INLET, JOB, POSTED, Item, Node
+from routilux_core._engine.plan import INLET, JOB, NUMBER, POSTED, Item, Node
 from routilux_core._engine.run import Run
 from routilux_core._remote.envelopes import travels
 from routilux_core._remote.losses import Losses, judge
@@ -86,8 +86,9 @@ class Claim:
             self._count(index, OUTCOMES.get(decision.strategy, FAILED), started, ended, decision.delay)
 
     def _decided(self, index: int, error: BaseException, trace: str) -> Decision:
-        inlet, payload, run, number, _, _ = self.items[index]
-        failure = run.ledger.failure(inlet, payload, number, error, self.emitted, trace)
+        item = self.items[index]
+        inlet, run, number = item[INLET], item[JOB], item[NUMBER]
+        failure = run.ledger.failure(item, error, self.emitted, trace)
         return carry_out(run, failure, judge(self.owner.losses, run, number, inlet.node, failure))
 
     def _count(self, index: int, outcome: int, started: float, ended: float, delay: float) -> None:
@@ -130,9 +131,10 @@ class Claim:
 
     def broke(self, error: BaseException) -> None:
         """Let the job fail: what came of the task could not be counted, and would not be the next time."""
-        inlet, payload, run, number, _, _ = self.items[min(self.next, len(self.items) - 1)]
+        item = self.items[min(self.next, len(self.items) - 1)]
+        run = item[JOB]
         try:
-            carry_out(run, run.ledger.failure(inlet, payload, number, error), Decision(ErrorStrategy.STOP))
+            carry_out(run, run.ledger.failure(item, error), Decision(ErrorStrategy.STOP))
         finally:
             with self.owner.engine.lock:
                 run.stop("failed")

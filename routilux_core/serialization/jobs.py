@@ -74,6 +74,7 @@ def _failure(failure: Failure, path: Path, problems: Problems) -> dict[str, Any]
         "policy": write_policy(failure.policy, (path, Name("policy")), problems),
         "emitted": failure.emitted,
         "decision": None if failure.decision is None else failure.decision.value,
+        **({"activation": failure.activation, "cause": failure.cause} if failure.activation else {}),
     }
 
 
@@ -147,6 +148,8 @@ class JobReader:
             policy=policy,
             emitted=record.emitted,
             decision=None if record.decision is None else ErrorStrategy(record.decision),
+            activation=record.activation,
+            cause=record.cause,
         )
 
     def _activation(self, data: dict[str, Any], path: Path) -> ActivationRecord | None:

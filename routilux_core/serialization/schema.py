@@ -143,6 +143,8 @@ class FailureRecord:
     policy: PolicyRecord
     emitted: int
     decision: str | None
+    activation: int = 0  # files of 0.1 have neither
+    cause: int | None = None
 
 
 @frozen
