@@ -11,9 +11,9 @@ from routilux_core._engine.engine import Engine
 from routilux_core._engine.failures import OUTCOMES, carry_out
 from routilux_core._engine.plan import INLET, JOB, NUMBER, POSTED, Item, Node
 from routilux_core._engine.run import Run
+from routilux_core._remote.batching import Paces
 from routilux_core._remote.envelopes import travels
 from routilux_core._remote.losses import Losses, judge
-from routilux_core._remote.paces import Paces
 from routilux_core._tracking.history import FAILED, RETRIED
 from routilux_core._tracking.tracebacks import forget_frames
 from routilux_core.error_handling import Decision, ErrorStrategy

@@ -11,13 +11,12 @@ from routilux_core._engine.engine import logger
 from routilux_core._engine.plan import Inlet, Node
 from routilux_core._remote.cache import process
 from routilux_core._remote.logs import environment
-from routilux_core._remote.pickling import PROTOCOL, WITH_VALUES, is_plain
+from routilux_core._remote.pickling import PROTOCOL, WITH_VALUES, dumps_payload, is_plain
 from routilux_core._remote.routines import definition_of, pickle_state
 from routilux_core._remote.wire import Callee, Calls, Data, Label, Request, write_calls, write_payload
 from routilux_core._routines.imports import ADVICE, is_incomplete
 from routilux_core._routines.signature import Payload
 from routilux_core.errors import ShippingError
-from routilux_core.worker import pack
 
 HEAVY = 1 << 20  # bytes of state beyond which a user should know that they travel with each task
 
@@ -171,7 +170,7 @@ def packed(inlet: Inlet, payload: Payload) -> Payload | bytes:
     """Return a payload as it travels; `ShippingError` names the key and path of what can't."""
     if is_plain(payload):
         return payload
-    return pack(payload, f"routine {inlet.node.routine_id!r}, slot {inlet.name!r}")
+    return dumps_payload(payload, f"routine {inlet.node.routine_id!r}, slot {inlet.name!r}")
 
 
 def check_payload(inlet: Inlet, payload: dict[str, Any]) -> None:

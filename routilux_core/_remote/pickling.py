@@ -83,6 +83,19 @@ def dumps(value: Any, routine: Routine | None = None) -> bytes:
     return _dumps(_by_value().mixed, value, routine)
 
 
+def dumps_payload(payload: dict[str, Any], whole: str) -> bytes:
+    """Pickle a payload; what can't be sent is a `ShippingError` that names its key and path."""
+    try:
+        return dumps(payload)
+    except Exception as error:
+        for key, value in payload.items():
+            try:
+                dumps(value)
+            except Exception as reason:
+                raise explain(reason, whole, "key", key, value) from error
+        raise explain(error, whole, "what is sent", "", payload) from error
+
+
 def loads(data: bytes, routine: Routine | None = None) -> Any:
     """Unpickle what `dumps` made."""
     return _Unpickler(io.BytesIO(data), routine).load()

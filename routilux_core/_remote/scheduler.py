@@ -12,10 +12,9 @@ from routilux_core._engine.engine import Engine, logger
 from routilux_core._engine.plan import Inlet, Item, Node
 from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Job, Scheduler
-from routilux_core._remote.batching import Batcher
+from routilux_core._remote.batching import Batcher, Paces
 from routilux_core._remote.envelopes import PartStore, check_payload
 from routilux_core._remote.losses import MAX_LOSSES, Losses
-from routilux_core._remote.paces import Paces
 from routilux_core._remote.task import PACKED_HERE, RemoteTask
 from routilux_core.errors import StrategyError
 from routilux_core.strategy import ExecutionStrategy, WorkerPool

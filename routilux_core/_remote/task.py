@@ -63,31 +63,25 @@ class RemoteTask(Task):
     def send(self) -> None:
         """Pickle the task and give it to the pool; what can't be pickled fails here."""
         sender, claim, around = self.sender, self.claim, sys.exception()  # which those are handling who emit
+        # What a merge function sets in there, or code that pickles, is for nobody else.
         context = copy_context() if claim.run.context is None else claim.run.context.copy()
         try:
-            # What a merge function sets there, or code that pickles, is for nobody else.
-            context.run(self._pack, around)
+            self.receiver.sent_stats = claim.node.routine.stats() if claim.has_state else {}
+            made = context.run(pack, self.receiver.label, claim, sender.parts)
+            if isinstance(made, BaseException):
+                context.run(self._end_with, partial(claim.refuse, made, around))
         except BaseException:  # a KeyboardInterrupt in the thread that emits or executes
             self.take_back()
             raise
-        if claim.ended:
+        if claim.ended or not isinstance(made, Envelope):
             return
+        self._envelope, self.size, self.parts = made, len(claim.items), frozenset(made.parts)
+        with sender.engine.lock:
+            sender.paces.weigh(claim.items[0][INLET], self.size, made.weight)
         if sender.pool is None:
             self.give_up(StrategyError(f"strategy {sender.strategy.name!r}: its pool was closed"))
         elif not self._hand_over(sender.pool, around):
             self.take_back()
-
-    def _pack(self, around: BaseException | None) -> None:
-        claim, sender = self.claim, self.sender
-        if claim.has_state:
-            self.receiver.sent_stats = claim.node.routine.stats()
-        made = pack(self.receiver.label, claim, sender.parts)
-        if isinstance(made, BaseException):
-            self._end_with(partial(claim.refuse, made, around))
-        elif made is not None:
-            self._envelope, self.size, self.parts = made, len(claim.items), frozenset(made.parts)
-            with sender.engine.lock:
-                sender.paces.weigh(claim.items[0][INLET], self.size, made.weight)
 
     def _hand_over(self, pool: WorkerPool, around: BaseException | None) -> bool:
         """Give the task to the pool, unless its job was stopped while it was packed."""

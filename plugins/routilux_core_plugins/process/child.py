@@ -17,7 +17,6 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from routilux_core import ConfigurationError
-from routilux_core.worker import SharedFlag, SharedMark
 from routilux_core_plugins.process.channel import BATCH, BEGUN, CHUNK, READY, REPLY, TIMED, WorkerEnd
 
 # A worker's words in the memory that it shares with its parent; a cache line, so that workers don't slow each other.
@@ -140,11 +139,18 @@ def _run(
     def send(chunk: bytes) -> None:
         channel.send(CHUNK, number, chunk)
 
+    base, flag = number << 32, CANCEL + number % 2
+
+    def mark(index: int) -> None:
+        words[MARK] = base | index
+
     def tell_begun(index: int) -> None:
         mark(index)
         channel.send(BEGUN, number)
 
-    mark, cancelled = SharedMark(words, MARK, number << 32), SharedFlag(words, CANCEL + number % 2, number)
+    def cancelled() -> bool:
+        return words[flag] == number
+
     return run(payload, send, mark=tell_begun if timed else mark, cancelled=cancelled)
 
 
