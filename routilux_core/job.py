@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SHOWN = 10  # tracebacks in what `raise_for_errors` raises: for those of very many failures nobody looks there
 FINAL_STATUSES = ("completed", "failed", "cancelled")
+ROUTINE_STATES = ("running", "completed", "skipped", "error_continued", "failed")  # each graver than those before
 
 
 class Controls(Protocol):

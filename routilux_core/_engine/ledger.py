@@ -12,9 +12,10 @@ from routilux_core._tracking.failures import Failures
 from routilux_core._tracking.history import COMPLETED, DISCARDED, FAILED, SKIPPED, WIDTH, Chunk, History
 from routilux_core.error_handling import Failure
 from routilux_core.errors import PayloadError, trace_of
+from routilux_core.job import ROUTINE_STATES
 
 GATHERED = "gathered payloads"  # the key under which a gather slot's arrivals travel to its one call
-GRAVITY = {"skipped": 1, "error_continued": 2, "failed": 3}
+GRAVITY = {state: rank for rank, state in enumerate(ROUTINE_STATES)}
 
 
 class Recorder(Protocol):

@@ -10,7 +10,7 @@ import attrs
 from routilux_core._text.printable import printable
 from routilux_core.error_handling import Errors, ErrorStrategy, Failure, LeftOut
 from routilux_core.errors import FlowStateError, SavedError
-from routilux_core.job import FINAL_STATUSES, JobState
+from routilux_core.job import FINAL_STATUSES, ROUTINE_STATES, JobState
 from routilux_core.records import ActivationRecord, Ledger
 from routilux_core.routine import Routine
 from routilux_core.seconds import check_patience
@@ -24,7 +24,6 @@ from routilux_core.serialization.versions import JOB, VERSION
 from routilux_core.tracking import Source
 
 STATUSES = ("pending", "running", "paused", *FINAL_STATUSES)
-STATES = ("running", "completed", "skipped", "error_continued", "failed")
 DECISIONS = (None, *(each.value for each in ErrorStrategy))
 ERRORS, OUTPUTS, HISTORY = ((ROOT, Name(name)) for name in ("errors", "outputs", "history"))
 
@@ -111,7 +110,7 @@ class JobReader:
             return None
         self._one_of(record.status, STATUSES, (ROOT, Name("status")))
         for name, state in record.routine_states.items():
-            self._one_of(state, STATES, ((ROOT, Name("routine_states")), name))
+            self._one_of(state, ROUTINE_STATES, ((ROOT, Name("routine_states")), name))
         if not record.ledger.balanced or min(attrs.astuple(record.ledger)) < 0:
             self.problems.add((ROOT, Name("ledger")), "it does not balance")
         if min(_counts(record)) < 0:
