@@ -15,7 +15,7 @@ from contextvars import Context, copy_context
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from routilux_core._engine.control import JobControl
+from routilux_core._engine.control import JobControl, drive
 from routilux_core._engine.engine import Engine, deadline_of, logger, seconds_left
 from routilux_core._engine.forks import watch
 from routilux_core._engine.plan import Inlet, Lane
@@ -231,7 +231,7 @@ class Runtime:
             with Visit(engine):
                 run, job, whole, entry = self._start(order)
             if (whole or entry) and not inside(engine):
-                JobControl(run).drive(None if whole else 0.0)
+                drive(run, None if whole else 0.0)
         except BaseException:
             if run is not None:
                 JobControl(run).cancel()
@@ -267,7 +267,7 @@ class Runtime:
                 run.node_for(inlet.node).make()  # what raises there, raises before the job begins
             try:
                 self.last = job  # first: once it is posted, another thread may let it begin, whatever comes in between
-                run.begin(inlet, order.payload)
+                self.engine.take_in(run, inlet, order.payload)
             except BaseException:
                 run.abort()
                 raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from routilux_core._engine.ending import announce_end_again
 from routilux_core._engine.run import Run
 from routilux_core._engine.views import JobSource
 from routilux_core._routines.frame import check_outside
@@ -37,14 +38,14 @@ class JobControl:
         return "paused" if self.run.paused else "running"
 
     def errors(self) -> list[Failure]:
-        with self.run.engine.lock:
+        with self.run.engine.up_to_date((self.run,)):
             return self.run.ledger.failures.kept()
 
     def left_out(self) -> LeftOut:
         return self.run.ledger.failures.left_out()
 
     def outputs(self) -> dict[str, list[Payload]]:
-        with self.run.engine.lock:
+        with self.run.engine.up_to_date((self.run,)):
             return {name: list(payloads) for name, payloads in self.run.ledger.collected.items()}
 
     def ledger(self) -> Ledger:
@@ -67,7 +68,7 @@ class JobControl:
 
     def routines(self) -> Mapping[str, Routine]:
         engine = self.run.engine
-        with engine.lock:
+        with engine.up_to_date((self.run,)):
             own = {node.routine_id: twin.routine for node, twin in self.run.own.items()}
             return {name: own.get(name, node.routine) for name, node in engine.nodes.items()}
 
@@ -101,36 +102,22 @@ class JobControl:
     def wait(self, timeout: float | None) -> bool:
         run, engine = self.run, self.run.engine
         check_outside(engine, "JobState.wait")
-        run.announce_end_again()
+        announce_end_again(run)
         if not run.done.is_set():
             engine.check_uninterrupted("JobState.wait")
         return engine.wait([run], check_patience(timeout, "the timeout of JobState.wait"))
-
-    def drive(self, timeout: float | None) -> None:
-        """Wait in the thread that called `execute`, which does the work, until the job has ended or is paused.
-
-        With a timeout of 0 no longer than there is work for it.
-        """
-        run = self.run
-        with run.engine.lock:
-            if run.paused:
-                return
-            run.at_rest = rest = Completion()
-        run.done.add_callback(rest.set)
-        run.engine.wait([run], timeout, rest)
-        run.at_rest = None
 
     def pause(self) -> None:
         run, engine = self.run, self.run.engine
         if engine.is_interrupted():
             return engine.put_off(self.pause)
         with Visit(engine):
-            with engine.lock:
+            with engine.step():
                 if run.stopped or run.ended:
                     return None
                 run.paused = run.halted = True
                 run.refresh_flags()
-                at_rest = run.at_rest
+                at_rest = run.ending.at_rest
             if at_rest is not None:
                 at_rest.set()
         return None
@@ -139,12 +126,10 @@ class JobControl:
         run, engine = self.run, self.run.engine
         if engine.is_interrupted():
             return engine.put_off(self.resume)
-        with Visit(engine):
-            with engine.lock:
-                if run.paused:
-                    run.paused = run.halted = False
-                    run.unpark()
-            engine.run_deferred()
+        with Visit(engine), engine.step():
+            if run.paused:
+                run.paused = run.halted = False
+                run.unpark()
         return None
 
     def cancel(self, kill: bool = False) -> None:
@@ -153,3 +138,17 @@ class JobControl:
             return engine.put_off(self.cancel, kill)
         self.run.abort(kill)
         return None
+
+
+def drive(run: Run, timeout: float | None) -> None:
+    """Wait in the thread that called `execute`, which does the work, until the job has ended or is paused.
+
+    With a timeout of 0 no longer than there is work for it.
+    """
+    with run.engine.step():
+        if run.paused:
+            return
+        run.ending.at_rest = rest = Completion()
+    run.done.add_callback(rest.set)
+    run.engine.wait([run], timeout, rest)
+    run.ending.at_rest = None

@@ -12,13 +12,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from threading import get_ident
-from time import monotonic
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
+from routilux_core._engine.ending import announce_end, announce_end_again, nudge
 from routilux_core._engine.mending import put_in_order
 from routilux_core._engine.plan import JOB, Inlet, Item, Node
 from routilux_core._engine.scheduler import Job, Scheduler
+from routilux_core._engine.step import Step
 from routilux_core._routines.frame import CURRENT, check_outside, here
+from routilux_core._routines.signature import Payload
 from routilux_core._threads.aside import Aside
 from routilux_core._threads.timers import Timers
 from routilux_core._threads.visits import Visit, is_held_here
@@ -109,6 +112,10 @@ class Engine:
         for scheduler in self.schedulers:
             scheduler.want_worker()
 
+    def step(self, run: Job | None = None) -> Step:
+        """Return one step, with what follows from it: see `Step`."""
+        return Step(self, run)
+
     def run_deferred(self) -> None:
         """Submit the tasks that were called for, and tell listeners what they wait for. The lock is not held."""
         while True:
@@ -121,7 +128,7 @@ class Engine:
     def _nudge(self) -> None:
         """Have those who wait for jobs keep the time: the timers have no thread. Lock."""
         for run in self.runs:
-            run.nudge()
+            nudge(run)
 
     # -- interruptions: see `mending` and `visits`
 
@@ -145,7 +152,7 @@ class Engine:
             for scheduler in self.schedulers:
                 scheduler.take_back_unsent()
             for run in ended:
-                run.announce_end_again()
+                announce_end_again(run)
             self.aside.mend()
             self.run_deferred()
         except BaseException:
@@ -250,6 +257,42 @@ class Engine:
         with self.lock:
             return [*self.runs, *self.ending]
 
+    def take_in(self, run: Job, entry: Inlet, payload: Payload) -> None:
+        """Have a run more, with what its entry is called with; `settle` follows."""
+        try:
+            with self.lock:
+                self.runs.add(run)
+                self.measures.start(run.ledger)
+                run.post(entry, payload, 0, perf_counter())
+                run.end_if_idle()
+        except BaseException:  # it may be counted, and not be there
+            self.hurt = True
+            raise
+
+    def close_books(self, run: Job) -> bool:
+        """Have a run that has ended no longer; False where another thread has been here."""
+        with self.lock:
+            if run.ending.finisher is not None:
+                return False
+            run.ending.finisher = get_ident()
+            run.ledger.finished = True
+            self.ending.add(run)
+            self.runs.discard(run)  # not before: who finds no jobs has to find them finished
+            run.ledger.history.trim()
+            self.measures.end(run.ledger)
+            for node in self.raised:
+                node.mark = 0
+            self.raised.clear()
+            if not self.runs:
+                self.timers.wake()  # what is left there was cancelled: its thread may end
+            return True
+
+    def forget_end(self, run: Job) -> Callable[[], None] | None:
+        """The end of a run was told. Return what is to be called if no other runs."""
+        with self.lock:
+            self.ending.discard(run)
+            return None if self.runs else self.when_idle
+
     def call_when_idle(self, call: Callable[[], None]) -> bool:
         """Let a call be made behind the last job that runs; where none runs it is not made. Return which."""
         with self.lock:
@@ -301,12 +344,16 @@ class Engine:
 
     def _wait(self, waited: list[Job], timeout: float | None, until: Done | None) -> bool:
         deadline = deadline_of(timeout)
-        if not all(run.done.is_set() for run in waited):
-            self.check_fork()
+        for run in waited:
+            if not run.done.is_set():
+                self.check_fork()
         try:
             if self.hurt:
                 self.mend()
-            return all(self._wait_for(until or run.done, deadline) for run in waited)
+            for run in waited:
+                if not self._wait_for(until or run.done, deadline):
+                    return False
+            return True
         except BaseException:
             self.hurt = True
             self.recover()
@@ -353,7 +400,7 @@ class Engine:
     def settle(self, ended: list[Job]) -> None:
         """Finish runs that may have ended, and answer calls. The lock is not held."""
         for run in ended:
-            run.announce_end()
+            announce_end(run)
         self.run_deferred()
 
 

@@ -7,9 +7,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from routilux_core._engine.choosing import allowed, as_waiting
 from routilux_core._engine.engine import as_exception, logger
-from routilux_core._engine.plan import JOB
 from routilux_core._engine.scheduler import Scheduler
 from routilux_core.errors import StrategyError
 from routilux_core.seconds import stretch
@@ -37,10 +35,7 @@ class SchedulerHost:
     def waiting(self) -> list[Waiting]:
         """Return the activations that may run now, oldest first."""
         scheduler = self._scheduler()
-        if scheduler is None:
-            return []
-        with scheduler.engine.lock:
-            return [as_waiting(item) for item in allowed(scheduler, len(scheduler.ready)) if not item[JOB].halted]
+        return [] if scheduler is None else scheduler.waiting()
 
     def lost(self, error: BaseException, /) -> None:
         scheduler = self._scheduler()
@@ -49,14 +44,8 @@ class SchedulerHost:
 
     def workers_changed(self) -> None:
         scheduler = self._scheduler()
-        if scheduler is None:
-            return
-        with scheduler.engine.lock:
-            if scheduler.pool is None:
-                return
-            scheduler.workers = scheduler.pool.workers
-            scheduler.want_worker()
-        scheduler.engine.run_deferred()
+        if scheduler is not None:
+            scheduler.workers_changed()
 
     def worker_ended(self) -> None:
         self._resources.close_mine()
@@ -73,18 +62,13 @@ def open_pool(scheduler: Scheduler, preparation: Callable[[], bytes]) -> None:
         raise StrategyError(f"strategy {strategy.name!r} could not be opened: {why}") from cause
     if not isinstance(pool, WorkerPool) or pool.workers < 1:
         raise StrategyError(f"strategy {strategy.name!r} opened {pool!r}, not a WorkerPool with workers")
-    with scheduler.engine.lock:
-        scheduler.pool, scheduler.workers, scheduler.chooser = pool, pool.workers, pool.chooser
-        scheduler.opened += 1
-        host.opened = scheduler.opened
-        scheduler.open_lane()
+    host.opened = scheduler.take_pool(pool)
 
 
 def close_pool(scheduler: Scheduler, *, cancel: bool = False, timeout: float | None = None) -> None:
     """Close the pool of a queue, if any, and what its workers made. Past the deadline a warning, and we go on."""
     timeout = stretch(timeout)
-    with scheduler.engine.lock:
-        pool = scheduler.let_go_of_pool()
+    pool = scheduler.let_go_of_pool()
     if pool is not None:
         if pool.in_caller:
             _close(pool, scheduler, cancel, timeout)

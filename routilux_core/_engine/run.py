@@ -5,15 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 from contextvars import Context
-from functools import partial
-from threading import get_ident
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from routilux_core._engine.ending import Ending
 from routilux_core._engine.ledger import GATHERED, LedgerCounts
 from routilux_core._engine.plan import INLET, JOB, NUMBER, Inlet, Item, Node, Outlet, rename
 from routilux_core._engine.retries import Retries
-from routilux_core._routines.frame import CURRENT, Frame
+from routilux_core._routines.frame import Frame
 from routilux_core._routines.signature import Payload
 from routilux_core._threads.completion import Completion
 from routilux_core._threads.visits import Visit
@@ -26,21 +25,17 @@ if TYPE_CHECKING:
     from routilux_core._tracking.listeners import Listeners
 
 
-ASIDE = 0  # no thread of ours tells of the end
-
-
 class Run:
     """The live side of a job. What is marked "lock" is called with the engine's lock held."""
 
     __slots__ = (
         "arrivals",
-        "at_rest",
         "context",
         "decide",
         "done",
         "ended",
+        "ending",
         "engine",
-        "finisher",
         "flow_id",
         "halted",
         "is_fast",
@@ -57,7 +52,6 @@ class Run:
         "stopped",
         "swept",
         "timed",
-        "told",
         "waiters",
     )
 
@@ -76,10 +70,8 @@ class Run:
         self.may_emit_fast = True  # whether an emission needs no further thought
         self.numbers = itertools.count(1)  # of activations
         self.stopped = self.halted = self.ended = False
-        self.finisher: int | None = None  # the thread that tells of the end
-        self.told = False  # listeners were told of the end, or are just being told
         self.done = Completion()
-        self.at_rest: Completion | None = None  # while a caller works on this job: set when it ends or is paused
+        self.ending = Ending()
         self.merged: dict[Inlet, Payload] = {}
         self.arrivals: dict[Inlet, list[Payload]] = {}
         self.parked: list[Item] = []  # what workers came upon while the job was paused
@@ -101,7 +93,7 @@ class Run:
         """Tell that the job begins, and let its entry run. Not under the lock."""
         if self.listeners is not None and self.listeners.starts:
             self.listeners.job_started()
-            with self.engine.lock:
+            with self.engine.step():
                 if not (self.paused or self.stopped):
                     self.halted = False
                     self.unpark()
@@ -120,19 +112,6 @@ class Run:
         """Work out `may_emit_fast` and `is_fast`. Lock, or before anything is posted."""
         self.may_emit_fast = not self.stopped and (self.listeners is None or not self.listeners.details)
         self.is_fast = self.may_emit_fast and not self.halted and not self.retries.may_retry and self.context is None
-
-    def begin(self, entry: Inlet, payload: Payload) -> None:
-        """Join the jobs that run, with what the entry is called with. Not under the lock."""
-        engine = self.engine
-        try:
-            with engine.lock:
-                engine.runs.add(self)
-                engine.measures.start(self.ledger)
-                self.post(entry, payload, 0, perf_counter())
-                self.end_if_idle()
-        except BaseException:  # it may be counted, and not be there
-            engine.hurt = True
-            raise
 
     # -- posting (lock)
 
@@ -318,69 +297,6 @@ class Run:
         self.stop("failed")
         self.end_if_idle()
 
-    # -- without the lock
-
-    def nudge(self) -> None:
-        """Let those who wait for this job look around."""
-        self.done.nudge()
-        if self.at_rest is not None:
-            self.at_rest.nudge()
-
-    def announce_end(self) -> None:
-        """Tell those who wait that the job has ended, if it has. Not under the lock.
-
-        One thread does it, once; what interrupts it leaves the rest to `announce_end_again`.
-        """
-        engine = self.engine
-        with engine.lock:
-            if not self.ended or self.finisher is not None:
-                return
-            self.finisher = get_ident()
-            idle = self._close_books()
-        self.merged.clear()
-        worker = CURRENT.get()
-        if self.listeners is None or getattr(worker, "in_caller", False):
-            self._tell_finished(idle)
-        else:  # they may take their time, and no worker is to wait for them
-            self.engine.aside.do(partial(self._tell_finished, idle))
-            self.finisher = ASIDE
-
-    def _tell_finished(self, idle: Callable[[], None] | None) -> None:
-        """Tell listeners, and then those who wait."""
-        try:
-            if self.listeners is not None and not self.told:
-                self.told = True
-                self.listeners.job_finished()
-        finally:  # an exception that a signal handler raises
-            self.listeners = None
-            self.done.set()
-            with self.engine.lock:
-                self.engine.ending.discard(self)
-        if idle is not None:
-            idle()
-
-    def announce_end_again(self) -> None:
-        """Go on telling those who wait, if this thread was interrupted while it did so. Not under the lock."""
-        if self.finisher == get_ident() and (not self.done.is_set() or self in self.engine.ending):
-            self.finisher = None
-        self.announce_end()
-
-    def _close_books(self) -> Callable[[], None] | None:
-        """Leave the running jobs; return what is to be called if this was the last. Lock."""
-        engine = self.engine
-        self.ledger.finished = True
-        engine.ending.add(self)
-        engine.runs.discard(self)  # not before: who finds no jobs has to find them finished
-        self.ledger.history.trim()
-        engine.measures.end(self.ledger)
-        for node in engine.raised:
-            node.mark = 0
-        engine.raised.clear()
-        if engine.runs:
-            return None
-        engine.timers.wake()  # what is left there was cancelled: its thread may end
-        return engine.when_idle
-
     def unpark(self) -> None:
         """Put what was set aside back before everything else of this job, in the order posted. Lock."""
         self.refresh_flags()
@@ -396,7 +312,7 @@ class Run:
     def abort(self, kill: bool = False) -> None:
         """Cancel, also in the middle of a call into the engine, whose own this is."""
         with Visit(self.engine):
-            with self.engine.lock:
+            with self.engine.step():
                 self.paused = False
                 self.stop("cancelled")
                 self.end_if_idle()
@@ -404,5 +320,4 @@ class Run:
                 scheduler.revoke(self)
                 if kill:
                     scheduler.kill(self)
-            self.announce_end()
-            self.engine.run_deferred()
+            self.engine.settle([self])

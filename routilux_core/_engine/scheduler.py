@@ -10,19 +10,22 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from routilux_core._engine.choosing import bring_back, take_chosen
+from routilux_core._engine.choosing import allowed, as_waiting, bring_back, take_chosen
+from routilux_core._engine.ending import Ended
+from routilux_core._engine.ledger import LedgerCounts
 from routilux_core._engine.plan import INLET, JOB, NUMBER, Inlet, Item, Node
 from routilux_core._engine.retries import Retries
 from routilux_core._routines.frame import Frame, has_gil
+from routilux_core._routines.signature import Payload
 from routilux_core._threads.resources import Resources
 from routilux_core.errors import StrategyError, is_interrupt
-from routilux_core.strategy import Chooser, Done, ExecutionStrategy, Task, WorkerPool
+from routilux_core.strategy import Chooser, ExecutionStrategy, Task, Waiting, WorkerPool
 
 if TYPE_CHECKING:
     from routilux_core._engine.engine import Engine
 
 
-class Job(Protocol):
+class Job(Ended, Protocol):
     """What the engine knows of a run."""
 
     job_id: str
@@ -33,17 +36,13 @@ class Job(Protocol):
     waiters: list[Frame]
 
     @property
-    def done(self) -> Done: ...
-    @property
-    def ended(self) -> bool: ...
+    def ledger(self) -> LedgerCounts: ...
     @property
     def retries(self) -> Retries: ...
+    def post(self, inlet: Inlet, payload: Payload, cause: int, now: float) -> None: ...
     def abort(self) -> None: ...
     def doubt(self) -> None: ...
     def end_if_idle(self) -> bool: ...
-    def announce_end_again(self) -> None: ...
-    def announce_end(self) -> None: ...
-    def nudge(self) -> None: ...
     def leave(self) -> None: ...
     def lost(self, scheduler: Scheduler, error: BaseException) -> None: ...
 
@@ -429,10 +428,33 @@ class Scheduler:
         """Give up what the pool, now closed, has not brought back: in shared memory, nothing."""
 
     def let_go_of_pool(self) -> WorkerPool | None:
-        """Have no pool any more, and return the one there was. The lock is held."""
-        pool, self.pool, self.workers, self.recruiting = self.pool, None, 0, False
-        self.opened += 1
+        """Have no pool any more, and return the one there was."""
+        with self.engine.lock:
+            pool, self.pool, self.workers, self.recruiting = self.pool, None, 0, False
+            self.opened += 1
         return pool
+
+    def take_pool(self, pool: WorkerPool) -> int:
+        """Work with a pool from now on; return the number that `opened` has for it."""
+        with self.engine.lock:
+            self.pool, self.workers, self.chooser = pool, pool.workers, pool.chooser
+            self.opened += 1
+            self.open_lane()
+            return self.opened
+
+    def workers_changed(self) -> None:
+        """Look again how many workers the pool has."""
+        with self.engine.lock:
+            if self.pool is None:
+                return
+            self.workers = self.pool.workers
+            self.want_worker()
+        self.engine.run_deferred()
+
+    def waiting(self) -> list[Waiting]:
+        """Return the activations that may run now, oldest first."""
+        with self.engine.lock:
+            return [as_waiting(item) for item in allowed(self, len(self.ready)) if not item[JOB].halted]
 
     def forget(self) -> WorkerPool | None:
         """Have no pool and nothing to do, and return the pool there was. The child of a fork: it is the parent's."""

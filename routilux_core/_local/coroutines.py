@@ -45,7 +45,7 @@ class CoroutineTask(WorkTask):
 
 async def work(scheduler: Scheduler) -> None:
     """Run activations one after the other until the queue has nothing left for this worker."""
-    with scheduler.engine.lock:
+    with scheduler.engine.step():
         scheduler.begin()
     worker = CoroutineWorker(scheduler)
     try:
@@ -81,12 +81,11 @@ class CoroutineWorker(Emitter):
 
     def take(self) -> Item | None:
         """Take an activation, and call another worker if there is more."""
-        with self.scheduler.engine.lock:
+        with self.scheduler.engine.step():
             item = self.scheduler.take(self)
             if item is not None:
                 self.scheduler.awaited.add(self)
                 self.scheduler.want_worker()
-        self.scheduler.engine.run_deferred()
         return item
 
     async def perform(self) -> None:
@@ -110,24 +109,20 @@ class CoroutineWorker(Emitter):
 
     def count(self) -> None:
         """Count the activation, as the last thing it does, and give its permit back."""
-        item, finished = self.item, None
+        item = self.item
         assert item is not None
         run: Run = item[JOB]
-        with self.scheduler.engine.lock:
+        with self.scheduler.engine.step(run):
             if self.verdict.outcome != DISCARDED:
                 run.ledger.record(item, self.verdict.outcome, self.thread, self.started, self.ended)
             run.settle(item, self.verdict.outcome, self.verdict.delay)
             self.item = None
             self.scheduler.awaited.discard(self)
-            if run.end_if_idle():
-                finished = run
-        if finished is not None:
-            finished.announce_end()
 
     def sign_out(self) -> None:
         """Count the worker out; what a KeyboardInterrupt left in hand between two lines is counted, too."""
         item, self.item = self.item, None
-        with self.scheduler.engine.lock:
+        with self.scheduler.engine.step():
             if item is not None:
                 item[JOB].stop("cancelled")
             self.scheduler.awaited.discard(self)
@@ -135,7 +130,6 @@ class CoroutineWorker(Emitter):
             self.scheduler.want_worker()
         if item is not None or self.scheduler.engine.hurt:
             self.scheduler.engine.mend()
-        self.scheduler.engine.run_deferred()
 
     async def _call_or_await(self, inlet: Inlet, payload: dict[str, Any], run: Run, number: int) -> None:
         node = inlet.node

@@ -45,12 +45,12 @@ class Deadline(CallState):
         self._before = worker.emitted  # until the call
         self._returned = False
         engine = worker.scheduler.engine
-        with engine.lock:
+        with engine.step():
             self._timer = engine.timers.add(self._limit, self._due)
 
     def close(self) -> bool:
         """Say that the call has returned; True if its time was over before."""
-        with self._worker.scheduler.engine.lock:
+        with self._worker.scheduler.engine.step():
             self._timer.cancel()
             return self.late
 
@@ -76,17 +76,14 @@ class Deadline(CallState):
         decision = carry_out(run, failure, decide(failure, run))
         outcome = OUTCOMES.get(decision.strategy, FAILED)
         _spare(worker.scheduler, 1)
-        with run.engine.lock:
+        with run.engine.step(run):
             run.ledger.record(self._item, outcome, worker.thread, self._began, ended)
             run.settle(self._item, outcome, decision.delay, permit=self._returned)
             self.decided = True
-            run.end_if_idle()
             if self._returned:  # its worker may have left, and not have seen who has the permit now
                 self._node.scheduler.want_worker()
             else:
                 worker.seat.step_out()
-        run.announce_end()
-        run.engine.run_deferred()
 
     def come_back(self) -> None:
         """Let go of the call, which has returned, and of the permit that it has kept. Lock, in its thread."""

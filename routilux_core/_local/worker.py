@@ -9,6 +9,7 @@ from itertools import islice
 from time import perf_counter
 from typing import Any
 
+from routilux_core._engine.ending import announce_end
 from routilux_core._engine.engine import TICK
 from routilux_core._engine.plan import INLET, JOB, NO_KEY, POSTED, Inlet, Item, Node
 from routilux_core._engine.run import Run
@@ -295,7 +296,7 @@ class Worker(Emitter):
         if answers:
             engine.run_deferred()
         if finished is not None:
-            finished.announce_end()
+            announce_end(finished)
         if verdict.interrupt is not None:
             raise verdict.interrupt
         if engine.hurt:

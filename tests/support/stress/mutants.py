@@ -179,7 +179,9 @@ COUNTS_BEFORE_ITS_EMISSIONS = (
             run.ledger.members -= 1
             ended = run.end_if_idle()
         if ended:
-            run.announce_end()
+            from routilux_core._engine.ending import announce_end
+
+            announce_end(run)
         with worker.engine.lock:
             run.ledger.over -= 1  # the loop counts it for good
             run.ledger.members += 1

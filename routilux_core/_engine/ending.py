@@ -1,0 +1,92 @@
+"""The end of a job, told once: to listeners first, then to those who wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from threading import get_ident
+from typing import Any, Protocol
+
+from routilux_core._routines.frame import CURRENT
+from routilux_core._threads.aside import Aside
+from routilux_core._threads.completion import Completion
+
+ASIDE = 0  # no thread of ours tells of the end
+
+
+class Ending:
+    """How far the telling is."""
+
+    __slots__ = ("at_rest", "finisher", "told")
+
+    def __init__(self) -> None:
+        self.finisher: int | None = None  # the thread that tells of the end
+        self.told = False  # listeners were told of the end, or are just being told
+        self.at_rest: Completion | None = None  # while a caller works on the job: set when it ends or is paused
+
+
+class EngineRole(Protocol):
+    """What is needed of the engine."""
+
+    aside: Aside
+    ending: set[Any]
+
+    def close_books(self, run: Any, /) -> bool: ...
+    def forget_end(self, run: Any, /) -> Callable[[], None] | None: ...
+
+
+class Ended(Protocol):
+    """What is needed of a run."""
+
+    ended: bool
+    ending: Ending
+    listeners: Any
+    merged: dict[Any, Any]
+
+    @property
+    def engine(self) -> EngineRole: ...
+    @property
+    def done(self) -> Completion: ...
+
+
+def announce_end(run: Ended) -> None:
+    """Tell those who wait that the job has ended, if it has. Not under the lock.
+
+    One thread does it, once; what interrupts it leaves the rest to `announce_end_again`.
+    """
+    if not run.ended or run.ending.finisher is not None or not run.engine.close_books(run):
+        return  # who ended it, or ends it just now, is here, too
+    run.merged.clear()
+    if run.listeners is None or getattr(CURRENT.get(), "in_caller", False):
+        _tell(run)
+    else:  # they may take their time, and no worker is to wait for them
+        run.engine.aside.do(partial(_tell, run))
+        run.ending.finisher = ASIDE
+
+
+def announce_end_again(run: Ended) -> None:
+    """Go on telling those who wait, if this thread was interrupted while it did so. Not under the lock."""
+    if run.ending.finisher == get_ident() and (not run.done.is_set() or run in run.engine.ending):
+        run.ending.finisher = None
+    announce_end(run)
+
+
+def _tell(run: Ended) -> None:
+    """Tell listeners, and then those who wait."""
+    try:
+        if run.listeners is not None and not run.ending.told:
+            run.ending.told = True
+            run.listeners.job_finished()
+    finally:  # an exception that a signal handler raises
+        run.listeners = None
+        run.done.set()
+        behind = run.engine.forget_end(run)
+    if behind is not None:
+        behind()
+
+
+def nudge(run: Ended) -> None:
+    """Let those who wait for the job look around."""
+    run.done.nudge()
+    if run.ending.at_rest is not None:
+        run.ending.at_rest.nudge()
