@@ -79,7 +79,7 @@ OPEN_CIRCLES = (
 
 MOST_MODULES = 20  # in a folder, its `__init__` included
 MOST_FOR_TYPES = 25  # imports in `TYPE_CHECKING` blocks: each is a place where the order of the house is not told
-MOST_LOCKING = 10  # modules that take the lock of a flow
+MOST_LOCKING = 8  # modules that take the lock of a flow
 # Folders whose `__init__` holds a docstring and nothing else: `import routilux_core` passes through it.
 BARE = {"_text", "_threads", "_routines", "_registry", "_tracking", "_engine", "_local", "_remote", "_report"}
 

@@ -26,7 +26,7 @@ from routilux_core._threads.aside import Aside
 from routilux_core._threads.timers import Timers
 from routilux_core._threads.visits import Visit, is_held_here
 from routilux_core._tracking.totals import Measures
-from routilux_core.error_handling import ErrorHandler
+from routilux_core.error_handling import Decision, ErrorHandler, ErrorStrategy, Failure
 from routilux_core.errors import FlowStateError, StrategyError
 from routilux_core.seconds import LONGEST
 from routilux_core.strategy import Done, WorkerPool
@@ -269,6 +269,17 @@ class Engine:
             self.hurt = True
             raise
 
+    def note_failure(self, run: Job, failure: Failure, decision: Decision, state: str | None, status: str) -> Decision:
+        """Note a failure as decided, and stop its job as `status` on STOP; return what is done in the end."""
+        with self.lock:
+            if run.stopped and decision.strategy is ErrorStrategy.RETRY:
+                decision = Decision(ErrorStrategy.STOP)  # there is no other attempt
+            failure.decision = decision.strategy
+            run.ledger.note_failure(failure, state)
+            if decision.strategy is ErrorStrategy.STOP:
+                run.stop(status)
+        return decision
+
     def close_books(self, run: Job) -> bool:
         """Have a run that has ended no longer; False where another thread has been here."""
         with self.lock:
@@ -350,10 +361,7 @@ class Engine:
         try:
             if self.hurt:
                 self.mend()
-            for run in waited:
-                if not self._wait_for(until or run.done, deadline):
-                    return False
-            return True
+            return all(self._wait_for(until or run.done, deadline) for run in waited)
         except BaseException:
             self.hurt = True
             self.recover()

@@ -29,13 +29,7 @@ def decide(failure: Failure, run: Run) -> Decision:
 
 def carry_out(run: Run, failure: Failure, decision: Decision, status: str = "failed") -> Decision:
     """Note a failure with the decision, and stop the job as `status` on STOP; return what is done in the end."""
-    with run.engine.lock:
-        if run.stopped and decision.strategy is ErrorStrategy.RETRY:
-            decision = Decision(ErrorStrategy.STOP)  # there is no other attempt
-        failure.decision = decision.strategy
-        run.ledger.note_failure(failure, STATES.get(decision.strategy))
-        if decision.strategy is ErrorStrategy.STOP:
-            run.stop(status)
+    decision = run.engine.note_failure(run, failure, decision, STATES.get(decision.strategy), status)
     _log(failure, decision.strategy)
     return decision
 

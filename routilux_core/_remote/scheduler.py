@@ -145,10 +145,17 @@ class RemoteScheduler(Scheduler):
             self.active -= 1
 
     def is_home(self, task: RemoteTask) -> None:
-        """All of a batch is counted or put back. Lock."""
-        self.homing.discard(task)
-        task.claim.run.end_if_idle()
-        self.want_worker()
+        """Put back what is left of a batch: all of it is counted or put back then."""
+        with self.engine.lock:
+            task.claim.close()
+            self.homing.discard(task)
+            task.claim.run.end_if_idle()
+            self.want_worker()
+
+    def weigh(self, inlet: Inlet, size: int, weight: int) -> None:
+        """Learn how many bytes the calls of a batch are."""
+        with self.engine.lock:
+            self.paces.weigh(inlet, size, weight)
 
     # -- after an interruption
 

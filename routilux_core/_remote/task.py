@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import Protocol
 
 from routilux_core._engine.engine import as_exception, logger
-from routilux_core._engine.plan import INLET, Item
+from routilux_core._engine.plan import INLET, Inlet, Item
 from routilux_core._remote.claim import Claim, Owner
 from routilux_core._remote.envelopes import Envelope, PartStore
 from routilux_core._remote.packing import pack
@@ -35,6 +35,7 @@ class Sender(Owner, Protocol):
 
     def came_back(self, task: RemoteTask) -> None: ...
     def is_home(self, task: RemoteTask) -> None: ...
+    def weigh(self, inlet: Inlet, size: int, weight: int) -> None: ...
 
 
 class RemoteTask(Task):
@@ -76,8 +77,7 @@ class RemoteTask(Task):
         if claim.ended or not isinstance(made, Envelope):
             return
         self._envelope, self.size, self.parts = made, len(claim.items), frozenset(made.parts)
-        with sender.engine.lock:
-            sender.paces.weigh(claim.items[0][INLET], self.size, made.weight)
+        sender.weigh(claim.items[0][INLET], self.size, made.weight)
         if sender.pool is None:
             self.give_up(StrategyError(f"strategy {sender.strategy.name!r}: its pool was closed"))
         elif not self._hand_over(sender.pool, around):
@@ -206,9 +206,7 @@ class RemoteTask(Task):
         """Put back what was not started, and let go of what was sent."""
         if self._ended_by_pool or self.where == PACKED_HERE:  # else the pool may just be asking for it
             self._envelope = None
-        with self.sender.engine.lock:
-            self.claim.close()
-            self.sender.is_home(self)
+        self.sender.is_home(self)
 
 
 def _gives_back(sender: Sender, task: RemoteTask) -> bool:
