@@ -1,4 +1,4 @@
-"""The contract between the engine and an execution strategy (version 1).
+"""The contract between the engine and an execution strategy (version 2).
 
 A strategy is configuration: comparable, serializable, found by name. Opened, it gives a pool, which owns threads,
 processes or a client. To a pool the engine hands tasks: where memory is shared, a task is something to call; elsewhere
@@ -11,15 +11,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
-from attrs import field, frozen
+from attrs import Attribute, field, frozen
 
-from routilux_core.errors import CapabilityError, ConfigurationError, brief
+from routilux_core.errors import CapabilityError, ConfigurationError, StrategyError, brief
 from routilux_core.seconds import check_seconds
 
 if TYPE_CHECKING:
     import logging
 
-CONTRACT = 1
+CONTRACT = 2
 MOST_WORKERS = 1_000_000  # a pool has something for each of them ready
 
 
@@ -28,7 +28,26 @@ def _batch_seconds(value: Any) -> float:
 
 
 def _ahead_below(value: Any) -> float:
-    return 0.0 if value == 0 else check_seconds(value, "ahead_below")
+    return 0.0 if _is_number(value) and value == 0 else check_seconds(value, "ahead_below")
+
+
+def _max_batch(value: Any) -> int:
+    if _is_count(value):
+        return value  # type: ignore[no-any-return]
+    raise ConfigurationError(f"max_batch has to be a whole number from 1, not {brief(value)}")
+
+
+def _yes_or_no(owner: Any, attribute: Attribute[bool], value: Any) -> None:
+    if value is not True and value is not False:
+        raise ConfigurationError(f"{attribute.name} has to be True or False, not {brief(value)}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 @frozen(kw_only=True)
@@ -43,12 +62,12 @@ class Capabilities:
     wants more of both.
     """
 
-    shares_memory: bool
-    parallel: bool = True
-    coroutines: bool = False
-    enforces_timeout: bool = False
-    streams: bool = False
-    max_batch: int = 1
+    shares_memory: bool = field(validator=_yes_or_no)
+    parallel: bool = field(default=True, validator=_yes_or_no)
+    coroutines: bool = field(default=False, validator=_yes_or_no)
+    enforces_timeout: bool = field(default=False, validator=_yes_or_no)
+    streams: bool = field(default=False, validator=_yes_or_no)
+    max_batch: int = field(default=1, converter=_max_batch)
     batch_seconds: float = field(default=0.004, converter=_batch_seconds)
     ahead_below: float = field(default=0.002, converter=_ahead_below)
 
@@ -193,6 +212,27 @@ class WorkerPool(ABC):
         """End the workers; idempotent. `cancel` drops tasks not started; `timeout` bounds the wait in seconds."""
 
 
+def check_pool(pool: Any) -> WorkerPool:
+    """Return what `open` gave, if it is a pool that the engine can use; anything else is refused, and says why."""
+    if not isinstance(pool, WorkerPool):
+        raise StrategyError(f"`open` returned {brief(pool)}, not a WorkerPool")
+    check_workers(pool)
+    if pool.chooser is not None and not callable(pool.chooser):
+        raise StrategyError(f"the `chooser` of its pool is {brief(pool.chooser)}, and can't be called")
+    return pool
+
+
+def check_workers(pool: WorkerPool) -> int:
+    """Return how many workers a pool has; what is no number of workers is refused."""
+    workers: Any = pool.workers
+    if not _is_count(workers) or workers > MOST_WORKERS:
+        raise StrategyError(
+            f"its pool has workers={brief(workers)}: that has to be a whole number from 1 to {MOST_WORKERS:,}, "
+            "the most tasks at a time"
+        )
+    return int(workers)
+
+
 def check_max_workers(value: Any) -> int | None:
     """Return a number of workers, or None for the strategy's own default; anything else is refused."""
     if value is None:
@@ -207,9 +247,13 @@ def check_max_workers(value: Any) -> int | None:
 
 @frozen(kw_only=True)
 class ExecutionStrategy(ABC):
-    """How activations are run: the configuration of a pool. Subclass it as a frozen, keyword-only attrs class."""
+    """How activations are run: the configuration of a pool. Subclass it as a frozen, keyword-only attrs class.
 
-    contract: ClassVar[int] = CONTRACT
+    `contract` is the version of this module that the class was written for. Each class states it: what it inherited
+    would be that of whichever version is installed.
+    """
+
+    contract: ClassVar[int]
     name: ClassVar[str]
     capabilities: ClassVar[Capabilities]
     max_workers: int | None = field(default=None, converter=check_max_workers)

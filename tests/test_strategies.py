@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -277,6 +278,97 @@ def test_an_option_that_a_strategy_does_not_have_is_refused(make_flow: MakeFlow)
     with pytest.raises(ConfigurationError, match=r"'concurrent'.*'colour'"):
         flow.set_execution_strategy("concurrent", strategy_options={"colour": "blue"})
     assert flow.execution_strategy == "sequential"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_batch": "64"}, "max_batch has to be a whole number from 1, not '64'"),
+        ({"max_batch": 0}, "max_batch has to be a whole number from 1, not 0"),
+        ({"max_batch": -5}, "max_batch has to be a whole number from 1, not -5"),
+        ({"max_batch": True}, "max_batch has to be a whole number from 1, not True"),
+        ({"batch_seconds": float("nan")}, "batch_seconds has to be a number of seconds above 0, not nan"),
+        ({"ahead_below": "0"}, "ahead_below has to be a number of seconds above 0, not '0'"),
+        ({"ahead_below": False}, "ahead_below has to be a number of seconds above 0, not False"),
+        ({"parallel": "yes"}, "parallel has to be True or False, not 'yes'"),
+        ({"streams": 1}, "streams has to be True or False, not 1"),
+        ({"shares_memory": None}, "shares_memory has to be True or False, not None"),
+    ],
+)
+def test_capabilities_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        Capabilities(**{"shares_memory": False, **settings})
+    assert Capabilities(shares_memory=True, ahead_below=0).ahead_below == 0.0
+
+
+class NoPool:
+    """Has what a pool has, and is none."""
+
+    workers = 1
+
+    def submit(self, task: Task) -> None: ...
+
+    def close(self, *, cancel: bool = False, timeout: float | None = None) -> None: ...
+
+
+@frozen(kw_only=True)
+class OpensStrategy(ExecutionStrategy):
+    """Opens whatever it was given."""
+
+    name: ClassVar[str] = "opens"
+    capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=True)
+    what: Any = attrs_field(eq=False)
+
+    def open(self, host: Host) -> WorkerPool:
+        return self.what  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [(None, "`open` returned None"), (NoPool(), "`open` returned <"), (4, "`open` returned 4, not a WorkerPool")],
+)
+def test_what_open_returns_has_to_be_a_pool(make_flow: MakeFlow, what: Any, message: str) -> None:
+    flow = make_flow(execution_strategy=OpensStrategy(what=what))
+    build(flow, Parallel(Meter()))
+    with pytest.raises(StrategyError, match=f"'opens' could not be opened: {message}"):
+        flow.execute("source", {"count": 2})
+    assert flow.wait_for_completion(SECONDS)
+
+
+@pytest.mark.parametrize("workers", ["4", 0, -1, 2.0, True, None, float("nan"), 10**9])
+def test_a_pool_without_a_number_of_workers_is_refused_and_closed(make_flow: MakeFlow, workers: Any) -> None:
+    pool = ThreadForEach(1, None)  # type: ignore[arg-type]
+    pool.workers = workers
+    flow = make_flow(execution_strategy=OpensStrategy(what=pool))
+    build(flow, Parallel(Meter()))
+    with pytest.raises(StrategyError, match=r"its pool has workers=.*a whole number from 1 to 1,000,000"):
+        flow.execute("source", {"count": 2})
+    assert pool.closed == 1
+    flow.set_execution_strategy("sequential")
+    assert run(flow, count=2).status == "completed"
+
+
+def test_a_pool_that_says_nonsense_of_its_workers_later_keeps_what_it_had(
+    make_flow: MakeFlow, caplog: pytest.LogCaptureFixture
+) -> None:
+    strategy, meter = ForEachStrategy(), Meter()
+    flow = make_flow(execution_strategy=strategy)
+    build(flow, Parallel(meter))
+    run(flow, count=2)
+    [pool] = strategy.opened
+    pool.workers = "many"  # type: ignore[assignment]
+    pool.host.workers_changed()
+    assert "its pool has workers='many'" in caplog.text
+    assert run(flow, count=2).status == "completed"
+
+
+def test_a_strategy_object_that_states_another_contract_is_refused() -> None:
+    @frozen(kw_only=True)
+    class Older(ForEachStrategy):
+        contract: ClassVar[int] = 1
+
+    with pytest.raises(StrategyError, match=r"'for-each' was made for version 1 of the strategy contract"):
+        Flow(execution_strategy=Older())
 
 
 def test_the_old_pool_is_closed_when_the_strategy_changes(make_flow: MakeFlow) -> None:

@@ -21,6 +21,7 @@ class SequentialStrategy(ExecutionStrategy):
     """One activation after the other, in the order of their emission; `max_workers` is stored and ignored."""
 
     name: ClassVar[str] = "sequential"
+    contract: ClassVar[int] = 2
     capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=True, parallel=False)
 
     def open(self, host: Host) -> WorkerPool:

@@ -20,6 +20,7 @@ class ConcurrentStrategy(ExecutionStrategy):
     """Up to `max_workers` threads; by default as many as `min(32, cpus + 4)`, since they mostly wait."""
 
     name: ClassVar[str] = "concurrent"
+    contract: ClassVar[int] = 2
     capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=True)
 
     def open(self, host: Host) -> WorkerPool:

@@ -11,7 +11,7 @@ from routilux_core._engine.engine import as_exception, logger
 from routilux_core._engine.scheduler import Scheduler
 from routilux_core.errors import StrategyError
 from routilux_core.seconds import stretch
-from routilux_core.strategy import Waiting, WorkerPool
+from routilux_core.strategy import Waiting, WorkerPool, check_pool
 
 if TYPE_CHECKING:
     import logging
@@ -44,8 +44,12 @@ class SchedulerHost:
 
     def workers_changed(self) -> None:
         scheduler = self._scheduler()
-        if scheduler is not None:
+        if scheduler is None:
+            return
+        try:
             scheduler.workers_changed()
+        except StrategyError as error:
+            logger().error("strategy %r: %s; what it had before counts", scheduler.strategy.name, error)
 
     def worker_ended(self) -> None:
         self._resources.close_mine()
@@ -54,14 +58,16 @@ class SchedulerHost:
 def open_pool(scheduler: Scheduler, preparation: Callable[[], bytes]) -> None:
     """Open the pool of a queue that has none. Not under the engine's lock: it may take seconds."""
     strategy, host = scheduler.strategy, SchedulerHost(scheduler, preparation)
+    pool = None
     try:
         pool = strategy.open(host)
+        check_pool(pool)
     except Exception as error:
+        if isinstance(pool, WorkerPool):
+            _close(pool, scheduler, True, 0.0)  # what is refused is not left behind
         said = isinstance(error, StrategyError)  # whose own text is all that there is to know
         why, cause = (error, error.__cause__) if said else (repr(error), error)
         raise StrategyError(f"strategy {strategy.name!r} could not be opened: {why}") from cause
-    if not isinstance(pool, WorkerPool) or pool.workers < 1:
-        raise StrategyError(f"strategy {strategy.name!r} opened {pool!r}, not a WorkerPool with workers")
     host.opened = scheduler.take_pool(pool)
 
 

@@ -19,7 +19,7 @@ from routilux_core._routines.frame import Frame, has_gil
 from routilux_core._routines.signature import Payload
 from routilux_core._threads.resources import Resources
 from routilux_core.errors import StrategyError, is_interrupt
-from routilux_core.strategy import Chooser, ExecutionStrategy, Task, Waiting, WorkerPool
+from routilux_core.strategy import Chooser, ExecutionStrategy, Task, Waiting, WorkerPool, check_workers
 
 if TYPE_CHECKING:
     from routilux_core._engine.engine import Engine
@@ -444,11 +444,11 @@ class Scheduler:
             return self.opened
 
     def workers_changed(self) -> None:
-        """Look again how many workers the pool has."""
+        """Look again how many workers the pool has; a number that makes no sense is refused, and the old one counts."""
         with self.engine.lock:
             if self.pool is None:
                 return
-            self.workers = self.pool.workers
+            self.workers = check_workers(self.pool)
             self.want_worker()
         self.engine.run_deferred()
 

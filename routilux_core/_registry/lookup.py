@@ -49,6 +49,7 @@ def make_strategy(
             raise ConfigurationError(
                 f"max_workers and strategy_options go with the name of a strategy; set them on {strategy!r} itself"
             )
+        strategies.check_object(strategy)
         return strategy
     if not isinstance(strategy, str):
         raise ConfigurationError(f"execution_strategy is a name or an ExecutionStrategy, not {strategy!r}")

@@ -7,7 +7,7 @@ from typing import Any
 
 from routilux_core._registry.entry_points import Declared, Refused, declared, load_target
 from routilux_core._text.printable import printable
-from routilux_core.errors import ConfigurationError, StrategyError, UnknownStrategyError
+from routilux_core.errors import ConfigurationError, StrategyError, UnknownStrategyError, brief
 from routilux_core.strategy import CONTRACT, Capabilities, ExecutionStrategy
 
 GROUP = "routilux_core.strategies"
@@ -20,6 +20,9 @@ BUNDLED = {
 }
 INSTALLABLE = {"dask": "routilux-dask", "loky": "routilux-loky"}  # what to install for names that are known to exist
 OTHER_WORDS = {"threads": "concurrent", "threaded": "concurrent", "thread": "concurrent", "parallel": "concurrent"}
+
+
+OURS = ("routilux_core", "routilux_core_plugins")  # what a class inherits from these says nothing of the class
 
 
 class OtherContractError(StrategyError):
@@ -91,12 +94,7 @@ def load_class(name: str, target: str, owner: str = "") -> type[ExecutionStrateg
 def _checked(what: str, name: str, target: str, cls: Any) -> type[ExecutionStrategy]:
     if not (isinstance(cls, type) and issubclass(cls, ExecutionStrategy)):
         raise StrategyError(f"{what}: {target!r} is {cls!r}, not a subclass of ExecutionStrategy")
-    if cls.contract != CONTRACT:
-        newer = isinstance(cls.contract, int) and cls.contract > CONTRACT
-        raise OtherContractError(
-            f"{what} was made for version {cls.contract} of the strategy contract, and this routilux-core has version "
-            f"{CONTRACT}: install a {'newer routilux-core' if newer else 'newer version of that strategy'}"
-        )
+    _check_contract(what, target, cls)
     own = getattr(cls, "name", None)
     if own != name:
         raise StrategyError(f"{what}: {target!r} calls itself {own!r}; the two names have to agree")
@@ -106,6 +104,44 @@ def _checked(what: str, name: str, target: str, cls: Any) -> type[ExecutionStrat
         missing = ", ".join(sorted(cls.__abstractmethods__))
         raise StrategyError(f"{what}: {target!r} does not implement {missing}")
     return cls
+
+
+def _check_contract(what: str, target: str, cls: type) -> None:
+    """Refuse a class that was made for another version of the contract, or does not say for which."""
+    stated = stated_contract(cls)
+    write = f"`contract: ClassVar[int] = {CONTRACT}`"
+    if stated is None:
+        raise OtherContractError(
+            f"{what}: {target!r} does not say for which version of the strategy contract it was made; this "
+            f"routilux-core has version {CONTRACT}: if the class was made for that, write {write} in it, else install "
+            "a newer version of that strategy"
+        )
+    if type(stated) is not int:
+        raise OtherContractError(
+            f"{what}: {target!r} has contract = {brief(stated)}, which is no version: a whole number is, as in {write}"
+        )
+    if stated != CONTRACT:
+        raise OtherContractError(
+            f"{what} was made for version {stated} of the strategy contract, and this routilux-core has version "
+            f"{CONTRACT}: install a {'newer routilux-core' if stated > CONTRACT else 'newer version of that strategy'}"
+        )
+
+
+def check_object(strategy: ExecutionStrategy) -> None:
+    """Refuse an object whose class says that it was made for another version; a program's own class need not say."""
+    cls = type(strategy)
+    if stated_contract(cls) is not None:
+        _check_contract(f"strategy {strategy.name!r}", f"{cls.__module__}:{cls.__qualname__}", cls)
+
+
+def stated_contract(cls: type) -> Any:
+    """Return what a class, or one that it was made from, says of itself; None where only the core's own do."""
+    is_ours = cls.__module__.partition(".")[0] in OURS
+    for each in cls.__mro__:
+        if "contract" in vars(each):
+            theirs = is_ours or each.__module__.partition(".")[0] not in OURS
+            return vars(each)["contract"] if theirs else None
+    return None
 
 
 def _advice(name: str) -> str:

@@ -30,6 +30,7 @@ class ShuffledStrategy(ExecutionStrategy):
     """
 
     name: ClassVar[str] = "shuffled"
+    contract: ClassVar[int] = 2
     capabilities: ClassVar[Capabilities] = ONE_AT_A_TIME
     seed: int = 0
 
@@ -93,6 +94,7 @@ class ManualStrategy(ExecutionStrategy):
     """
 
     name: ClassVar[str] = "manual"
+    contract: ClassVar[int] = 2
     capabilities: ClassVar[Capabilities] = ONE_AT_A_TIME
     _pools: list[_ManualPool] = field(factory=list, init=False, eq=False, repr=False)
 

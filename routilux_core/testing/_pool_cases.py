@@ -32,7 +32,9 @@ class PoolCases:
     @case
     def test_a_strategy_is_configuration_that_can_be_compared(self, bench: Bench) -> None:
         strategy = bench.make(2)
-        assert strategy.contract == CONTRACT
+        contract = getattr(type(strategy), "contract", None)
+        assert type(contract) is int, f"write `contract: ClassVar[int] = {CONTRACT}` in the class, not {contract!r}"
+        assert contract == CONTRACT, f"made for version {contract} of the contract, and this is version {CONTRACT}"
         assert isinstance(strategy.name, str)
         assert isinstance(strategy.capabilities, Capabilities)
         assert strategy.max_workers == 2

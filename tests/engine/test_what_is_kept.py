@@ -471,7 +471,7 @@ class Refuses(WorkerPool):
 @frozen(kw_only=True)
 class RefusingStrategy(ExecutionStrategy):
     name: ClassVar[str] = "refusing"
-    contract: ClassVar[int] = 1
+    contract: ClassVar[int] = 2
     capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=False)
 
     def open(self, host: Host) -> WorkerPool:

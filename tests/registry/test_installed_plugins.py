@@ -76,8 +76,8 @@ STRATEGY = """
 """
 
 
-def strategy(name: str, *, contract: int = 1, submit: str = "", close: str = "pass", open: str = "") -> str:
-    return STRATEGY.format(name=name, contract=contract, submit=submit, close=close, open=open)
+def strategy(name: str, *, contract: object = 2, submit: str = "", close: str = "pass", open: str = "") -> str:
+    return STRATEGY.format(name=name, contract=repr(contract), submit=submit, close=close, open=open)
 
 
 TRACKER = """
@@ -130,6 +130,7 @@ PROGRAM = """
 """
 ANSWER = "completed [0, 1, 2, 3, 4]"
 
+OTHER_CONTRACT = {"newer", "older", "unstated", "true", "float", "text", "inherited"}
 BAD_STRATEGIES = {
     "import-error": ("import no_such_module", "strategy 'import-error' of bad-import-error 1.0: ", "No module named"),
     "syntax-error": ("def f(:\n    pass", "strategy 'syntax-error' of bad-syntax-error 1.0: ", "SyntaxError"),
@@ -137,8 +138,27 @@ BAD_STRATEGIES = {
     "wrong-class": ("class Strategy: pass", "strategy 'wrong-class' of bad-wrong-class 1.0", "not a subclass of Exec"),
     "mismatched": (strategy("other-name"), "strategy 'mismatched' of bad-mismatched 1.0", "calls itself 'other-name'"),
     "nothing": ("x = 1", "strategy 'nothing' of bad-nothing 1.0", "has no attribute 'Strategy'"),
-    "newer": (strategy("newer", contract=2), "strategy 'newer' of bad-newer 1.0", "install a newer routilux-core"),
-    "older": (strategy("older", contract=0), "strategy 'older' of bad-older 1.0", "install a newer version of that"),
+    "newer": (strategy("newer", contract=3), "strategy 'newer' of bad-newer 1.0", "install a newer routilux-core"),
+    "unstated": (
+        strategy("unstated").replace("contract = 2", ""),
+        "strategy 'unstated' of bad-unstated 1.0: 'bad_unstated:Strategy' does not say for which version",
+        "write `contract: ClassVar[int] = 2` in it",
+    ),
+    "true": (strategy("true", contract=True), "strategy 'true' of bad-true 1.0: ", "has contract = True, which is no"),
+    "float": (strategy("float", contract=2.0), "strategy 'float' of bad-float 1.0: ", "has contract = 2.0, which is"),
+    "text": (strategy("text", contract="2"), "strategy 'text' of bad-text 1.0: ", "has contract = '2', which is no"),
+    "inherited": (
+        "from routilux_core_plugins.threaded import ConcurrentStrategy\n"
+        "class Strategy(ConcurrentStrategy):\n    name = 'inherited'",
+        "strategy 'inherited' of bad-inherited 1.0: ",
+        "does not say for which version",
+    ),
+    "batch-text": (
+        strategy("batch-text").replace("shares_memory=True", "shares_memory=True, max_batch='64'"),
+        "strategy 'batch-text' of bad-batch-text 1.0: ",
+        "max_batch has to be a whole number from 1, not '64'",
+    ),
+    "older": (strategy("older", contract=1), "strategy 'older' of bad-older 1.0", "install a newer version of that"),
     "incapable": (
         strategy("incapable").replace("capabilities =", "capability ="),
         "strategy 'incapable' of bad-incapable 1.0",
@@ -214,9 +234,19 @@ def test_the_list_of_strategies_names_each_with_its_state(bad_site: Site) -> Non
     )
     entries = json.loads(listed.stdout)
     states = {(each["name"], each["distribution"]): each["state"] for each in entries}
-    broken = ("import-error", "syntax-error", "exits", "wrong-class", "mismatched", "nothing", "abstract", "incapable")
+    broken = (
+        "batch-text",
+        "import-error",
+        "syntax-error",
+        "exits",
+        "wrong-class",
+        "mismatched",
+        "nothing",
+        "abstract",
+        "incapable",
+    )
     assert {name for (name, _), state in states.items() if state == "broken"} == set(broken)
-    assert {name for (name, _), state in states.items() if state == "other contract"} == {"newer", "older"}
+    assert {name for (name, _), state in states.items() if state == "other contract"} == OTHER_CONTRACT
     assert {owner for (_, owner), state in states.items() if state == "clash"} == {"clash-one", "clash-two", "usurper"}
     assert states["sequential", "routilux-core"] == states["good", "good-strategy"] == "ok"
     for each in entries:
@@ -235,10 +265,10 @@ def test_the_list_of_strategies_names_each_with_its_state(bad_site: Site) -> Non
     ).stdout.splitlines()
     assert len(table) == len(entries) + 1
     shown = {line.split()[0]: line.split(maxsplit=4)[3:] for line in table}
-    assert shown["good"] == ["ok", "shares_memory, parallel, contract 1"]
+    assert shown["good"] == ["ok", "shares_memory, parallel, contract 2"]
     assert shown["process"] == [
         "ok",
-        "parallel, enforces_timeout, streams, max_batch 4096, batch_seconds 0.016, contract 1",
+        "parallel, enforces_timeout, streams, max_batch 4096, batch_seconds 0.016, contract 2",
     ]
 
 

@@ -32,7 +32,7 @@ STRATEGY = """
     @frozen(kw_only=True)
     class Strategy(ExecutionStrategy):
         name = "NAME"
-        contract = 1
+        contract = 2
         capabilities = Capabilities(shares_memory=True)
 
         def open(self, host):
@@ -126,9 +126,9 @@ BAD = {
     ),
     "other-contract": (
         "strategies",
-        strategy("contract = 1", "contract = 2"),
-        "strategy 'other-contract' of bad-other-contract 1.0 was made for version 2 of the strategy contract, and "
-        "this routilux-core has version 1: install a newer routilux-core",
+        strategy("contract = 2", "contract = 3"),
+        "strategy 'other-contract' of bad-other-contract 1.0 was made for version 3 of the strategy contract, and "
+        "this routilux-core has version 2: install a newer routilux-core",
     ),
 }
 OF_STRATEGIES = [name for name, (group, _, _) in BAD.items() if group == "strategies"]

@@ -48,6 +48,7 @@ class ProcessStrategy(ExecutionStrategy):
     """
 
     name: ClassVar[str] = "process"
+    contract: ClassVar[int] = 2
     capabilities: ClassVar[Capabilities] = Capabilities(
         shares_memory=False, enforces_timeout=True, streams=True, max_batch=4096, batch_seconds=0.016
     )

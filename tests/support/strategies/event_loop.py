@@ -16,6 +16,7 @@ class EventLoopStrategy(ExecutionStrategy):
     """Awaits `async def` handlers, `max_workers` at a time; plain ones are called in the loop's thread."""
 
     name: ClassVar[str] = "event-loop"
+    contract: ClassVar[int] = 2
     capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=True, coroutines=True, enforces_timeout=True)
 
     def open(self, host: Host) -> WorkerPool:

@@ -14,6 +14,7 @@ from routilux_core import Capabilities, ExecutorStrategy
 @frozen(kw_only=True)
 class ThreadExecutor(ExecutorStrategy):
     name: ClassVar[str] = "thread-executor"
+    contract: ClassVar[int] = 2
     capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=True)
 
     def make_executor(self) -> Executor:
@@ -23,6 +24,7 @@ class ThreadExecutor(ExecutorStrategy):
 @frozen(kw_only=True)
 class SpawnExecutor(ExecutorStrategy):
     name: ClassVar[str] = "spawn-executor"
+    contract: ClassVar[int] = 2
     capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=False, max_batch=256)
 
     def make_executor(self) -> Executor:

@@ -64,6 +64,7 @@ class Threads(WorkerPool):
 @frozen(kw_only=True)
 class ThreadsStrategy(ExecutionStrategy):
     name: ClassVar[str] = "healthy"
+    contract: ClassVar[int] = 2
     capabilities: ClassVar[Capabilities] = Threads.traits
     pool: ClassVar[type[Threads]] = Threads
 

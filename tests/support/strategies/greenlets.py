@@ -18,6 +18,7 @@ class GreenletStrategy(ExecutionStrategy):
     """Up to `max_workers` greenlets, which take turns where a handler waits with gevent."""
 
     name: ClassVar[str] = "greenlets"
+    contract: ClassVar[int] = 2
     capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=True)
 
     def open(self, host: Host) -> WorkerPool:

@@ -15,4 +15,5 @@ class PatientLoopStrategy(EventLoopStrategy):
     """The same, but it does not end a handler whose time is over: the engine judges it when it returns."""
 
     name: ClassVar[str] = "patient-loop"
+    contract: ClassVar[int] = 2
     capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=True, coroutines=True)

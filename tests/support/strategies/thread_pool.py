@@ -15,6 +15,7 @@ class StockThreadsStrategy(ExecutionStrategy):
     """Threads of the standard library."""
 
     name: ClassVar[str] = "stock-threads"
+    contract: ClassVar[int] = 2
     capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=True)
 
     def open(self, host: Host) -> WorkerPool:

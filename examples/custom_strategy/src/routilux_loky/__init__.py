@@ -18,6 +18,7 @@ class LokyStrategy(ExecutorStrategy):
     """Up to `max_workers` processes; by default as many as the machine has for this process."""
 
     name: ClassVar[str] = "loky"
+    contract: ClassVar[int] = 2
     capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=False, max_batch=256)
 
     def make_executor(self) -> Executor:

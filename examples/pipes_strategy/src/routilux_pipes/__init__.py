@@ -31,6 +31,7 @@ class PipesStrategy(ExecutionStrategy):
     """Up to `max_workers` processes, by default one for each cpu, started when they are needed."""
 
     name: ClassVar[str] = "pipes"
+    contract: ClassVar[int] = 2
     capabilities: ClassVar[Capabilities] = Capabilities(
         shares_memory=False, enforces_timeout=True, streams=True, max_batch=256
     )

@@ -40,6 +40,7 @@ class DaskStrategy(ExecutionStrategy):
     """
 
     name: ClassVar[str] = "dask"
+    contract: ClassVar[int] = 2
     # The way there and back takes some 10 ms: batches hold more work than those of a local pool, and a worker has its
     # next one waiting unless that would wait for long.
     capabilities: ClassVar[Capabilities] = Capabilities(
