@@ -15,7 +15,7 @@ from contextvars import Context, copy_context
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from routilux_core._engine.control import JobControl, drive
+from routilux_core._engine.control import JobControl, begin, drive
 from routilux_core._engine.engine import Engine, deadline_of, logger, seconds_left
 from routilux_core._engine.forks import watch
 from routilux_core._engine.plan import Inlet, Lane
@@ -240,7 +240,7 @@ class Runtime:
 
     def _new_job(self) -> tuple[Run, JobState]:
         flow_id = self.wiring.graph.flow_id
-        run = Run(self.engine, f"{flow_id}-{next(self.numbers)}", flow_id, self.history_size, _context())
+        run = Run(self.engine, f"{flow_id}-{next(self.numbers)}", self.history_size, _context())
         for output in self.wiring.graph.outputs:
             run.ledger.collected[output.name] = []
         origin = Origin(self.wiring.graph, self.default.strategy, self.wiring.named, time(), run.ledger.began)
@@ -273,7 +273,7 @@ class Runtime:
                 raise
             whole, entry = _works_here(self.default), _works_here(inlet.node.scheduler)
         try:
-            run.tell_started()
+            begin(run)
             run.engine.settle([run])
         except BaseException:
             run.abort()
@@ -323,7 +323,7 @@ class Runtime:
                     open_pool(scheduler, _preparation)
             watch(self.engine, self.opening, self.building)
             if self.at_exit is None:
-                self.at_exit = _exit_hook(weakref.ref(self.engine))
+                self.at_exit = _exit_hook(self.wiring.graph.flow_id, weakref.ref(self.engine))
                 atexit.register(self.at_exit)
 
     def _uses(self, scheduler: Scheduler) -> bool:
@@ -473,18 +473,18 @@ def _unfinished(engine: Engine) -> list[Run]:
     return [run for run in engine.unfinished() if isinstance(run, Run)]
 
 
-def _exit_hook(engine: weakref.ref[Engine]) -> Callable[[], None]:
+def _exit_hook(flow_id: str, engine: weakref.ref[Engine]) -> Callable[[], None]:
     """Return what the interpreter calls when it exits. Whoever works keeps the engine, though nobody has its flow."""
 
     def at_exit() -> None:
         alive = engine()
         if alive is not None:
-            _exit(alive)
+            _exit(flow_id, alive)
 
     return at_exit
 
 
-def _exit(engine: Engine) -> None:
+def _exit(flow_id: str, engine: Engine) -> None:
     """The interpreter exits: discard what is queued, with one warning; what runs, or is told, has a few seconds."""
     running = _running(engine)
     if running:
@@ -492,7 +492,7 @@ def _exit(engine: Engine) -> None:
         logger().warning(
             "flow %r: the interpreter exits while %d jobs run: what is queued of %d pending activations is "
             "discarded; call wait_for_completion() or shutdown() before the end of the program",
-            running[0].flow_id,
+            flow_id,
             len(running),
             pending,
         )

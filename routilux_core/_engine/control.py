@@ -152,3 +152,13 @@ def drive(run: Run, timeout: float | None) -> None:
     run.done.add_callback(rest.set)
     run.engine.wait([run], timeout, rest)
     run.ending.at_rest = None
+
+
+def begin(run: Run) -> None:
+    """Tell listeners that the job begins, and let its entry run. Not under the lock."""
+    if run.listeners is not None and run.listeners.starts:
+        run.listeners.job_started()
+        with run.engine.step():
+            if not (run.paused or run.stopped):
+                run.halted = False
+                run.unpark()

@@ -7,6 +7,7 @@ from functools import partial
 from threading import get_ident
 from typing import Any, Protocol
 
+from routilux_core._engine.merging import SlotMemory
 from routilux_core._routines.frame import CURRENT
 from routilux_core._threads.aside import Aside
 from routilux_core._threads.completion import Completion
@@ -41,7 +42,7 @@ class Ended(Protocol):
     ended: bool
     ending: Ending
     listeners: Any
-    merged: dict[Any, Any]
+    slots: SlotMemory
 
     @property
     def engine(self) -> EngineRole: ...
@@ -56,7 +57,7 @@ def announce_end(run: Ended) -> None:
     """
     if not run.ended or run.ending.finisher is not None or not run.engine.close_books(run):
         return  # who ended it, or ends it just now, is here, too
-    run.merged.clear()
+    run.slots.merged.clear()
     if run.listeners is None or getattr(CURRENT.get(), "in_caller", False):
         _tell(run)
     else:  # they may take their time, and no worker is to wait for them

@@ -361,7 +361,10 @@ class Engine:
         try:
             if self.hurt:
                 self.mend()
-            return all(self._wait_for(until or run.done, deadline) for run in waited)
+            ended = True
+            for run in waited:
+                ended = ended and self._wait_for(until or run.done, deadline)
+            return ended
         except BaseException:
             self.hurt = True
             self.recover()

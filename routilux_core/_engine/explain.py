@@ -56,8 +56,8 @@ def _waiting(run: Run) -> list[str]:
         lines += [f"{routine_id!r}: {count} {text}" for routine_id, count in counts.items()]
     if running > 0:
         lines.append(f"{running} running now")
-    if run.arrivals:
-        names = ", ".join(printable(f"{inlet.node.routine_id}.{inlet.name}") for inlet in run.arrivals)
+    if run.slots.arrivals:
+        names = ", ".join(printable(f"{inlet.node.routine_id}.{inlet.name}") for inlet in run.slots.arrivals)
         lines.append(f"gathered for the end of the job: {names}")
     return lines
 

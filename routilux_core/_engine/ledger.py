@@ -5,6 +5,7 @@ from __future__ import annotations
 from time import perf_counter
 from typing import Any, Protocol
 
+from routilux_core._engine.merging import GATHERED
 from routilux_core._engine.plan import CAUSE, INLET, NUMBER, POSTED, Item
 from routilux_core._engine.retries import Retries
 from routilux_core._routines.signature import Payload
@@ -14,7 +15,6 @@ from routilux_core.error_handling import Failure
 from routilux_core.errors import PayloadError, trace_of
 from routilux_core.job import ROUTINE_STATES
 
-GATHERED = "gathered payloads"  # the key under which a gather slot's arrivals travel to its one call
 GRAVITY = {state: rank for rank, state in enumerate(ROUTINE_STATES)}
 
 

@@ -1,21 +1,56 @@
-"""What the slots of a job have merged so far; `_routines.merge_strategies` says how each of them merges."""
+"""What the slots of a job keep between calls; `_routines.merge_strategies` says how each of them merges."""
 
 from __future__ import annotations
 
-from routilux_core._engine.plan import Inlet
-from routilux_core._engine.run import Run
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+from routilux_core._engine.plan import Inlet, Node
+from routilux_core._engine.retries import Retries
 from routilux_core._routines.signature import Payload
 
+GATHERED = "gathered payloads"  # the key under which a gather slot's arrivals travel to its one call
 
-def merged(inlet: Inlet, payload: Payload, run: Run, number: int, again: bool) -> Payload:
+
+class SlotMemory:
+    """What the slots of one job keep."""
+
+    __slots__ = ("arrivals", "merged")
+
+    def __init__(self) -> None:
+        self.merged: dict[Inlet, Payload] = {}  # guarded by the permit of the routine
+        self.arrivals: dict[Inlet, list[Payload]] = {}  # at gather slots
+
+    def gather(self, inlet: Inlet, payload: Payload) -> None:
+        """Keep what arrives at a gather slot. Lock."""
+        self.arrivals.setdefault(inlet, []).append(payload)
+
+    def next_gathered(self, order: Iterable[Inlet], own: Mapping[Node, Node]) -> tuple[Inlet, Payload] | None:
+        """Return the next gather slot to be called, with what has arrived there. Lock."""
+        for inlet in order:
+            mine = own.get(inlet.node, inlet.node).inlets[inlet.name]
+            if mine in self.arrivals:
+                return mine, {GATHERED: self.arrivals.pop(mine)}
+        return None
+
+
+class MergingRun(Protocol):
+    """What is needed of a run."""
+
+    slots: SlotMemory
+    retries: Retries
+    decide: Any
+
+
+def merged(inlet: Inlet, payload: Payload, run: MergingRun, number: int, again: bool) -> Payload:
     """Merge what arrived into what the slot has in this job, and return what the handler sees.
 
     The routine's permit guards it. `again`: the activation may run again, and then sees what was merged the first time.
     """
-    old = run.merged.get(inlet, {})
+    old = run.slots.merged.get(inlet, {})
     if number not in run.retries.merged:
         assert inlet.merge is not None
-        run.merged[inlet] = old = inlet.merge(old, payload)
+        run.slots.merged[inlet] = old = inlet.merge(old, payload)
         if again or run.decide is not None:
             run.retries.merged.add(number)
     return inlet.snapshot(old)

@@ -9,7 +9,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from routilux_core._engine.ending import Ending
-from routilux_core._engine.ledger import GATHERED, LedgerCounts
+from routilux_core._engine.ledger import LedgerCounts
+from routilux_core._engine.merging import SlotMemory
 from routilux_core._engine.plan import INLET, JOB, NUMBER, Inlet, Item, Node, Outlet, rename
 from routilux_core._engine.retries import Retries
 from routilux_core._routines.frame import Frame
@@ -29,36 +30,33 @@ class Run:
     """The live side of a job. What is marked "lock" is called with the engine's lock held."""
 
     __slots__ = (
-        "arrivals",
         "context",
         "decide",
         "done",
         "ended",
         "ending",
         "engine",
-        "flow_id",
         "halted",
         "is_fast",
         "job_id",
         "ledger",
         "listeners",
         "may_emit_fast",
-        "merged",
         "numbers",
         "own",
         "parked",
         "paused",
         "retries",
+        "slots",
         "stopped",
         "swept",
         "timed",
         "waiters",
     )
 
-    def __init__(self, engine: Engine, job_id: str, flow_id: str, history_size: int, context: Context | None) -> None:
+    def __init__(self, engine: Engine, job_id: str, history_size: int, context: Context | None) -> None:
         self.engine = engine
         self.job_id = job_id
-        self.flow_id = flow_id
         self.retries = Retries(engine.timers)
         self.ledger = LedgerCounts(job_id, self.retries, history_size, len(engine.inlets))
         self.timed = self.ledger.history.timed
@@ -72,8 +70,7 @@ class Run:
         self.stopped = self.halted = self.ended = False
         self.done = Completion()
         self.ending = Ending()
-        self.merged: dict[Inlet, Payload] = {}
-        self.arrivals: dict[Inlet, list[Payload]] = {}
+        self.slots = SlotMemory()
         self.parked: list[Item] = []  # what workers came upon while the job was paused
         self.swept: set[int] = set()  # counted as discarded, but still in the lane of a worker that works alone
         self.decide: Callable[[Failure], Decision] | None = None  # what plugins say to an exception, if any may
@@ -88,15 +85,6 @@ class Run:
             self.ledger.recorder = listeners
         self.halted = listeners.starts  # nothing runs before they have been told
         self.refresh_flags()
-
-    def tell_started(self) -> None:
-        """Tell that the job begins, and let its entry run. Not under the lock."""
-        if self.listeners is not None and self.listeners.starts:
-            self.listeners.job_started()
-            with self.engine.step():
-                if not (self.paused or self.stopped):
-                    self.halted = False
-                    self.unpark()
 
     def leave(self) -> None:
         """Do nothing more, and tell nobody: this is a fork, and the job is the parent's."""
@@ -122,7 +110,7 @@ class Run:
         if inlet.gathers:
             self.ledger.gathered += 1
             if not self.stopped:
-                self.arrivals.setdefault(inlet, []).append(payload)
+                self.slots.gather(inlet, payload)
             return
         self._queue(inlet, payload, cause, now)
 
@@ -212,20 +200,14 @@ class Run:
                 self.stopped, ledger.final = True, "failed"
         elif ledger.members or ledger.over != ledger.last:
             return False
-        if self.arrivals and not self.stopped:
-            self._gather()
+        if self.slots.arrivals and not self.stopped:
+            found = self.slots.next_gathered(self.engine.gather_order, self.own)
+            if found is not None:
+                self._queue(*found, 0, perf_counter())
             return False
         self.ended = True
         ledger.ended_at = perf_counter()
         return True
-
-    def _gather(self) -> None:
-        for inlet in self.engine.gather_order:
-            node = self.own.get(inlet.node, inlet.node)
-            mine = node.inlets[inlet.name]
-            if mine in self.arrivals:
-                self._queue(mine, {GATHERED: self.arrivals.pop(mine)}, 0, perf_counter())
-                return
 
     def doubt(self) -> None:
         """Let what there really is decide about the end, from now on: the counts may be wrong. Lock."""
@@ -279,7 +261,7 @@ class Run:
     def _discard_all(self) -> None:
         """Discard and count what has not started, of a stopped job. Lock."""
         gone = self.engine.drop(self) + self.parked + self.retries.give_up()
-        self.parked, self.arrivals = [], {}
+        self.parked, self.slots.arrivals = [], {}
         self.ledger.discard(len(gone))
         for scheduler in self.engine.schedulers:
             scheduler.want_worker()

@@ -6,8 +6,7 @@ from time import perf_counter
 
 from routilux_core._engine.engine import logger
 from routilux_core._engine.failures import OUTCOMES, carry_out, decide
-from routilux_core._engine.ledger import GATHERED
-from routilux_core._engine.merging import merged
+from routilux_core._engine.merging import GATHERED, merged
 from routilux_core._engine.plan import JOB, Inlet, Item, Node
 from routilux_core._engine.run import Run
 from routilux_core._local.deadlines import Deadline, start_deadline, too_long
