@@ -1,34 +1,69 @@
-"""The kinds of values that JSON does not have: how each is written as an object with one `$` key, and read."""
+"""How values of all kinds are written and read: containers and objects here, what holds no others by the converter.
+
+What holds others is written and read by hand: each element has a path of its own, for what is wrong with it, and a
+depth, which is bounded. Which class an object or an enum is of, `KnownTypes` decides: a file must not make just any.
+Slots and events are those of the routine that is being written or read.
+"""
 
 from __future__ import annotations
 
-import base64
-import datetime
-import decimal
 import enum
+import functools
 import json
 import math
-import pathlib
-import uuid
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from routilux_core.ports import Event, Slot
+from routilux_core.serialization.converter import converter
 from routilux_core.serialization.fields import shape_of, unsaveable
-from routilux_core.serialization.problems import Path
-from routilux_core.serialization.type_lookup import shown, type_name
+from routilux_core.serialization.kinds import TAGS, Unsaveable, text_under
+from routilux_core.serialization.problems import Name, Path, Problems
+from routilux_core.serialization.type_lookup import KnownTypes, shown, type_name
+from routilux_core.serialization.values import BROKEN, LARGEST, Decoder, Encoder, Reader, Writer
 
-if TYPE_CHECKING:
-    from routilux_core.serialization.values import Reader, Writer
-
-LARGEST = 1 << 12_000  # what JSON readers take of an integer: Python's own stops at 4,300 digits
 SAME_HASH = 200  # elements of a set or keys of a dict
 TOO_SLOW = f"more than {SAME_HASH} elements have the same hash"
-BROKEN = object()  # what stands for a value with a problem, while the others are looked for
+EXTRA_KEYS = {"$enum": frozenset({"name"}), "$object": frozenset({"fields"})}
 
-Encoder = Callable[["Writer", Any, Path, int], Any]
-Decoder = Callable[["Reader", Any, Path, int], Any]
+
+def writer(problems: Problems) -> Writer:
+    """Return a writer of values of all kinds."""
+    return Writer(problems, encoders(), _write_other)
+
+
+def reader(problems: Problems, known: KnownTypes) -> Reader:
+    """Return a reader of values of all kinds."""
+    return Reader(problems, known, decoders(), EXTRA_KEYS)
+
+
+@functools.cache
+def encoders() -> dict[type, Encoder]:
+    """Return how values are written, by their exact type."""
+    hook = converter().get_unstructure_hook
+    return {**{kind: _by_hook(hook(kind)) for kind in TAGS.values()}, **ENCODERS}
+
+
+@functools.cache
+def decoders() -> dict[str, Decoder]:
+    """Return how values are read, by their tag."""
+    hook = converter().get_structure_hook
+    return {**DECODERS, **{tag: _of_kind(hook(kind), kind) for tag, kind in TAGS.items()}}
+
+
+def _by_hook(hook: Callable[[Any], Any]) -> Encoder:
+    def write(writer: Writer, value: Any, path: Path, depth: int) -> Any:
+        try:
+            return hook(value)
+        except Unsaveable as why:
+            return writer.refuse(path, str(why))
+
+    return write
+
+
+def _of_kind(hook: Callable[[Any, Any], Any], kind: type) -> Decoder:
+    return lambda reader, data, path, depth: hook(data, kind)
 
 
 def _write_int(writer: Writer, value: int, path: Path, depth: int) -> Any:
@@ -106,92 +141,49 @@ def _read_collection(make: Callable[[list[Any]], Any], tag: str) -> Decoder:
     return read
 
 
-def _write_time(writer: Writer, value: Any, path: Path, depth: int) -> Any:
-    zone = value.tzinfo
-    if zone is not None:
-        offset = zone.utcoffset(None) if type(zone) is datetime.timezone else None
-        if offset is None or zone.tzname(None) != datetime.timezone(offset).tzname(None):
-            return writer.refuse(path, f"the time zone {zone!r} can't be saved: use datetime.timezone, or UTC")
-    if value.fold:
-        return writer.refuse(path, "a time with fold=1 can't be saved: use a time zone")
-    return {f"${type(value).__name__}": value.isoformat()}
+def _write_other(writer: Writer, value: Any, path: Path, depth: int) -> Any:
+    if isinstance(value, enum.Enum):
+        return _write_enum(writer, value, path, depth)
+    return _write_object(writer, value, path, depth)
 
 
-def _text_of(data: dict[str, Any], tag: str) -> str:
-    if type(data[tag]) is not str:
-        raise TypeError(f"a {tag} is a string, not {type(data[tag]).__name__}")
-    return str(data[tag])
-
-
-def _as_text(tag: str, make: Callable[[str], Any], text: Callable[[Any], str] = str) -> tuple[Encoder, Decoder]:
-    """Return both directions of a kind that is written as a string. Only the one way that we write it is read."""
-
-    def write(writer: Writer, value: Any, path: Path, depth: int) -> Any:
-        return {tag: writer.text(text(value), path)}
-
-    def read(reader: Reader, data: dict[str, Any], path: Path, depth: int) -> Any:
-        given = _text_of(data, tag)
-        made = make(given)
-        if text(made) != given:
-            raise ValueError(f"{shown(given)} is written {shown(text(made))}")
-        return made
-
-    return write, read
-
-
-def _write_timedelta(writer: Writer, value: datetime.timedelta, path: Path, depth: int) -> Any:
-    return {"$timedelta": [value.days, value.seconds, value.microseconds]}
-
-
-def _read_timedelta(reader: Reader, data: dict[str, Any], path: Path, depth: int) -> datetime.timedelta:
-    given = data["$timedelta"]
-    if type(given) is not list or [type(each) for each in given] != [int, int, int]:
-        raise TypeError("a $timedelta is a list of days, seconds and microseconds, all whole numbers")
-    made = datetime.timedelta(*given)
-    if [made.days, made.seconds, made.microseconds] != given:
-        raise ValueError("seconds are below 86,400, microseconds below 1,000,000, and neither is below 0")
-    return made
-
-
-def _flag_of(cls: Any, names: str) -> Any:
-    combined = cls(0)
-    for name in names.split("|") if names else ():
-        combined |= cls.__members__[name]
-    return combined
-
-
-def member_name(value: enum.Enum) -> str | None:
-    """Return the name that stands for a member, or for some of a flag together; None if none does."""
-    cls, name = type(value), value.name
-    if name is not None and cls.__members__.get(name) is value:
-        return name
-    if not isinstance(value, enum.Flag):
-        return None
-    name = "|".join(each.name or "" for each in value)
-    return (
-        name
-        if all(each in cls.__members__ for each in name.split("|") if name) and _flag_of(cls, name) == value
-        else None
-    )
+def _write_enum(writer: Writer, value: enum.Enum, path: Path, depth: int) -> Any:
+    try:
+        name = converter().get_unstructure_hook(enum.Enum)(value)
+    except Unsaveable as why:
+        return writer.refuse(path, str(why))
+    return {"$enum": writer.class_name(type(value), path), "name": name}
 
 
 def _read_enum(reader: Reader, data: dict[str, Any], path: Path, depth: int) -> Any:
-    cls, name = reader.types.value(_text_of(data, "$enum")), _text_of(data, "name")
+    cls, name = reader.types.value(text_under("$enum", data)), text_under("name", data)
     if not issubclass(cls, enum.Enum):
         raise TypeError(f"{type_name(cls)} is no enum")
-    if name in cls.__members__:
-        return cls.__members__[name]
-    parts = name.split("|", len(cls.__members__)) if name else []
-    if not issubclass(cls, enum.Flag) or not all(each in cls.__members__ for each in parts):
-        raise LookupError(f"{type_name(cls)} has no member {shown(name)}")
-    made: enum.Enum = _flag_of(cls, name)
-    if member_name(made) != name:
-        raise ValueError(f"{shown(name)} is written {shown(member_name(made))}")
-    return made
+    return converter().get_structure_hook(enum.Enum)(name, cls)
+
+
+def _write_object(writer: Writer, value: Any, path: Path, depth: int) -> Any:
+    cls = type(value)
+    why = unsaveable(cls)
+    if why is not None:
+        return writer.refuse(path, f"a {type_name(cls)} can't be saved: it {why}. {_advice(value)}")
+    shape = shape_of(cls)
+    for name in shape.rest(value):
+        writer.refuse((path, Name(name)), f"is no field of {shape.name}, so it can't be saved")
+    return {
+        "$object": writer.class_name(cls, path),
+        "fields": writer.fields(shape.fields, shape.held(value), path, depth),
+    }
+
+
+def _advice(value: object) -> str:
+    if callable(value):
+        return "Code is never saved: make it a method, and keep its name"
+    return "What a worker needs for itself is declared with per_worker; anything else, keep as plain values"
 
 
 def _read_object(reader: Reader, data: dict[str, Any], path: Path, depth: int) -> Any:
-    cls = reader.types.value(_text_of(data, "$object"))
+    cls = reader.types.value(text_under("$object", data))
     why = unsaveable(cls)
     if why is not None:
         raise TypeError(f"a {type_name(cls)} {why}")
@@ -215,14 +207,12 @@ def _write_port(writer: Writer, kind: str, value: Slot | Event, path: Path) -> A
 
 
 def _read_slot(reader: Reader, data: dict[str, Any], path: Path, depth: int) -> Slot:
-    return reader.ports_here().slot(_text_of(data, "$slot"))
+    return reader.ports_here().slot(text_under("$slot", data))
 
 
 def _read_event(reader: Reader, data: dict[str, Any], path: Path, depth: int) -> Event:
-    return reader.ports_here().event(_text_of(data, "$event"))
+    return reader.ports_here().event(text_under("$event", data))
 
-
-EXTRA_KEYS = {"$enum": frozenset({"name"}), "$object": frozenset({"fields"})}
 
 ENCODERS: dict[type, Encoder] = {
     type(None): lambda writer, value, path, depth: None,
@@ -235,9 +225,6 @@ ENCODERS: dict[type, Encoder] = {
     tuple: lambda writer, value, path, depth: {"$tuple": _write_list(writer, value, path, depth)},
     set: _write_set,
     frozenset: _write_set,
-    datetime.datetime: _write_time,
-    datetime.time: _write_time,
-    datetime.timedelta: _write_timedelta,
     Slot: _write_slot,
     Event: _write_event,
 }
@@ -248,34 +235,8 @@ DECODERS: dict[str, Decoder] = {
     "$tuple": _read_collection(tuple, "$tuple"),
     "$set": _read_collection(set, "$set"),
     "$frozenset": _read_collection(frozenset, "$frozenset"),
-    "$timedelta": _read_timedelta,
     "$enum": _read_enum,
     "$object": _read_object,
     "$slot": _read_slot,
     "$event": _read_event,
 }
-
-
-def _to_base64(value: bytes | bytearray) -> str:
-    return base64.b64encode(value).decode()
-
-
-def _from_base64(text: str) -> bytes:
-    return base64.b64decode(text, validate=True)
-
-
-for _kind, _tag, _make, _text in (
-    (bytes, "$bytes", _from_base64, _to_base64),
-    (bytearray, "$bytearray", lambda text: bytearray(_from_base64(text)), _to_base64),
-    (datetime.datetime, "$datetime", datetime.datetime.fromisoformat, datetime.datetime.isoformat),
-    (datetime.date, "$date", datetime.date.fromisoformat, datetime.date.isoformat),
-    (datetime.time, "$time", datetime.time.fromisoformat, datetime.time.isoformat),
-    (decimal.Decimal, "$decimal", decimal.Decimal, str),
-    (uuid.UUID, "$uuid", uuid.UUID, str),
-    (complex, "$complex", complex, str),
-    (type(pathlib.Path()), "$path", pathlib.Path, str),
-    (pathlib.PurePosixPath, "$posix_path", pathlib.PurePosixPath, str),
-    (pathlib.PureWindowsPath, "$windows_path", pathlib.PureWindowsPath, str),
-):
-    _write, DECODERS[_tag] = _as_text(_tag, _make, _text)
-    ENCODERS.setdefault(_kind, _write)

@@ -12,16 +12,18 @@ from typing import Any
 
 from routilux_core.graph import Connection, Graph, Output, circles
 from routilux_core.routine import Routine
+from routilux_core.serialization.codecs import reader, writer
+from routilux_core.serialization.converter import structure, unstructure
 from routilux_core.serialization.files import read_file, write_file
 from routilux_core.serialization.jobs import JobReader, SavedRun, job_to_dict
 from routilux_core.serialization.policies import read_policy, write_policy
 from routilux_core.serialization.problems import ROOT, Name, Path, Problems, collector_paused, reported
 from routilux_core.serialization.routine_reader import RoutineReader
 from routilux_core.serialization.routine_writer import RoutineWriter
-from routilux_core.serialization.schema import ConnectionRecord, FlowRecord, OutputRecord, StrategyRecord, structure
+from routilux_core.serialization.schema import ConnectionRecord, FlowRecord, OutputRecord, StrategyRecord, Value
 from routilux_core.serialization.snapshot import SavedFlow, SavedStrategy
 from routilux_core.serialization.type_lookup import KnownTypes, shown
-from routilux_core.serialization.values import BROKEN, Reader, Writer
+from routilux_core.serialization.values import BROKEN, Writer
 from routilux_core.serialization.versions import FLOW, JOB, VERSION, upgraded
 from routilux_core.strategy import ExecutionStrategy, check_max_workers
 
@@ -42,36 +44,29 @@ def flow_to_dict(flow: SavedFlow) -> dict[str, Any]:
     """Return a flow as plain JSON types."""
     graph = flow.graph
     with reported(f"flow {graph.flow_id!r} can't be saved") as problems, collector_paused():
-        writer = Writer(problems)
-        write = RoutineWriter(writer, problems).write
-        names, options = flow.named, flow.options
-        _check_names(writer, graph)
-        return {
-            "format": FLOW,
-            "version": VERSION,
-            "flow_id": writer.text(graph.flow_id, (ROOT, Name("flow_id"))),
-            "strategy": {
-                "name": flow.strategy.name,
-                "max_workers": flow.strategy.max_workers,
-                "options": writer.encode(options, (STRATEGY, Name("options"))),
-            },
+        values = writer(problems)
+        _check_names(values, graph)
+        options = values.encode(flow.options, (STRATEGY, Name("options")))
+        record = FlowRecord(
+            format=FLOW,
+            version=VERSION,
+            flow_id=values.text(graph.flow_id, (ROOT, Name("flow_id"))),
+            strategy=StrategyRecord(flow.strategy.name, flow.strategy.max_workers, options),
             **flow.settings,
-            "error_handler": write_policy(flow.error_handler, (ROOT, Name("error_handler")), problems),
+            error_handler=Value(write_policy(flow.error_handler, (ROOT, Name("error_handler")), problems)),
+            routines={},
+            connections=[],
+            outputs=[],
+        )
+        write, names = RoutineWriter(values, problems).write, flow.named
+        saved: dict[str, Any] = unstructure(record) | {
             "routines": {
                 name: write(name, routine, ROUTINES, names.get(name)) for name, routine in graph.routines.items()
             },
-            "connections": [
-                {
-                    "source": each.source,
-                    "event": each.event,
-                    "target": each.target,
-                    "slot": each.slot,
-                    "mapping": dict(each.param_mapping),
-                }
-                for each in graph.connections
-            ],
-            "outputs": [{"routine": each.routine_id, "event": each.event, "name": each.name} for each in graph.outputs],
+            "connections": unstructure(graph.connections, list[Connection]),
+            "outputs": unstructure(graph.outputs, list[Output]),
         }
+        return saved
 
 
 def _check_names(writer: Writer, graph: Graph) -> None:
@@ -114,7 +109,7 @@ class FlowReader:
         self.record = record
         self.known = known
         self.problems = problems
-        self.reader = Reader(problems, known)
+        self.reader = reader(problems, known)
         self.routines: dict[str, Routine] = {}
         self.options: dict[str, Any] = {}
 

@@ -8,73 +8,68 @@ from typing import Any
 import attrs
 
 from routilux_core._text.printable import printable
-from routilux_core.error_handling import Errors, ErrorStrategy, Failure, LeftOut
+from routilux_core.error_handling import Errors, Failure, LeftOut
 from routilux_core.errors import FlowStateError, SavedError
 from routilux_core.job import FINAL_STATUSES, ROUTINE_STATES, JobState
 from routilux_core.records import ActivationRecord, Ledger
 from routilux_core.routine import Routine
 from routilux_core.seconds import check_patience
+from routilux_core.serialization.codecs import reader, writer
+from routilux_core.serialization.converter import structure, unstructure
 from routilux_core.serialization.fields import shape_of
 from routilux_core.serialization.policies import read_policy, write_policy
 from routilux_core.serialization.problems import ROOT, Name, Path, Problems, reported
-from routilux_core.serialization.schema import FailureRecord, JobRecord, structure
+from routilux_core.serialization.schema import ExceptionRecord, FailureRecord, JobRecord, LeftOutRecord, Value
 from routilux_core.serialization.type_lookup import KnownTypes, shown, type_name
-from routilux_core.serialization.values import BROKEN, Reader, Writer
+from routilux_core.serialization.values import BROKEN, Writer
 from routilux_core.serialization.versions import JOB, VERSION
 from routilux_core.tracking import Source
 
 STATUSES = ("pending", "running", "paused", *FINAL_STATUSES)
-DECISIONS = (None, *(each.value for each in ErrorStrategy))
 ERRORS, OUTPUTS, HISTORY = ((ROOT, Name(name)) for name in ("errors", "outputs", "history"))
 
 
 def job_to_dict(job: JobState) -> dict[str, Any]:
     """Return the record of a job as plain JSON types."""
     with reported(f"job {printable(job.job_id)} can't be saved") as problems:
-        writer = Writer(problems)
+        write = writer(problems)
         for name in (*job.routine_states, *job.outputs):
-            writer.text(name, ROOT)
-        return {
-            "format": JOB,
-            "version": VERSION,
-            "job_id": writer.text(job.job_id, (ROOT, Name("job_id"))),
-            "flow_id": writer.text(job.flow_id, (ROOT, Name("flow_id"))),
-            "status": job.status,
-            "ledger": attrs.asdict(job.ledger),
-            "late_emissions": job.late_emissions,
-            "routine_states": job.routine_states,
-            "errors": [_failure(each, (ERRORS, index), problems) for index, each in enumerate(job.errors)],
-            **_left_out(job.errors_left_out),
-            "outputs": {name: writer.encode(each, (OUTPUTS, name)) for name, each in job.outputs.items()},
-            "history": [
-                _activation(each, (HISTORY, index), writer) for index, each in enumerate(job.get_execution_history())
-            ],
-        }
+            write.text(name, ROOT)
+        record = JobRecord(
+            format=JOB,
+            version=VERSION,
+            job_id=write.text(job.job_id, (ROOT, Name("job_id"))),
+            flow_id=write.text(job.flow_id, (ROOT, Name("flow_id"))),
+            status=job.status,
+            ledger=job.ledger,
+            late_emissions=job.late_emissions,
+            routine_states=job.routine_states,
+            errors=[_failure(each, (ERRORS, index), problems) for index, each in enumerate(job.errors)],
+            errors_left_out=LeftOutRecord(*job.errors_left_out) if any(job.errors_left_out) else None,
+            outputs={name: write.encode(each, (OUTPUTS, name)) for name, each in job.outputs.items()},
+            history=[_activation(each, (HISTORY, n), write) for n, each in enumerate(job.get_execution_history())],
+        )
+        saved: dict[str, Any] = unstructure(record)
+        return saved
 
 
-def _left_out(counts: LeftOut) -> dict[str, Any]:
-    return {"errors_left_out": counts._asdict()} if any(counts) else {}
-
-
-def _failure(failure: Failure, path: Path, problems: Problems) -> dict[str, Any]:
+def _failure(failure: Failure, path: Path, problems: Problems) -> FailureRecord:
     error = failure.exception
     if not isinstance(error, SavedError):
         error = SavedError(type_name(type(error)), _message(error))
-    return {
-        "routine": failure.routine_id,
-        "slot": failure.slot,
-        "attempt": failure.attempt,
-        "exception": {
-            "type": error.type_name,
-            "message": _readable(error.message),
-        },
-        "traceback": _readable(failure.traceback),
-        "payload_keys": [*map(_readable, failure.payload_keys)],
-        "policy": write_policy(failure.policy, (path, Name("policy")), problems),
-        "emitted": failure.emitted,
-        "decision": None if failure.decision is None else failure.decision.value,
-        **({"activation": failure.activation, "cause": failure.cause} if failure.activation else {}),
-    }
+    return FailureRecord(
+        routine=failure.routine_id,
+        slot=failure.slot,
+        attempt=failure.attempt,
+        exception=ExceptionRecord(error.type_name, _readable(error.message)),
+        traceback=_readable(failure.traceback),
+        payload_keys=[*map(_readable, failure.payload_keys)],
+        policy=Value(write_policy(failure.policy, (path, Name("policy")), problems)),
+        emitted=failure.emitted,
+        decision=failure.decision,
+        activation=failure.activation,
+        cause=failure.cause,
+    )
 
 
 def _message(error: BaseException) -> str:
@@ -101,7 +96,7 @@ class JobReader:
     def __init__(self, known: KnownTypes, problems: Problems) -> None:
         self.known = known
         self.problems = problems
-        self.reader = Reader(problems, known)
+        self.reader = reader(problems, known)
 
     def read(self, document: dict[str, Any]) -> SavedRun | None:
         """Return the record; None after problems, which are noted."""
@@ -127,12 +122,11 @@ class JobReader:
             return None
         return SavedRun(record, [each for each in errors if each], outputs, [each for each in history if each])
 
-    def _one_of(self, value: str | None, allowed: tuple[str | None, ...], path: Path) -> None:
+    def _one_of(self, value: str, allowed: tuple[str, ...], path: Path) -> None:
         if value not in allowed:
             self.problems.add(path, f"expected one of {', '.join(map(repr, allowed))}, not {shown(value)}")
 
     def _error(self, record: FailureRecord, job_id: str, path: Path) -> Failure | None:
-        self._one_of(record.decision, DECISIONS, (path, Name("decision")))
         policy = read_policy(record.policy, (path, Name("policy")), self.problems, self.known)
         if policy is None or self.problems.found:
             return None
@@ -146,7 +140,7 @@ class JobReader:
             payload_keys=tuple(record.payload_keys),
             policy=policy,
             emitted=record.emitted,
-            decision=None if record.decision is None else ErrorStrategy(record.decision),
+            decision=record.decision,
             activation=record.activation,
             cause=record.cause,
         )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-from attrs import frozen
+from attrs import fields, frozen
 
 from routilux_core._routines.attributes import members_of
 from routilux_core._routines.merge_strategies import Merge
 from routilux_core._routines.methods import hides
 from routilux_core.routine import Routine
+from routilux_core.serialization.converter import unstructure
 from routilux_core.serialization.fields import Shape, shape_of
+from routilux_core.serialization.schema import SettingsRecord, SlotRecord
 
 _forms: weakref.WeakKeyDictionary[type, Form] = weakref.WeakKeyDictionary()
 
@@ -40,8 +42,7 @@ def form_of(cls: type[Routine]) -> Form:
 
 def _look_at(cls: type[Routine]) -> Form:
     shape, declared = shape_of(cls), cls.__routilux_declared__
-    settings = cls.__routilux_settings__._asdict()
-    del settings["type_name"]
+    settings = cls.__routilux_settings__
     names = [
         *declared.slots,
         *declared.events,
@@ -50,7 +51,7 @@ def _look_at(cls: type[Routine]) -> Form:
     return Form(
         shape,
         shape.name,
-        settings,
+        unstructure(SettingsRecord(**{each.name: getattr(settings, each.name) for each in fields(SettingsRecord)})),
         tuple((each.name, each.simple) for each in shape.fields.values()),
         0 if members_of(cls) else 1 + len(shape.fields),
         tuple(
@@ -62,11 +63,9 @@ def _look_at(cls: type[Routine]) -> Form:
     )
 
 
-def slot_form(handler: str | None, merge: str, whole: bool) -> dict[str, Any]:
+def slot_form(handler: str, merge: str, whole: bool) -> dict[str, Any]:
     """Return the saved form of a slot."""
-    saved: dict[str, Any] = {"handler": handler, "merge": merge}
-    if whole:
-        saved["whole"] = True
+    saved: dict[str, Any] = unstructure(SlotRecord(handler, merge, whole))
     return saved
 
 

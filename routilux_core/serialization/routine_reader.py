@@ -79,9 +79,9 @@ class RoutineReader:
         self._settings(form, record, (path, Name("settings")))
         fields = self.reader.fields(form.shape.fields, record.fields, (path, Name("fields")))
         attributes = self._attributes(form, record.attributes, (path, Name("attributes"))) if record.attributes else {}
-        policy = record.error_handler and read_policy(
-            record.error_handler, (path, Name("error_handler")), self.problems, self.known
-        )
+        policy = None
+        if record.error_handler is not None:
+            policy = read_policy(record.error_handler, (path, Name("error_handler")), self.problems, self.known)
         if fields is None or len(self.problems.found) > before:
             return None
         try:

@@ -9,12 +9,11 @@ from routilux_core._routines.attributes import own_attributes
 from routilux_core._routines.methods import hides, name_of
 from routilux_core.ports import Slot
 from routilux_core.routine import Routine
-from routilux_core.serialization.codecs import LARGEST
 from routilux_core.serialization.policies import write_policy
 from routilux_core.serialization.problems import Name, Path, Problems
 from routilux_core.serialization.routine_forms import Form, form_of, is_free, slot_form
 from routilux_core.serialization.type_lookup import shown
-from routilux_core.serialization.values import Writer
+from routilux_core.serialization.values import LARGEST, Writer
 
 SMALL, LEAST = 1 << 63, -(1 << 63)  # integers between them need no second look
 MISSING = object()
@@ -124,7 +123,7 @@ class RoutineWriter:
                 (within, Name("handler")),
                 f"{shown(made.handler)} is no method of {form.shape.name}, and code is saved by the name of its method",
             )
-        return slot_form(method, self._merge(form, routine, made, within), made.signature.whole)
+        return slot_form(method or "", self._merge(form, routine, made, within), made.signature.whole)
 
     def _merge(self, form: Form, routine: Routine, made: Slot, path: Path) -> str:
         merge = made.merge_strategy

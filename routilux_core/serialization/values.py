@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import enum
 import math
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from routilux_core.ports import Event, Slot
 from routilux_core.routine import Routine
-from routilux_core.serialization.codecs import BROKEN, DECODERS, ENCODERS, EXTRA_KEYS, LARGEST, member_name
-from routilux_core.serialization.fields import Field, shape_of, unsaveable
+from routilux_core.serialization.fields import Field
+from routilux_core.serialization.kinds import HALF
 from routilux_core.serialization.problems import Enough, Name, Path, Problems
 from routilux_core.serialization.type_lookup import KnownTypes, UnknownType, is_writable, shown, type_name
 
-__all__ = ["BROKEN", "Ports", "Reader", "Writer", "misfit"]
-
-HALF = "has half of a surrogate pair, which no file can hold"
+LARGEST = 1 << 12_000  # what JSON readers take of an integer: Python's own stops at 4,300 digits
 DEEPEST = 100  # levels of a value inside each other
+BROKEN = object()  # what stands for a value with a problem, while the others are looked for
+
+Encoder = Callable[["Writer", Any, Path, int], Any]
+Decoder = Callable[["Reader", Any, Path, int], Any]
 
 
 class Ports(Protocol):
@@ -27,10 +29,12 @@ class Ports(Protocol):
 
 
 class Writer:
-    """Turns values into JSON, and notes by path what can't be saved."""
+    """Turns values into JSON, and notes by path what can't be saved; `other` writes what has no encoder of its type."""
 
-    def __init__(self, problems: Problems) -> None:
+    def __init__(self, problems: Problems, encoders: Mapping[type, Encoder], other: Encoder) -> None:
         self.problems = problems
+        self._encoders = encoders
+        self._other = other
         self.owner: Routine | None = None  # whose values are being written
         self._called: dict[str, type] = {}
 
@@ -38,12 +42,7 @@ class Writer:
         """Return a value as plain JSON."""
         if depth > DEEPEST:
             return self.refuse(path, f"is nested more than {DEEPEST} levels deep, or contains itself")
-        encoder = ENCODERS.get(type(value))
-        if encoder is not None:
-            return encoder(self, value, path, depth)
-        if isinstance(value, enum.Enum):
-            return self._enum(value, path)
-        return self._object(value, path, depth)
+        return self._encoders.get(type(value), self._other)(self, value, path, depth)
 
     def refuse(self, path: Path, why: str) -> None:
         self.problems.add(path, why)
@@ -63,25 +62,6 @@ class Writer:
             self.refuse(path, f"two classes that are saved here are both called {shown(name)}: name one of them anew")
         return name
 
-    def _enum(self, value: enum.Enum, path: Path) -> Any:
-        cls, name = type(value), member_name(value)
-        if name is None:
-            return self.refuse(path, f"{shown(value)} is no member of {type_name(cls)} by name")
-        return {"$enum": self.class_name(cls, path), "name": name}
-
-    def _object(self, value: Any, path: Path, depth: int) -> Any:
-        cls = type(value)
-        why = unsaveable(cls)
-        if why is not None:
-            return self.refuse(path, f"a {type_name(cls)} can't be saved: it {why}. {_advice(value)}")
-        shape = shape_of(cls)
-        for name in shape.rest(value):
-            self.refuse((path, Name(name)), f"is no field of {shape.name}, so it can't be saved")
-        return {
-            "$object": self.class_name(cls, path),
-            "fields": self.fields(shape.fields, shape.held(value), path, depth),
-        }
-
     def fields(self, fields: dict[str, Field], held: dict[str, Any], path: Path, depth: int = 0) -> dict[str, Any]:
         """Return the fields of an object; one that its own annotation would refuse when loaded is refused now."""
         found = {}
@@ -93,11 +73,15 @@ class Writer:
 
 
 class Reader:
-    """Turns JSON back into values, and notes by path what can't be."""
+    """Turns JSON back into values, and notes by path what can't be; a decoder's tag may need more keys beside it."""
 
-    def __init__(self, problems: Problems, types: KnownTypes) -> None:
+    def __init__(
+        self, problems: Problems, types: KnownTypes, decoders: Mapping[str, Decoder], more: Mapping[str, frozenset[str]]
+    ) -> None:
         self.problems = problems
         self.types = types
+        self._decoders = decoders
+        self._more_keys = more
         self.ports: Ports | None = None  # of the routine whose values are being read
 
     def ports_here(self) -> Ports:
@@ -143,10 +127,10 @@ class Reader:
         return BROKEN if any(each is BROKEN for each in found.values()) else found
 
     def _tagged(self, tag: str, data: dict[str, Any], path: Path, depth: int) -> Any:
-        decoder = DECODERS.get(tag)
+        decoder = self._decoders.get(tag)
         if decoder is None:
-            return self.refuse(path, f"there is no kind of value {shown(tag)}; there is {', '.join(DECODERS)}")
-        expected = EXTRA_KEYS.get(tag, frozenset()) | {tag}
+            return self.refuse(path, f"there is no kind of value {shown(tag)}; there is {', '.join(self._decoders)}")
+        expected = self._more_keys.get(tag, frozenset()) | {tag}
         if data.keys() != expected:
             return self.refuse(path, f"a {tag} has the keys {', '.join(sorted(expected))}, not {_keys(data)}")
         try:
@@ -194,12 +178,6 @@ class Reader:
 def misfit(value: Any, field: Field) -> str:
     """Say that a value does not fit the annotation of its field."""
     return f"{shown(value)} does not fit the annotation {shown(field.explain())[1:-1]}"
-
-
-def _advice(value: object) -> str:
-    if callable(value):
-        return "Code is never saved: make it a method, and keep its name"
-    return "What a worker needs for itself is declared with per_worker; anything else, keep as plain values"
 
 
 def _keys(data: dict[str, Any]) -> str:
