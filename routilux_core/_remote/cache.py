@@ -53,6 +53,8 @@ class Process:
                 return self._parts[key][1]
         if data is None:
             return None
+        # Without the lock: modules of others are imported in here, and may wait for a thread that runs another task. So
+        # two threads may make the same part. The first that is done is kept; each goes on with its own.
         made = make(data)
         with self._lock:
             if key not in self._parts:
@@ -68,6 +70,7 @@ _process = Process()
 
 def _after_fork() -> None:
     """Let the tasks that run know that this process is a fork, which a handler has made: they are not its own."""
+    # The old process's record, on purpose: `process()` would make a new one, which knows of no task.
     for batch in list(_process.running):
         batch.leave()
 

@@ -38,6 +38,7 @@ class Callees:
         }
         if self._environment is not None:
             wanted[self._environment] = bytes
+        # What is imported for these may set up log handlers: its records go home, and are handled there.
         muting = self._process.relay.muting() if parts and self._environment is not None else nullcontext()
         with muting:
             for key, make in wanted.items():

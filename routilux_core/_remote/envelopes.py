@@ -76,6 +76,7 @@ class PartStore:
     def part(self, node: Node) -> Part:
         """Return what a worker keeps of a routine, pickled when first asked for."""
         node.make()
+        # Without the lock. Two threads may pickle the same routine at once, and get the same bytes.
         found = self._parts.get(node)
         if found is None:
             if travels(node):
@@ -119,6 +120,7 @@ class Envelope:
         self.parts = parts
 
     def payload(self, known: frozenset[str]) -> bytes:
+        # A pool may ask several times, from any thread, with what each of its workers has: nothing is written here.
         needed = {key: data for key, data in self.parts.items() if self._whole or key not in known}
         return write_payload(self._label, self._request, needed)
 

@@ -91,6 +91,7 @@ class RemoteFrame:
         self.cancelled = cancelled
         self.held: list[tuple[str, Data]] | None = None  # by the call that runs, where it may be made again
         self._reporter = reporter
+        # Appended to without a lock: the thread of the task is the only one that does.
         self._names, self._data = reporter.names, reporter.data
         self._resources = resources
         self._events: Mapping[str, object] = {}
@@ -111,6 +112,7 @@ class RemoteFrame:
             if type(value) not in ATOMS:
                 packed = dumps_payload(data, f"routine {self._routine_id!r}, event {event_name!r}")
                 break
+        # What may run again is not told before its end, or success: told twice, it would be done twice.
         if self.held is not None:
             self.held.append((event_name, packed))
             return

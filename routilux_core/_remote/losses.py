@@ -30,6 +30,7 @@ class Losses:
 
     def suspect(self, items: Iterable[Item]) -> None:
         """Take activations as suspects: a worker was lost that had run them, and any of them may be why."""
+        # Without the lock: one step each, and before they are put back, where the next batch could take them.
         for item in items:
             self._killed.setdefault((item[JOB].job_id, item[NUMBER]), 0)
 
@@ -40,7 +41,7 @@ class Losses:
 
     def clear(self, items: Iterable[Item]) -> None:
         """Suspect activations no longer: they are over. Lock."""
-        if self._killed:
+        if self._killed:  # most often nothing is suspected, and this is asked for each activation
             for item in items:
                 self._killed.pop((item[JOB].job_id, item[NUMBER]), None)
 

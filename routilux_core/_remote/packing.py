@@ -33,6 +33,7 @@ def _pack_at_once(label: Label, claim: Claim, parts: PartStore) -> Envelope | No
     run = claim.run
     if len(claim.items) == 1 or run.told_in_detail():
         return None
+    # What is not plain, or not made yet, may raise: one by one it is only that call which fails.
     if run.own and any(item[INLET].node.unmade for item in claim.items):
         return None  # a copy for the job may fail, which is the failure of one call
     rows: list[Row] = [(inlet, [item[PAYLOAD] for item in same]) for inlet, same in groupby(claim.items, itemgetter(0))]
@@ -59,6 +60,7 @@ def _pack_one_by_one(label: Label, claim: Claim, parts: PartStore) -> Envelope |
                 return error
             claim.put_back(index)  # it is the first of the next task, and fails then
             break
+    # Its pool may have been lost meanwhile: then all of it was put back or failed, and is no longer this task's.
     made = None if claim.ended else _crated(label, claim, parts, rows)
     if made is not None and (listeners := claim.run.told_in_detail()):
         for item, payload in zip(claim.items, payloads, strict=False):

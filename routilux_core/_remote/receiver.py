@@ -137,7 +137,7 @@ class Receiver:
         report, claim = read_report(message, self.label), self._claim
         claim.worker = report.worker
         self.clock.hear(report.clock)
-        replay(report.logs)
+        replay(report.logs)  # first: what it logged comes before what is logged about its failure
         stuck, last = None, report.last
         if last is not None:
             if last.state is not None:
@@ -171,6 +171,7 @@ class Receiver:
         """Post what was emitted, and count what has ended: what simply completed in one go, the rest one by one."""
         first, before, started, ends, upto, names, data, stats, failures = told
         claim = self._claim
+        # Put back and run again, what a lost chunk had told would be done twice: so that is a failure.
         if first > claim.next or before > self._heard:
             raise StrategyError(
                 f"a report of task {self.label} is missing: its pool has lost a chunk, or `stream` was not given all "

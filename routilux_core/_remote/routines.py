@@ -159,7 +159,7 @@ class Tally(dict[str, float]):
     def __setitem__(self, name: str, value: float) -> None:
         self._added[name] = self._added.get(name, 0) + (value - self.get(name, 0))
         super().__setitem__(name, value)
-        self.touched = True
+        self.touched = True  # the last: who sees it without the lock finds the rest
 
     def clear(self) -> None:
         super().clear()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from threading import get_ident
@@ -15,7 +14,7 @@ from routilux_core._engine.scheduler import Job, Scheduler
 from routilux_core._remote.batching import Batcher, Paces
 from routilux_core._remote.envelopes import PartStore, check_payload
 from routilux_core._remote.losses import MAX_LOSSES, Losses
-from routilux_core._remote.task import PACKED_HERE, RemoteTask
+from routilux_core._remote.task import PACKED_HERE, RemoteTask, Tasks
 from routilux_core.errors import StrategyError
 from routilux_core.strategy import ExecutionStrategy, WorkerPool
 
@@ -33,16 +32,12 @@ class RemoteScheduler(Scheduler):
 
     __slots__ = (
         "_broken",
-        "_hand",
-        "_numbers",
         "_recruiters",
-        "_revoked",
-        "away",
         "batcher",
-        "homing",
         "losses",
         "paces",
         "parts",
+        "tasks",
     )
 
     def __init__(self, engine: Engine, strategy: ExecutionStrategy) -> None:
@@ -51,12 +46,8 @@ class RemoteScheduler(Scheduler):
         self.paces = Paces(strategy.capabilities)
         self.losses = Losses(getattr(strategy, "max_worker_losses", MAX_LOSSES))
         self.batcher = Batcher(self, self.paces, self.losses)
-        self.away: set[RemoteTask] = set()
-        self.homing: set[RemoteTask] = set()  # no longer away, but not all of them is counted or put back yet
-        self._numbers = itertools.count(1)
-        self._hand = _Hand()
+        self.tasks = Tasks()
         self._recruiters: set[int] = set()  # threads that send batches now
-        self._revoked: list[RemoteTask] = []  # of jobs that were stopped: the pool is to be asked for them
         self._broken: BaseException | None = None
 
     # -- before a job
@@ -80,7 +71,7 @@ class RemoteScheduler(Scheduler):
         me = get_ident()
         if me in self._recruiters:
             return  # a pool that fails a task in `submit` leads here again: the loop below goes on anyway
-        self._recruiters.add(me)
+        self._recruiters.add(me)  # without the lock: each thread adds and looks for itself only
         try:
             self._recruit()
         finally:
@@ -88,7 +79,7 @@ class RemoteScheduler(Scheduler):
 
     def _recruit(self) -> None:
         with self.engine.lock:
-            revoked, self._revoked = self._revoked, []
+            revoked = self.tasks.take_revoked()
         self._ask_back(revoked)
         if self._broken is not None and self.pool is None and self._refuse(self._broken):
             return
@@ -98,7 +89,7 @@ class RemoteScheduler(Scheduler):
                 task = self._next_task()
             if task is None:
                 return
-            task.send()
+            task.send()  # without the lock: it pickles objects of others, and calls the pool
 
     def _refuse(self, error: BaseException) -> bool:
         """Let jobs that have work here fail, and return True, if there is still no pool for it."""
@@ -115,24 +106,23 @@ class RemoteScheduler(Scheduler):
         pool = self.pool
         if pool is None or self.engine.behind or not (self.first or self.ready):
             return None
-        self.workers = self._limit(pool.workers)
+        self.workers = self._limit(pool.workers)  # anew each time: with what calls take, the number changes
         if self.active >= self.workers:
             return None
         newest = len(self.ready) > self.engine.max_pending and self.batcher.take_newest()
-        item = newest or self.take(self._hand)
-        self._hand.item = None
+        item = newest or self.take(_Hand())
         if item is None:
             return None
         items, quick = self.batcher.batch(item, pool.workers, newest is not False)
-        task = RemoteTask(self, f"batch-{next(self._numbers)}", items, quick)
-        self.away.add(task)
+        task = RemoteTask(self, self.tasks.new_id(), items, quick)
+        self.tasks.away.add(task)
         self.active += 1
         return task
 
     def _limit(self, workers: int) -> int:
         """Return how many batches may be away: two for each worker only where nobody waits long. Lock."""
         head = self.first[0] if self.first else self.ready[0]
-        quick = self.batcher.is_quick(head) and all(task.quick for task in self.away)
+        quick = self.batcher.is_quick(head) and all(task.quick for task in self.tasks.away)
         return 2 * workers if quick else workers
 
     # -- coming back
@@ -140,15 +130,14 @@ class RemoteScheduler(Scheduler):
     def came_back(self, task: RemoteTask) -> None:
         """Count a batch as no longer away."""
         with self.engine.lock:
-            self.homing.add(task)  # first: in between it lies in both, and not in neither
-            self.away.discard(task)
+            self.tasks.turn_home(task)
             self.active -= 1
 
     def is_home(self, task: RemoteTask) -> None:
         """Put back what is left of a batch: all of it is counted or put back then."""
         with self.engine.lock:
             task.claim.close()
-            self.homing.discard(task)
+            self.tasks.homing.discard(task)
             task.claim.run.end_if_idle()
             self.want_worker()
 
@@ -160,17 +149,17 @@ class RemoteScheduler(Scheduler):
     # -- after an interruption
 
     def has_of(self, run: Job) -> bool:
-        return super().has_of(run) or any(task.claim.run is run for task in (*self.away, *self.homing))
+        return super().has_of(run) or any(task.claim.run is run for task in self.tasks)
 
     def permits(self) -> Iterable[Node]:
-        return (node for task in (*self.away, *self.homing) for node in task.claim.permits())
+        return (node for task in self.tasks for node in task.claim.permits())
 
     def recount(self) -> None:
-        self.active = len(self.away)
+        self.active = len(self.tasks.away)
 
     def take_back_unsent(self) -> None:
         with self.engine.lock:
-            mine = [task for task in (*self.away, *self.homing) if task.busy == get_ident()]
+            mine = [task for task in self.tasks if task.busy == get_ident()]
         self._recruiters.discard(get_ident())
         for task in mine:
             task.withdraw()
@@ -179,22 +168,16 @@ class RemoteScheduler(Scheduler):
 
     def drop(self, run: Job) -> list[Item]:
         """Take out everything of a run that is queued here. The lock is held."""
-        if isinstance(run, Run) and run.stopped:
-            # They are asked for by `submit_worker`: never inside a pool's own `submit`, which may hold its lock.
-            self._revoked += self._away_of(run)
-            if self._revoked:
-                self.engine.deferred.append(self.submit_worker)
+        # They are asked for by `submit_worker`: never inside a pool's own `submit`, which may hold its lock.
+        if isinstance(run, Run) and run.stopped and self.tasks.revoke(run):
+            self.engine.deferred.append(self.submit_worker)
         return super().drop(run)
 
     def revoke(self, run: Job) -> None:
         """Ask the pool for what is away of a run that was stopped; when this returns, it has been asked."""
         with self.engine.lock:
-            away = self._away_of(run)
+            away = self.tasks.away_of(run)
         self._ask_back(away)
-
-    def _away_of(self, run: Job) -> list[RemoteTask]:
-        """Return the batches of a run that the pool has. Lock."""
-        return [task for task in self.away if task.claim.run is run]
 
     def _ask_back(self, tasks: list[RemoteTask]) -> None:
         pool = self.pool
@@ -209,7 +192,7 @@ class RemoteScheduler(Scheduler):
     def kill(self, run: Job) -> None:
         """End the workers that run something of a run; its tasks fail as lost."""
         with self.engine.lock:
-            running, pool = self._away_of(run), self.pool
+            running, pool = self.tasks.away_of(run), self.pool
         for task in running:
             try:
                 if pool is not None and task.where != PACKED_HERE:
@@ -223,7 +206,7 @@ class RemoteScheduler(Scheduler):
             if opened not in (None, self.opened):
                 return
             pool, self._broken = self.let_go_of_pool(), error
-            away, runs = list(self.away), list(self.engine.runs)
+            away, runs = list(self.tasks.away), list(self.engine.runs)
         with ExitStack() as steps:  # from the last to the first, and each of them, whatever another one raises
             steps.callback(self.lose, runs, error)
             if pool is not None:
@@ -234,15 +217,15 @@ class RemoteScheduler(Scheduler):
             self.workers = LIMITLESS if self.pool is None else self.workers  # whoever comes is told so
 
     def forget(self) -> WorkerPool | None:
-        for each in (self.away, self.homing, self._recruiters, self._revoked):
-            each.clear()
+        self.tasks.clear()
+        self._recruiters.clear()
         self._broken = None
         return super().forget()
 
     def abandon(self) -> None:
         """Fail what is away: the pool was closed, and nothing will come of it."""
         with self.engine.lock:
-            away = list(self.away)
+            away = list(self.tasks.away)
         closed = f"strategy {self.strategy.name!r}: its pool was closed while task"
         with ExitStack() as steps:
             for task in away:

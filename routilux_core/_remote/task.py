@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from functools import partial
 from threading import get_ident
@@ -56,6 +57,8 @@ class RemoteTask(Task):
         self.busy: int | None = get_ident()  # the thread that sends it, or sees to its end
         self._envelope: Envelope | None = None
         self._ended_by_pool = False
+        # Two locks, since a pool may answer from another thread while it is being given the task. Whoever needs both
+        # takes `_handing` first. Both know their owner: a pool may fail a task inside its own `submit`.
         self._handing = threading.RLock()  # held while the pool is given it, or is asked for it back
         self._lock = threading.RLock()
 
@@ -74,6 +77,7 @@ class RemoteTask(Task):
         except BaseException:  # a KeyboardInterrupt in the thread that emits or executes
             self.take_back()
             raise
+        # Read without its lock. If somebody gives it up after this look, it has ended, and its pool is not heard.
         if claim.ended or not isinstance(made, Envelope):
             return
         self._envelope, self.size, self.parts = made, len(claim.items), frozenset(made.parts)
@@ -207,6 +211,45 @@ class RemoteTask(Task):
         if self._ended_by_pool or self.where == PACKED_HERE:  # else the pool may just be asking for it
             self._envelope = None
         self.sender.is_home(self)
+
+
+class Tasks:
+    """The tasks of one scheduler, until all of each is counted or put back. Guarded by the engine's lock."""
+
+    __slots__ = ("_numbers", "_revoked", "away", "homing")
+
+    def __init__(self) -> None:
+        self.away: set[RemoteTask] = set()  # sent, or just being sent
+        self.homing: set[RemoteTask] = set()  # no longer away, but not all of them is counted or put back yet
+        self._revoked: list[RemoteTask] = []  # of jobs that were stopped: the pool is to be asked for them
+        self._numbers = itertools.count(1)
+
+    def __iter__(self) -> Iterator[RemoteTask]:
+        return iter((*self.away, *self.homing))
+
+    def new_id(self) -> str:
+        return f"batch-{next(self._numbers)}"
+
+    def turn_home(self, task: RemoteTask) -> None:
+        """Count a task as no longer away."""
+        self.homing.add(task)  # first: whoever comes in between finds it in both, rather than in neither
+        self.away.discard(task)
+
+    def away_of(self, run: object) -> list[RemoteTask]:
+        return [task for task in self.away if task.claim.run is run]
+
+    def revoke(self, run: object) -> bool:
+        """Note that the pool is to be asked for what is away of a run; return whether there is anything to ask for."""
+        self._revoked += self.away_of(run)
+        return bool(self._revoked)
+
+    def take_revoked(self) -> list[RemoteTask]:
+        revoked, self._revoked = self._revoked, []
+        return revoked
+
+    def clear(self) -> None:
+        for each in (self.away, self.homing, self._revoked):
+            each.clear()
 
 
 def _gives_back(sender: Sender, task: RemoteTask) -> bool:
