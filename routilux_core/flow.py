@@ -14,7 +14,7 @@ from routilux_core._engine.engine import Engine, deadline_of, seconds_left
 from routilux_core._engine.views import FlowSource
 from routilux_core._registry.lookup import Plugins
 from routilux_core._routines.frame import check_outside
-from routilux_core._runtime import EXIT_GRACE_S, Order, Runtime
+from routilux_core._runtime.runtime import EXIT_GRACE_S, Order, Runtime
 from routilux_core.error_handling import ErrorHandler, ErrorStrategy
 from routilux_core.errors import ConfigurationError, FlowStateError, JobTimeout, PayloadError, brief
 from routilux_core.graph import Connection

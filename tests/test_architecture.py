@@ -56,7 +56,7 @@ MAY_SEE = {
     "_runtime": {*BASE, "_registry", "_tracking", "_engine", "_local", "_remote", "serialization"},
     "face": {*BASE, "_registry", "_tracking", "_engine", "_remote", "_runtime", "serialization", "_report"},
     "_context": {"_routines"},  # where programs outside look for CURRENT
-    "testing": {*BASE, "_engine", "_remote", "face"},
+    "testing": {*BASE, "_engine", "_runtime", "_remote", "face"},
     "cli": {*BASE, "_registry", "_report", "serialization", "testing", "face"},
     "__main__": {"cli"},
 }
@@ -78,7 +78,7 @@ MOST_MODULES = 20  # in a folder, its `__init__` included
 MOST_FOR_TYPES = 25  # imports in `TYPE_CHECKING` blocks: each is a place where the order of the house is not told
 MOST_LOCKING = 8  # modules that take the lock of a flow
 # Folders whose `__init__` holds a docstring and nothing else: `import routilux_core` passes through it.
-BARE = {"_text", "_threads", "_routines", "_registry", "_tracking", "_engine", "_local", "_remote", "_report"}
+BARE = {name for name in MAY_SEE if name.startswith("_") and name != "_context"}
 
 # `import routilux_core` has to stay cheap: these come in when they are first needed, if ever.
 NOT_AT_IMPORT = (

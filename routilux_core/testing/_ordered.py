@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from attrs import field, frozen
 
-from routilux_core._engine.pools import SchedulerHost
+from routilux_core._runtime.pools import SchedulerHost
 from routilux_core.errors import FlowStateError, UnknownNameError
 from routilux_core.records import ActivationRecord
 from routilux_core.strategy import Capabilities, Done, ExecutionStrategy, Host, Task, Waiting, WorkerPool

@@ -16,10 +16,10 @@ GRACE = 1.0  # seconds that running handlers get at exit: fewer than usual, sinc
 
 PRELUDE = f"""
 import itertools, multiprocessing, os, signal, sys, threading, time
-import routilux_core._runtime
+import routilux_core._runtime.runtime
 from routilux_core import Flow, Routine, event, slot
 
-routilux_core._runtime.EXIT_GRACE_S = {GRACE}
+routilux_core._runtime.runtime.EXIT_GRACE_S = {GRACE}
 """
 PRELUDE += """
 IN_WORKER = __name__ == "__mp_main__"

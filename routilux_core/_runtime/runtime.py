@@ -17,9 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from routilux_core._engine.control import JobControl, begin, drive
 from routilux_core._engine.engine import Engine, deadline_of, logger, seconds_left
-from routilux_core._engine.forks import watch
 from routilux_core._engine.plan import Inlet, Lane
-from routilux_core._engine.pools import close_pool, open_pool
 from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Scheduler
 from routilux_core._engine.wiring import Wiring, check_coroutines
@@ -27,6 +25,8 @@ from routilux_core._local.tasks import WorkTask
 from routilux_core._registry.lookup import Plugins, make_strategy
 from routilux_core._routines.frame import CURRENT, inside
 from routilux_core._routines.imports import ADVICE, incomplete
+from routilux_core._runtime.forks import watch
+from routilux_core._runtime.pools import close_pool, open_pool
 from routilux_core._text.printable import printable
 from routilux_core._threads.visits import Visit, is_held_here
 from routilux_core.errors import FlowStateError, StrategyError
