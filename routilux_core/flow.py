@@ -323,7 +323,7 @@ class Flow:
         if unknown:
             raise _params_unpacked("run", entry_routine_id, unknown)
         check_outside(self._runtime.engine, "Flow.run")
-        self._runtime.engine.check_uninterrupted("Flow.run")
+        self._runtime.engine.visits.check_uninterrupted("Flow.run")
         patience = check_patience(timeout, "the timeout of Flow.run")
         deadline = deadline_of(patience)
         job: JobState | None = None
@@ -345,7 +345,7 @@ class Flow:
         Jobs that begin meanwhile, in handlers perhaps, are waited for, too.
         """
         check_outside(self._runtime.engine, "Flow.wait_for_completion")
-        self._runtime.engine.check_uninterrupted("Flow.wait_for_completion")
+        self._runtime.engine.visits.check_uninterrupted("Flow.wait_for_completion")
         patience = check_patience(timeout, "the timeout of Flow.wait_for_completion")
         self._runtime.engine.check_fork()
         try:
@@ -382,9 +382,9 @@ class Flow:
         runtime = self._runtime
         if wait:
             check_outside(runtime.engine, "Flow.shutdown")
-            runtime.engine.check_uninterrupted("Flow.shutdown")
+            runtime.engine.visits.check_uninterrupted("Flow.shutdown")
         elif runtime.is_interrupted():
-            return runtime.engine.put_off(self.shutdown, False)
+            return runtime.engine.visits.put_off(self.shutdown, False)
         patience = check_patience(timeout, "the timeout of Flow.shutdown")
         if wait:
             runtime.shutdown(patience)

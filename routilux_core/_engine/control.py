@@ -104,13 +104,13 @@ class JobControl:
         check_outside(engine, "JobState.wait")
         announce_end_again(run)
         if not run.done.is_set():
-            engine.check_uninterrupted("JobState.wait")
+            engine.visits.check_uninterrupted("JobState.wait")
         return engine.wait([run], check_patience(timeout, "the timeout of JobState.wait"))
 
     def pause(self) -> None:
         run, engine = self.run, self.run.engine
-        if engine.is_interrupted():
-            return engine.put_off(self.pause)
+        if engine.visits.is_interrupted():
+            return engine.visits.put_off(self.pause)
         with Visit(engine):
             with engine.step():
                 if run.stopped or run.ended:
@@ -124,8 +124,8 @@ class JobControl:
 
     def resume(self) -> None:
         run, engine = self.run, self.run.engine
-        if engine.is_interrupted():
-            return engine.put_off(self.resume)
+        if engine.visits.is_interrupted():
+            return engine.visits.put_off(self.resume)
         with Visit(engine), engine.step():
             if run.paused:
                 run.paused = run.halted = False
@@ -134,8 +134,8 @@ class JobControl:
 
     def cancel(self, kill: bool = False) -> None:
         engine = self.run.engine
-        if engine.is_interrupted():
-            return engine.put_off(self.cancel, kill)
+        if engine.visits.is_interrupted():
+            return engine.visits.put_off(self.cancel, kill)
         self.run.abort(kill)
         return None
 

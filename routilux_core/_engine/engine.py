@@ -7,7 +7,6 @@ runs and the timers. It is held for a few bytecodes at a time, and never across 
 from __future__ import annotations
 
 import threading
-from _thread import start_new_thread
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from routilux_core._routines.frame import CURRENT, check_outside, here
 from routilux_core._routines.signature import Payload
 from routilux_core._threads.aside import Aside
 from routilux_core._threads.timers import Timers
-from routilux_core._threads.visits import Visit, is_held_here
+from routilux_core._threads.visits import Visit, Visits, is_held_here
 from routilux_core._tracking.totals import Measures
 from routilux_core.error_handling import Decision, ErrorHandler, ErrorStrategy, Failure
 from routilux_core.errors import FlowStateError, StrategyError
@@ -61,8 +60,6 @@ class Engine:
         "max_pending",
         "measures",
         "nodes",
-        "postponed",
-        "postponing",
         "raised",
         "release",
         "runs",
@@ -96,9 +93,7 @@ class Engine:
         self.raised: list[Node] = []  # nodes whose mark was raised
         self.when_idle: Callable[[], None] | None = None
         self.forked: str | None = None  # why nothing goes any more: this is a fork, and a job ran when it was made
-        self.visits: dict[int, Visit] = {}  # by thread, the newest
-        self.postponed: deque[Callable[[], object]] = deque()  # calls that were put off
-        self.postponing = threading.RLock()  # by one thread at a time, so that they keep their order
+        self.visits = Visits(self.lock)
         self.hurt = False  # an exception has left the engine between two of its steps
 
     def add(self, scheduler: Scheduler) -> None:
@@ -158,37 +153,6 @@ class Engine:
         except BaseException:
             self.hurt = True
             raise
-
-    def is_interrupted(self) -> bool:
-        """Return whether the calling thread is in the middle of a step, and a signal handler, say, has called."""
-        if is_held_here(self.lock):
-            return True
-        visit = self.visits.get(get_ident())
-        return visit is not None and visit.is_below()
-
-    def check_uninterrupted(self, what: str) -> None:
-        """Refuse a call that would wait for the step in whose middle it comes."""
-        if self.is_interrupted():
-            raise FlowStateError(
-                f"{what} was called in the middle of the engine's own work in this thread, by a signal handler "
-                "perhaps, and would wait for itself: call cancel(), which does not wait, or set a flag and wait outside"
-            )
-
-    def put_off(self, call: Callable[..., object], *arguments: object) -> None:
-        """Make a call in another thread, which can wait until this one is through with its step.
-
-        Not by way of `threading`: starting a thread may be what was interrupted.
-        """
-        self.postponed.append(lambda: call(*arguments))
-        start_new_thread(self.catch_up, ())
-
-    def catch_up(self) -> None:
-        """Make the calls that were put off, in their order. Not in the middle of a step."""
-        if is_held_here(self.postponing):
-            return  # it is one of them that looks whether there are others
-        with self.postponing:
-            while self.postponed:
-                self.postponed.popleft()()
 
     # -- what there is
 

@@ -37,7 +37,7 @@ def _after_fork() -> None:
     for engine, (opening, building) in list(_opened.items()):
         was_opening = _freed(opening)
         _freed(building)
-        _freed(engine.postponing)
+        _freed(engine.visits.postponing)
         engine.lock._at_fork_reinit()  # type: ignore[attr-defined]
         for node in engine.nodes.values():
             node.routine._routilux.lock._at_fork_reinit()  # type: ignore[attr-defined]

@@ -282,14 +282,14 @@ class Runtime:
 
     def is_interrupted(self) -> bool:
         """Return whether the calling thread is at work inside already: a signal handler calls, most often."""
-        return self.engine.is_interrupted() or is_held_here(self.opening) or is_held_here(self.building)
+        return self.engine.visits.is_interrupted() or is_held_here(self.opening) or is_held_here(self.building)
 
     def _execute_later(self, order: Order) -> JobState:
         """Let another thread start a job when this one is through with what it was interrupted in."""
         self.wiring.entry(order.routine_id, order.slot)
         run, job = self._new_job()
         self.last = job
-        self.engine.put_off(self._start_late, order, run, job)
+        self.engine.visits.put_off(self._start_late, order, run, job)
         return job
 
     def _start_late(self, order: Order, run: Run, job: JobState) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from _thread import start_new_thread
 from collections import deque
 from collections.abc import Callable
 from threading import get_ident
@@ -15,6 +16,7 @@ from types import FrameType, TracebackType
 from typing import Protocol, Self
 
 from routilux_core._routines.frame import CURRENT
+from routilux_core.errors import FlowStateError
 
 
 def is_held_here(lock: threading.RLock) -> bool:
@@ -26,12 +28,10 @@ def is_held_here(lock: threading.RLock) -> bool:
 class Visited(Protocol):
     """What is needed of the engine."""
 
-    visits: dict[int, Visit]
+    visits: Visits
     hurt: bool
-    postponed: deque[Callable[[], object]]
 
     def mend(self) -> None: ...
-    def catch_up(self) -> None: ...
 
 
 class Visit:
@@ -48,11 +48,12 @@ class Visit:
     def __enter__(self) -> Self:
         if self._engine.hurt:
             self._engine.mend()
-        if self._engine.postponed:
-            self._engine.catch_up()
+        visits = self._engine.visits
+        if visits.postponed:
+            visits.catch_up()
         me = get_ident()
-        self._frame, self._outer = sys._getframe(1), self._engine.visits.get(me)
-        self._engine.visits[me] = self
+        self._frame, self._outer = sys._getframe(1), visits.by_thread.get(me)
+        visits.by_thread[me] = self
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -60,9 +61,9 @@ class Visit:
             self._engine.hurt = True
         self._frame = None
         if self._outer is None:
-            self._engine.visits.pop(get_ident(), None)
+            self._engine.visits.by_thread.pop(get_ident(), None)
         else:
-            self._engine.visits[get_ident()] = self._outer
+            self._engine.visits.by_thread[get_ident()] = self._outer
         if error is not None:
             self._engine.mend()
 
@@ -74,3 +75,46 @@ class Visit:
         while frame is not None and frame is not self._frame:
             frame = frame.f_back
         return frame is not None  # else an interrupt kept it from saying that it has ended
+
+
+class Visits:
+    """The calls that threads are in, of one flow, and those that were put off."""
+
+    __slots__ = ("_lock", "by_thread", "postponed", "postponing")
+
+    def __init__(self, lock: threading.RLock) -> None:
+        self._lock = lock
+        self.by_thread: dict[int, Visit] = {}  # the newest of each
+        self.postponed: deque[Callable[[], object]] = deque()
+        self.postponing = threading.RLock()  # by one thread at a time, so that they keep their order
+
+    def is_interrupted(self) -> bool:
+        """Return whether the calling thread is in the middle of a step, and a signal handler, say, has called."""
+        if is_held_here(self._lock):
+            return True
+        visit = self.by_thread.get(get_ident())
+        return visit is not None and visit.is_below()
+
+    def check_uninterrupted(self, what: str) -> None:
+        """Refuse a call that would wait for the step in whose middle it comes."""
+        if self.is_interrupted():
+            raise FlowStateError(
+                f"{what} was called in the middle of the engine's own work in this thread, by a signal handler "
+                "perhaps, and would wait for itself: call cancel(), which does not wait, or set a flag and wait outside"
+            )
+
+    def put_off(self, call: Callable[..., object], *arguments: object) -> None:
+        """Make a call in another thread, which can wait until this one is through with its step.
+
+        Not by way of `threading`: starting a thread may be what was interrupted.
+        """
+        self.postponed.append(lambda: call(*arguments))
+        start_new_thread(self.catch_up, ())
+
+    def catch_up(self) -> None:
+        """Make the calls that were put off, in their order. Not in the middle of a step."""
+        if is_held_here(self.postponing):
+            return  # it is one of them that looks whether there are others
+        with self.postponing:
+            while self.postponed:
+                self.postponed.popleft()()
