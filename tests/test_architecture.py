@@ -78,7 +78,7 @@ MOST_MODULES = 20  # in a folder, its `__init__` included
 MOST_FOR_TYPES = 25  # imports in `TYPE_CHECKING` blocks: each is a place where the order of the house is not told
 MOST_LOCKING = 8  # modules that take the lock of a flow
 # Folders whose `__init__` holds a docstring and nothing else: `import routilux_core` passes through it.
-BARE = {name for name in MAY_SEE if name.startswith("_") and name != "_context"}
+BARE = {name for name in MAY_SEE if name.startswith("_") and (CHECKOUT / "routilux_core" / name).is_dir()}
 
 # `import routilux_core` has to stay cheap: these come in when they are first needed, if ever.
 NOT_AT_IMPORT = (
