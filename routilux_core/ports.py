@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import typing
 from collections.abc import Callable
 from inspect import CO_VARARGS, CO_VARKEYWORDS
@@ -9,6 +10,7 @@ from types import FunctionType, MethodType
 from typing import Any, NamedTuple, TypeVar, overload
 
 from routilux_core._routines.attributes import INTERNALS
+from routilux_core._routines.emitting import emitting
 from routilux_core._routines.frame import frame_of
 from routilux_core._routines.merge_strategies import MERGES, merging_of
 from routilux_core._routines.merge_strategies import Merge as Merge
@@ -109,6 +111,7 @@ class SlotMark(NamedTuple):
 
     merge_strategy: Merge
     whole: bool = False
+    emits: str | None = None  # the event that takes what the handler returns
 
 
 class Declared(NamedTuple):
@@ -134,6 +137,7 @@ class Declared(NamedTuple):
                     called = f"{routine_class.__name__}.{name} is the function {value.__name__!r} itself"
                     raise DefinitionError(f"{called}: call it, as in {name} = {value.__name__}(...)")
         _refuse_fields(routine_class, marks)
+        _check_emitted(routine_class, marks, events)
         if any(ENTRY in vars(base) for base in routine_class.__mro__):
             marks.setdefault(ENTRY, SlotMark("override"))
         return cls(
@@ -144,6 +148,13 @@ class Declared(NamedTuple):
             events,
             vars(routine_class)["__attrs_attrs__"],
         )
+
+
+def _check_emitted(routine_class: type, marks: dict[str, SlotMark], events: dict[str, Event]) -> None:
+    for name, mark in marks.items():
+        if mark.emits is not None and mark.emits not in events:
+            where = f"{routine_class.__name__}, slot {name!r}: declare it, as in {mark.emits} = event('value')"
+            raise UnknownNameError("event", mark.emits, events, where)
 
 
 def _refuse_fields(routine_class: type, marks: dict[str, SlotMark]) -> None:
@@ -160,16 +171,16 @@ def _declared(routine_class: type, name: str, mark: SlotMark, stateless: bool) -
     check_slot(name, mark.merge_strategy, stateless, where)
     owner = next(base for base in routine_class.__mro__ if name in vars(base))
     found = vars(owner)[name]
-    _check_method(owner, found, f"{where}, slot {name!r}")
+    _check_method(owner, found, mark, f"{where}, slot {name!r}")
     bound = found.__get__(object(), routine_class) if hasattr(found, "__get__") else found
     return Signature.of(bound, f"{where}, slot {name!r}", mark.whole)
 
 
-def _check_method(owner: type, found: Any, where: str) -> None:
+def _check_method(owner: type, found: Any, mark: SlotMark, where: str) -> None:
     """Refuse a method without `self`, for which the routine would be its first parameter, or with a bare `*args`."""
     if not isinstance(found, FunctionType) or found.__qualname__ != f"{owner.__qualname__}.{found.__name__}":
         return  # a function from elsewhere may name its parameters as it likes
-    code = found.__code__
+    code = (inspect.unwrap(found) if mark.emits else found).__code__
     first = code.co_varnames[0] if code.co_argcount else ""
     takes_any = code.co_flags & CO_VARARGS and not code.co_argcount
     if code.co_flags & CO_VARARGS and not code.co_flags & CO_VARKEYWORDS and code.co_argcount:
@@ -198,14 +209,21 @@ def check_slot(name: str, merge_strategy: Merge, stateless: bool, where: str) ->
 @overload
 def slot(handler: F, /) -> F: ...
 @overload
-def slot(*, merge_strategy: Merge = "override", whole: bool = False) -> Callable[[F], F]: ...
+def slot(*, merge_strategy: Merge = "override", whole: bool = False, emits: str | None = None) -> Callable[[F], F]: ...
 def slot(
-    handler: F | None = None, /, *, merge_strategy: Merge = "override", whole: bool = False
+    handler: F | None = None,
+    /,
+    *,
+    merge_strategy: Merge = "override",
+    whole: bool = False,
+    emits: str | None = None,
 ) -> F | Callable[[F], F]:
     """Declare a method to be the handler of an input slot of the same name.
 
     Each parameter gets the value of the key of its name. With `whole=True` the only parameter gets the whole payload,
-    a dict of its own.
+    a dict of its own. With `emits="done"` what the handler returns is emitted as the event `done`, and each item where it
+    yields: a mapping as the payload, anything else under the event's only parameter. None that is returned emits
+    nothing. A handler of any other slot emits with `self.emit`, and what it returns is not used.
     """
 
     def mark(function: F) -> F:
@@ -215,7 +233,9 @@ def slot(
                 "call define_slot(name, handler=...) in __init__"
             )
         check_merge_strategy(merge_strategy, f"@slot on {function!r}")
-        function.__routilux_slot__ = SlotMark(merge_strategy, whole)  # type: ignore[attr-defined]
+        if emits is not None:
+            function = emitting(function, emits)  # type: ignore[assignment]
+        function.__routilux_slot__ = SlotMark(merge_strategy, whole, emits)  # type: ignore[attr-defined]
         return function
 
     return mark if handler is None else mark(handler)
