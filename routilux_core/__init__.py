@@ -36,7 +36,9 @@ from routilux_core.strategy import Capabilities, Done, ExecutionStrategy, Host, 
 
 if TYPE_CHECKING:
     from routilux_core.executors import ExecutorStrategy
+    from routilux_core.functions import as_routine
     from routilux_core.hookspecs import Activation, Emission, StrategyRequest, hookimpl
+    from routilux_core.mapping import map as map  # not in __all__: `import *` leaves the builtin alone
     from routilux_core.records import ActivationRecord, Ledger
     from routilux_core.tracking import ExecutionTracker
 
@@ -86,6 +88,7 @@ __all__ = [
     "UnknownStrategyError",
     "WorkerLost",
     "WorkerPool",
+    "as_routine",
     "event",
     "field",
     "hookimpl",
@@ -103,7 +106,9 @@ if not TYPE_CHECKING:
         "ExecutorStrategy": "executors",
         "Ledger": "records",
         "StrategyRequest": "hookspecs",
+        "as_routine": "functions",
         "hookimpl": "hookspecs",
+        "map": "mapping",
     }
 
     def __getattr__(name):

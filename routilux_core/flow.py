@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Never, Self
 
@@ -186,6 +187,37 @@ class Flow:
         `execution_strategy` lets this one run under another strategy than the rest.
         """
         return self._runtime.add_routine(routine, routine_id, execution_strategy)
+
+    def add(
+        self,
+        step: Routine | Callable[..., Any],
+        routine_id: str | None = None,
+        *,
+        execution_strategy: str | None = None,
+    ) -> str:
+        """Take a routine in, or a function: `flow.add(fetch)` makes a routine of it, and returns its id, its name.
+
+        Its parameters are the slot `input`; what it returns, or each item that it yields, is emitted as `out`: a
+        mapping as the payload, anything else as `value`. None emits nothing.
+        """
+        if isinstance(step, Routine):
+            return self.add_routine(step, routine_id, execution_strategy=execution_strategy)
+        from routilux_core.functions import id_of, routine_of
+
+        routine = routine_of(step)
+        name = self._runtime.wiring.graph.free_id(id_of(step)) if routine_id is None else routine_id
+        return self.add_routine(routine, name, execution_strategy=execution_strategy)
+
+    def chain(self, *steps: Routine | Callable[..., Any] | str) -> list[str]:
+        """Connect functions, routines, and ids of routines that are here, each to the next; return their ids.
+
+        `flow.chain(fetch, parse, store)`: what a function returns is the only parameter of the next one, and a mapping
+        gives it several. A routine has to have one event, and one slot.
+        """
+        ids = [step if isinstance(step, str) else self.add(step) for step in steps]
+        for source, target in pairwise(ids):
+            self._runtime.wiring.connect(source, *self._runtime.wiring.graph.between(source, target))
+        return ids
 
     def connect(
         self,

@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 from attrs import frozen
 
+from routilux_core._routines.emitting import VALUE
 from routilux_core._text.printable import printable
 from routilux_core.errors import (
     ConfigurationError,
     DuplicateNameError,
     UnknownNameError,
 )
-from routilux_core.ports import Slot
+from routilux_core.ports import ENTRY, Slot
 from routilux_core.routine import Routine
 
 
@@ -55,7 +56,7 @@ class Graph:
         """Take a routine in, under an id that defaults to its class's name in lower case; return the id."""
         if not isinstance(routine, Routine):
             raise ConfigurationError(f"add_routine takes a Routine instance, not {routine!r}")
-        name = self._free_id(type(routine).__name__.lower()) if routine_id is None else routine_id
+        name = self.free_id(type(routine).__name__.lower()) if routine_id is None else routine_id
         if not isinstance(name, str) or not name:
             raise ConfigurationError(f"a routine id is a non-empty string, not {routine_id!r}")
         if name in self.routines:
@@ -70,7 +71,7 @@ class Graph:
         self.version += 1
         return name
 
-    def _free_id(self, name: str) -> str:
+    def free_id(self, name: str) -> str:
         """Return this name, or with the first number from 2 on that makes it a new one."""
         free, number = name, 2
         while free in self.routines:
@@ -96,6 +97,25 @@ class Graph:
         self._edges.add(made)
         self.version += 1
         return made
+
+    def between(self, source: str, target: str) -> tuple[str, str, str, dict[str, str] | None]:
+        """Return the only event of a routine, another with the slot at which it is called, and the names on the way.
+
+        One parameter that is declared becomes the one that is required, whatever the two are called.
+        """
+        events, slots = self.routine(source)._routilux.events, self.routine(target)._routilux.slots
+        slot = slots.get(ENTRY) or (next(iter(slots.values())) if len(slots) == 1 else None)
+        if len(events) != 1 or slot is None:
+            what, names = ("event", events) if len(events) != 1 else ("slot", slots)
+            who = source if len(events) != 1 else target
+            have = ", ".join(map(repr, names)) or "none"
+            raise ConfigurationError(
+                f"chain: routine {who!r} has to have one {what} and has {have}: say which with connect"
+            )
+        (event,) = events.values()
+        given, required = event.output_params or (VALUE,), slot.signature.required
+        renamed = len(given) == len(required) == 1 and given != required and not slot.signature.whole
+        return event.name, target, slot.name, {given[0]: required[0]} if renamed else None
 
     def add_output(self, routine_id: str, event: str, name: str | None) -> str:
         """Name an event whose payloads jobs collect; return the name, `routine_id.event` by default."""

@@ -221,8 +221,8 @@ def slot(
     """Declare a method to be the handler of an input slot of the same name.
 
     Each parameter gets the value of the key of its name. With `whole=True` the only parameter gets the whole payload,
-    a dict of its own. With `emits="done"` what the handler returns is emitted as the event `done`, and each item where it
-    yields: a mapping as the payload, anything else under the event's only parameter. None that is returned emits
+    a dict of its own. With `emits="done"` what the handler returns is emitted as the event `done`, and each item where
+    it yields: a mapping as the payload, anything else under the event's only parameter. None that is returned emits
     nothing. A handler of any other slot emits with `self.emit`, and what it returns is not used.
     """
 

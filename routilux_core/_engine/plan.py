@@ -169,6 +169,7 @@ class Node:
         "routine_id",
         "scheduler",
         "timeout",
+        "told",
         "unmade",
     )
 
@@ -180,6 +181,7 @@ class Node:
         self.mailbox = Mailbox((settings.concurrency or UNLIMITED) if settings.stateless else 1)
         self.per_job = settings.scope == "job"
         self.timeout = settings.timeout
+        self.told: set[str] = set()  # the slots of which was told that what their handlers return is not used
         self.unmade: threading.Lock | None = None  # held by who makes the copy of the routine; None when there is one
         self.policy = DEFAULT_POLICY
         self.holds = False  # under a RETRY policy: emissions are held until the call has succeeded
@@ -213,6 +215,7 @@ class Node:
         twin.routine_id, twin.scheduler, twin.mailbox = self.routine_id, self.scheduler, Mailbox(self.mailbox.limit)
         twin.routine, twin.unmade = self.routine, threading.Lock()
         twin.per_job, twin.mark, twin.timeout, twin.outlets = False, 0, self.timeout, self.outlets
+        twin.told = self.told
         slots = twin.routine._routilux.slots
         twin.inlets = {name: Inlet(twin, slots[name], inlet.number) for name, inlet in self.inlets.items()}
         twin.set_policy(self.policy)

@@ -146,7 +146,7 @@ class CoroutineWorker(Emitter):
             if made is not None and is_awaitable(made):
                 await self._await(made, context, inlet)
             elif made is not None:
-                check_returned(made, node.routine_id, inlet.name)
+                check_returned(made, node.routine_id, inlet.name, node.told)
         except Exception as error:
             if state is not None and state.is_over() and not isinstance(error, ActivationTimeout):
                 raise too_long(node, inlet.name, perf_counter() - began) from error
@@ -192,7 +192,9 @@ class CoroutineWorker(Emitter):
     async def _guarded(self, made: Awaitable[object], inlet: Inlet) -> BaseException | None:
         """Await a handler, and return what it raised: a SystemExit in a task would end the whole event loop."""
         try:
-            check_returned(await made, inlet.node.routine_id, inlet.name)
+            returned = await made
+            if returned is not None:
+                check_returned(returned, inlet.node.routine_id, inlet.name, inlet.node.told)
         except BaseException as error:
             return error
         finally:

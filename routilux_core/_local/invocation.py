@@ -62,7 +62,7 @@ def call(worker: Emitter, inlet: Inlet, payload: Payload, run: Run, number: int)
     try:
         returned = inlet.call(payload)
         if returned is not None:
-            check_returned(returned, node.routine_id, inlet.name)
+            check_returned(returned, node.routine_id, inlet.name, node.told)
     except BaseException as error:
         if isinstance(state, Deadline) and state.close():
             _log_late(node, error)

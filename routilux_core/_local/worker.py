@@ -138,7 +138,7 @@ class Worker(Emitter):
             if inlet.is_fast and run.is_fast:  # the commit to a fast call; `invocation.call` has that of any other
                 returned = inlet.call(payload)
                 if returned is not None:
-                    check_returned(returned, node.routine_id, inlet.name)
+                    check_returned(returned, node.routine_id, inlet.name, node.told)
             else:
                 self.verdict = call_in_context(self, inlet, payload, run, number)
         except BaseException as error:
@@ -210,8 +210,8 @@ class Worker(Emitter):
                         returned = handler()
                     else:
                         returned = inlet.call(payload)
-                    if returned is not None and type(returned) not in HARMLESS:
-                        check_returned(returned, node.routine_id, inlet.name)
+                    if returned is not None and (type(returned) not in HARMLESS or inlet.name not in node.told):
+                        check_returned(returned, node.routine_id, inlet.name, node.told)
                 except BaseException as error:
                     self.started, started = max(started, posted), clock()
                     self.verdict = fail(self, item, error, before)

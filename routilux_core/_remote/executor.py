@@ -129,7 +129,7 @@ class BatchExecutor:
                     frame.time.due = clock() + timeout
                 returned = call(_load_payload(data, ready.routine_id, slot) if isinstance(data, bytes) else data)
                 if returned is not None:
-                    check_returned(returned, ready.routine_id, slot)
+                    check_returned(returned, ready.routine_id, slot, ready.told)
                 if timeout is not None:
                     frame.time.check(callee, slot)
             except NotThereError:  # it comes again, by value, and begins then

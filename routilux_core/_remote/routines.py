@@ -91,6 +91,7 @@ class Blueprint:
 
     def __init__(self, definition: bytes, routine_id: str) -> None:
         self.routine_id = routine_id
+        self._told: set[str] = set()
         self._class, self._owner, self._sealed, self._slots, self._events = loads(definition)
         self._signatures: dict[str, Signature] = {
             name: signature for name, (_, signature) in self._class.__routilux_declared__.slots.items()
@@ -115,7 +116,7 @@ class Blueprint:
             calls[name] = bind(handler, signature, where)
         internals.change = internals.policy_changed = _not_here
         internals.stats = tally = Tally(stats, internals.lock)
-        return Ready(routine, self.routine_id, calls, frozenset(attributes), tally)
+        return Ready(routine, self.routine_id, calls, frozenset(attributes), tally, self._told)
 
     def _signature(self, name: str, method: str | None, whole: bool, handler: Handler, where: str) -> Signature:
         if method is None:
@@ -128,7 +129,7 @@ class Blueprint:
 class Ready:
     """A routine in a worker, ready to be called."""
 
-    __slots__ = ("calls", "events", "names", "routine", "routine_id", "tally")
+    __slots__ = ("calls", "events", "names", "routine", "routine_id", "tally", "told")
 
     def __init__(
         self,
@@ -137,7 +138,9 @@ class Ready:
         calls: dict[str, Callable[[Payload], Any]],
         names: frozenset[str],
         tally: Tally,
+        told: set[str],
     ) -> None:
+        self.told = told  # the slots of which was told that what their handlers return is not used
         self.routine = routine
         self.routine_id = routine_id
         self.calls = calls

@@ -13,6 +13,8 @@ from routilux_core.errors import PayloadError, brief
 
 Function = Callable[..., Any]
 
+VALUE = "value"  # the parameter for what is no mapping, where the event declares none
+
 
 def emitting(function: Function, event_name: str) -> Function:
     """Return a method that calls another one and emits its value, or each item where that is a generator.
@@ -74,16 +76,21 @@ def _each_awaited(function: Function, event_name: str) -> Function:
 
 
 def send(routine: Any, event_name: str, value: Any) -> None:
-    """Emit a value: a mapping as the payload, anything else under the only parameter of the event."""
+    """Emit a value: a mapping as the payload, anything else under the only parameter of the event, or as `value`."""
     if isinstance(value, Mapping):
+        for name in value:
+            if not isinstance(name, str):
+                raise PayloadError(
+                    f"{type(routine).__name__}: what is emitted as {event_name!r} has names that are no strings: "
+                    f"{brief(name)}"
+                )
         routine.emit(event_name, **value)
         return
-    declared = getattr(routine, INTERNALS).events[event_name].output_params
+    declared = getattr(routine, INTERNALS).events[event_name].output_params or (VALUE,)
     if len(declared) != 1:
-        takes = ", ".join(map(repr, declared)) or "no parameter"
         raise PayloadError(
-            f"{type(routine).__name__}: its event {event_name!r} declares {takes}, and the handler returned "
-            f"{brief(value)}: return a mapping of names to values, or declare one parameter, as in "
+            f"{type(routine).__name__}: its event {event_name!r} declares {', '.join(map(repr, declared))}, and the "
+            f"handler returned {brief(value)}: return a mapping of names to values, or declare one parameter, as in "
             f"{event_name} = event('value')"
         )
     routine.emit(event_name, **{declared[0]: value})

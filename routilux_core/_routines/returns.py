@@ -1,4 +1,4 @@
-"""What handlers return. It is ignored, unless it is work that has yet to be done: then the call has failed."""
+"""What handlers return. Nothing uses it, which is said once; work that has yet to be done lets the call fail."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ def is_awaitable(returned: object) -> bool:
     return issubclass(type(returned), Awaitable)
 
 
-def check_returned(returned: object, routine_id: str, slot: str) -> None:
-    """Refuse what nobody awaits, or asks for its items, and close it."""
+def check_returned(returned: object, routine_id: str, slot: str, told: set[str]) -> None:
+    """Refuse what nobody awaits, or asks for its items, and close it; warn of anything else, once for each slot.
+
+    `told` has the slots of this routine for which that was done.
+    """
     kind = type(returned)
     if is_awaitable(returned):
         what = (
@@ -30,10 +33,23 @@ def check_returned(returned: object, routine_id: str, slot: str) -> None:
     elif issubclass(kind, (Generator, AsyncGenerator)):
         what = "which nobody asks for its items; emit each item with self.emit instead of yielding it"
     else:
+        if slot not in told:
+            told.add(slot)
+            _warn(returned, routine_id, slot)
         return
     _close(returned)
     raise DefinitionError(
         f"routine {routine_id!r}, slot {slot!r}: the handler returned an object of type {kind.__name__!r}, {what}"
+    )
+
+
+def _warn(returned: object, routine_id: str, slot: str) -> None:
+    from routilux_core._text.log import log
+
+    log.warning(
+        "routine %r, slot %r: the handler returned a value of type %r, which nothing uses: emit it with "
+        "self.emit(...), or declare the slot with @slot(emits='...')",
+        *(routine_id, slot, type(returned).__name__),
     )
 
 
