@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from operator import itemgetter, sub
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from routilux_core._tracking import times
 
 if TYPE_CHECKING:
     from routilux_core.records import ActivationRecord
@@ -20,7 +22,7 @@ FRESH = 1000  # records beyond the newest that wait to be added up, at least
 EACH = 2  # of each slot that may, on average: what is added up for a slot costs little more than a single record
 FEW = 8  # records that are not worth a chunk of their own
 OUTCOMES = ("completed", "failed", "skipped", "retried")
-COUNTS = 4  # where the counts begin in a list of sums
+COUNTS, TIMES = 4, 8  # where the counts begin in a list of sums, and where the histogram of the run times is
 COMPLETED, FAILED, SKIPPED, RETRIED = range(4)
 DISCARDED = 4  # the job was stopped between taking an activation and calling its handler: it leaves no record
 LATE = 5  # the time of the call was over before it returned, and all was recorded then
@@ -37,6 +39,7 @@ class Totals(NamedTuple):
     queue_wait: float = 0.0
     longest: float = 0.0
     shortest: float = 0.0
+    times: Mapping[int, int] = {}  # a histogram, see `_tracking.times`
 
     @property
     def executions(self) -> int:
@@ -210,7 +213,7 @@ class History:
             _add_sums(history._sums, sums)
             for chunk in history._chunks:
                 _add_up(chunk, sums)
-        names = ("run_time", "queue_wait", "longest", "shortest", *OUTCOMES)
+        names = ("run_time", "queue_wait", "longest", "shortest", *OUTCOMES, "times")
         return {slot: Totals(**dict(zip(names, numbers, strict=True))) for slot, numbers in sums.items()}
 
     def newest(self) -> list[Record]:
@@ -229,8 +232,8 @@ def in_full(worker: int, flat: list[Any]) -> list[Record]:
     ]
 
 
-# Sums of a slot: run time, queue wait, longest, shortest, then the count of each outcome. A list is made, and added to,
-# in a fifth of the time that an object takes.
+# Sums of a slot: run time, queue wait, longest, shortest, then the count of each outcome, and the histogram of its run
+# times. A list is made, and added to, in a fifth of the time that an object takes.
 
 
 def _add_up(chunk: Chunk, by_slot: dict[int, list[Any]]) -> None:
@@ -240,30 +243,40 @@ def _add_up(chunk: Chunk, by_slot: dict[int, list[Any]]) -> None:
         return
     columns: list[list[Any]] = [chunk.flat[column::WIDTH] for column in range(2, WIDTH)]
     slots, posted, started, ended = columns
-    run_times = list(map(sub, ended, started))
     if slots.count(slots[0]) == len(slots):  # the most frequent case, at C's speed
-        waits = sum(started) - sum(posted)
-        sums = [sum(run_times), waits, max(run_times), min(run_times), len(slots), 0, 0, 0]
-        _add_sums({slots[0]: sums}, by_slot)
+        _add_completed(by_slot, slots[0], sorted(map(sub, ended, started)), sum(started) - sum(posted))
         return
-    for slot, run_time, wait in zip(slots, run_times, map(sub, started, posted), strict=True):
-        totals = by_slot.get(slot)
-        if totals is None:
-            by_slot[slot] = [run_time, wait, run_time, run_time, 1, 0, 0, 0]
-            continue
-        totals[0] += run_time
-        totals[1] += wait
-        totals[COUNTS] += 1
-        if run_time > totals[2]:
-            totals[2] = run_time
-        elif run_time < totals[3]:
-            totals[3] = run_time
+    found: dict[int, tuple[list[float], list[float]]] = {slot: ([], []) for slot in set(slots)}
+    keep = {slot: (run_times.append, waits.append) for slot, (run_times, waits) in found.items()}
+    for slot, run_time, wait in zip(slots, map(sub, ended, started), map(sub, started, posted), strict=True):
+        keep_run_time, keep_wait = keep[slot]
+        keep_run_time(run_time)
+        keep_wait(wait)
+    for slot, (run_times, waits) in found.items():
+        run_times.sort()
+        _add_completed(by_slot, slot, run_times, sum(waits))
+
+
+def _add_completed(by_slot: dict[int, list[Any]], slot: int, ordered: list[float], wait: float) -> None:
+    """Add the run times of completed calls, in ascending order, and how long they have waited together."""
+    sums = by_slot.get(slot)
+    if sums is None:
+        by_slot[slot] = sums = [0.0, 0.0, ordered[-1], ordered[0], 0, 0, 0, 0, {}]
+    else:
+        if ordered[-1] > sums[2]:
+            sums[2] = ordered[-1]
+        if ordered[0] < sums[3]:
+            sums[3] = ordered[0]
+    sums[0] += sum(ordered)
+    sums[1] += wait
+    sums[COUNTS] += len(ordered)
+    times.add(ordered, sums[TIMES])
 
 
 def _add_call(by_slot: dict[int, list[Any]], slot: int, outcome: int, run_time: float, wait: float) -> None:
     sums = by_slot.get(slot)
     if sums is None:
-        by_slot[slot] = sums = [run_time, wait, run_time, run_time, 0, 0, 0, 0]
+        by_slot[slot] = sums = [run_time, wait, run_time, run_time, 0, 0, 0, 0, {}]
     else:
         sums[0] += run_time
         sums[1] += wait
@@ -272,21 +285,23 @@ def _add_call(by_slot: dict[int, list[Any]], slot: int, outcome: int, run_time: 
         if run_time < sums[3]:
             sums[3] = run_time
     sums[COUNTS + outcome] += 1
+    times.add([run_time], sums[TIMES])
 
 
 def _add_sums(more: dict[int, list[Any]], by_slot: dict[int, list[Any]]) -> None:
     for slot, numbers in more.items():
         sums = by_slot.get(slot)
         if sums is None:
-            by_slot[slot] = list(numbers)
+            by_slot[slot] = [*numbers[:TIMES], dict(numbers[TIMES])]
             continue
         longest, shortest = max(sums[2], numbers[2]), min(sums[3], numbers[3])
-        sums[:] = [mine + other for mine, other in zip(sums, numbers, strict=True)]
+        sums[:TIMES] = [mine + other for mine, other in zip(sums[:TIMES], numbers[:TIMES], strict=True)]
         sums[2], sums[3] = longest, shortest
+        times.merge(numbers[TIMES], sums[TIMES])
 
 
 def _count(by_slot: dict[int, list[Any]], slot: int, outcome: int, count: int) -> None:
-    by_slot.setdefault(slot, [0.0, 0.0, 0.0, 0.0, 0, 0, 0, 0])[COUNTS + outcome] += count
+    by_slot.setdefault(slot, [0.0, 0.0, 0.0, 0.0, 0, 0, 0, 0, {}])[COUNTS + outcome] += count
 
 
 def activation_records(records: Iterable[Record], name: Callable[[int], tuple[str, str]]) -> Iterable[ActivationRecord]:

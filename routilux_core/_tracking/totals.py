@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from routilux_core._engine.ledger import LedgerCounts
 from routilux_core._tracking.history import History, Record, Totals
+from routilux_core._tracking.times import merge
 
 if TYPE_CHECKING:
     from routilux_core.tracking import Counted, Counts
@@ -87,6 +88,7 @@ def by_routine(
         counted.queue_wait += total.queue_wait
         counted.longest = max(counted.longest, total.longest)
         counted.shortest = min(counted.shortest, total.shortest)
+        merge(total.times, counted.times)
     for record in newest:
         owners[record[2]].newest.append(record[8] - record[7])
     return found

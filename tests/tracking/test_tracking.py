@@ -189,9 +189,9 @@ def test_jobs_that_overlap_share_their_wall_time(make_flow: MakeFlow) -> None:
     assert figures["work_time"] == pytest.approx(sum(sum(target.times) for target in targets), abs=0.03)
 
 
-@pytest.mark.parametrize(("size", "kept"), [(0, 0), (10, 10), (1000, 60)])
-def test_percentiles_are_those_of_the_newest_records_and_say_how_many(
-    make_flow: MakeFlow, strategy: dict[str, Any], size: int, kept: int
+@pytest.mark.parametrize(("size", "known"), [(0, 0), (10, 60), (1000, 60)])
+def test_percentiles_are_those_of_all_calls_and_say_how_many(
+    make_flow: MakeFlow, strategy: dict[str, Any], size: int, known: int
 ) -> None:
     flow = make_flow(**strategy, history_size=size)
     build(flow, Quick())
@@ -199,9 +199,24 @@ def test_percentiles_are_those_of_the_newest_records_and_say_how_many(
         job = run(flow, count=20)
     figures = flow.execution_tracker.get_routine_performance("target0")
     assert figures["total_executions"] == 60
-    assert figures["percentile_records"] == kept
+    assert figures["percentile_records"] == known
     assert (figures["p50_execution_time"] is None) is (size == 0)
-    assert job.tracker.get_routine_performance("target0")["percentile_records"] == min(20, size)
+    assert job.tracker.get_routine_performance("target0")["percentile_records"] == known // 3
+
+
+def test_what_the_ring_has_forgotten_counts_for_percentiles(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
+    flow = make_flow(**strategy, history_size=20)
+    build(flow, Timed(milliseconds=[2] * 200 + [0] * 3800))
+    job = run(flow, count=4000)
+    assert len(job.get_execution_history("target0")) <= 20
+    for tracker in (job.tracker, flow.execution_tracker):
+        figures = tracker.get_routine_performance("target0")
+        assert figures["percentile_records"] == 4000
+        middle, rare, longest = (figures[f"{name}_execution_time"] for name in ("p50", "p99", "max"))
+        assert middle is not None
+        assert rare is not None
+        assert longest is not None
+        assert middle < 0.002 * 0.97 <= rare <= longest
 
 
 def test_what_many_jobs_leave_behind_does_not_grow(make_flow: MakeFlow) -> None:
