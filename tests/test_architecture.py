@@ -56,7 +56,7 @@ MAY_SEE = {
     "_runtime": {*BASE, "_registry", "_tracking", "_engine", "_local", "_remote", "serialization"},
     "face": {*BASE, "_registry", "_tracking", "_engine", "_remote", "_runtime", "serialization", "_report"},
     "_context": {"_routines"},  # where programs outside look for CURRENT
-    "testing": {*BASE, "_engine", "_runtime", "_remote", "face"},
+    "testing": {*BASE, "_registry", "_engine", "_runtime", "_remote", "face"},
     "cli": {*BASE, "_registry", "_report", "serialization", "testing", "face"},
     "__main__": {"cli"},
 }

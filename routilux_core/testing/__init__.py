@@ -1,4 +1,5 @@
-"""For tests: a conformance kit for execution strategies, and strategies that let a test choose the order.
+"""For tests: of a handler (`call`), of a flow (`fixtures`), and of execution strategies (a conformance kit); and
+strategies that let a test choose the order.
 
 `StrategySuite` needs pytest: `pip install routilux-core[testing]`. It is loaded when it is asked for: workers that run
 the kit's routines import this package, too, and need no pytest.
@@ -7,12 +8,13 @@ the kit's routines import this package, too, and need no pytest.
 from typing import TYPE_CHECKING, Any
 
 from routilux_core.strategy import Waiting
+from routilux_core.testing._calls import Emitted, call
 from routilux_core.testing._ordered import ManualStrategy, ShuffledStrategy
 
 if TYPE_CHECKING:
     from routilux_core.testing._suite import StrategySuite
 
-__all__ = ["ManualStrategy", "ShuffledStrategy", "StrategySuite", "Waiting"]
+__all__ = ["Emitted", "ManualStrategy", "ShuffledStrategy", "StrategySuite", "Waiting", "call"]
 
 # Their assertions show the values that they compared.
 REWRITTEN = ("_suite", "_bench", "_pool_cases", "_work_cases", "_job_cases", "_loss_cases", "_program_cases")
