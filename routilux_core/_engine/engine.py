@@ -98,6 +98,8 @@ class Engine:
 
     def add(self, scheduler: Scheduler) -> None:
         """Have one scheduler more."""
+        for other in self.schedulers:
+            other.share_out()  # none of its workers is alone any more
         self.schedulers.append(scheduler)
         if len(self.schedulers) > 1:
             self.mask = 0  # numbers without those bits could all go elsewhere
@@ -226,6 +228,8 @@ class Engine:
         try:
             with self.lock:
                 self.runs.add(run)
+                for twin in run.own.values():
+                    twin.place(twin.scheduler)  # anew: until now it was in no list, and might have been overlooked
                 self.measures.start(run.ledger)
                 run.post(entry, payload, 0, perf_counter())
                 run.end_if_idle()
@@ -290,8 +294,6 @@ class Engine:
     def drop(self, run: Job) -> list[Item]:
         """Take everything of a run out of queues and waiting lists. The lock is held."""
         gone: list[Item] = []
-        for scheduler in self.schedulers if run.stopped else ():
-            gone += scheduler.sweep(run)
         for node in self.all_nodes():
             if node.mailbox.waiting:
                 gone += _sift(node.mailbox.waiting, run)

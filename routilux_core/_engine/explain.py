@@ -37,7 +37,10 @@ def _waiting(run: Run) -> list[str]:
     lines = []
     queued, unasked = (
         Counter(
-            item[INLET].node.routine_id for scheduler in schedulers for item in scheduler.queued() if item[JOB] is run
+            item[INLET].node.routine_id
+            for scheduler in schedulers
+            for item in scheduler.ready.queued()
+            if item[JOB] is run
         )
         for schedulers in _by_who_works(run)
     )

@@ -66,7 +66,7 @@ def _permits(engine: EngineRole) -> Counter[Node]:
     """Count the permits that are out."""
     held: Counter[Node] = Counter()
     for scheduler in engine.schedulers:
-        held.update(item[INLET].node for item in scheduler.first)
+        held.update(item[INLET].node for item in scheduler.ready.first)
         held.update(scheduler.permits())
     for run in engine.runs:
         held.update(run.retries.permits())
@@ -79,7 +79,8 @@ def _drop_doubles(engine: EngineRole) -> None:
     for node in engine.all_nodes():
         _keep_new(node.mailbox.waiting, seen)
     for scheduler in engine.schedulers:
-        for items in (scheduler.first, scheduler.ready, *(() if scheduler.lane is None else (scheduler.lane,))):
+        ready = scheduler.ready
+        for items in (ready.first, ready.queue, *(() if ready.lane is None else (ready.lane,))):
             _keep_new(items, seen)
 
 

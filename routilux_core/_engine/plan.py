@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from routilux_core._engine.mailbox import UNLIMITED, Mailbox
@@ -14,7 +14,7 @@ from routilux_core.error_handling import ErrorHandler, ErrorStrategy
 from routilux_core.errors import PayloadError
 from routilux_core.ports import Slot
 from routilux_core.routine import Routine, fresh_copy
-from routilux_core.strategy import Chooser, ExecutionStrategy, WorkerPool
+from routilux_core.strategy import ExecutionStrategy, WorkerPool
 
 DEFAULT_POLICY = ErrorHandler()
 NO_KEY = object()  # in no payload
@@ -30,26 +30,31 @@ CAUSE: Final = 4
 POSTED: Final = 5
 
 
-class Lane(Protocol):
-    """What posting needs of the queue that a node's activations go to."""
+class Ready(Protocol):
+    """What is queued for a pool: see `ready`."""
 
     first: deque[Item]
-    ready: deque[Item]
-    lane: deque[Item] | None
-    solo: bool
+    queue: deque[Item]
+    chosen: bool
+
+    def bind(self, node: Node, /) -> None: ...
+    def backlog(self) -> int: ...
+    def release(self, node: Node, /) -> None: ...
+
+
+class Lane(Protocol):
+    """What a node needs of its scheduler."""
+
     active: int
     workers: int
     recruiting: bool
     strategy: ExecutionStrategy
-    chooser: Chooser | None
     pool: WorkerPool | None
 
+    @property
+    def ready(self) -> Ready: ...
     def want_worker(self) -> None: ...
-    def backlog(self) -> int: ...
-    def post(self, item: Item, /) -> None: ...
-    def post_all(self, items: Iterable[Item], node: Node, /) -> None: ...
     def admit(self, node: Node, /) -> None: ...
-    def release(self, node: Node, /) -> None: ...
 
 
 class Inlet:
@@ -165,20 +170,28 @@ class Node:
         "outlets",
         "per_job",
         "policy",
+        "post",
+        "queue",
         "routine",
         "routine_id",
         "scheduler",
         "timeout",
         "told",
         "unmade",
+        "waits",
     )
+
+    # Bound by what is ready, for the way in which its workers share it now:
+    queue: deque[Item]  # where its activations go
+    waits: Mailbox | None  # its mailbox, where that is the mailbox's own waiting list
+    post: Callable[[Item], None]  # puts one there, without the lock being held
 
     def __init__(self, routine_id: str, routine: Routine, scheduler: Lane) -> None:
         settings = routine.__routilux_settings__
         self.routine_id = routine_id
         self.routine = routine
-        self.scheduler = scheduler
         self.mailbox = Mailbox((settings.concurrency or UNLIMITED) if settings.stateless else 1)
+        self.place(scheduler)
         self.per_job = settings.scope == "job"
         self.timeout = settings.timeout
         self.told: set[str] = set()  # the slots of which was told that what their handlers return is not used
@@ -209,10 +222,16 @@ class Node:
         for inlet in self.inlets.values():
             inlet.is_fast = not (self.holds or inlet.gathers or inlet.merge or self.timeout or self.unmade)
 
+    def place(self, scheduler: Lane) -> None:
+        """Let its activations be run by a scheduler."""
+        self.scheduler = scheduler
+        scheduler.ready.bind(self)
+
     def for_job(self) -> Node:
         """Return a twin for a fresh copy of the routine, not made yet, with permits of its own and the same wiring."""
         twin = object.__new__(Node)
-        twin.routine_id, twin.scheduler, twin.mailbox = self.routine_id, self.scheduler, Mailbox(self.mailbox.limit)
+        twin.routine_id, twin.mailbox = self.routine_id, Mailbox(self.mailbox.limit)
+        twin.place(self.scheduler)
         twin.routine, twin.unmade = self.routine, threading.Lock()
         twin.per_job, twin.mark, twin.timeout, twin.outlets = False, 0, self.timeout, self.outlets
         twin.told = self.told

@@ -57,11 +57,11 @@ class Retries:
         node = item[INLET].node
         scheduler = node.scheduler
         if keeps:
-            scheduler.first.append(item)
+            scheduler.ready.first.append(item)
         elif node.mailbox.limit != 1:
-            scheduler.ready.append(item)
+            scheduler.ready.queue.append(item)
         elif node.mailbox.acquire():
-            scheduler.first.append(item)
+            scheduler.ready.first.append(item)
         else:  # the call that was late goes on: next after it
             node.mailbox.put_back([item])
         scheduler.want_worker()
@@ -84,7 +84,7 @@ class Retries:
     def unpark(self) -> None:
         """Let what was set aside go on, before everything else of its job. Lock."""
         for item in self.parked:
-            item[INLET].node.scheduler.first.append(item)
+            item[INLET].node.scheduler.ready.first.append(item)
         self.parked.clear()
 
     def permits(self) -> Iterable[Node]:
@@ -100,6 +100,6 @@ class Retries:
         nodes = list(self.permits())
         self.waiting, self.parked = {}, []
         for node in nodes:
-            node.scheduler.release(node)
+            node.scheduler.ready.release(node)
         self._timers.wake()
         return gone

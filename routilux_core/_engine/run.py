@@ -121,8 +121,10 @@ class Run:
         if self.stopped:
             ledger.discard(1)
             return
-        scheduler.post((inlet, payload, self, next(self.numbers), cause, now))
-        if scheduler.active < scheduler.workers and not scheduler.recruiting:
+        inlet.node.queue.append((inlet, payload, self, next(self.numbers), cause, now))
+        if inlet.node.waits is not None:
+            scheduler.admit(inlet.node)
+        elif scheduler.active < scheduler.workers and not scheduler.recruiting:
             scheduler.want_worker()
 
     def send(self, outlet: Outlet, data: Payload, cause: int, now: float) -> None:
@@ -146,13 +148,9 @@ class Run:
         self.ledger.placed += len(outlet.targets)
         for inlet, _ in outlet.targets:
             node = inlet.node
-            scheduler = node.scheduler
-            lane = scheduler.lane
-            item = (inlet, data, self, next(numbers), cause, now)
-            if lane is not None and (scheduler.solo or not node.mailbox.limited):  # as `post` does it, without a call
-                lane.append(item)
-            else:
-                scheduler.post(item)
+            node.queue.append((inlet, data, self, next(numbers), cause, now))
+            if node.waits is not None:
+                node.waits.admit(node.scheduler.ready.first)
         for scheduler in self.engine.schedulers:
             scheduler.want_worker()
 
@@ -168,14 +166,12 @@ class Run:
         for name in outlet.outputs:
             self.ledger.collected.setdefault(name, []).extend(payloads)
         if lone is not None:
-            scheduler = lone.node.scheduler
             numbers, ledger = self.numbers, self.ledger
             ledger.last, ledger.placed = ledger.last + count, ledger.placed + count  # before others see them
-            scheduler.post_all(
-                zip(itertools.repeat(lone), payloads, itertools.repeat(self), numbers, causes, itertools.repeat(now)),
-                lone.node,
+            lone.node.queue.extend(
+                zip(itertools.repeat(lone), payloads, itertools.repeat(self), numbers, causes, itertools.repeat(now))
             )  # payloads end first
-            scheduler.want_worker()
+            lone.node.scheduler.admit(lone.node)
         elif not outlet.outputs:
             self.ledger.unconnected += count
 
@@ -226,7 +222,7 @@ class Run:
             kept = self.retries.add(item, delay, permit)
             self.refresh_flags()
             if permit and not kept:
-                node.scheduler.release(node)
+                node.scheduler.ready.release(node)
             return
         if outcome == RETRIED:  # the job was stopped since that was decided: discarded, as waiting ones are
             self.ledger.retried += 1
@@ -234,7 +230,7 @@ class Run:
         self.retries.forget(item[NUMBER])
         self.ledger.count(outcome)
         if permit:
-            node.scheduler.release(node)
+            node.scheduler.ready.release(node)
 
     def set_aside(self, item: Item, permit: bool) -> None:
         """Keep an activation of a paused job that a worker came upon. Lock."""
@@ -242,7 +238,7 @@ class Run:
             return
         self.parked.append(item)
         if permit:
-            item[INLET].node.scheduler.release(item[INLET].node)
+            item[INLET].node.scheduler.ready.release(item[INLET].node)
 
     # -- stop, pause (lock)
 
@@ -270,7 +266,7 @@ class Run:
         """The executor of a queue broke: what this job has there fails. Lock."""
         boxes = (node.mailbox for node in self.engine.all_nodes() if node.scheduler is scheduler)
         behind = (item for mailbox in boxes for item in mailbox.waiting.copy())
-        mine = [item for item in (*scheduler.queued(), *behind) if item[JOB] is self]
+        mine = [item for item in (*scheduler.ready.queued(), *behind) if item[JOB] is self]
         if not mine:
             return
         failure = self.ledger.failure(mine[0], error)
@@ -287,7 +283,7 @@ class Run:
             back = sorted(self.parked + self.engine.drop(self), key=lambda item: item[NUMBER])
             self.parked.clear()
             for scheduler in self.engine.schedulers:
-                scheduler.post_again([item for item in back if item[INLET].node.scheduler is scheduler])
+                scheduler.ready.put_back([item for item in back if item[INLET].node.scheduler is scheduler])
         for scheduler in self.engine.schedulers:
             scheduler.want_worker()
 

@@ -33,7 +33,7 @@ def relieve_by(
     """
     scheduler = node.scheduler
     mark = node.mark or worker.scheduler.engine.max_pending
-    if _is_within(node, mark) or scheduler.chooser is not None:
+    if _is_within(node, mark) or scheduler.ready.chosen:
         return
     call = worker.call
     if call is None:
@@ -51,7 +51,7 @@ def relieve_by(
 
 def waits_with(node: Node) -> int:
     """Return how much is queued with a node, and for it, without the lock: about."""
-    return node.scheduler.backlog() + len(node.mailbox.waiting)
+    return node.scheduler.ready.backlog() + len(node.mailbox.waiting)
 
 
 def raise_mark(worker: Emitter, node: Node, mark: int) -> None:
@@ -62,7 +62,7 @@ def raise_mark(worker: Emitter, node: Node, mark: int) -> None:
 
 def _is_within(node: Node, mark: int) -> bool:
     """Return whether no more than that is queued with a node, and for it, without the lock: about."""
-    return node.scheduler.backlog() <= mark and len(node.mailbox.waiting) <= mark
+    return node.scheduler.ready.backlog() <= mark and len(node.mailbox.waiting) <= mark
 
 
 def _work_off(worker: Emitter, node: Node, enough: int, until: float) -> None:

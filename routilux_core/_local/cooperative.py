@@ -38,7 +38,7 @@ class CooperativeWorker(Worker):
 
     def _next(self, stuck: bool) -> Run | None:
         self.permit = True
-        item = self.scheduler.take(self)
+        item = self.scheduler.ready.take(self)
         return None if item is None else item[JOB]
 
 

@@ -82,7 +82,7 @@ class CoroutineWorker(Emitter):
     def take(self) -> Item | None:
         """Take an activation, and call another worker if there is more."""
         with self.scheduler.engine.step():
-            item = self.scheduler.take(self)
+            item = self.scheduler.ready.take(self)
             if item is not None:
                 self.scheduler.awaited.add(self)
                 self.scheduler.want_worker()

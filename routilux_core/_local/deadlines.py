@@ -92,7 +92,7 @@ class Deadline(CallState):
         if self.decided:  # else the permit goes the way of the decision
             worker.seat.step_in()
             if not self._item[JOB].retries.keep_permit(self._item):
-                self._node.scheduler.release(self._node)
+                self._node.scheduler.ready.release(self._node)
         worker.item = worker.call = None
         scheduler.engine.deferred.append(partial(_spare, scheduler, -1))
 

@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from routilux_core._engine.engine import Engine
-from routilux_core._engine.plan import INLET, JOB, NUMBER, Inlet, Item, Node, Outlet
+from routilux_core._engine.plan import INLET, JOB, NUMBER, Item, Node, Outlet
 from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Scheduler
 from routilux_core._routines.frame import CURRENT, Frame
@@ -156,39 +156,29 @@ class Emitter:
             if inlet is None:
                 self._emit_with_care(event_name, data)
                 return
-            # The hot path: one target that is fast, in whose lane it can be put without the lock. It is counted
-            # before it is seen.
+            # The hot path: one fast target, and no lock. It is counted before it is seen.
             node = inlet.node
-            scheduler = node.scheduler
-            lane = scheduler.lane
+            post = node.post  # as a method of `node` it would take Python twice as long to find
             number = next(run.numbers)
-            if scheduler.solo:
-                self.emitted += 1
-                lane.append((inlet, data, run, number, item[NUMBER], perf_counter() if run.timed else 0.0))  # type: ignore[union-attr]
-            elif lane is None:
-                self._post(inlet, data, run, number, item[NUMBER])
-                return
-            elif node.mailbox.limited:
-                mailbox = node.mailbox
-                waiting = mailbox.waiting
-                self.emitted += 1
-                waiting.append((inlet, data, run, number, item[NUMBER], perf_counter() if run.timed else 0.0))
-                if mailbox.free:  # else who has a permit looks here once more when giving it back
+            self.emitted += 1
+            post((inlet, data, run, number, item[NUMBER], perf_counter() if run.timed else 0.0))
+            # Posted first, looked behind that: who leaves, or gives a permit back, does it the other way round.
+            waits = node.waits
+            if waits is not None:
+                if waits.free:  # else who has a permit looks there once more when giving it back
                     with run.engine.lock:
-                        mailbox.admit(scheduler.first)
-                        scheduler.want_worker()
+                        waits.admit(node.scheduler.ready.first)
+                        node.scheduler.want_worker()
                     run.engine.run_deferred()
-                if len(waiting) > (node.mark or run.engine.max_pending):
+                if len(waits.waiting) > (node.mark or run.engine.max_pending):
                     self.relieve(node)
-                    return
-            else:
-                self.emitted += 1
-                lane.append((inlet, data, run, number, item[NUMBER], perf_counter() if run.timed else 0.0))
-                if scheduler.active < scheduler.workers and not scheduler.recruiting:
-                    with run.engine.lock:
-                        scheduler.want_worker()
-                    run.engine.run_deferred()
-            if not number & run.engine.mask and len(lane) > run.engine.max_pending:  # type: ignore[arg-type]
+                return
+            scheduler = node.scheduler
+            if scheduler.active < scheduler.workers and not scheduler.recruiting:
+                with run.engine.lock:
+                    scheduler.want_worker()
+                run.engine.run_deferred()
+            if not number & run.engine.mask and (len(node.queue) > run.engine.max_pending or node.mailbox.waiting):
                 self.relieve(node)
         except BaseException as error:
             if not isinstance(error, UnknownNameError):  # else nothing was begun
@@ -197,29 +187,6 @@ class Emitter:
                 self.scheduler.engine.hurt = True
                 self.scheduler.engine.recover()
             raise
-
-    def _post(self, inlet: Inlet, data: Payload, run: Run, number: int, cause: int) -> None:
-        """Queue what goes to one target that is fast, under the lock."""
-        engine, node = run.engine, inlet.node
-        scheduler = node.scheduler
-        now = perf_counter() if run.timed else 0.0
-        engine.acquire()
-        try:
-            if run.stopped:
-                run.ledger.refuse()
-            else:
-                run.ledger.last += 1
-                scheduler.ready.append((inlet, data, run, number, cause, now))
-                if scheduler.active < scheduler.workers and not scheduler.recruiting:
-                    scheduler.want_worker()
-            self.emitted += 1
-            self.told += 1
-        finally:
-            engine.release()
-        if engine.deferred:
-            engine.run_deferred()
-        if len(scheduler.ready) > engine.max_pending or node.mailbox.waiting:
-            self.relieve(node)
 
     def _emit_with_care(self, event_name: str, data: Payload) -> None:
         """Send, hold or drop an emission that needs more than the hot path has."""
@@ -255,7 +222,7 @@ class Emitter:
         if listeners is not None:
             listeners.event_emitted(item[INLET].node, outlet, item[NUMBER], now, data)
         engine.run_deferred()
-        crowded = any(scheduler.backlog() > engine.max_pending for scheduler in engine.schedulers)
+        crowded = any(scheduler.ready.backlog() > engine.max_pending for scheduler in engine.schedulers)
         for inlet, _ in outlet.targets:
             node = run.own.get(inlet.node, inlet.node) if run.own else inlet.node
             if crowded or node.mailbox.waiting:
@@ -266,7 +233,7 @@ class Emitter:
 
         Else a handler that `emit` runs could be one of the same routine, in the middle of its call.
         """
-        if self.scheduler.solo and not self.permit and self.item is not None:
+        if self.scheduler.ready.solo and not self.permit and self.item is not None:
             with self.scheduler.engine.lock:
                 self.permit = self.item[INLET].node.mailbox.acquire()
 

@@ -66,13 +66,13 @@ class Worker(Emitter):
     def _sign_in(self) -> int:
         """Count this worker in; return how many activations it is to run, none if it is not wanted. Lock."""
         scheduler = self.scheduler
-        if scheduler.solo:  # whoever is alone counts on it: this task was for a pool before, or a larger one
+        if scheduler.ready.solo and scheduler.active:  # it counts on being alone: this was for another pool
             scheduler.recruiting = False
             return 0
         scheduler.begin()
         scheduler.hands.add(self)
-        scheduler.begin_solo()
-        return FOREVER if scheduler.chooser is None else 1
+        scheduler.look_again()
+        return 1 if scheduler.ready.chosen else FOREVER
 
     def work(self, limit: int) -> None:
         """Run up to `limit` activations. What is raised was not raised by a handler, or ends the program."""
@@ -121,7 +121,7 @@ class Worker(Emitter):
                 limit -= 1
             run = self.joined
             if self.item is None and limit and run is not None and run.is_fast and len(variables) == 1:
-                source = scheduler.lane if self.claimed.node is None else self.claimed
+                source = scheduler.ready.lane if self.claimed.node is None else self.claimed
                 if source:
                     done, stuck = self._drain(source, run, limit, variables)
                     limit -= done
@@ -166,11 +166,12 @@ class Worker(Emitter):
         and the engine makes no call for an activation.
         """
         scheduler, records, clock, call = self.scheduler, self.records, perf_counter, self.call
-        first = scheduler.first
+        ready = scheduler.ready
+        first = ready.first
         most = min(limit, RECORDS_PER_FLUSH)
         timed, started = run.timed, self.ended if call is None else clock()
         owns = self.claimed.node is not None
-        others = scheduler.lane if owns else scheduler.ready
+        others = ready.lane if owns else ready.queue
         turn = started + backpressure.TURN_S if owns and timed else 0.0  # until then they wait
         self.call, self.permit = None, owns
         listeners = run.ledger.recorder
@@ -253,7 +254,7 @@ class Worker(Emitter):
         if self.permit:
             with self.scheduler.engine.lock:
                 self.permit = False
-                self.scheduler.release(node)
+                self.scheduler.ready.release(node)
 
     def _step(self, limit: int, stuck: bool) -> bool:
         """Count what was done, and take the next activation, in one step; False if there is nothing to do.
@@ -309,10 +310,10 @@ class Worker(Emitter):
     def _next(self, stuck: bool) -> Run | None:
         """Take the next activation, or leave it in the lane; return its job, None where nothing is left. Lock."""
         scheduler = self.scheduler
-        if (scheduler.workers == 1) is not scheduler.solo and not self.depth:
+        if (scheduler.workers == 1) is not scheduler.ready.solo and not self.depth:
             scheduler.look_again()
-        lane = scheduler.lane
-        if lane and not stuck and scheduler.is_turn_of_lane():
+        lane = scheduler.ready.lane
+        if lane and not stuck and scheduler.ready.is_turn_of_lane():
             try:
                 run: Run = lane[0][JOB]
             except IndexError:  # another worker was faster
@@ -321,12 +322,12 @@ class Worker(Emitter):
                 if run.is_fast:
                     return run
         self.permit = True
-        item = scheduler.take(self, stuck)
+        item = scheduler.ready.take(self, stuck)
         if item is None:
             return None
         run = item[JOB]
         node = item[INLET].node
-        if node.mailbox.waiting and node.mailbox.limit == 1 and scheduler.shares_lane and not scheduler.solo:
+        if node.mailbox.waiting and node.mailbox.limit == 1 and scheduler.ready.shared:
             self._claim(item)
         return run
 
@@ -357,7 +358,7 @@ class Worker(Emitter):
         node = self.claimed.node
         if node is not None:
             self._put_back()
-            self.scheduler.release(node)
+            self.scheduler.ready.release(node)
 
     def _settle(self, item: Item) -> None:
         """Count the activation in hand, and give its permit back. Lock."""
@@ -370,7 +371,7 @@ class Worker(Emitter):
             node.mailbox.acquire()
         run: Run = item[JOB]
         if verdict is IS_RECORDED:
-            self.scheduler.release(node)
+            self.scheduler.ready.release(node)
         else:
             if verdict.outcome != DISCARDED:
                 self.flush_records()  # in the order in which they ended
@@ -388,8 +389,6 @@ class Worker(Emitter):
         elif self in scheduler.hands:
             scheduler.hands.remove(self)
             scheduler.active -= 1
-            if scheduler.solo:
-                scheduler.end_solo()
         # Once more, now that this worker is out: who posts looks at `active` last, so one of the two sees the other.
         scheduler.want_worker()
 
@@ -414,8 +413,6 @@ class Worker(Emitter):
             run.stop("cancelled")
         self.leave()
         self.scheduler.hands.discard(self)
-        if self.scheduler.solo and not self.depth:
-            self.scheduler.end_solo()
 
     def has_of(self, run: Run) -> bool:
         return super().has_of(run) or any(item[JOB] is run for item in self.claimed.copy())

@@ -85,10 +85,10 @@ class Batcher:
 
         Where more waits than `max_pending`, what comes last is nearest to the end, and working it off frees memory.
         """
-        ready = self._queues.ready
+        ready = self._queues.ready.queue
         item = ready[-1]
         node = item[INLET].node
-        if self._queues.first or travels(node) or item[JOB].halted or not node.mailbox.acquire():
+        if self._queues.ready.first or travels(node) or item[JOB].halted or not node.mailbox.acquire():
             return False
         return ready.pop()
 
@@ -101,7 +101,7 @@ class Batcher:
         if travels(inlet.node):
             return self._more_of(item, spent, most), quick
         # No more than the fair share of one worker, with two batches for each: what lies in this one, no other can do.
-        waiting = len(self._queues.first) + len(self._queues.ready) + 1
+        waiting = len(self._queues.ready.first) + len(self._queues.ready.queue) + 1
         fair = max(waiting // (2 * workers), _fitting(WORTHWHILE, spent, most))
         return self._more_stateless(item, spent, min(most, fair), newest), quick
 
@@ -109,7 +109,7 @@ class Batcher:
         """Add what a routine with state would run next, in its order; its permit is for all of them."""
         items, node, run, queues = [item], item[INLET].node, item[JOB], self._queues
         while len(items) < most:
-            source = node.mailbox.waiting or (queues.ready if not queues.first else None)
+            source = node.mailbox.waiting or (queues.ready.queue if not queues.ready.first else None)
             following = source[0] if source else None
             if following is None or source is None or following[INLET].node is not node or following[JOB] is not run:
                 break
@@ -129,7 +129,7 @@ class Batcher:
     def _more_stateless(self, item: Item, spent: float, most: int, newest: bool) -> list[Item]:
         """Add the oldest (or newest) of what waits, while it is of stateless routines; each has a permit."""
         items, run, joins, losses = [item], item[JOB], self._joins, self._losses
-        first, ready = self._queues.first, self._queues.ready
+        first, ready = self._queues.ready.first, self._queues.ready.queue
         if not (first or losses or item[INLET].node.mailbox.limited):
             spent = self._more_alike(items, spent, most, newest)
         while len(items) < most and (first or ready):
@@ -159,7 +159,7 @@ class Batcher:
         Return the time that all of it will take.
         """
         inlet, _, run, _, _, _ = items[0]
-        ready = self._queues.ready
+        ready = self._queues.ready.queue
         take = ready.pop if newest else ready.popleft
         room = _fitting(self._can.batch_seconds, each, most) - 1
         while room > 0 and ready:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 from time import perf_counter
 from typing import Protocol
@@ -10,6 +9,7 @@ from typing import Protocol
 from routilux_core._engine.engine import Engine
 from routilux_core._engine.failures import OUTCOMES, carry_out
 from routilux_core._engine.plan import INLET, JOB, NUMBER, POSTED, Item, Node
+from routilux_core._engine.ready import LockedReady
 from routilux_core._engine.run import Run
 from routilux_core._remote.batching import Paces
 from routilux_core._remote.envelopes import travels
@@ -24,11 +24,9 @@ class Owner(Protocol):
     """What a claim needs of the scheduler whose activations they are."""
 
     engine: Engine
-    first: deque[Item]
+    ready: LockedReady
     losses: Losses
     paces: Paces
-
-    def release(self, node: Node) -> None: ...
 
 
 class Claim:
@@ -71,10 +69,10 @@ class Claim:
             # Its permit is given back with the last one, and not before the reply: a chunk may tell of the last, too.
             if self.ended and self.next == len(self.items):
                 self.has_state = False
-                self.owner.release(node)
+                self.owner.ready.release(node)
         elif node.mailbox.limited or node.mailbox.waiting:
             for _ in items:
-                self.owner.release(node)
+                self.owner.ready.release(node)
         self.run.end_if_idle()
 
     def fail(self, index: int, error: BaseException, started: float, ended: float, trace: str = "") -> None:
@@ -151,13 +149,13 @@ class Claim:
         if run.stopped:
             run.ledger.discard(len(rest))
             for item in rest if not self.has_state else ():
-                self.owner.release(item[INLET].node)
+                self.owner.ready.release(item[INLET].node)
             run.end_if_idle()
             return
         if self.has_state:
             self.node.mailbox.put_back(rest)
         else:
-            self.owner.first.extendleft(reversed(rest))
+            self.owner.ready.first.extendleft(reversed(rest))
 
     def close(self) -> None:
         """Put back what was not counted, and the permit of a routine with state. Lock."""
@@ -165,7 +163,7 @@ class Claim:
         self._put_back(rest)
         if self.has_state:
             self.has_state = False
-            self.owner.release(self.node)
+            self.owner.ready.release(self.node)
 
     def forget_frames(self, error: BaseException, around: BaseException | None) -> None:
         """Let the frames go of an exception of one activation, or one task; not of what is handled `around` it."""

@@ -104,13 +104,13 @@ class RemoteScheduler(Scheduler):
     def _next_task(self) -> RemoteTask | None:
         """Return a batch, counted as away; None if nothing may run now, or enough is away. Lock."""
         pool = self.pool
-        if pool is None or self.engine.behind or not (self.first or self.ready):
+        if pool is None or self.engine.behind or not (self.ready.first or self.ready.queue):
             return None
         self.workers = self._limit(pool.workers)  # anew each time: with what calls take, the number changes
         if self.active >= self.workers:
             return None
-        newest = len(self.ready) > self.engine.max_pending and self.batcher.take_newest()
-        item = newest or self.take(_Hand())
+        newest = len(self.ready.queue) > self.engine.max_pending and self.batcher.take_newest()
+        item = newest or self.ready.take(_Hand())
         if item is None:
             return None
         items, quick = self.batcher.batch(item, pool.workers, newest is not False)
@@ -121,7 +121,8 @@ class RemoteScheduler(Scheduler):
 
     def _limit(self, workers: int) -> int:
         """Return how many batches may be away: two for each worker only where nobody waits long. Lock."""
-        head = self.first[0] if self.first else self.ready[0]
+        ready = self.ready
+        head = ready.first[0] if ready.first else ready.queue[0]
         quick = self.batcher.is_quick(head) and all(task.quick for task in self.tasks.away)
         return 2 * workers if quick else workers
 

@@ -129,7 +129,7 @@ class Runtime:
         self.options = options
         for routine_id, node in self.engine.nodes.items():
             name = self.wiring.named.get(routine_id)
-            node.scheduler = self.default if name is None else self._scheduler_named(name)
+            node.place(self.default if name is None else self._scheduler_named(name))
 
     def _scheduler_of(self, strategy: ExecutionStrategy) -> Scheduler:
         scheduler = self._new_scheduler(strategy)
@@ -214,7 +214,7 @@ class Runtime:
             self.default = loaded
         for node in self.engine.nodes.values():
             if node.scheduler is scheduler:
-                node.scheduler = loaded
+                node.place(loaded)
 
     # -- how a job begins
 

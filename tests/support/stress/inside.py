@@ -21,8 +21,8 @@ def leftovers(flow: Flow, states: Iterable[JobState]) -> Iterator[str]:
         if len(engine.timers):
             yield f"{len(engine.timers)} timers left"
         for scheduler in engine.schedulers:
-            if scheduler.ready or scheduler.first:
-                name, ready, permits = scheduler.strategy.name, len(scheduler.ready), len(scheduler.first)
+            if scheduler.ready.queued():
+                name, ready, permits = scheduler.strategy.name, scheduler.ready.backlog(), len(scheduler.ready.first)
                 yield f"scheduler {name!r}: {ready} ready, {permits} with permits"
         twins = [twin for state in states for twin in state._controls.run.own.values()]
         for node in [*engine.nodes.values(), *twins]:
@@ -60,7 +60,7 @@ def leave_one_waiting(flow: Flow) -> None:
 
 
 def leave_one_ready(flow: Flow) -> None:
-    flow._runtime.engine.schedulers[0].ready.append(None)
+    flow._runtime.engine.schedulers[0].ready.queue.append(None)
 
 
 def leave_a_job(flow: Flow) -> None:

@@ -52,8 +52,6 @@ LEAVES_IN_TWO_STEPS = (
                 self.scheduler.hands.discard(self)
                 if not self.depth:
                     self.scheduler.active -= 1
-                    if self.scheduler.solo:
-                        self.scheduler.end_solo()
         """,
     ),
 )
