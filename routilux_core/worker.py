@@ -1,4 +1,4 @@
-"""A worker's side of tasks that travel as bytes: `run` them, and `close` what was made on the way."""
+"""A worker's side of tasks that travel as bytes: `prepare` it, `run` them, and `close` what was made on the way."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from contextvars import copy_context
 
 from routilux_core._remote.cache import process
 from routilux_core._remote.executor import BatchExecutor
+from routilux_core._remote.preparation import prepare
 from routilux_core._remote.wire import read_payload
 
-__all__ = ["close", "run"]
+__all__ = ["close", "prepare", "run"]
 
 
 def run(
