@@ -209,7 +209,11 @@ class WorkerPool(ABC):
 
     @abstractmethod
     def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
-        """End the workers; idempotent. `cancel` drops tasks not started; `timeout` bounds the wait in seconds."""
+        """End the workers; idempotent. `cancel` drops tasks not started; `timeout` bounds the wait in seconds.
+
+        Beyond that it ends what still runs, where it can, and returns. When the interpreter exits, a pool that is open
+        is closed with `cancel=True` and what is left of three seconds: then no thread can be started any more.
+        """
 
 
 def check_pool(pool: Any) -> WorkerPool:

@@ -84,6 +84,13 @@ def close_pool(scheduler: Scheduler, *, cancel: bool = False, timeout: float | N
     scheduler.abandon()
 
 
+def close_at_exit(scheduler: Scheduler, timeout: float) -> None:
+    """The interpreter exits: end the workers. One that works for this very thread has nothing to end."""
+    pool = scheduler.let_go_of_pool()
+    if pool is not None and not pool.in_caller:
+        _close_in_time(pool, scheduler, True, timeout)
+
+
 def _close(pool: WorkerPool, scheduler: Scheduler, cancel: bool, timeout: float | None) -> None:
     try:
         pool.close(cancel=cancel, timeout=timeout)

@@ -26,7 +26,7 @@ from routilux_core._registry.lookup import Plugins, make_strategy
 from routilux_core._routines.frame import CURRENT, inside
 from routilux_core._routines.imports import ADVICE, incomplete
 from routilux_core._runtime.forks import watch
-from routilux_core._runtime.pools import close_pool, open_pool
+from routilux_core._runtime.pools import close_at_exit, close_pool, open_pool
 from routilux_core._text.printable import printable
 from routilux_core._threads.visits import Visit, is_held_here
 from routilux_core.errors import FlowStateError, StrategyError
@@ -500,5 +500,7 @@ def _exit(flow_id: str, engine: Engine) -> None:
     for run in running:
         JobControl(run).cancel()
     deadline = monotonic() + EXIT_GRACE_S
+    for scheduler in engine.schedulers:  # which lets what runs end, too
+        close_at_exit(scheduler, max(0.0, deadline - monotonic()))
     for run in unfinished:
         run.done.wait(max(0.0, deadline - monotonic()))

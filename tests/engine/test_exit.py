@@ -186,6 +186,51 @@ QUIET = {
 }
 
 
+THIRD_PARTY = """
+from attrs import frozen
+from routilux_core import Capabilities, ExecutionStrategy, WorkerPool
+
+class Pool(WorkerPool):
+    workers = 2
+    def submit(self, task):
+        threading.Thread(target=task, daemon=True).start()
+    def close(self, *, cancel=False, timeout=None):
+        say(closed=[cancel, timeout > 2.0])
+
+@frozen(kw_only=True)
+class Theirs(ExecutionStrategy):
+    name = "theirs"
+    capabilities = Capabilities(shares_memory=True)
+    def open(self, host):
+        return Pool()
+"""
+
+
+@pytest.mark.parametrize("routine", ["Quick", "Long"])
+def test_a_pool_of_others_is_closed_when_the_interpreter_exits(routine: str) -> None:
+    wait = "job.wait()" if routine == "Quick" else "started.wait()"
+    ended = run(
+        f"""{THIRD_PARTY}
+flow = flow_of({routine}(), Theirs())
+job = flow.execute("source", {{"count": 3}})
+{wait}
+"""
+    )
+    assert ended.code == 0, ended.err
+    assert {"closed": [True, True]} in ended.said
+    assert ended.seconds < PATIENCE / 2
+
+
+def test_a_pool_that_was_closed_is_not_closed_again_at_exit() -> None:
+    ended = run(
+        f"""{THIRD_PARTY.replace("timeout > 2.0", "timeout")}
+with flow_of(Quick(), Theirs()) as flow:
+    flow.run("source", {{"count": 3}})
+"""
+    )
+    assert [each for each in ended.said if "closed" in each] == [{"closed": [False, None]}]
+
+
 def test_a_listener_that_is_being_told_of_the_end_of_a_job_is_waited_for_a_little() -> None:
     ended = run(
         """

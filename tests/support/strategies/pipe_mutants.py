@@ -333,7 +333,6 @@ MUTANTS: dict[str, tuple[type[PipesPool], str, str]] = {
     ),
     "keeps the program": (KeepsTheProgram, "test_a_program_that_ends_leaves_nothing", "it is still there after"),
     "orphans at kill": (Orphans, "test_a_program_that_is_killed_leaves_nothing", "its parent is gone"),
-    "orphans at exit": (Orphans, "test_a_program_that_ends_leaves_nothing", "its parent is gone"),
 }
 POOLS: dict[str, type[PipesPool]] = {"none": PipesPool} | {fault: pool for fault, (pool, _, _) in MUTANTS.items()}
 
