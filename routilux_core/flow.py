@@ -235,6 +235,30 @@ class Flow:
             source_routine_id, source_event, target_routine_id, target_slot, param_mapping
         )
 
+    def disconnect(
+        self,
+        source_routine_id: str,
+        source_event: str,
+        target_routine_id: str,
+        target_slot: str,
+        param_mapping: Mapping[str, str] | None = None,
+    ) -> list[Connection]:
+        """Take back what connects an event to a slot, and return it: with this mapping, or with any. Between jobs."""
+        return self._runtime.wiring.disconnect(
+            source_routine_id, source_event, target_routine_id, target_slot, param_mapping
+        )
+
+    def remove_routine(self, routine_id: str) -> Routine:
+        """Take a routine out, with its connections and outputs, and return it, free for another flow. Between jobs."""
+        return self._runtime.wiring.remove_routine(routine_id)
+
+    def replace_routine(self, routine_id: str, routine: Routine) -> Routine:
+        """Put a routine in the place of another, and return that: id, connections and strategy stay. Between jobs.
+
+        It has to have the events and slots that are connected.
+        """
+        return self._runtime.wiring.replace_routine(routine_id, routine)
+
     def add_output(self, routine_id: str, event_name: str, name: str | None = None) -> str:
         """Let jobs collect the payloads of an event, and return the name: `routine_id.event_name` by default."""
         return self._runtime.wiring.add_output(routine_id, event_name, name)

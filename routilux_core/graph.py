@@ -54,22 +54,28 @@ class Graph:
 
     def add_routine(self, routine: Routine, routine_id: str | None) -> str:
         """Take a routine in, under an id that defaults to its class's name in lower case; return the id."""
-        if not isinstance(routine, Routine):
-            raise ConfigurationError(f"add_routine takes a Routine instance, not {routine!r}")
+        self._check_instance(routine, "add_routine")
         name = self.free_id(type(routine).__name__.lower()) if routine_id is None else routine_id
         if not isinstance(name, str) or not name:
             raise ConfigurationError(f"a routine id is a non-empty string, not {routine_id!r}")
         if name in self.routines:
             raise DuplicateNameError(f"flow {self.flow_id!r} has a routine {name!r} already: give another routine_id")
+        self._claim(routine, name)
+        self.routines[name] = routine
+        self.version += 1
+        return name
+
+    def _check_instance(self, routine: object, what: str) -> None:
+        if not isinstance(routine, Routine):
+            raise ConfigurationError(f"{what} takes a Routine instance, not {routine!r}")
+
+    def _claim(self, routine: Routine, name: str) -> None:
         owner = routine._routilux.claim(self.flow_id, name)
         if owner is not None:
             raise DuplicateNameError(
                 f"this {type(routine).__name__} is routine {owner[1]!r} of flow {owner[0]!r} already: "
                 "an instance belongs to one flow, under one id; make another instance"
             )
-        self.routines[name] = routine
-        self.version += 1
-        return name
 
     def free_id(self, name: str) -> str:
         """Return this name, or with the first number from 2 on that makes it a new one."""
@@ -129,8 +135,81 @@ class Graph:
         self.version += 1
         return chosen
 
+    def disconnect(
+        self, source: str, event: str, target: str, slot: str, param_mapping: Mapping[str, str] | None
+    ) -> list[Connection]:
+        """Take out what connects an event to a slot: with this mapping, or whatever the mapping where it is None."""
+        self.event(source, event)
+        self.slot(target, slot)
+        mapping = None if param_mapping is None else _checked_mapping(param_mapping)
+        gone = [
+            each
+            for each in self.connections
+            if (each.source, each.event, each.target, each.slot) == (source, event, target, slot)
+            and mapping in (None, each.param_mapping)
+        ]
+        if not gone:
+            raise ConfigurationError(
+                printable(
+                    f"{source}.{event} is not connected to {target}.{slot}{'' if mapping is None else ' in this way'}"
+                )
+            )
+        self._take_out(gone)
+        return gone
+
+    def _take_out(self, gone: list[Connection]) -> None:
+        self._edges.difference_update(gone)
+        self.connections = [each for each in self.connections if each in self._edges]
+        self._gathering = [each for each in self._gathering if each in self._edges]
+        self.version += 1
+
+    def remove_routine(self, routine_id: str) -> Routine:
+        """Take out a routine, with its connections and outputs; return it."""
+        name = self.named(routine_id)
+        self._take_out([each for each in self.connections if name in (each.source, each.target)])
+        self.outputs = [output for output in self.outputs if output.routine_id != name]
+        self._view = MappingProxyType({})
+        return self.routines.pop(name)
+
+    def replace_routine(self, routine_id: str, routine: Routine) -> Routine:
+        """Put a routine in the place of another, which has what is connected there; return the other."""
+        old = self.routine(routine_id)
+        self._check_instance(routine, "replace_routine")
+        self._check_fits(routine_id, routine)
+        self._claim(routine, routine_id)
+        self.routines[routine_id] = routine
+        self._gathering = [each for each in self.connections if self.slot(each.target, each.slot).gathers]
+        self._view = MappingProxyType({})
+        self.version += 1
+        return old
+
+    def _check_fits(self, routine_id: str, routine: Routine) -> None:
+        """Refuse a routine that has not the events and slots that are connected at this id."""
+        slots, events = routine._routilux.slots, routine._routilux.events
+        kind = f"the {type(routine).__name__} in the place of routine {routine_id!r}"
+        before = self.routines[routine_id]._routilux.slots
+        for each in self.connections:
+            if each.source == routine_id and each.event not in events:
+                raise UnknownNameError("event", each.event, events, f"{kind} has not what is connected")
+            if each.target == routine_id and each.slot not in slots:
+                raise UnknownNameError("slot", each.slot, slots, f"{kind} has not what is connected")
+            if each.target == routine_id and slots[each.slot].gathers and not before[each.slot].gathers:
+                raise ConfigurationError(
+                    printable(
+                        f"{kind} gathers at slot {each.slot!r}, and the other does not: remove it, and connect anew"
+                    )
+                )
+        for output in self.outputs:
+            if output.routine_id == routine_id and output.event not in events:
+                raise UnknownNameError("event", output.event, events, f"{kind} has not the one of an output")
+
+    def named(self, routine_id: str) -> str:
+        """Return the id of a routine that is here."""
+        self.routine(routine_id)
+        return routine_id
+
     def view(self) -> Mapping[str, Routine]:
-        """Return the routines as they are now, read-only: routines come, and none goes or is replaced."""
+        """Return the routines as they are now, read-only; who takes one out, or replaces it, empties `_view`."""
         view = self._view
         if len(view) != len(self.routines):
             view = self._view = MappingProxyType(self.routines.copy())

@@ -283,6 +283,11 @@ class Engine:
         with self.lock:
             self.nodes[node.routine_id] = node
 
+    def remove_node(self, routine_id: str) -> None:
+        """Let a routine go; no job runs."""
+        with self.lock:
+            del self.nodes[routine_id]
+
     def slots_by_routine(self) -> dict[str, list[int]]:
         """Return the numbers of each routine's slots."""
         return {name: [inlet.number for inlet in node.inlets.values()] for name, node in self.nodes.items()}

@@ -149,6 +149,11 @@ class Outlet:
         self.outputs += names
         self.look_again()
 
+    def disconnect(self) -> None:
+        """Send to no slot, and let nobody collect: what is connected now is told anew."""
+        self.targets, self.outputs, self._simple = (), (), True
+        self.look_again()
+
     def look_again(self) -> None:
         """Work out `lone` and `is_fast`."""
         self.is_fast = self._simple and bool(self.targets) and not self.outputs

@@ -12,7 +12,7 @@ from routilux_core.error_handling import ErrorHandler
 from routilux_core.errors import CapabilityError, ConfigurationError, FlowStateError
 from routilux_core.graph import Connection, Graph
 from routilux_core.ports import ENTRY
-from routilux_core.routine import Routine
+from routilux_core.routine import Routine, let_go
 from routilux_core.strategy import ExecutionStrategy
 
 
@@ -68,6 +68,42 @@ class Wiring:
             self.engine.nodes[routine_id].outlets[event_name].add_output(chosen)
         return chosen
 
+    def disconnect(
+        self, source: str, event: str, target: str, slot: str, param_mapping: Mapping[str, str] | None
+    ) -> list[Connection]:
+        """Send no longer what was connected in this way, and return it; without a mapping, whatever the mapping."""
+        with self.building:
+            self.check_idle("disconnect")
+            gone = self.graph.disconnect(source, event, target, slot, param_mapping)
+            self._connect_anew()
+        return gone
+
+    def remove_routine(self, routine_id: str) -> Routine:
+        """Let a routine go, with its connections and outputs, and return it."""
+        with self.building:
+            self.check_idle("remove_routine")
+            routine = self.graph.remove_routine(routine_id)
+            self.engine.remove_node(routine_id)
+            self.named.pop(routine_id, None)
+            self.awaiting.discard(routine_id)
+            self._connect_anew()
+            let_go(routine)
+        return routine
+
+    def replace_routine(self, routine_id: str, routine: Routine) -> Routine:
+        """Put a routine in the place of another, with its id and connections, and return the other."""
+        with self.building:
+            self.check_idle("replace_routine")
+            scheduler = self.engine.nodes[self.graph.named(routine_id)].scheduler
+            if isinstance(routine, Routine):
+                check_coroutines(routine_id, routine, scheduler.strategy)
+            old = self.graph.replace_routine(routine_id, routine)
+            self.awaiting.discard(routine_id)
+            self._wire(routine_id, routine, scheduler)
+            self._connect_anew()
+            let_go(old)
+        return old
+
     def set_error_handler(self, error_handler: ErrorHandler) -> None:
         """Let the routines without a policy of their own have this one."""
         with self.building:
@@ -79,7 +115,14 @@ class Wiring:
         """Wire a graph that is complete already. `scheduler_of` knows who runs a strategy; None is the flow's own."""
         for name, routine in self.graph.routines.items():
             self._wire(name, routine, scheduler_of(self.named.get(name)))
+        self._connect_anew()
+
+    def _connect_anew(self) -> None:
+        """Let the events lead where the graph says."""
         nodes = self.engine.nodes
+        for node in nodes.values():
+            for outlet in node.outlets.values():
+                outlet.disconnect()
         targets: dict[Outlet, list[tuple[Inlet, dict[str, str] | None]]] = {}
         for each in self.graph.connections:
             found = targets.setdefault(nodes[each.source].outlets[each.event], [])
