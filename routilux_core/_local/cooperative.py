@@ -37,6 +37,7 @@ class CooperativeWorker(Worker):
         return 1
 
     def _next(self, stuck: bool) -> Run | None:
+        # Never from the lane without the lock, nor more than this one: the next is another worker's turn.
         self.permit = True
         item = self.scheduler.ready.take(self)
         return None if item is None else item[JOB]

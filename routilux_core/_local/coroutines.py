@@ -133,6 +133,7 @@ class CoroutineWorker(Emitter):
 
     async def _call_or_await(self, inlet: Inlet, payload: dict[str, Any], run: Run, number: int) -> None:
         node = inlet.node
+        # Of its own, since tasks that the handler starts inherit it, and with it the frame in which they emit.
         context = Context() if run.context is None else run.context.copy()
         context.run(CURRENT.set, self)
         payload = context.run(prepare, self, inlet, payload, run, number)

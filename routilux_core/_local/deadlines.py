@@ -61,6 +61,7 @@ class Deadline(CallState):
         if left > 0:
             self._timer = engine.timers.add(max(left, SHORTEST_S), self._due)
             return
+        # Set once, under the lock: `close`, in the thread of the call, finds it or has cancelled the timer before.
         self.late = True  # from now on what it emits is dropped
         self._worker.leave()  # and its job may end without it
         engine.deferred.append(self._expire)

@@ -156,13 +156,15 @@ class Emitter:
             if inlet is None:
                 self._emit_with_care(event_name, data)
                 return
-            # The hot path: one fast target, and no lock. It is counted before it is seen.
+            # The hot path: one fast target, and no lock. It is counted before it is seen: else another worker could
+            # tell the job of its end first, and the job would have more ended than posted.
             node = inlet.node
             post = node.post  # as a method of `node` it would take Python twice as long to find
-            number = next(run.numbers)
+            number = next(run.numbers)  # one step: no two threads get the same
             self.emitted += 1
             post((inlet, data, run, number, item[NUMBER], perf_counter() if run.timed else 0.0))
-            # Posted first, looked behind that: who leaves, or gives a permit back, does it the other way round.
+            # Posted first, looked behind that: who leaves, or gives a permit back, does it the other way round. So one
+            # of the two sees the other, whatever comes between these steps. An old value costs a second look.
             waits = node.waits
             if waits is not None:
                 if waits.free:  # else who has a permit looks there once more when giving it back
@@ -178,6 +180,7 @@ class Emitter:
                 with run.engine.lock:
                     scheduler.want_worker()
                 run.engine.run_deferred()
+            # Now and then: to look after each emission would cost more than it brings.
             if not number & run.engine.mask and (len(node.queue) > run.engine.max_pending or node.mailbox.waiting):
                 self.relieve(node)
         except BaseException as error:
@@ -258,11 +261,17 @@ class Emitter:
         run = self.joined
         if run is None:
             return None
-        self.flush_records()
-        self.flush_posted()
+        self.flush()
         self.joined = None
         run.ledger.members -= 1
         return run if run.end_if_idle() else None
+
+    def flush(self) -> None:
+        """Let the job count what has completed, and what was posted. Lock, in the worker's own thread."""
+        if self.records:
+            self.flush_records()
+        if self.emitted != self.told:
+            self.flush_posted()
 
     def flush_records(self) -> None:
         """Let the job take over the records. Lock, in the worker's own thread."""
@@ -275,6 +284,7 @@ class Emitter:
         """Let the job take over the records so far. Lock, any other thread: the worker may append meanwhile."""
         if self.records:
             assert self.joined is not None
+            # In place, and as many as were copied: what the worker has appended since stays.
             taken = self.records[:]
             del self.records[: len(taken)]
             self.joined.ledger.add(self.thread, taken)
@@ -283,7 +293,7 @@ class Emitter:
         """Let the job count what was posted so far. Lock, any thread."""
         if self.emitted != self.told:
             assert self.joined is not None
-            more = self.emitted - self.told
+            more = self.emitted - self.told  # the worker may raise it meanwhile: what is read once counts once
             self.told += more
             self.joined.ledger.last += more
 

@@ -57,6 +57,7 @@ def call(worker: Emitter, inlet: Inlet, payload: Payload, run: Run, number: int)
     payload = prepare(worker, inlet, payload, run, number)
     if run.stopped:  # that may have taken its time; behind this look the worker has committed to the call
         return NOT_BEGUN
+    # From here on `emit` may be called, and the timers' thread may look at the time.
     state = worker.call = state_of_call(node, start_deadline(worker, node))
     began = perf_counter()
     try:
@@ -120,6 +121,8 @@ def succeed(worker: Emitter, run: Run, number: int) -> None:
     state = worker.call
     if state is None or state.held is None:
         return
+    # No longer held from here on: while these are sent, `emit` may run other handlers, not this one. All of it comes
+    # before the activation is counted as over, else its job could end in between.
     held, state.held = state.held, None
     for outlet, data in held:
         worker.send(outlet, data)
@@ -132,12 +135,13 @@ def fail(worker: Emitter, item: Item, error: BaseException, before: int) -> Verd
     if worker.call is not None:
         worker.call.held = None
     failure = run.ledger.failure(item, error, worker.emitted - before)
-    if ends_program(error):
+    if ends_program(error):  # a Ctrl-C may have come anywhere in `emit`, with the lock held
         engine.recover()
         carry_out(run, failure, Decision(ErrorStrategy.STOP), "cancelled")
         return Verdict(FAILED, interrupt=error)
     decision = carry_out(run, failure, decide(failure, run))
     if not engine.keeps_frames:
+        # The failure has the traceback as text. The frames would keep payloads alive, and lead up to this one.
         forget_frames(error, worker.around)
     return Verdict(OUTCOMES.get(decision.strategy, FAILED), decision.delay)
 

@@ -36,7 +36,8 @@ class WorkTask(Task):
             self.scheduler.lost(as_exception(error, f"strategy {self.scheduler.strategy.name!r}"))
 
     def _first(self) -> bool:
-        """Return whether nobody has come with this task before; without the lock: each number is given out once."""
+        """Return whether nobody has come with this task before."""
+        # Without the lock: `next` of a count is one step, with the GIL and without it.
         if not next(self._deliveries):
             return True
         logger().warning("task %s was delivered twice by its pool; the second delivery is ignored", self.id)

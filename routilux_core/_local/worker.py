@@ -271,13 +271,12 @@ class Worker(Emitter):
                     limit = 0
                 self._put_back()
                 self._settle(self.item)
-            else:
+            elif self.claimed.node is not None:
                 self._give_up_claimed()
             # The job is told, now and then: of what has completed first, of what was posted second.
             run, in_caller = self.joined, self.seat.in_caller
             if run is not None and (in_caller or len(self.records) >= ENOUGH or run.ledger.is_listened_to()):
-                self.flush_records()
-                self.flush_posted()
+                self.flush()
                 if run.ledger.over == run.ledger.last:
                     finished = self.leave()
                     if finished is not None and in_caller:
@@ -315,7 +314,7 @@ class Worker(Emitter):
         lane = scheduler.ready.lane
         if lane and not stuck and scheduler.ready.is_turn_of_lane():
             try:
-                run: Run = lane[0][JOB]
+                run: Run = lane[0][JOB]  # a look: it is taken by `_drain`, without the lock, as others take there
             except IndexError:  # another worker was faster
                 pass
             else:
@@ -340,6 +339,7 @@ class Worker(Emitter):
         if not (run.is_fast and item[INLET].is_fast):
             return
         claimed.append(item)
+        # Taken at the left end, under the lock. Emitters append at the right one without it, behind this.
         waiting = node.mailbox.waiting
         while waiting and len(claimed) < MOST_CLAIMED and waiting[0][JOB] is run and waiting[0][INLET].is_fast:
             claimed.append(waiting.popleft())
@@ -356,9 +356,9 @@ class Worker(Emitter):
     def _give_up_claimed(self) -> None:
         """Put what was claimed back, with its permit, between two of its calls. Lock."""
         node = self.claimed.node
-        if node is not None:
-            self._put_back()
-            self.scheduler.ready.release(node)
+        assert node is not None
+        self._put_back()
+        self.scheduler.ready.release(node)
 
     def _settle(self, item: Item) -> None:
         """Count the activation in hand, and give its permit back. Lock."""

@@ -750,7 +750,7 @@ def test_a_handler_over_its_time_is_ended_where_the_strategy_can(make_flow: Make
     keep = build(flow, DoesBriefly(action=act))
     job = run(flow, count=3)
     assert [type(failure.exception) for failure in job.errors] == [ActivationTimeout] * 2
-    assert "routine 'does', slot 'n': the call took 0.0" in str(job.errors[0].exception)
+    assert "routine 'does', slot 'n': the call took 0." in str(job.errors[0].exception)
     assert isinstance(job.errors[0].exception.__cause__, asyncio.CancelledError)
     assert len(ended) == 3
     assert keep.seen == [0]
