@@ -46,6 +46,8 @@ def relieve_by(
         work_off(worker, node, mark // 2, began + TURN_S)
     if waits_with(node) >= before:  # nothing came of it: not just that the turn was over
         give_up(worker, node, mark)
+    # Two stores, without the lock. The timers' thread, which reads them for a deadline, may come in between: it finds
+    # too much lent then, and looks again a little later.
     call.lent, call.lending = call.lent + perf_counter() - began, 0.0
 
 
