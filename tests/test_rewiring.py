@@ -124,7 +124,7 @@ def test_a_routine_is_replaced_where_it_is(flow: Flow) -> None:
     assert total(flow) == 60
     assert flow.job_state is not None
     assert [each["n"] for each in flow.job_state.results("products")] == [0, 10, 20, 30]
-    assert flow.execution_tracker.get_routine_performance("times").completed == 4
+    assert flow.execution_tracker.get_routine_performance("times")["total_executions"] == 4
     with pytest.raises(DuplicateNameError):
         flow.replace_routine("times", flow.routines["sum"])
     flow.replace_routine("sum", Sum(total=100))
