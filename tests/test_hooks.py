@@ -141,6 +141,7 @@ def test_every_hook_says_when_it_is_called_and_whether_it_may_raise() -> None:
         assert re.search("raise|exception", text), name
 
 
+@pytest.mark.once
 def test_every_hook_has_a_test_of_its_name() -> None:
     tests = {
         node.name

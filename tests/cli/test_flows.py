@@ -14,6 +14,8 @@ import pytest
 
 from routilux_core import cli
 
+pytestmark = pytest.mark.once
+
 MODULE = """
 import time
 from routilux_core import Flow, Routine, event, slot

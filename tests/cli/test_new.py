@@ -12,6 +12,8 @@ import pytest
 import routilux_core
 from routilux_core import cli
 
+pytestmark = pytest.mark.once
+
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, timeout=120)

@@ -17,6 +17,8 @@ import pytest
 from places import CHECKOUT
 from routilux_core import Flow, Ledger, Routine, slot
 
+pytestmark = pytest.mark.once
+
 DEMO = CHECKOUT / "examples" / "concurrent_flow_demo.py"
 SOURCES = {"seattle-temps", "sf-temps", "seattle-weather"}
 

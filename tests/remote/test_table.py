@@ -22,6 +22,7 @@ def play(flow: Flow, row: Row, here: str | None = None) -> Answer:
     return row.play(flow, kit)
 
 
+@pytest.mark.once  # what travels is tested on every interpreter; here it is who takes it along
 @pytest.mark.parametrize("strategy", [LokyStrategy, TwiceStrategy], ids=lambda each: each.__name__)
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 @pytest.mark.filterwarnings("ignore:A worker stopped:UserWarning", "ignore::DeprecationWarning:loky")

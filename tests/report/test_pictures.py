@@ -17,6 +17,8 @@ from routilux_core import ErrorHandler, Flow, JobState, Routine, event, slot
 from routilux_core._report.layout import Box, Layout, lay_out
 from routilux_core._report.picture import shortened
 
+pytestmark = pytest.mark.once
+
 BOX = Box(80.0, 30.0)
 SVG = "{http://www.w3.org/2000/svg}"
 
