@@ -83,7 +83,7 @@ def test_without_a_command_the_help_is_printed(capsys: pytest.CaptureFixture[str
     assert cli.main([]) == 0
     told = capsys.readouterr().out
     for command in ("validate", "show", "run", "strategies", "plugins", "new", "demo"):
-        assert f"\n    {command} " in told
+        assert told.count(f"\n    {command}\n") + told.count(f"\n    {command} ") == 1
 
 
 def test_an_option_that_no_command_has_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
