@@ -37,8 +37,9 @@ class Flow:
     `plugins` are modules, objects or classes that implement hooks (`hookspecs`), for this flow alone.
     Beyond `max_pending` queued activations a handler that emits first works some of them off. `history_size` is the
     number of newest records that a job keeps. Of an exception the text of its traceback is kept; `capture="frames"`
-    keeps its frames, too, with all that was in them, for a debugger: it is not saved with the flow. All methods may be
-    called from any thread, and by signal handlers: what would wait for what they interrupt is refused.
+    keeps its frames, too, with all that was in them, for a debugger. `progress` shows what its jobs have done and what
+    they are at, on a terminal or in a notebook. Neither is saved with the flow. All methods may be called from any
+    thread, and by signal handlers: what would wait for what they interrupt is refused.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Flow:
         max_pending: int = 1024,
         history_size: int = 1000,
         capture: str = "text",
+        progress: bool = False,
     ) -> None:
         self.flow_id = f"flow-{os.urandom(4).hex()}" if flow_id is None else flow_id
         if not isinstance(self.flow_id, str):
@@ -70,6 +72,8 @@ class Flow:
             *(execution_strategy or "sequential", max_workers, dict(strategy_options or {})),
         )
         self.set_error_handler(error_handler)
+        if progress:
+            self._show_progress(watches=False)
 
     def __repr__(self) -> str:
         return f"<Flow {self.flow_id!r}: {len(self.routines)} routines, strategy {self.execution_strategy!r}>"
@@ -166,6 +170,11 @@ class Flow:
         if last is None:
             raise FlowStateError(f"flow {self.flow_id!r} has executed no job yet, so there is nothing to {what}")
         return [last]
+
+    def _show_progress(self, watches: bool) -> None:
+        from routilux_core._report.progress import Progress
+
+        self._runtime.plugins.add(Progress(watches))
 
     def _picture(self) -> Picture:
         from routilux_core._report.picture import picture_of

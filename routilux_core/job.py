@@ -38,11 +38,19 @@ class Controls(Protocol):
     def history_of(self, routine_id: str | None) -> list[ActivationRecord]: ...
     def source(self) -> Source: ...
     def late_emissions(self) -> int: ...
+    def activity(self) -> Activity: ...
     def explain(self) -> str: ...
     def wait(self, timeout: float | None) -> bool: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     def cancel(self, kill: bool) -> None: ...
+
+
+class Activity(NamedTuple):
+    """What a job does at this moment: the calls that workers have in hand, by routine, and retries that wait."""
+
+    running: dict[str, int]
+    retrying: int
 
 
 class Origin(NamedTuple):
@@ -165,6 +173,11 @@ class JobState:
             raise UnknownNameError(
                 "output", name, collected, "What a job is to collect, flow.add_output(routine_id, event_name) says"
             ) from None
+
+    @property
+    def activity(self) -> Activity:
+        """What runs at this moment, by routine, and how many retries wait for their time."""
+        return self._controls.activity()
 
     def get_routine_state(self, routine_id: str) -> str | None:
         """Return the state of a routine, or None if nothing has reached it."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from routilux_core._engine.ending import announce_end_again
+from routilux_core._engine.plan import INLET, JOB
 from routilux_core._engine.run import Run
 from routilux_core._engine.views import JobSource
 from routilux_core._routines.frame import check_outside
@@ -14,6 +16,7 @@ from routilux_core._threads.completion import Completion
 from routilux_core._threads.visits import Visit
 from routilux_core._tracking.history import activation_records
 from routilux_core.error_handling import Failure, LeftOut
+from routilux_core.job import Activity
 from routilux_core.seconds import check_patience
 
 if TYPE_CHECKING:
@@ -88,6 +91,12 @@ class JobControl:
 
     def source(self) -> Source:
         return JobSource(self.run)
+
+    def activity(self) -> Activity:
+        run, engine = self.run, self.run.engine
+        with engine.up_to_date((run,)):
+            items = [item for scheduler in engine.schedulers for item in scheduler.in_hand() if item[JOB] is run]
+            return Activity(Counter(item[INLET].node.routine_id for item in items), len(run.retries.waiting))
 
     def late_emissions(self) -> int:
         return self.run.ledger.late

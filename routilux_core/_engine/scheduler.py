@@ -207,6 +207,10 @@ class Scheduler:
             return True
         return any(hand.item is not None and hand.item[JOB] is run for hand in self.awaited)
 
+    def in_hand(self) -> Iterable[Item]:
+        """Return what workers are at. Lock."""
+        return [hand.item for hand in (*self.hands, *self.awaited) if hand.item is not None]
+
     def permits(self) -> Iterable[Node]:
         """Yield the node of each permit that workers have."""
         for hand in self.hands:

@@ -26,6 +26,13 @@ class Plugins:
 
             self._own = plugins_module.checked(self._own)  # what can't work is refused here, and not at the first job
 
+    def add(self, plugin: Any) -> None:
+        """Take in one more of the flow's own, which listens from the next job on."""
+        from routilux_core._registry import plugins as plugins_module
+
+        self._own = (*self._own, *plugins_module.checked((plugin,)))
+        self._all = None
+
     def all(self) -> PluginSet | None:
         """Return the plugins, None where there are none; the first call in a process looks for installed ones."""
         if self._all is None and (self._own or _are_installed()):

@@ -152,6 +152,9 @@ class RemoteScheduler(Scheduler):
     def has_of(self, run: Job) -> bool:
         return super().has_of(run) or any(task.claim.run is run for task in self.tasks)
 
+    def in_hand(self) -> Iterable[Item]:
+        return [item for task in self.tasks.away for item in task.claim.items[task.claim.next :]]
+
     def permits(self) -> Iterable[Node]:
         return (node for task in self.tasks for node in task.claim.permits())
 

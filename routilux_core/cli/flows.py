@@ -55,6 +55,9 @@ def add_commands(subparsers: Any) -> None:
     run.add_argument("--strategy", metavar="NAME", help="run under this strategy instead of the flow's own")
     run.add_argument("--max-workers", type=int, metavar="N", help="with this many workers")
     run.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="cancel the job after this time")
+    shown = run.add_mutually_exclusive_group()
+    shown.add_argument("--progress", action="store_true", help="show on the terminal what is done and what runs")
+    shown.add_argument("--watch", action="store_true", help="show on the terminal the figures of each routine")
     run.add_argument("--report", metavar="FILE", help="write a page that shows the run to this file: run.html, say")
     run.add_argument("--trace", metavar="FILE", help="write a trace for Perfetto to this file: run.json.gz, say")
     run.add_argument("--traceback", action="store_true", help="show where each error was raised")
@@ -168,6 +171,8 @@ def _run(options: argparse.Namespace) -> int:
     with _find(options.flow, options.types) as flow:
         if options.strategy or options.max_workers is not None:
             flow.set_execution_strategy(options.strategy or flow.execution_strategy, options.max_workers)
+        if options.progress or options.watch:
+            flow._show_progress(options.watch)
         entry, slot = _entry(flow, options.entry)
         job = flow.execute(entry, params, slot=slot)
         in_time = job.wait(options.timeout)

@@ -10,7 +10,7 @@ import attrs
 from routilux_core._text.printable import printable
 from routilux_core.error_handling import Errors, Failure, LeftOut
 from routilux_core.errors import FlowStateError, SavedError
-from routilux_core.job import FINAL_STATUSES, ROUTINE_STATES, JobState
+from routilux_core.job import FINAL_STATUSES, ROUTINE_STATES, Activity, JobState
 from routilux_core.records import ActivationRecord, Ledger
 from routilux_core.routine import Routine
 from routilux_core.seconds import check_patience
@@ -196,6 +196,9 @@ class SavedRun:
 
     def source(self) -> Source:
         raise FlowStateError(f"{self.explain()}, so it has no tracker: see its ledger and get_execution_history()")
+
+    def activity(self) -> Activity:
+        return Activity({}, 0)
 
     def late_emissions(self) -> int:
         return self._record.late_emissions
