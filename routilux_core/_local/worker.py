@@ -23,6 +23,7 @@ from routilux_core._routines.returns import HARMLESS, check_returned
 from routilux_core._tracking.history import COMPLETED, DISCARDED, LATE, WIDTH
 
 FOREVER = 1 << 29  # activations; small enough for CPython's fast integers
+LANE_TURN_S = 0.0002  # in which a worker stays in the lane: more of one routine with state comes together meanwhile
 MOST_CLAIMED = 64  # calls of a routine with state that a worker takes at a time
 RECORDS_PER_FLUSH = 256  # activations of a lane after which the job is told of them
 ENOUGH = RECORDS_PER_FLUSH * WIDTH  # length of a worker's records at which the job is told of others, too
@@ -172,7 +173,7 @@ class Worker(Emitter):
         timed, started = run.timed, self.ended if call is None else clock()
         owns = self.claimed.node is not None
         others = ready.lane if owns else ready.queue
-        turn = started + backpressure.TURN_S if owns and timed else 0.0  # until then they wait
+        turn = started + (backpressure.TURN_S if owns else LANE_TURN_S) if timed else 0.0  # until then they wait
         self.call, self.permit = None, owns
         listeners = run.ledger.recorder
         known: Inlet | None = None  # whose the next four are: neighbours in a lane often go the same way
