@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from contextvars import Context
 from pathlib import Path
@@ -15,6 +16,7 @@ from routilux_core import Flow, Routine, event, slot
 
 HOMES = tuple(str(Path(package.__file__).parent) for package in (routilux_core, routilux_core_plugins))
 EVENTS = 200
+MANY = 3000
 MOST_FOR_AN_EVENT = 4.1  # through two connections: `emit` twice, and for each its frame's own
 MOST_FOR_A_JOB = 184  # of one event
 
@@ -95,6 +97,29 @@ def test_a_job_of_one_event_makes_few_calls() -> None:
 def test_the_count_sees_what_an_emission_costs() -> None:
     called = calls_for(1 + EVENTS)
     assert called.count("Routine.emit") == 2 * (1 + EVENTS)
+
+
+def test_what_stateless_calls_emit_to_a_routine_with_state_is_called_together() -> None:
+    steps: list[str] = []
+
+    def count(frame: FrameType, what: str, _: Any) -> None:
+        if what == "call" and frame.f_code.co_qualname == "Worker._step":
+            steps.append(what)
+
+    threading.setprofile(count)  # in threads that start from now on
+    try:
+        with Flow("together", "concurrent", max_workers=2) as flow:
+            flow.add_routine(Source(), "source")
+            flow.add_routine(Pass(), "pass")
+            flow.add_routine(Sum(), "sum")
+            flow.connect("source", "out", "pass", "n")
+            flow.connect("pass", "done", "sum", "n")
+            assert Context().run(flow.run, "source", {"n": MANY}).status == "completed"
+    finally:
+        threading.setprofile(None)  # type: ignore[arg-type]
+    assert steps, "no thread was seen"
+    # A step takes the lock. In turns, one call of each, there would be some two steps for each event.
+    assert len(steps) < MANY / 4, f"{len(steps)} steps under the lock for {MANY} events"
 
 
 def _most_of(called: list[str]) -> str:
