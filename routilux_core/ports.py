@@ -15,7 +15,7 @@ from routilux_core._routines.frame import frame_of
 from routilux_core._routines.merge_strategies import MERGES, merging_of
 from routilux_core._routines.merge_strategies import Merge as Merge
 from routilux_core._routines.methods import bound
-from routilux_core._routines.signature import Handler, Signature
+from routilux_core._routines.signature import Handler, Signature, bind
 from routilux_core.errors import ConfigurationError, DefinitionError, EmitError, UnknownNameError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -69,6 +69,10 @@ class Slot:
         """Let the slot call the method of this routine, if it calls one."""
         if self.method is not None:
             self._handler = bound(routine, self.method)
+
+    def receive(self, data: dict[str, Any]) -> Any:
+        """Call the handler with this payload, without a flow, and return what it returns; nothing is merged."""
+        return bind(self.handler, self.signature, f"slot {self.name!r}")(dict(data))
 
     def __getstate__(self) -> tuple[Any, ...]:
         handler: Any = None if self.method else self._handler  # a method is found again by its name: see `bind`
