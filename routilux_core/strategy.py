@@ -264,4 +264,4 @@ class ExecutionStrategy(ABC):
 
     @abstractmethod
     def open(self, host: Host) -> WorkerPool:
-        """Start a pool. May take seconds: no engine lock is held."""
+        """Start a pool. May take seconds: it is called outside the engine's lock."""

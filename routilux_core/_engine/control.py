@@ -164,7 +164,7 @@ def drive(run: Run, timeout: float | None) -> None:
 
 
 def begin(run: Run) -> None:
-    """Tell listeners that the job begins, and let its entry run. Not under the lock."""
+    """Tell listeners that the job begins, and let its entry run. Outside the lock."""
     if run.listeners is not None and run.listeners.starts:
         run.listeners.job_started()
         with run.engine.step():

@@ -51,7 +51,7 @@ class Ended(Protocol):
 
 
 def announce_end(run: Ended) -> None:
-    """Tell those who wait that the job has ended, if it has. Not under the lock.
+    """Tell those who wait that the job has ended, if it has. Outside the lock.
 
     One thread does it, once; what interrupts it leaves the rest to `announce_end_again`.
     """
@@ -66,7 +66,7 @@ def announce_end(run: Ended) -> None:
 
 
 def announce_end_again(run: Ended) -> None:
-    """Go on telling those who wait, if this thread was interrupted while it did so. Not under the lock."""
+    """Go on telling those who wait, if this thread was interrupted while it did so. Outside the lock."""
     if run.ending.finisher == get_ident() and (not run.done.is_set() or run in run.engine.ending):
         run.ending.finisher = None
     announce_end(run)

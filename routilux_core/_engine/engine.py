@@ -6,7 +6,6 @@ runs and the timers. It is held for a few bytecodes at a time, and never across 
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -22,8 +21,9 @@ from routilux_core._engine.step import Step
 from routilux_core._routines.frame import CURRENT, check_outside, here
 from routilux_core._routines.signature import Payload
 from routilux_core._threads.aside import Aside
+from routilux_core._threads.guard import guarded, is_held_here, new_lock
 from routilux_core._threads.timers import Timers
-from routilux_core._threads.visits import Visit, Visits, is_held_here
+from routilux_core._threads.visits import Visit, Visits
 from routilux_core._tracking.totals import Measures
 from routilux_core.error_handling import Decision, ErrorHandler, ErrorStrategy, Failure
 from routilux_core.errors import FlowStateError, StrategyError
@@ -70,7 +70,7 @@ class Engine:
     )
 
     def __init__(self, max_pending: int, history_size: int, keeps_frames: bool = False) -> None:
-        self.lock = threading.RLock()  # one that knows its owner, which is not to take it twice
+        self.lock = new_lock()
         # For the hot path: `with lock` costs three times as much as these two calls.
         self.acquire, self.release = self.lock.acquire, self.lock.release
         self.max_pending = max_pending
@@ -98,14 +98,16 @@ class Engine:
 
     def add(self, scheduler: Scheduler) -> None:
         """Have one scheduler more."""
-        for other in self.schedulers:
-            other.share_out()  # none of its workers is alone any more
-        self.schedulers.append(scheduler)
-        if len(self.schedulers) > 1:
-            self.mask = 0  # numbers without those bits could all go elsewhere
+        with self.lock:
+            for other in self.schedulers:
+                other.share_out()  # none of its workers is alone any more
+            self.schedulers.append(scheduler)
+            if len(self.schedulers) > 1:
+                self.mask = 0  # numbers without those bits could all go elsewhere
 
+    @guarded
     def want_workers(self) -> None:
-        """Ask for workers wherever there is something to do. The lock is held."""
+        """Ask for workers wherever there is something to do."""
         for scheduler in self.schedulers:
             scheduler.want_worker()
 
@@ -122,8 +124,9 @@ class Engine:
                 return
             call()
 
+    @guarded
     def _nudge(self) -> None:
-        """Have those who wait for jobs keep the time: the timers have no thread. Lock."""
+        """Have those who wait for jobs keep the time: the timers have no thread."""
         for run in self.runs:
             nudge(run)
 
@@ -182,12 +185,14 @@ class Engine:
         self.when_idle = None
         return [run.job_id for run in running]
 
+    @guarded
     def hands(self) -> list[Any]:
-        """Return the workers that share our memory and are in their loop. Lock."""
+        """Return the workers that share our memory and are in their loop."""
         return [hand for scheduler in self.schedulers for hand in scheduler.hands]
 
+    @guarded
     def collect(self, run: object) -> None:
-        """Add what workers have counted for themselves of a run so far. Lock.
+        """Add what workers have counted for themselves of a run so far.
 
         What was completed first, what was posted second: so no activation is counted as over that is not as posted.
         """
@@ -292,12 +297,14 @@ class Engine:
         """Return the numbers of each routine's slots."""
         return {name: [inlet.number for inlet in node.inlets.values()] for name, node in self.nodes.items()}
 
+    @guarded
     def all_nodes(self) -> list[Node]:
-        """Return the nodes, with those that single jobs have of their own. The lock is held."""
+        """Return the nodes, with those that single jobs have of their own."""
         return [*self.nodes.values(), *(node for run in self.runs for node in run.own.values())]
 
+    @guarded
     def drop(self, run: Job) -> list[Item]:
-        """Take everything of a run out of queues and waiting lists. The lock is held."""
+        """Take everything of a run out of queues and waiting lists."""
         gone: list[Item] = []
         for node in self.all_nodes():
             if node.mailbox.waiting:
@@ -344,8 +351,9 @@ class Engine:
             self.mend()
             raise
 
+    @guarded
     def has_of(self, run: Job) -> bool:
-        """Return whether anything of a run is queued, in hand or away. Lock."""
+        """Return whether anything of a run is queued, in hand or away."""
         if any(scheduler.has_of(run) for scheduler in self.schedulers):
             return True
         return any(item[JOB] is run for node in self.all_nodes() for item in node.mailbox.waiting.copy())
@@ -402,8 +410,9 @@ def _works_on(pool: WorkerPool, done: Done, seconds: float) -> bool:
     return pool.wait(done, seconds) or monotonic() - began >= seconds / 2
 
 
+@guarded
 def _sift(waiting: deque[Item], run: Job) -> list[Item]:
-    """Take what belongs to a run out of a waiting list, to whose end others may append meanwhile. The lock is held."""
+    """Take what belongs to a run out of a waiting list, to whose end others may append meanwhile."""
     items = [waiting.popleft() for _ in range(len(waiting))]
     waiting.extendleft(reversed([item for item in items if item[JOB] is not run]))
     return [item for item in items if item[JOB] is run]

@@ -10,6 +10,7 @@ from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Scheduler
 from routilux_core._routines.attributes import owner_of
 from routilux_core._text.printable import printable
+from routilux_core._threads.guard import guarded
 from routilux_core._tracking.history import Totals
 
 ENOUGH = 20  # activations before a hint is worth giving
@@ -65,8 +66,9 @@ def _waiting(run: Run) -> list[str]:
     return lines
 
 
+@guarded
 def _by_who_works(run: Run) -> tuple[list[Scheduler], list[Scheduler]]:
-    """Return the queues that workers work off, and those that are left to who waits, while nobody does. Lock."""
+    """Return the queues that workers work off, and those that are left to who waits, while nobody does."""
     mine = [
         scheduler
         for scheduler in run.engine.schedulers
@@ -75,8 +77,9 @@ def _by_who_works(run: Run) -> tuple[list[Scheduler], list[Scheduler]]:
     return [scheduler for scheduler in run.engine.schedulers if scheduler not in mine], mine
 
 
+@guarded
 def _behind(run: Run) -> Iterator[Item]:
-    """Yield what waits for a permit, or behind a call of a worker that has one for all of it. Lock."""
+    """Yield what waits for a permit, or behind a call of a worker that has one for all of it."""
     for node in run.engine.all_nodes():
         yield from node.mailbox.waiting.copy()  # others may append
     for hand in run.engine.hands():

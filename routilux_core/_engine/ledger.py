@@ -9,6 +9,7 @@ from routilux_core._engine.merging import GATHERED
 from routilux_core._engine.plan import CAUSE, INLET, NUMBER, POSTED, Item
 from routilux_core._engine.retries import Retries
 from routilux_core._routines.signature import Payload
+from routilux_core._threads.guard import guarded
 from routilux_core._tracking.failures import Failures
 from routilux_core._tracking.history import COMPLETED, DISCARDED, FAILED, SKIPPED, WIDTH, Chunk, History
 from routilux_core.error_handling import Failure
@@ -27,7 +28,7 @@ class Recorder(Protocol):
 
 
 class LedgerCounts:
-    """The counts and records of a job. What is marked "lock" is called with the engine's lock held."""
+    """The counts and records of a job."""
 
     __slots__ = (
         "_job_id",
@@ -80,19 +81,22 @@ class LedgerCounts:
 
     # -- counts
 
+    @guarded
     def discard(self, count: int) -> None:
-        """Count what was posted and will not run, since the job was stopped. Lock."""
+        """Count what was posted and will not run, since the job was stopped."""
         self.over += count  # no step in between, at which a signal handler could read the books
         self.discarded += count
 
+    @guarded
     def refuse(self) -> None:
-        """Count an emission of a stopped job, which is not delivered. Lock."""
+        """Count an emission of a stopped job, which is not delivered."""
         self.last += 1
         self.over += 1
         self.discarded += 1
 
+    @guarded
     def count(self, outcome: int) -> None:
-        """Count an activation that is over. Lock."""
+        """Count an activation that is over."""
         self.over += 1
         if outcome == SKIPPED:
             self.skipped += 1
@@ -101,8 +105,9 @@ class LedgerCounts:
         elif outcome == FAILED:
             self.failed += 1
 
+    @guarded
     def write_off(self) -> bool:
-        """Count as discarded what was counted as posted, and is not there: an exception came in between. Lock.
+        """Count as discarded what was counted as posted, and is not there: an exception came in between.
 
         Return whether there was any.
         """
@@ -114,8 +119,9 @@ class LedgerCounts:
 
     # -- records
 
+    @guarded
     def record(self, item: Item, outcome: int, worker: int, started: float, ended: float) -> None:
-        """Record an attempt, however it ended. Lock."""
+        """Record an attempt, however it ended."""
         inlet, _, _, number, cause, posted = item
         attempt = self._retries.attempt(number)
         record = (number, cause, inlet.number, attempt, outcome, worker, posted, started, ended)
@@ -123,13 +129,15 @@ class LedgerCounts:
         if self.recorder is not None:
             self.recorder.record(Chunk.of(record))
 
+    @guarded
     def add(self, worker: int, records: list[Any]) -> None:
-        """Count completed activations of a worker, and record them. Lock."""
+        """Count completed activations of a worker, and record them."""
         self.over += len(records) // self.history.width
         if self.recorder is not None:
             self.recorder.record(Chunk(worker, records))
         self.history.add(worker, records)
 
+    @guarded
     def complete(
         self,
         items: list[Item],
@@ -137,7 +145,7 @@ class LedgerCounts:
         started: list[float],
         ended: list[float],
     ) -> None:
-        """Record and count activations of one slot that have completed; their permits are not given back. Lock."""
+        """Record and count activations of one slot that have completed; their permits are not given back."""
         if self._retries.merged:
             self._retries.merged.difference_update(item[NUMBER] for item in items)
         if self._retries.attempts or not self.history.timed:
@@ -155,8 +163,9 @@ class LedgerCounts:
         flat[4::WIDTH], flat[5::WIDTH] = started, ended
         self.add(worker, flat)
 
+    @guarded
     def is_listened_to(self) -> bool:
-        """Return whether a listener waits for records, and has not asked for them in time. Lock."""
+        """Return whether a listener waits for records, and has not asked for them in time."""
         return self.recorder is not None and not self.recorder.armed
 
     def failure(self, item: Item, error: BaseException, emitted: int = 0, trace: str = "") -> Failure:
@@ -178,20 +187,23 @@ class LedgerCounts:
             emitted=emitted,
         )
 
+    @guarded
     def note_failure(self, failure: Failure, state: str | None) -> None:
-        """Record a failure with its decision. Lock."""
+        """Record a failure with its decision."""
         self.failures.note(failure)
         if state is not None and GRAVITY[state] > GRAVITY.get(self.decided.get(failure.routine_id, ""), 0):
             self.decided[failure.routine_id] = state
 
     @property
+    @guarded
     def emitted(self) -> int:
-        """How many emissions were sent. Lock."""
+        """How many emissions were sent."""
         return self.last - self.placed + self.sent
 
     @property
+    @guarded
     def pending(self) -> int:
-        """How many activations are queued, running or waiting. Lock."""
+        """How many activations are queued, running or waiting."""
         return self.last - self.over
 
     def wall(self) -> float:

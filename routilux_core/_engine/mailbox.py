@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any, Final
 
+from routilux_core._threads.guard import guarded
+
 UNLIMITED: Final = 1 << 29  # small enough for CPython's fast integers
 
 
@@ -28,16 +30,18 @@ class Mailbox:
         self.limited = limit != UNLIMITED
         self.waiting: deque[Any] = deque()  # activations
 
+    @guarded
     def acquire(self) -> bool:
-        """Take a permit if one is free, and return whether that is so. The lock is held."""
+        """Take a permit if one is free, and return whether that is so."""
         if not self.free:
             return False
         if self.limited:
             self.free -= 1
         return True
 
+    @guarded
     def release(self, first: deque[Any]) -> None:
-        """Give a permit back: with it, whoever has waited longest comes into `first`. The lock is held."""
+        """Give a permit back: with it, whoever has waited longest comes into `first`."""
         if self.waiting:
             first.append(self.waiting.popleft())
         elif self.limited:
@@ -45,17 +49,20 @@ class Mailbox:
             if self.waiting:  # posted since, without the lock, by somebody who may have seen no permit
                 self.admit(first)
 
+    @guarded
     def admit(self, first: deque[Any]) -> None:
-        """Let what waits have the permits that are free: it comes into `first`, with them. The lock is held."""
+        """Let what waits have the permits that are free: it comes into `first`, with them."""
         while self.free and self.waiting:
             self.free -= 1
             first.append(self.waiting.popleft())  # in one line: an exception in between would lose it
 
+    @guarded
     def put_back(self, items: Iterable[Any]) -> None:
-        """Let activations wait, in the order given, before all that do. The lock is held."""
+        """Let activations wait, in the order given, before all that do."""
         self.waiting.extendleft(reversed(list(items)))
 
+    @guarded
     def recount(self, held: int) -> None:
-        """Work out what is free from the permits that are out, as far as that can be seen. The lock is held."""
+        """Work out what is free from the permits that are out, as far as that can be seen."""
         if self.limited:
             self.free = max(0, self.limit - held)

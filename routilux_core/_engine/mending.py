@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from routilux_core._engine.plan import INLET, JOB, NUMBER, Item, Node
 from routilux_core._engine.scheduler import Job, Scheduler
 from routilux_core._routines.frame import Frame
+from routilux_core._threads.guard import guarded
 
 
 class EngineRole(Protocol):
@@ -27,8 +28,9 @@ class EngineRole(Protocol):
     def all_nodes(self) -> list[Node]: ...
 
 
+@guarded
 def put_in_order(engine: EngineRole, here: Frame | None, gone: Any = None) -> None:
-    """Make the queues and permits right again. Lock.
+    """Make the queues and permits right again.
 
     `here` is the frame that the calling thread is in, if any. Workers of this thread that are not below it are gone,
     and so is the given one: what they had in hand is dropped.

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from routilux_core._engine.plan import Inlet, Node
 from routilux_core._engine.retries import Retries
 from routilux_core._routines.signature import Payload
+from routilux_core._threads.guard import guarded
 
 GATHERED = "gathered payloads"  # the key under which a gather slot's arrivals travel to its one call
 
@@ -21,12 +22,14 @@ class SlotMemory:
         self.merged: dict[Inlet, Payload] = {}  # guarded by the permit of the routine
         self.arrivals: dict[Inlet, list[Payload]] = {}  # at gather slots
 
+    @guarded
     def gather(self, inlet: Inlet, payload: Payload) -> None:
-        """Keep what arrives at a gather slot. Lock."""
+        """Keep what arrives at a gather slot."""
         self.arrivals.setdefault(inlet, []).append(payload)
 
+    @guarded
     def next_gathered(self, order: Iterable[Inlet], own: Mapping[Node, Node]) -> tuple[Inlet, Payload] | None:
-        """Return the next gather slot to be called, with what has arrived there. Lock."""
+        """Return the next gather slot to be called, with what has arrived there."""
         for inlet in order:
             mine = own.get(inlet.node, inlet.node).inlets[inlet.name]
             if mine in self.arrivals:

@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Any, Final, Protocol, overload
 
 from routilux_core._engine.plan import CAUSE, INLET, JOB, NUMBER, Item, Node
+from routilux_core._threads.guard import guarded
 from routilux_core.strategy import Chooser, Waiting, WorkerPool
 
 AT_ONCE: Final = (
@@ -57,19 +58,21 @@ class LockedReady:
         if before is not None:
             self.queue.extend(_left_in(before.lane))
 
+    @guarded
     def settle_in(self, before: LockedReady) -> None:
-        """Leave nothing in two places, now that this is what there is. The lock is held."""
+        """Leave nothing in two places, now that this is what there is."""
         if before.lane:
             before.lane.clear()  # in place: a worker below the one that found this may be at work in it
 
     def bind(self, node: Node) -> None:
-        """Let what is posted to a routine come here. The lock is held."""
+        """Let what is posted to a routine come here. Under the lock, or while the graph is wired."""
         node.queue, node.waits, node.post = self.queue, None, self.owner.post
 
     # -- taking (lock)
 
+    @guarded
     def take(self, hand: Hand, from_lane: bool = False) -> Item | None:
-        """Return the oldest activation that may run, with its permit, noted in `hand`. The lock is held.
+        """Return the oldest activation that may run, with its permit, noted in `hand`.
 
         It is noted before it leaves the queue, so that a KeyboardInterrupt in between can't lose it.
         """
@@ -90,22 +93,26 @@ class LockedReady:
         hand.item = None
         return None
 
+    @guarded
     def is_turn_of_lane(self) -> bool:
-        """Return whether the lane is next, where there is other work, too. The lock is held."""
+        """Return whether the lane is next, where there is other work, too."""
         return False
 
+    @guarded
     def release(self, node: Node) -> None:
-        """Give a permit back: to the activation that has waited longest for it, if any. The lock is held."""
+        """Give a permit back: to the activation that has waited longest for it, if any."""
         node.mailbox.release(self.first)
 
+    @guarded
     def put_back(self, items: list[Item]) -> None:
-        """Queue what was taken out, in the order given, before everything else for its routines. The lock is held."""
+        """Queue what was taken out, in the order given, before everything else for its routines."""
         self.queue.extendleft(reversed(items))
 
     # -- looking
 
+    @guarded
     def queued(self) -> list[Item]:
-        """Return everything that is queued here. The lock is held."""
+        """Return everything that is queued here."""
         return [*self.first, *self.queue, *_left_in(self.lane)]
 
     def backlog(self) -> int:
@@ -114,8 +121,9 @@ class LockedReady:
 
     # -- taking out
 
+    @guarded
     def drop(self, run: Any) -> list[Item]:
-        """Take out everything of a run, passing its permits on. The lock is held."""
+        """Take out everything of a run, passing its permits on."""
         gone, permits = _sift(self.queue, run), _sift(self.first, run)
         for item in permits:
             self.release(item[INLET].node)
@@ -301,8 +309,9 @@ def _left_in(lane: deque[Item] | None) -> list[Item]:
     return [] if not lane else [item for item in lane.copy() if item[NUMBER] not in item[JOB].swept]
 
 
+@guarded
 def _sift(items: deque[Item], run: Any) -> list[Item]:
-    """Take what belongs to a run out of a queue that nobody else touches meanwhile. The lock is held.
+    """Take what belongs to a run out of a queue that nobody else touches meanwhile.
 
     One by one: of what belongs to other jobs, an exception in between loses no more than that one.
     """
@@ -328,8 +337,9 @@ def _taken_back(claimed: deque[Item], run: Any) -> list[Item]:
 # -- what a pool that chooses may choose from; nothing of it is on the way of one that does not
 
 
+@guarded
 def take_chosen(ready: LockedReady, chooser: Chooser, hand: Hand) -> Item | None:
-    """Take the activation that the chooser wants, with its permit, noted in `hand`. The lock is held."""
+    """Take the activation that the chooser wants, with its permit, noted in `hand`."""
     hand.item = None
     while True:
         found = list(allowed(ready, AT_ONCE))
@@ -423,7 +433,8 @@ def _let_wait(ready: LockedReady) -> None:
     ready.queue.clear()
 
 
+@guarded
 def bring_back(ready: LockedReady, waiting: deque[Item]) -> None:
-    """Queue what waited for a permit again, before what came later. The lock is held."""
+    """Queue what waited for a permit again, before what came later."""
     ready.queue.extendleft(reversed(waiting))
     waiting.clear()

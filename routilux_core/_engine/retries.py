@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from routilux_core._engine.plan import INLET, NUMBER, Item, Node
+from routilux_core._threads.guard import guarded
 from routilux_core._threads.timers import Timer, Timers
 
 
@@ -42,8 +43,9 @@ class Retries:
         self.attempts.pop(number, None)
         self.merged.discard(number)
 
+    @guarded
     def add(self, item: Item, delay: float, permit: bool) -> bool:
-        """Try again after a delay in seconds; True if the permit is kept meanwhile. Lock."""
+        """Try again after a delay in seconds; True if the permit is kept meanwhile."""
         inlet, number = item[INLET], item[NUMBER]
         self.attempts[number] = self.attempt(number) + 1
         self.may_retry = self.may_retry or inlet.is_fast
@@ -66,34 +68,39 @@ class Retries:
             node.mailbox.put_back([item])
         scheduler.want_worker()
 
+    @guarded
     def keep_permit(self, item: Item) -> bool:
-        """Leave the permit of a late call to its own retry, if that waits and order has to hold. Lock."""
+        """Leave the permit of a late call to its own retry, if that waits and order has to hold."""
         found = self.waiting.get(item[NUMBER])
         if found is None or found.keeps or item[INLET].node.mailbox.limit != 1:
             return False
         self.waiting[item[NUMBER]] = found._replace(keeps=True)
         return True
 
+    @guarded
     def park(self, item: Item) -> bool:
-        """Set an activation aside that is due while its job is paused; False if it is at its first attempt. Lock."""
+        """Set an activation aside that is due while its job is paused; False if it is at its first attempt."""
         if item[NUMBER] not in self.attempts:
             return False
         self.parked.append(item)
         return True
 
+    @guarded
     def unpark(self) -> None:
-        """Let what was set aside go on, before everything else of its job. Lock."""
+        """Let what was set aside go on, before everything else of its job."""
         for item in self.parked:
             item[INLET].node.scheduler.ready.first.append(item)
         self.parked.clear()
 
+    @guarded
     def permits(self) -> Iterable[Node]:
-        """Yield the node of each permit that is kept for a retry. Lock."""
+        """Yield the node of each permit that is kept for a retry."""
         yield from (item[INLET].node for _, item, keeps in self.waiting.values() if keeps)
         yield from (item[INLET].node for item in self.parked)
 
+    @guarded
     def give_up(self) -> list[Item]:
-        """Try nothing again, and give the permits back; return what has waited. Lock."""
+        """Try nothing again, and give the permits back; return what has waited."""
         gone = self.parked + [each.item for each in self.waiting.values()]
         for each in self.waiting.values():
             each.timer.cancel()

@@ -16,6 +16,7 @@ from routilux_core._engine.retries import Retries
 from routilux_core._routines.frame import Frame
 from routilux_core._routines.signature import Payload
 from routilux_core._threads.completion import Completion
+from routilux_core._threads.guard import guarded
 from routilux_core._threads.visits import Visit
 from routilux_core._tracking.history import DISCARDED, RETRIED
 from routilux_core.error_handling import Decision, ErrorStrategy, Failure
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """The live side of a job. What is marked "lock" is called with the engine's lock held."""
+    """The live side of a job."""
 
     __slots__ = (
         "context",
@@ -103,8 +104,9 @@ class Run:
 
     # -- posting (lock)
 
+    @guarded
     def post(self, inlet: Inlet, payload: Payload, cause: int, now: float) -> None:
-        """Queue one activation, or keep what arrives at a gather slot. Lock."""
+        """Queue one activation, or keep what arrives at a gather slot."""
         if inlet.node.per_job:
             inlet = self.node_for(inlet.node).inlets[inlet.name]
         if inlet.gathers:
@@ -127,8 +129,9 @@ class Run:
         elif scheduler.active < scheduler.workers and not scheduler.recruiting:
             scheduler.want_worker()
 
+    @guarded
     def send(self, outlet: Outlet, data: Payload, cause: int, now: float) -> None:
-        """Post one emission to everything that it is connected to. Lock."""
+        """Post one emission to everything that it is connected to."""
         self.ledger.sent += 1
         if outlet.is_fast and not self.stopped:
             self._send_plainly(outlet, data, cause, now)
@@ -154,8 +157,9 @@ class Run:
         for scheduler in self.engine.schedulers:
             scheduler.want_worker()
 
+    @guarded
     def send_all(self, outlet: Outlet, payloads: list[Payload], causes: Iterable[int], now: float) -> None:
-        """Post emissions of one event, each with the activation that caused it. Nobody else has the payloads. Lock."""
+        """Post emissions of one event, each with the activation that caused it. Nobody else has the payloads."""
         lone = outlet.targets[0][0] if outlet.is_fast and len(outlet.targets) == 1 else None
         if self.stopped or (lone is None and (outlet.targets or len(outlet.outputs) > 1)):
             for data, cause in zip(payloads, causes, strict=True):
@@ -176,7 +180,7 @@ class Run:
             self.ledger.unconnected += count
 
     def node_for(self, node: Node) -> Node:
-        """Return this job's own twin of a node with `scope="job"`. Lock."""
+        """Return this job's own twin of a node with `scope="job"`. Under the lock, or before anything is posted."""
         twin = self.own.get(node)
         if twin is None:
             twin = self.own[node] = node.for_job()
@@ -184,8 +188,9 @@ class Run:
 
     # -- the end of an activation (lock)
 
+    @guarded
     def end_if_idle(self) -> bool:
-        """Nothing is queued, running or waiting: call the next gather slot, or end. True if the job ended. Lock."""
+        """Nothing is queued, running or waiting: call the next gather slot, or end. True if the job ended."""
         if self.ended:
             return False
         ledger = self.ledger
@@ -205,14 +210,16 @@ class Run:
         ledger.ended_at = perf_counter()
         return True
 
+    @guarded
     def doubt(self) -> None:
-        """Let what there really is decide about the end, from now on: the counts may be wrong. Lock."""
+        """Let what there really is decide about the end, from now on: the counts may be wrong."""
         self.ledger.doubtful = True
         if self.stopped and not self.ended:
             self._discard_all()
 
+    @guarded
     def settle(self, item: Item, outcome: int, delay: float, permit: bool = True) -> None:
-        """Count an activation that did not simply complete, and give its permit back if it is over. Lock.
+        """Count an activation that did not simply complete, and give its permit back if it is over.
 
         Without `permit` a call that is late still has it.
         """
@@ -232,8 +239,9 @@ class Run:
         if permit:
             node.scheduler.ready.release(node)
 
+    @guarded
     def set_aside(self, item: Item, permit: bool) -> None:
-        """Keep an activation of a paused job that a worker came upon. Lock."""
+        """Keep an activation of a paused job that a worker came upon."""
         if permit and self.retries.park(item):
             return
         self.parked.append(item)
@@ -242,8 +250,9 @@ class Run:
 
     # -- stop, pause (lock)
 
+    @guarded
     def stop(self, status: str) -> None:
-        """Discard everything that has not started, and count it; what runs ends. Lock.
+        """Discard everything that has not started, and count it; what runs ends.
 
         From here on no worker commits to an activation of this job: each looks at `is_fast` or `stopped` with the item
         in hand, and the handler is what it calls next. One that looked just before goes on, and nobody waits for it.
@@ -254,16 +263,18 @@ class Run:
         self.refresh_flags()
         self._discard_all()
 
+    @guarded
     def _discard_all(self) -> None:
-        """Discard and count what has not started, of a stopped job. Lock."""
+        """Discard and count what has not started, of a stopped job."""
         gone = self.engine.drop(self) + self.parked + self.retries.give_up()
         self.parked, self.slots.arrivals = [], {}
         self.ledger.discard(len(gone))
         for scheduler in self.engine.schedulers:
             scheduler.want_worker()
 
+    @guarded
     def lost(self, scheduler: Scheduler, error: BaseException) -> None:
-        """The executor of a queue broke: what this job has there fails. Lock."""
+        """The executor of a queue broke: what this job has there fails."""
         boxes = (node.mailbox for node in self.engine.all_nodes() if node.scheduler is scheduler)
         behind = (item for mailbox in boxes for item in mailbox.waiting.copy())
         mine = [item for item in (*scheduler.ready.queued(), *behind) if item[JOB] is self]
@@ -275,8 +286,9 @@ class Run:
         self.stop("failed")
         self.end_if_idle()
 
+    @guarded
     def unpark(self) -> None:
-        """Put what was set aside back before everything else of this job, in the order posted. Lock."""
+        """Put what was set aside back before everything else of this job, in the order posted."""
         self.refresh_flags()
         self.retries.unpark()
         if self.parked:

@@ -14,6 +14,7 @@ from routilux_core._engine.ready import ChosenReady, Hand, LockedReady, SharedRe
 from routilux_core._engine.retries import Retries
 from routilux_core._routines.frame import Frame, has_gil
 from routilux_core._routines.signature import Payload
+from routilux_core._threads.guard import guarded
 from routilux_core._threads.resources import Resources
 from routilux_core.errors import StrategyError, is_interrupt
 from routilux_core.strategy import ExecutionStrategy, Task, Waiting, WorkerPool, check_workers
@@ -99,8 +100,9 @@ class Scheduler:
 
     # -- how the work is shared (lock)
 
+    @guarded
     def look_again(self) -> None:
-        """Share the work out as the flow and its pool are now. The lock is held.
+        """Share the work out as the flow and its pool are now.
 
         A worker that is alone has all of it, if nothing stands against it: this is called at its next step.
         """
@@ -109,8 +111,9 @@ class Scheduler:
         if was_solo and not self.ready.solo:
             self.want_worker()
 
+    @guarded
     def share_out(self) -> LockedReady:
-        """Put everything where other workers find it, too; return where that is. The lock is held."""
+        """Put everything where other workers find it, too; return where that is."""
         self._share(self._usual_ready())
         return self.ready
 
@@ -140,14 +143,15 @@ class Scheduler:
             self.bind()
             self.ready.settle_in(before)
 
+    @guarded
     def bind(self) -> None:
-        """Let what is posted to the routines of this strategy come here. The lock is held."""
+        """Let what is posted to the routines of this strategy come here."""
         for node in self.engine.all_nodes():
             if node.scheduler is self:
                 self.ready.bind(node)
 
     def post(self, item: Item) -> None:
-        """Queue what an emitter sends where no lane is shared. Not under the lock.
+        """Queue what an emitter sends where no lane is shared. Outside the lock.
 
         Without the GIL nothing else keeps the order of this append and the emitter's look for workers behind it.
         """
@@ -157,8 +161,9 @@ class Scheduler:
             else:
                 self.ready.queue.append(item)
 
+    @guarded
     def admit(self, node: Node) -> None:
-        """Let what waits for a routine have the permits that are free, and call for workers. The lock is held."""
+        """Let what waits for a routine have the permits that are free, and call for workers."""
         node.mailbox.admit(self.ready.first)
         self.want_worker()
 
@@ -172,8 +177,9 @@ class Scheduler:
         self.recruiting = True
         self.engine.deferred.append(self.submit_worker)
 
+    @guarded
     def begin(self) -> None:
-        """Count a worker in, and call the next one if there is more for it. The lock is held."""
+        """Count a worker in, and call the next one if there is more for it."""
         self.recruiting = False
         self.active += 1
         if self.ready.backlog() + len(self.ready.first) > 1:
@@ -230,10 +236,11 @@ class Scheduler:
         self.bind()
 
     def take_back_unsent(self) -> None:
-        """Take back what this thread was just giving to the pool. Not under the lock: in shared memory, nothing."""
+        """Take back what this thread was just giving to the pool. Outside the lock: in shared memory, nothing."""
 
+    @guarded
     def drop(self, run: Job) -> list[Item]:
-        """Take out everything of a run that is queued here, passing its permits on. The lock is held."""
+        """Take out everything of a run that is queued here, passing its permits on."""
         return self.ready.drop(run)
 
     def prepare(self, entry: Inlet, payload: Mapping[str, Any], running: bool) -> None:

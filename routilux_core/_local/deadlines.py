@@ -17,6 +17,7 @@ from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Scheduler
 from routilux_core._local.emitter import CallState, Emitter
 from routilux_core._routines.frame import has_gil
+from routilux_core._threads.guard import guarded
 from routilux_core._tracking.history import FAILED
 from routilux_core.errors import ActivationTimeout
 
@@ -54,8 +55,9 @@ class Deadline(CallState):
             self._timer.cancel()
             return self.late
 
+    @guarded
     def _due(self) -> None:
-        """Look whether the time is really over. Lock, in the thread of the timers."""
+        """Look whether the time is really over. In the thread of the timers."""
         left = self._limit - (perf_counter() - self._began - self.lent_so_far())
         engine = self._worker.scheduler.engine
         if left > 0:
@@ -67,7 +69,7 @@ class Deadline(CallState):
         engine.deferred.append(self._expire)
 
     def _expire(self) -> None:
-        """Let the activation fail, and let the pool have another worker meanwhile. Not under the lock."""
+        """Let the activation fail, and let the pool have another worker meanwhile. Outside the lock."""
         worker, ended = self._worker, perf_counter()
         run: Run = self._item[JOB]
         stack = stack_of(worker.thread)  # where it is now, which is what its author will want to know
@@ -86,8 +88,9 @@ class Deadline(CallState):
             else:
                 worker.seat.step_out()
 
+    @guarded
     def come_back(self) -> None:
-        """Let go of the call, which has returned, and of the permit that it has kept. Lock, in its thread."""
+        """Let go of the call, which has returned, and of the permit that it has kept. In its thread."""
         worker, scheduler = self._worker, self._worker.scheduler
         self._returned = True
         if self.decided:  # else the permit goes the way of the decision
@@ -107,7 +110,7 @@ def start_deadline(worker: Emitter, node: Node) -> Deadline | None:
 
 
 def _spare(scheduler: Scheduler, more: int) -> None:
-    """Tell the pool that it needs one worker more, or no longer. Not under the lock."""
+    """Tell the pool that it needs one worker more, or no longer. Outside the lock."""
     pool = scheduler.pool
     try:
         if pool is not None:

@@ -14,6 +14,7 @@ from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Scheduler
 from routilux_core._routines.frame import CURRENT, Frame
 from routilux_core._routines.signature import Payload
+from routilux_core._threads.guard import guarded
 from routilux_core.errors import UnknownNameError
 from routilux_core.routine import Routine
 
@@ -58,19 +59,22 @@ class Seat:
         self.in_caller = scheduler.pool is not None and scheduler.pool.in_caller  # who waits for a job does the work
 
     @property
+    @guarded
     def is_taken(self) -> bool:
-        """Whether the scheduler counts this thread as active. Lock."""
+        """Whether the scheduler counts this thread as active."""
         return not self._late
 
+    @guarded
     def step_out(self) -> None:
-        """Be counted out while a late call goes on, and let another worker come. Lock, any thread."""
+        """Be counted out while a late call goes on, and let another worker come. Any thread."""
         self._late += 1
         if self._late == 1:
             self._scheduler.active -= 1
             self._scheduler.want_worker()
 
+    @guarded
     def step_in(self) -> None:
-        """Be counted again: a late call has returned. Lock."""
+        """Be counted again: a late call has returned."""
         self._late -= 1
         if not self._late:
             self._scheduler.active += 1
@@ -251,13 +255,15 @@ class Emitter:
 
     # -- what the job is told (lock)
 
+    @guarded
     def join(self, run: Run) -> None:
-        """Count for a job from now on. Lock."""
+        """Count for a job from now on."""
         self.joined = run
         run.ledger.members += 1
 
+    @guarded
     def leave(self) -> Run | None:
-        """Tell the job everything, and be its member no longer; return it if it has ended. Lock."""
+        """Tell the job everything, and be its member no longer; return it if it has ended."""
         run = self.joined
         if run is None:
             return None
@@ -266,22 +272,25 @@ class Emitter:
         run.ledger.members -= 1
         return run if run.end_if_idle() else None
 
+    @guarded
     def flush(self) -> None:
-        """Let the job count what has completed, and what was posted. Lock, in the worker's own thread."""
+        """Let the job count what has completed, and what was posted. In the worker's own thread."""
         if self.records:
             self.flush_records()
         if self.emitted != self.told:
             self.flush_posted()
 
+    @guarded
     def flush_records(self) -> None:
-        """Let the job take over the records. Lock, in the worker's own thread."""
+        """Let the job take over the records. In the worker's own thread."""
         if self.records:
             assert self.joined is not None
             taken, self.records = self.records, []
             self.joined.ledger.add(self.thread, taken)
 
+    @guarded
     def flush_records_of_another(self) -> None:
-        """Let the job take over the records so far. Lock, any other thread: the worker may append meanwhile."""
+        """Let the job take over the records so far. Any other thread: the worker may append meanwhile."""
         if self.records:
             assert self.joined is not None
             # In place, and as many as were copied: what the worker has appended since stays.
@@ -289,8 +298,9 @@ class Emitter:
             del self.records[: len(taken)]
             self.joined.ledger.add(self.thread, taken)
 
+    @guarded
     def flush_posted(self) -> None:
-        """Let the job count what was posted so far. Lock, any thread."""
+        """Let the job count what was posted so far. Any thread."""
         if self.emitted != self.told:
             assert self.joined is not None
             more = self.emitted - self.told  # the worker may raise it meanwhile: what is read once counts once
@@ -299,17 +309,20 @@ class Emitter:
 
     # -- after an interruption (lock)
 
+    @guarded
     def counts(self) -> bool:
-        """Return whether its scheduler counts this worker: it is no nested one, and has no late call. Lock."""
+        """Return whether its scheduler counts this worker: it is no nested one, and has no late call."""
         return not self.depth and self.seat.is_taken
 
+    @guarded
     def has_of(self, run: Run) -> bool:
-        """Return whether anything of a job is in these hands. Lock."""
+        """Return whether anything of a job is in these hands."""
         item = self.item
         if item is not None and item[JOB] is run and (self.call is None or not self.call.decided):
             return True
         return self.joined is run
 
+    @guarded
     def permit_of(self) -> Node | None:
-        """Return whose permit this worker has. Lock."""
+        """Return whose permit this worker has."""
         return self.item[INLET].node if self.item is not None and self.permit else None

@@ -20,6 +20,7 @@ from routilux_core._local.emitter import Emitter
 from routilux_core._local.invocation import HAS_COMPLETED, Verdict, call_in_context, fail
 from routilux_core._routines.frame import CURRENT
 from routilux_core._routines.returns import HARMLESS, check_returned
+from routilux_core._threads.guard import guarded
 from routilux_core._tracking.history import COMPLETED, DISCARDED, LATE, WIDTH
 
 FOREVER = 1 << 29  # activations; small enough for CPython's fast integers
@@ -64,8 +65,9 @@ class Worker(Emitter):
         if limit:
             self.work(limit)
 
+    @guarded
     def _sign_in(self) -> int:
-        """Count this worker in; return how many activations it is to run, none if it is not wanted. Lock."""
+        """Count this worker in; return how many activations it is to run, none if it is not wanted."""
         scheduler = self.scheduler
         if scheduler.ready.solo and scheduler.active:  # it counts on being alone: this was for another pool
             scheduler.recruiting = False
@@ -307,8 +309,9 @@ class Worker(Emitter):
         self.started, self.call = self.ended, None
         return following is not None
 
+    @guarded
     def _next(self, stuck: bool) -> Run | None:
-        """Take the next activation, or leave it in the lane; return its job, None where nothing is left. Lock."""
+        """Take the next activation, or leave it in the lane; return its job, None where nothing is left."""
         scheduler = self.scheduler
         if (scheduler.workers == 1) is not scheduler.ready.solo and not self.depth:
             scheduler.look_again()
@@ -331,8 +334,9 @@ class Worker(Emitter):
             self._claim(item)
         return run
 
+    @guarded
     def _claim(self, item: Item) -> None:
-        """Take an activation along with those that follow it in its routine, if all are fast calls of one job. Lock.
+        """Take an activation along with those that follow it in its routine, if all are fast calls of one job.
 
         Nobody else could run them: this worker has the one permit.
         """
@@ -346,23 +350,26 @@ class Worker(Emitter):
             claimed.append(waiting.popleft())
         claimed.node, self.item = node, None
 
+    @guarded
     def _put_back(self) -> None:
-        """Let what was claimed, and is left, wait for the permit again, before what came later. Lock."""
+        """Let what was claimed, and is left, wait for the permit again, before what came later."""
         claimed = self.claimed
         if claimed.node is not None:
             claimed.node.mailbox.put_back(claimed)
             claimed.clear()
             claimed.node = None
 
+    @guarded
     def _give_up_claimed(self) -> None:
-        """Put what was claimed back, with its permit, between two of its calls. Lock."""
+        """Put what was claimed back, with its permit, between two of its calls."""
         node = self.claimed.node
         assert node is not None
         self._put_back()
         self.scheduler.ready.release(node)
 
+    @guarded
     def _settle(self, item: Item) -> None:
-        """Count the activation in hand, and give its permit back. Lock."""
+        """Count the activation in hand, and give its permit back."""
         node, verdict, call = item[INLET].node, self.verdict, self.call
         if verdict.outcome == LATE:
             assert isinstance(call, Deadline)
@@ -382,8 +389,9 @@ class Worker(Emitter):
             run.settle(item, verdict.outcome, verdict.delay)
         self.item = None
 
+    @guarded
     def _sign_out(self) -> None:
-        """Count this worker out, unless it works inside an emit. Lock."""
+        """Count this worker out, unless it works inside an emit."""
         scheduler = self.scheduler
         if self.depth:
             scheduler.hands.discard(self)
@@ -402,8 +410,9 @@ class Worker(Emitter):
         self.scheduler.engine.hurt = True
         self.scheduler.engine.mend(self)
 
+    @guarded
     def be_gone(self) -> None:
-        """Drop what is in hand, and be counted out; `put_in_order` does the rest. Lock."""
+        """Drop what is in hand, and be counted out; `put_in_order` does the rest."""
         item, self.item = self.item, None
         run: Run | None = None if item is None else item[JOB]
         if isinstance(self.call, Deadline) and self.call.late:

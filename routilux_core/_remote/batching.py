@@ -60,7 +60,7 @@ class Paces:
 
 
 class Batcher:
-    """Puts batches together of what lies in a scheduler's queues. All of it is called with the engine's lock held."""
+    """Puts batches together of what lies in a scheduler's queues. All of it is called under the engine's lock."""
 
     __slots__ = ("_can", "_joins", "_losses", "_paces", "_queues", "_short")
 

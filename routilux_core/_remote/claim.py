@@ -14,6 +14,7 @@ from routilux_core._engine.run import Run
 from routilux_core._remote.batching import Paces
 from routilux_core._remote.envelopes import travels
 from routilux_core._remote.losses import Losses, judge
+from routilux_core._threads.guard import guarded
 from routilux_core._tracking.history import FAILED, RETRIED
 from routilux_core._tracking.tracebacks import forget_frames
 from routilux_core.error_handling import Decision, ErrorStrategy
@@ -50,15 +51,17 @@ class Claim:
         self.worker = 0  # the process that has told so
         self.ended = False  # nothing more will be told
 
+    @guarded
     def permits(self) -> Iterable[Node]:
-        """Yield the node of each permit. Lock."""
+        """Yield the node of each permit."""
         if self.has_state:
             yield self.node
         elif not travels(self.node):
             yield from (item[INLET].node for item in self.items[self.next :])
 
+    @guarded
     def complete(self, items: list[Item], started: list[float], ended: list[float]) -> None:
-        """Count the next activations, of one slot, which have simply completed. Lock."""
+        """Count the next activations, of one slot, which have simply completed."""
         node = items[0][INLET].node
         self.owner.paces.measure(items[0][INLET], (ended[-1] - started[0]) / len(items))
         self.run.ledger.complete(items, self.worker, started, ended)
@@ -143,8 +146,9 @@ class Claim:
             self._put_back(self.items[first:end])
         del self.items[first:end]
 
+    @guarded
     def _put_back(self, rest: list[Item]) -> None:
-        """Put activations back before everything else of their queue; discard them where their job stopped. Lock."""
+        """Put activations back before everything else of their queue; discard them where their job stopped."""
         run = self.run
         if run.stopped:
             run.ledger.discard(len(rest))
@@ -157,8 +161,9 @@ class Claim:
         else:
             self.owner.ready.first.extendleft(reversed(rest))
 
+    @guarded
     def close(self) -> None:
-        """Put back what was not counted, and the permit of a routine with state. Lock."""
+        """Put back what was not counted, and the permit of a routine with state."""
         rest, self.items = self.items[self.next :], self.items[: self.next]
         self._put_back(rest)
         if self.has_state:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from routilux_core._engine.failures import decide
 from routilux_core._engine.plan import JOB, NUMBER, Item, Node
 from routilux_core._engine.run import Run
+from routilux_core._threads.guard import guarded
 from routilux_core.error_handling import Decision, ErrorStrategy, Failure
 from routilux_core.errors import WorkerLost
 
@@ -39,8 +40,9 @@ class Losses:
         killed = self._killed[job_id, number] = self._killed.get((job_id, number), 0) + 1
         return killed >= self._most
 
+    @guarded
     def clear(self, items: Iterable[Item]) -> None:
-        """Suspect activations no longer: they are over. Lock."""
+        """Suspect activations no longer: they are over."""
         if self._killed:  # most often nothing is suspected, and this is asked for each activation
             for item in items:
                 self._killed.pop((item[JOB].job_id, item[NUMBER]), None)

@@ -18,10 +18,11 @@ from routilux_core._remote.pickling import loads
 from routilux_core._remote.routines import add_stats, restore
 from routilux_core._remote.wire import Data, HomeState, Label, Told, read_report
 from routilux_core._routines.signature import Payload
+from routilux_core._threads.guard import guarded
 from routilux_core.errors import ActivationTimeout, ShippingError, StrategyError, is_interrupt
 from routilux_core.routine import Routine
 
-AT_ONCE = 256  # activations that are counted while the engine's lock is held
+AT_ONCE = 256  # activations that are counted in one go under the engine's lock
 
 
 def unpacked(data: Sequence[Data]) -> list[Payload] | None:
@@ -118,7 +119,7 @@ class Clock:
 class Receiver:
     """The way home of what a worker reports of a task: it is posted and counted in the order told.
 
-    All of it is called with the task's own lock held, in the thread of the pool that brings the report.
+    All of it is called under the task's own lock, in the thread of the pool that brings the report.
     """
 
     __slots__ = ("_claim", "_engine", "_heard", "_parts", "clock", "label", "sent_stats")
@@ -242,8 +243,9 @@ class Receiver:
             for name, payload in zip(names, payloads, strict=True):
                 listeners.event_emitted(node, node.outlets[name], number, now, payload)
 
+    @guarded
     def _post(self, node: Node, names: list[str], payloads: list[Payload], causes: list[int]) -> None:
-        """Post what activations of one routine have emitted, in the order emitted. Lock."""
+        """Post what activations of one routine have emitted, in the order emitted."""
         at, now, run = 0, perf_counter(), self._claim.run
         if names and names.count(names[0]) == len(names):  # the most frequent case
             run.send_all(node.outlets[names[0]], payloads, causes, now)
@@ -256,7 +258,7 @@ class Receiver:
     def _complete(
         self, began: float, ends: list[float], upto: list[int], heard: int, names: list[str], payloads: list[Payload]
     ) -> None:
-        """Post what completed activations have emitted, and count them; some at a time, since the lock is held.
+        """Post what completed activations have emitted, and count them; some at a time, since that is under the lock.
 
         The first began at a time of the worker's clock, each of the others when the one before it had ended. Of the
         emissions, so many were heard before.

@@ -15,6 +15,7 @@ from routilux_core._remote.batching import Batcher, Paces
 from routilux_core._remote.envelopes import PartStore, check_payload
 from routilux_core._remote.losses import MAX_LOSSES, Losses
 from routilux_core._remote.task import PACKED_HERE, RemoteTask, Tasks
+from routilux_core._threads.guard import guarded
 from routilux_core.errors import StrategyError
 from routilux_core.strategy import ExecutionStrategy, WorkerPool
 
@@ -101,8 +102,9 @@ class RemoteScheduler(Scheduler):
         self.lose(runs, error)
         return True
 
+    @guarded
     def _next_task(self) -> RemoteTask | None:
-        """Return a batch, counted as away; None if nothing may run now, or enough is away. Lock."""
+        """Return a batch, counted as away; None if nothing may run now, or enough is away."""
         pool = self.pool
         if pool is None or self.engine.behind or not (self.ready.first or self.ready.queue):
             return None
@@ -119,8 +121,9 @@ class RemoteScheduler(Scheduler):
         self.active += 1
         return task
 
+    @guarded
     def _limit(self, workers: int) -> int:
-        """Return how many batches may be away: two for each worker only where nobody waits long. Lock."""
+        """Return how many batches may be away: two for each worker only where nobody waits long."""
         ready = self.ready
         head = ready.first[0] if ready.first else ready.queue[0]
         quick = self.batcher.is_quick(head) and all(task.quick for task in self.tasks.away)
@@ -170,8 +173,9 @@ class RemoteScheduler(Scheduler):
 
     # -- stopping
 
+    @guarded
     def drop(self, run: Job) -> list[Item]:
-        """Take out everything of a run that is queued here. The lock is held."""
+        """Take out everything of a run that is queued here."""
         # They are asked for by `submit_worker`: never inside a pool's own `submit`, which may hold its lock.
         if isinstance(run, Run) and run.stopped and self.tasks.revoke(run):
             self.engine.deferred.append(self.submit_worker)

@@ -28,7 +28,8 @@ from routilux_core._routines.imports import ADVICE, incomplete
 from routilux_core._runtime.forks import watch
 from routilux_core._runtime.pools import close_at_exit, close_pool, open_pool
 from routilux_core._text.printable import printable
-from routilux_core._threads.visits import Visit, is_held_here
+from routilux_core._threads.guard import is_held_here
+from routilux_core._threads.visits import Visit
 from routilux_core.errors import FlowStateError, StrategyError
 from routilux_core.graph import Graph
 from routilux_core.job import JobState, Origin
@@ -301,7 +302,7 @@ class Runtime:
             JobControl(run).cancel()
 
     def _prepare(self, entry: Inlet, payload: Mapping[str, Any]) -> None:
-        """Check what the flow needs, open its pools, order its gather slots. No engine lock is held."""
+        """Check what the flow needs, open its pools, order its gather slots. Outside the engine's lock."""
         if self.was_read:
             self._load_strategies()
         wiring, engine, missing = self.wiring, self.engine, False

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
+from routilux_core._threads.guard import guarded
 from routilux_core.seconds import stretch
 
 FEW = 64  # cancelled timers that are not worth a look
@@ -34,7 +35,7 @@ class Timer:
 
 
 class Timers:
-    """A heap of timers, guarded by a lock given from above; calls are made with that lock held."""
+    """A heap of timers, guarded by a lock given from above, under which calls are made."""
 
     def __init__(self, lock: threading.RLock, after: Callable[[], None], alarm: Callable[[], None]) -> None:
         self._lock = lock
@@ -49,8 +50,9 @@ class Timers:
     def __len__(self) -> int:
         return sum(timer.call is not None for _, _, timer in self._heap)
 
+    @guarded
     def add(self, delay: float, call: Callable[[], None]) -> Timer:
-        """Make the call after `delay` seconds. The lock is held."""
+        """Make the call after `delay` seconds."""
         timer = Timer(self, monotonic() + delay, call)
         if self.dead > FEW and 2 * self.dead > len(self._heap):
             self._bury()
@@ -69,13 +71,14 @@ class Timers:
             self._thread = None
             self._alarm()
 
+    @guarded
     def mend(self) -> None:
-        """Start the thread again if something waits and starting it was interrupted. The lock is held."""
+        """Start the thread again if something waits and starting it was interrupted."""
         if self._heap and self._thread is not None and not self._thread.is_alive():
             self._start()
 
     def keep_time(self, seconds: float) -> bool:
-        """Make the calls that are due, or will be within some seconds, in place of the thread. Not under the lock.
+        """Make the calls that are due, or will be within some seconds, in place of the thread. Outside the lock.
 
         Return False where nobody has to: there is a thread, or nothing to wait for.
         """
@@ -106,8 +109,9 @@ class Timers:
         heapq.heapify(self._heap)
         self.dead = 0
 
+    @guarded
     def wake(self) -> None:
-        """Let the thread see that timers were cancelled, and end if none is left. The lock is held."""
+        """Let the thread see that timers were cancelled, and end if none is left."""
         self._changed.notify()
 
     def _run(self) -> None:

@@ -16,13 +16,8 @@ from types import FrameType, TracebackType
 from typing import Protocol, Self
 
 from routilux_core._routines.frame import CURRENT
+from routilux_core._threads.guard import is_held_here
 from routilux_core.errors import FlowStateError
-
-
-def is_held_here(lock: threading.RLock) -> bool:
-    """Return whether the calling thread has a lock."""
-    held: bool = lock._is_owned()  # type: ignore[attr-defined]  # no public name, but `threading.Condition` asks it, too
-    return held
 
 
 class Visited(Protocol):

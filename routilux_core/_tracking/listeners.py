@@ -17,6 +17,7 @@ from routilux_core._engine.plan import CAUSE, POSTED, Inlet, Node, Outlet
 from routilux_core._routines.frame import CURRENT, Awaited, Frame
 from routilux_core._text.log import log
 from routilux_core._text.trace import trace
+from routilux_core._threads.guard import guarded
 from routilux_core._threads.timers import Timer
 from routilux_core._tracking.history import Chunk, Record, activation_records
 from routilux_core.errors import EmitError, is_interrupt
@@ -141,8 +142,9 @@ class Listeners:
     # Nothing is called for each record: workers keep them for themselves, and a timer asks for them in time. Where none
     # runs (`armed`), a worker brings its next record at once.
 
+    @guarded
     def record(self, chunk: Chunk) -> None:
-        """Keep what was recorded until there is enough for a batch, or the time is over. Lock."""
+        """Keep what was recorded until there is enough for a batch, or the time is over."""
         while len(chunk) > BATCH:
             head, chunk = chunk.split(BATCH)
             self._add(head)
@@ -163,8 +165,9 @@ class Listeners:
         if self._count == BATCH:
             self._close_batch()
 
+    @guarded
     def _close_batch(self) -> None:
-        """Let what waits be told. Lock."""
+        """Let what waits be told."""
         if self._waiting:
             self._untold.append((BATCHES, self._waiting))
             self._waiting, self._count = [], 0
@@ -172,8 +175,9 @@ class Listeners:
                 self._behind = True
                 self._engine.behind += 1
 
+    @guarded
     def _due(self) -> None:
-        """The time is over for the oldest record, if it is in no batch. Lock."""
+        """The time is over for the oldest record, if it is in no batch."""
         self._timer, self.armed = None, False
         self._engine.collect(self._run)
         if not self._waiting:

@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from routilux_core._engine.ledger import LedgerCounts
+from routilux_core._threads.guard import guarded
 from routilux_core._tracking.history import History, Record, Totals
 from routilux_core._tracking.times import merge
 
@@ -25,20 +26,22 @@ class Measures:
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything; what runs now is not counted any more. Lock."""
+        """Forget everything; what runs now is not counted any more. Under the lock, or where nobody has this yet."""
         self.running.clear()
         self.history = History(self._size)
         self.finished = self.emitted = 0
         self.busy = self.busy_since = 0.0
 
+    @guarded
     def start(self, ledger: LedgerCounts) -> None:
-        """Count a job in. Lock."""
+        """Count a job in."""
         if not self.running:
             self.busy_since = ledger.began
         self.running.add(ledger)
 
+    @guarded
     def end(self, ledger: LedgerCounts) -> None:
-        """Take over what a job has counted, if it began after the last `clear`. Lock."""
+        """Take over what a job has counted, if it began after the last `clear`."""
         if ledger not in self.running:
             return
         self.running.discard(ledger)
@@ -48,12 +51,14 @@ class Measures:
         self.emitted += ledger.emitted
         self.history.absorb(ledger.history)
 
+    @guarded
     def totals(self) -> dict[int, Totals]:
-        """Return the totals by slot number over finished and running jobs, as far as they are collected. Lock."""
+        """Return the totals by slot number over finished and running jobs, as far as they are collected."""
         return self.history.totals(*(ledger.history for ledger in self.running))
 
+    @guarded
     def counts(self, slots: Mapping[str, Iterable[int]]) -> Counts:
-        """Return the counts of all jobs since the last `clear`, those that still run included. Lock."""
+        """Return the counts of all jobs since the last `clear`, those that still run included."""
         from routilux_core.tracking import Counts
 
         totals = self.totals()

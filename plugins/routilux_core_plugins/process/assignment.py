@@ -43,7 +43,7 @@ class Roster:
         return wake
 
     def spread(self) -> list[Failure]:
-        """Hand out what waits: to an idle worker first. The lock is held; what is returned fails without it."""
+        """Hand out what waits: to an idle worker first. Under the lock; what is returned fails outside it."""
         failed: list[Failure] = []
         while self.waiting:
             worker = self._choose()
@@ -92,7 +92,7 @@ class Roster:
         return False
 
     def present(self) -> int:
-        """Return how many workers there are, or will be when they have started. The lock is held."""
+        """Return how many workers there are, or will be when they have started. Under the lock."""
         return sum(not worker.leaving for worker in self.workers)
 
     def give_up_waiting(self, error: BaseException) -> list[Failure]:

@@ -71,7 +71,7 @@ class Worker:
         return self.ready and not self.leaving
 
     def give(self, batch: Batch) -> None:
-        """Send a batch, without what this worker has kept of earlier ones. The lock is held."""
+        """Send a batch, without what this worker has kept of earlier ones. Under the roster's lock."""
         payload = batch.task.payload(self.known)
         parts = batch.task.parts
         if not parts <= self.known:
@@ -84,18 +84,18 @@ class Worker:
         self.channel.put(BATCH if batch.task.timeout is None else TIMED, batch.number, payload)
 
     def tell_to_stop_before_the_next(self, batch: Batch) -> None:
-        """Let the worker see that a batch is cancelled. The lock is held."""
+        """Let the worker see that a batch is cancelled. Under the roster's lock."""
         batch.cancelled = True
         self._words[CANCEL + batch.number % 2] = batch.number
 
     def retire(self) -> None:
-        """Ask an idle worker to end. The lock is held."""
+        """Ask an idle worker to end. Under the roster's lock."""
         self.leaving = self.retired = True
         self.deadline = monotonic() + GRACE
         self.channel.put(STOP, 0)
 
     def kill(self, reason: str) -> None:
-        """End it at once. The lock is held, and it is not buried yet."""
+        """End it at once, before it is buried. Under the roster's lock."""
         if self.reason is None:
             self.reason = reason
         self.leaving = True

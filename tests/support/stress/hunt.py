@@ -82,6 +82,7 @@ def plant(changes: Iterable[Change]) -> Iterator[None]:
 
 def compiled(text: str, original: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function of a changed text, which sees what the original one sees."""
+    original = inspect.unwrap(original)  # of the check whether the lock is held, where that is made
     file = f"{inspect.getfile(original)} (mutant)"
     code = compile(text, file, "exec")  # with the __future__ import of this module, as the engine's has it
     names = original.__globals__
