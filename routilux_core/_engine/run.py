@@ -98,7 +98,7 @@ class Run:
         return self.listeners if self.listeners is not None and self.listeners.details else None
 
     def refresh_flags(self) -> None:
-        """Work out `may_emit_fast` and `is_fast`. Lock, or before anything is posted."""
+        """Work out `may_emit_fast` and `is_fast`. Under the lock, or before anything is posted."""
         self.may_emit_fast = not self.stopped and (self.listeners is None or not self.listeners.details)
         self.is_fast = self.may_emit_fast and not self.halted and not self.retries.may_retry and self.context is None
 
