@@ -13,10 +13,14 @@ import re
 import sys
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
+from time import perf_counter
 from typing import Any, NamedTuple
+
+from routilux_core._text.printable import printable
 
 PLUGINS = "routilux_core.plugins"  # the group of the plugins; that of the strategies is in `_strategies`
 DISABLE = "ROUTILUX_DISABLE_PLUGINS"
+SLOW_S = 5.0  # of an import, from which on it is named
 
 
 class Refused(Exception):
@@ -24,7 +28,7 @@ class Refused(Exception):
 
 
 class Declared(NamedTuple):
-    """One entry point: `target` is `module:attribute`."""
+    """One entry point: `target` is `module:attribute`; what extras it wants is left out, as nobody acts on that."""
 
     name: str
     target: str
@@ -32,7 +36,7 @@ class Declared(NamedTuple):
     version: str
 
     def __str__(self) -> str:
-        return f"{self.distribution} {self.version}".strip()
+        return printable(f"{self.distribution} {self.version}".strip())
 
 
 def declared(group: str) -> list[Declared]:
@@ -48,7 +52,12 @@ def declared(group: str) -> list[Declared]:
             key = re.sub(r"[-_.]+", "-", name).lower()
             if key not in found:  # the first on the path is the one that is imported
                 found[key] = [
-                    Declared(name=point.name, target=point.value, distribution=name, version=_version(distribution))
+                    Declared(
+                        name=point.name,
+                        target=point.value.partition("[")[0].strip(),
+                        distribution=name,
+                        version=_version(distribution),
+                    )
                     for point in distribution.entry_points
                     if point.group == group
                 ]
@@ -64,8 +73,9 @@ def disabled_plugins() -> set[str]:
 
 
 def load_target(target: str) -> Any:
-    """Import what `module:attribute` names; whatever goes wrong is `Refused`."""
+    """Import what `module:attribute` names; whatever goes wrong is `Refused`, and what takes long is named."""
     module, _, attribute = target.partition(":")
+    began = perf_counter()
     try:
         found: Any = importlib.import_module(module.strip())
         for part in filter(None, attribute.strip().split(".")):
@@ -77,12 +87,17 @@ def load_target(target: str) -> Any:
         raise
     except BaseException as error:
         raise Refused(f"{target!r} can't be imported: {in_one_line(error)}") from error
+    took = perf_counter() - began
+    if took > SLOW_S:
+        from routilux_core._text.log import log
+
+        log.warning("the import of %r took %.3g s: what is slow can be imported when a pool is opened", target, took)
     return found
 
 
 def in_one_line(error: BaseException) -> str:
-    """Return the kind and the message of an exception, on one line."""
-    text = " ".join(str(error).split())
+    """Return the kind and the message of an exception, on one line that moves no cursor."""
+    text = printable(" ".join(str(error).split()))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

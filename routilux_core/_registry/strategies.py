@@ -31,7 +31,13 @@ class OtherContractError(StrategyError):
 
 def make_strategy(name: str, max_workers: int | None, options: dict[str, Any]) -> ExecutionStrategy:
     """Return the strategy of an installed name, with its numbers; every wrong value is refused here."""
-    cls = load(name)
+    return made_of(load(name), name, max_workers, options)
+
+
+def made_of(
+    cls: type[ExecutionStrategy], name: str, max_workers: int | None, options: dict[str, Any]
+) -> ExecutionStrategy:
+    """Return a strategy of a class that was loaded."""
     try:
         return cls(max_workers=max_workers, **options)
     except TypeError as error:

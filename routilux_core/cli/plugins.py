@@ -7,26 +7,37 @@ import contextlib
 import importlib.metadata
 import json
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from attrs import asdict
 
 from routilux_core._registry import strategies as strategies_module
-from routilux_core._registry.entry_points import Declared, declared
-from routilux_core._registry.plugins import PluginSet, scan
+from routilux_core._registry.entry_points import Declared, declared, in_one_line
+from routilux_core._registry.plugins import Candidate, PluginSet, scan
+from routilux_core._registry.requirements import unmet
 from routilux_core._text.printable import printable
-from routilux_core.errors import StrategyError
+from routilux_core.errors import RoutiluxError
 from routilux_core.strategy import CONTRACT, Capabilities
 
 Entry = dict[str, Any]
+PATIENCE_S = 3.0  # with an import, before it is named
 
 
 def add_commands(subparsers: Any) -> None:
     """Add the commands of this module."""
     for name, function, text in (
-        ("strategies", strategies, "list the execution strategies that are installed, and whether they work"),
-        ("plugins", plugins, "list the plugins for error handling and tracking that are installed"),
+        (
+            "strategies",
+            strategies,
+            "list the execution strategies that are installed (exit code 1 if one is broken)",
+        ),
+        (
+            "plugins",
+            plugins,
+            "list the plugins for errors and tracking that are installed (exit code 1 if one is broken)",
+        ),
     ):
         command = subparsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         command.add_argument("--json", action="store_true", help="print one JSON list, and nothing else")
@@ -68,13 +79,35 @@ def _list_strategies() -> list[Entry]:
 
 
 def _strategy(each: Declared) -> Entry:
+    """Load a strategy, and make it as `Flow(execution_strategy=name)` does."""
+    missing = "; ".join(unmet(each.distribution)) if each.distribution != "routilux-core" else ""
+    also = f"; {missing}" if missing else ""
+    with _told_while_it_takes_long(each):
+        try:
+            cls = strategies_module.load_class(each.name, each.target)
+            made = strategies_module.made_of(cls, each.name, None, {})
+        except strategies_module.OtherContractError as error:
+            return _entry(each, "other contract", str(error) + also, {})
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # of a class that raises when it is made
+            said = str(error) if isinstance(error, RoutiluxError) else f"it can't be made: {in_one_line(error)}"
+            return _entry(each, "broken", said + also, {})
+    capabilities = asdict(made.capabilities) | {"contract": CONTRACT}
+    return _entry(each, "unmet", missing, capabilities) if missing else _entry(each, "ok", "", capabilities)
+
+
+@contextlib.contextmanager
+def _told_while_it_takes_long(each: Declared) -> Iterator[None]:
+    """Say what is being imported, when it has taken some seconds: else the command would seem to hang."""
+    text = f"routilux: still importing strategy {each.name!r} of {each} ({printable(each.target)})"
+    timer = threading.Timer(PATIENCE_S, lambda: print(text, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
     try:
-        cls = strategies_module.load_class(each.name, each.target)
-    except strategies_module.OtherContractError as error:
-        return _entry(each, "other contract", str(error), {})
-    except StrategyError as error:
-        return _entry(each, "broken", str(error), {})
-    return _entry(each, "ok", "", asdict(cls.capabilities) | {"contract": CONTRACT})
+        yield
+    finally:
+        timer.cancel()
 
 
 def _entry(each: Declared, state: str, why: str, capabilities: Entry) -> Entry:
@@ -84,16 +117,21 @@ def _entry(each: Declared, state: str, why: str, capabilities: Entry) -> Entry:
 def _list_plugins() -> list[Entry]:
     found = PluginSet()
     scan(found, quiet=True)
-    return [
-        each.declared._asdict() | {"state": each.state, "why": each.why, "hooks": list(each.hooks)}
-        for each in found.candidates
-    ]
+    return [_plugin(each) for each in found.candidates]
+
+
+def _plugin(each: Candidate) -> Entry:
+    missing = "" if each.state == "disabled" else "; ".join(unmet(each.declared.distribution))
+    state = "unmet" if missing and each.state == "ok" else each.state
+    why = "; ".join(filter(None, (each.why, missing)))
+    return each.declared._asdict() | {"state": state, "why": why, "hooks": list(each.hooks)}
 
 
 def _print(entries: list[Entry], last: str, as_json: bool) -> int:
+    code = int(any(each["state"] not in ("ok", "disabled") for each in entries))
     if as_json:
         print(json.dumps(entries, indent=2))
-        return 0
+        return code
     rows = [("name", "distribution", "state", last)]
     for each in entries:
         facts = each["why"] if each["state"] != "ok" else ", ".join(_words(each[last]))
@@ -105,7 +143,7 @@ def _print(entries: list[Entry], last: str, as_json: bool) -> int:
         print(f"{line}  {row[3]}".rstrip())
     if len(rows) == 1:
         print("(none)")
-    return 0
+    return code
 
 
 def _words(facts: Any) -> list[str]:
