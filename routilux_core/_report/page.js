@@ -787,6 +787,7 @@ function render() {
 }
 async function show(told, texts) {
   const all = await Promise.all(told.jobs.map((job, number) => unpacked(texts[number], job)));
+  const mark = selected && jobs[selected.job] ? { id: jobs[selected.job].data.id[selected.row], attempt: jobs[selected.job].data.attempt[selected.row] } : null;
   const everything = view[0] === whole[0] && view[1] === whole[1];
   facts = told;
   jobs = told.jobs.map((job, number) => prepare(job, number, all[number]));
@@ -794,7 +795,11 @@ async function show(told, texts) {
   whole = [0, Math.max(1, ...jobs.map((each) => each.end)) * 1.01];
   if (jobs.every((job) => job.left_out)) whole[0] = Math.max(0, Math.min(...jobs.map((job) => (job.data.n ? job.data.started[0] : 0))));
   if (everything) view = [...whole];
-  if (selected && !(jobs[selected.job] && selected.row < jobs[selected.job].data.n)) selected = null;
+  if (mark) {
+    const data = jobs[selected.job] && jobs[selected.job].data;
+    const row = data ? data.id.findIndex((id, at) => id === mark.id && data.attempt[at] === mark.attempt) : -1;
+    selected = row < 0 ? null : { job: selected.job, row };
+  }
   hovered = null;
   chosen = Math.min(chosen, jobs.length - 1);
   render();
@@ -806,9 +811,23 @@ addEventListener("keydown", (event) => { if (event.key === "/" && !/INPUT|SELECT
 let before_print = null;
 addEventListener("beforeprint", () => { before_print = document.documentElement.dataset.theme || ""; document.documentElement.dataset.theme = "light"; for (const each of document.querySelectorAll("details")) each.open = true; paint(); });
 addEventListener("afterprint", () => { if (before_print) document.documentElement.dataset.theme = before_print; else delete document.documentElement.dataset.theme; paint(); });
+const read = async (text) => JSON.parse(new TextDecoder().decode(await inflated(text)));
+// While a job runs, its state comes as events; the view, what is selected and what is typed stay as they are.
+function follow(address) {
+  const source = new EventSource(address);
+  source.onmessage = async (event) => {
+    const state = JSON.parse(event.data);
+    const place = scrollY, focus = document.activeElement && document.activeElement.id;
+    await show(await read(state.facts), state.rows);
+    scrollTo(0, place);
+    if (focus && byId(focus)) byId(focus).focus({ preventScroll: true });
+  };
+  source.addEventListener("end", () => source.close());
+}
 (async () => {
-  const told = JSON.parse(new TextDecoder().decode(await inflated(byId("facts").textContent)));
+  const told = await read(byId("facts").textContent);
   await show(told, told.jobs.map((_, number) => byId(`rows-${number}`).textContent));
   document.body.dataset.ready = Math.round(performance.now());
+  if (document.body.dataset.live) follow(document.body.dataset.live);
 })();
 })();

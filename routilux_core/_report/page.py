@@ -29,32 +29,39 @@ def write_report(path: str | os.PathLike[str], jobs: Sequence[JobState], title: 
 def page_of(jobs: Sequence[JobState], title: str) -> str:
     """Return the page about jobs, side by side where there are several."""
     facts, rows = facts_of(jobs, title)
-    return filled(title, facts, rows, "connect-src 'none'")
+    return _filled(title, facts, rows, "connect-src 'none'", "")
 
 
-def filled(title: str, facts: dict[str, Any], rows: Sequence[str], connects: str) -> str:
-    """Return the page with these facts. Its policy lets it run its own script and style, and `connects`."""
+def live_page(title: str, facts: dict[str, Any], rows: Sequence[str]) -> str:
+    """Return the page of a job that runs: it may ask for `events` beside it, and for nothing else."""
+    icon = '<link rel="icon" href="data:,">'  # else a browser asks for one
+    return _filled(title, facts, rows, "connect-src 'self'; img-src data:", icon)
+
+
+def _filled(title: str, facts: dict[str, Any], rows: Sequence[str], more_policy: str, more_head: str) -> str:
     style, script = _resource("page.css"), _resource("page.js")
     policy = (
-        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; {connects}; "
+        f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; {more_policy}; "
         "base-uri 'none'; form-action 'none'"
     )
+    live = ' data-live="events"' if more_head else ""
     parts = [
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">{more_head}',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         '<meta name="color-scheme" content="light dark">',
         f"<title>{escape(printable(title[:200]))}</title>",
-        f"<style>{style}</style>\n</head>\n<body>",
+        f"<style>{style}</style>\n</head>\n<body{live}>",
         "<noscript>This page draws itself with a script of its own, which is turned off here.</noscript>",
-        f'<script type="text/plain" id="facts">{_deflated(facts)}</script>',
+        f'<script type="text/plain" id="facts">{deflated(facts)}</script>',
         *(f'<script type="text/plain" id="rows-{number}">{text}</script>' for number, text in enumerate(rows)),
         f"<script>{script}</script>\n</body>\n</html>\n",
     ]
     return "\n".join(parts)
 
 
-def _deflated(facts: dict[str, Any]) -> str:
+def deflated(facts: dict[str, Any]) -> str:
+    """Return facts as the page takes them."""
     text = json.dumps(facts, ensure_ascii=False, separators=(",", ":"))
     return b64encode(zlib.compress(text.encode(), 9)).decode("ascii")
 

@@ -58,6 +58,7 @@ def add_commands(subparsers: Any) -> None:
     shown = run.add_mutually_exclusive_group()
     shown.add_argument("--progress", action="store_true", help="show on the terminal what is done and what runs")
     shown.add_argument("--watch", action="store_true", help="show on the terminal the figures of each routine")
+    run.add_argument("--live", action="store_true", help="serve the page of the run, while it runs, on this machine")
     run.add_argument("--report", metavar="FILE", help="write a page that shows the run to this file: run.html, say")
     run.add_argument("--trace", metavar="FILE", help="write a trace for Perfetto to this file: run.json.gz, say")
     run.add_argument("--traceback", action="store_true", help="show where each error was raised")
@@ -173,6 +174,8 @@ def _run(options: argparse.Namespace) -> int:
             flow.set_execution_strategy(options.strategy or flow.execution_strategy, options.max_workers)
         if options.progress or options.watch:
             flow._show_progress(options.watch)
+        if options.live:
+            flow._runtime.plugins.add(importlib.import_module("routilux_core._report.live").Live())
         entry, slot = _entry(flow, options.entry)
         job = flow.execute(entry, params, slot=slot)
         in_time = job.wait(options.timeout)

@@ -108,23 +108,23 @@ class Browser:
             self.events.append(message)
         return message
 
-    def page(self, width: int = 1600, height: int = 1000, dark: bool = False) -> Page:
+    def page(self, width: int = 1600, height: int = 1000, dark: bool = False, offline: bool = True) -> Page:
         """Return a new page of this size."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        return Page(self, session, width, height, dark)
+        return Page(self, session, width, height, dark, offline)
 
 
 class Page:
     """One page: what it shows, and what it asks for and says on the console."""
 
-    def __init__(self, owner: Browser, session: str, width: int, height: int, dark: bool) -> None:
+    def __init__(self, owner: Browser, session: str, width: int, height: int, dark: bool, offline: bool) -> None:
         self._owner, self._session = owner, session
         self._opened: set[str] = set()
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
         self.call(
-            "Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=-1, uploadThroughput=-1
+            "Network.emulateNetworkConditions", offline=offline, latency=0, downloadThroughput=-1, uploadThroughput=-1
         )
         self.look("dark" if dark else "light")
         self.resize(width, height)
@@ -140,10 +140,11 @@ class Page:
     def resize(self, width: int, height: int = 1000) -> None:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
-    def open(self, path: Path) -> int:
+    def open(self, place: Path | str) -> int:
         """Open a report, wait until it shows everything, and return the milliseconds that took."""
-        self._opened.add(path.as_uri())
-        self.call("Page.navigate", url=path.as_uri())
+        url = place if isinstance(place, str) else place.as_uri()
+        self._opened.add(url)
+        self.call("Page.navigate", url=url)
         return int(self.wait("document.body && document.body.dataset.ready"))
 
     def wait(self, expression: str) -> Any:
