@@ -7,7 +7,7 @@ runs and the timers. It is held for a few bytecodes at a time, and never across 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import get_ident
 from time import monotonic, perf_counter
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from routilux_core._engine.ending import announce_end, announce_end_again, nudge
 from routilux_core._engine.mending import put_in_order
 from routilux_core._engine.plan import JOB, Inlet, Item, Node
-from routilux_core._engine.scheduler import Job, Scheduler
+from routilux_core._engine.roles import JobRole, SchedulerRole
 from routilux_core._engine.step import Step
 from routilux_core._routines.frame import CURRENT, check_outside, here
 from routilux_core._routines.signature import Payload
@@ -77,12 +77,12 @@ class Engine:
         self.keeps_frames = keeps_frames  # of exceptions that were decided about
         # An emitter looks how much waits when the number of what it posts has none of these bits: now and then.
         self.mask = (1 << max(0, (max_pending // 16).bit_length() - 1)) - 1
-        self.schedulers: list[Scheduler] = []
+        self.schedulers: Sequence[SchedulerRole] = ()  # the list of who makes them
         self.nodes: dict[str, Node] = {}
         self.inlets: list[Inlet] = []  # by number
         self.measures = Measures(history_size)
-        self.runs: set[Job] = set()
-        self.ending: set[Job] = set()  # no longer among them, but those who wait have not been told yet
+        self.runs: set[JobRole] = set()
+        self.ending: set[JobRole] = set()  # no longer among them, but those who wait have not been told yet
         self.deferred: deque[Callable[[], None]] = deque()
         self.aside = Aside()  # where what may take long is done for threads that others wait for
         self.behind = 0  # jobs whose listeners are so slow that nothing more is shipped
@@ -96,13 +96,12 @@ class Engine:
         self.visits = Visits(self.lock)
         self.hurt = False  # an exception has left the engine between two of its steps
 
-    def add(self, scheduler: Scheduler) -> None:
-        """Have one scheduler more."""
-        with self.lock:
-            for other in self.schedulers:
-                other.share_out()  # none of its workers is alone any more
-            self.schedulers.append(scheduler)
-            if len(self.schedulers) > 1:
+    def share_out(self) -> None:
+        """Let no worker be alone any more, if there are several schedulers by now."""
+        if len(self.schedulers) > 1:
+            with self.lock:
+                for scheduler in self.schedulers:
+                    scheduler.share_out()
                 self.mask = 0  # numbers without those bits could all go elsewhere
 
     @guarded
@@ -111,7 +110,7 @@ class Engine:
         for scheduler in self.schedulers:
             scheduler.want_worker()
 
-    def step(self, run: Job | None = None) -> Step:
+    def step(self, run: JobRole | None = None) -> Step:
         """Return one step, with what follows from it: see `Step`."""
         return Step(self, run)
 
@@ -146,7 +145,7 @@ class Engine:
         try:
             with self.lock:
                 self.hurt = False
-                put_in_order(self, CURRENT.get(), gone)
+                put_in_order(self.schedulers, self.runs, self.all_nodes(), CURRENT.get(), gone)
                 self.timers.mend()
                 ended = [run for run in (*self.runs, *self.ending) if run.end_if_idle() or run.ended]
             for scheduler in self.schedulers:
@@ -207,7 +206,7 @@ class Engine:
             raise
 
     @contextmanager
-    def up_to_date(self, runs: Iterable[Job] | None = None) -> Iterator[None]:
+    def up_to_date(self, runs: Iterable[JobRole] | None = None) -> Iterator[None]:
         """Hold the lock, with everything that workers have counted of these runs, or of all, so far.
 
         A signal handler that reads in the middle of a step of its own thread finds what was counted before that.
@@ -218,17 +217,17 @@ class Engine:
                 self.collect(run)
             yield
 
-    def running(self) -> list[Job]:
+    def running(self) -> list[JobRole]:
         """Return the jobs that run."""
         with self.lock:
             return list(self.runs)
 
-    def unfinished(self) -> list[Job]:
+    def unfinished(self) -> list[JobRole]:
         """Return the jobs that run, and those whose end is being told to listeners."""
         with self.lock:
             return [*self.runs, *self.ending]
 
-    def take_in(self, run: Job, entry: Inlet, payload: Payload) -> None:
+    def take_in(self, run: JobRole, entry: Inlet, payload: Payload) -> None:
         """Have a run more, with what its entry is called with; `settle` follows."""
         try:
             with self.lock:
@@ -242,7 +241,9 @@ class Engine:
             self.hurt = True
             raise
 
-    def note_failure(self, run: Job, failure: Failure, decision: Decision, state: str | None, status: str) -> Decision:
+    def note_failure(
+        self, run: JobRole, failure: Failure, decision: Decision, state: str | None, status: str
+    ) -> Decision:
         """Note a failure as decided, and stop its job as `status` on STOP; return what is done in the end."""
         with self.lock:
             if run.stopped and decision.strategy is ErrorStrategy.RETRY:
@@ -253,7 +254,7 @@ class Engine:
                 run.stop(status)
         return decision
 
-    def close_books(self, run: Job) -> bool:
+    def close_books(self, run: JobRole) -> bool:
         """Have a run that has ended no longer; False where another thread has been here."""
         with self.lock:
             if run.ending.finisher is not None:
@@ -271,7 +272,7 @@ class Engine:
                 self.timers.wake()  # what is left there was cancelled: its thread may end
             return True
 
-    def forget_end(self, run: Job) -> Callable[[], None] | None:
+    def forget_end(self, run: JobRole) -> Callable[[], None] | None:
         """The end of a run was told. Return what is to be called if no other runs."""
         with self.lock:
             self.ending.discard(run)
@@ -303,7 +304,7 @@ class Engine:
         return [*self.nodes.values(), *(node for run in self.runs for node in run.own.values())]
 
     @guarded
-    def drop(self, run: Job) -> list[Item]:
+    def drop(self, run: JobRole) -> list[Item]:
         """Take everything of a run out of queues and waiting lists."""
         gone: list[Item] = []
         for node in self.all_nodes():
@@ -314,7 +315,7 @@ class Engine:
             scheduler.want_worker()
         return gone
 
-    def wait(self, runs: Iterable[Job], timeout: float | None, until: Done | None = None) -> bool:
+    def wait(self, runs: Iterable[JobRole], timeout: float | None, until: Done | None = None) -> bool:
         """Wait until the runs have ended (or for `until`), doing the work here where a pool does it in its caller.
 
         Whatever exception ends the waiting cancels them, and is raised on: a signal handler raised it, most often.
@@ -331,7 +332,7 @@ class Engine:
             for run in waited:
                 run.waiters.remove(frame)
 
-    def _wait(self, waited: list[Job], timeout: float | None, until: Done | None) -> bool:
+    def _wait(self, waited: list[JobRole], timeout: float | None, until: Done | None) -> bool:
         deadline = deadline_of(timeout)
         for run in waited:
             if not run.done.is_set():
@@ -352,7 +353,7 @@ class Engine:
             raise
 
     @guarded
-    def has_of(self, run: Job) -> bool:
+    def has_of(self, run: JobRole) -> bool:
         """Return whether anything of a run is queued, in hand or away."""
         if any(scheduler.has_of(run) for scheduler in self.schedulers):
             return True
@@ -387,7 +388,7 @@ class Engine:
                 break
         return done.is_set()
 
-    def settle(self, ended: list[Job]) -> None:
+    def settle(self, ended: list[JobRole]) -> None:
         """Finish runs that may have ended, and answer calls. The lock is not held."""
         for run in ended:
             announce_end(run)
@@ -411,7 +412,7 @@ def _works_on(pool: WorkerPool, done: Done, seconds: float) -> bool:
 
 
 @guarded
-def _sift(waiting: deque[Item], run: Job) -> list[Item]:
+def _sift(waiting: deque[Item], run: JobRole) -> list[Item]:
     """Take what belongs to a run out of a waiting list, to whose end others may append meanwhile."""
     items = [waiting.popleft() for _ in range(len(waiting))]
     waiting.extendleft(reversed([item for item in items if item[JOB] is not run]))

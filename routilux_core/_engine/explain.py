@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from routilux_core._engine.plan import INLET, JOB, Inlet, Item, Node
+from routilux_core._engine.roles import SchedulerRole
 from routilux_core._engine.run import Run
-from routilux_core._engine.scheduler import Scheduler
 from routilux_core._routines.attributes import owner_of
 from routilux_core._text.printable import printable
 from routilux_core._threads.guard import guarded
@@ -67,7 +67,7 @@ def _waiting(run: Run) -> list[str]:
 
 
 @guarded
-def _by_who_works(run: Run) -> tuple[list[Scheduler], list[Scheduler]]:
+def _by_who_works(run: Run) -> tuple[list[SchedulerRole], list[SchedulerRole]]:
     """Return the queues that workers work off, and those that are left to who waits, while nobody does."""
     mine = [
         scheduler

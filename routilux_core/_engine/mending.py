@@ -9,27 +9,24 @@ are out, who has to be called. What a job has counted is compared with what ther
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from threading import get_ident
-from typing import Any, Protocol
+from typing import Any
 
 from routilux_core._engine.plan import INLET, JOB, NUMBER, Item, Node
-from routilux_core._engine.scheduler import Job, Scheduler
+from routilux_core._engine.roles import JobRole, SchedulerRole
 from routilux_core._routines.frame import Frame
 from routilux_core._threads.guard import guarded
 
 
-class EngineRole(Protocol):
-    """What is needed of the engine."""
-
-    schedulers: list[Scheduler]
-    runs: set[Job]
-
-    def all_nodes(self) -> list[Node]: ...
-
-
 @guarded
-def put_in_order(engine: EngineRole, here: Frame | None, gone: Any = None) -> None:
+def put_in_order(
+    schedulers: Sequence[SchedulerRole],
+    runs: Iterable[JobRole],
+    nodes: list[Node],
+    here: Frame | None,
+    gone: Any = None,
+) -> None:
     """Make the queues and permits right again.
 
     `here` is the frame that the calling thread is in, if any. Workers of this thread that are not below it are gone,
@@ -38,23 +35,23 @@ def put_in_order(engine: EngineRole, here: Frame | None, gone: Any = None) -> No
     living: set[object] = set(_chain(here))
     if gone is not None:
         gone.be_gone()
-    for scheduler in engine.schedulers:
+    for scheduler in schedulers:
         for hand in list(scheduler.hands):
             if hand.thread == get_ident() and not hand.shares_thread and hand not in living:
                 hand.be_gone()
-    for run in list(engine.runs):
+    for run in list(runs):
         run.doubt()
-    _drop_doubles(engine)
-    held = _permits(engine)
-    for node in engine.all_nodes():
+    _drop_doubles(schedulers, nodes)
+    held = _permits(schedulers, runs)
+    for node in nodes:
         node.mailbox.recount(held[node])
-    for scheduler in engine.schedulers:
+    for scheduler in schedulers:
         scheduler.recruiting = False  # the task may never have come to the pool; one too many does no harm
         scheduler.recount()
-    for node in engine.all_nodes():
+    for node in nodes:
         if node.mailbox.waiting and node.mailbox.free:
             node.scheduler.admit(node)
-    for scheduler in engine.schedulers:
+    for scheduler in schedulers:
         scheduler.want_worker()
 
 
@@ -64,23 +61,23 @@ def _chain(frame: Frame | None) -> Iterable[Frame]:
         frame = frame.outer
 
 
-def _permits(engine: EngineRole) -> Counter[Node]:
+def _permits(schedulers: Iterable[SchedulerRole], runs: Iterable[JobRole]) -> Counter[Node]:
     """Count the permits that are out."""
     held: Counter[Node] = Counter()
-    for scheduler in engine.schedulers:
+    for scheduler in schedulers:
         held.update(item[INLET].node for item in scheduler.ready.first)
         held.update(scheduler.permits())
-    for run in engine.runs:
+    for run in runs:
         held.update(run.retries.permits())
     return held
 
 
-def _drop_doubles(engine: EngineRole) -> None:
+def _drop_doubles(schedulers: Iterable[SchedulerRole], nodes: Iterable[Node]) -> None:
     """Let nothing lie in two places: it was just being moved."""
     seen: set[tuple[int, int]] = set()
-    for node in engine.all_nodes():
+    for node in nodes:
         _keep_new(node.mailbox.waiting, seen)
-    for scheduler in engine.schedulers:
+    for scheduler in schedulers:
         ready = scheduler.ready
         for items in (ready.first, ready.queue, *(() if ready.lane is None else (ready.lane,))):
             _keep_new(items, seen)

@@ -9,10 +9,12 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from routilux_core._engine.ending import Ending
+from routilux_core._engine.engine import Engine
 from routilux_core._engine.ledger import LedgerCounts
 from routilux_core._engine.merging import SlotMemory
 from routilux_core._engine.plan import INLET, JOB, NUMBER, Inlet, Item, Node, Outlet, rename
 from routilux_core._engine.retries import Retries
+from routilux_core._engine.roles import SchedulerRole
 from routilux_core._routines.frame import Frame
 from routilux_core._routines.signature import Payload
 from routilux_core._threads.completion import Completion
@@ -22,8 +24,6 @@ from routilux_core._tracking.history import DISCARDED, RETRIED
 from routilux_core.error_handling import Decision, ErrorStrategy, Failure
 
 if TYPE_CHECKING:
-    from routilux_core._engine.engine import Engine
-    from routilux_core._engine.scheduler import Scheduler
     from routilux_core._tracking.listeners import Listeners
 
 
@@ -273,7 +273,7 @@ class Run:
             scheduler.want_worker()
 
     @guarded
-    def lost(self, scheduler: Scheduler, error: BaseException) -> None:
+    def lost(self, scheduler: SchedulerRole, error: BaseException) -> None:
         """The executor of a queue broke: what this job has there fails."""
         boxes = (node.mailbox for node in self.engine.all_nodes() if node.scheduler is scheduler)
         behind = (item for mailbox in boxes for item in mailbox.waiting.copy())

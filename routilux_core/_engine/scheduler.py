@@ -5,59 +5,17 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
-from routilux_core._engine.ending import Ended
-from routilux_core._engine.ledger import LedgerCounts
+from routilux_core._engine.engine import Engine
 from routilux_core._engine.plan import INLET, JOB, Inlet, Item, Node
 from routilux_core._engine.ready import ChosenReady, Hand, LockedReady, SharedReady, SoloReady, allowed, as_waiting
-from routilux_core._engine.retries import Retries
-from routilux_core._routines.frame import Frame, has_gil
-from routilux_core._routines.signature import Payload
+from routilux_core._engine.roles import JobRole, WorkerRole
+from routilux_core._routines.frame import has_gil
 from routilux_core._threads.guard import guarded
 from routilux_core._threads.resources import Resources
 from routilux_core.errors import StrategyError, is_interrupt
 from routilux_core.strategy import ExecutionStrategy, Task, Waiting, WorkerPool, check_workers
-
-if TYPE_CHECKING:
-    from routilux_core._engine.engine import Engine
-
-
-class Job(Ended, Protocol):
-    """What the engine knows of a run."""
-
-    job_id: str
-    own: dict[Node, Node]
-    halted: bool
-    stopped: bool
-    swept: set[int]
-    waiters: list[Frame]
-
-    @property
-    def ledger(self) -> LedgerCounts: ...
-    @property
-    def retries(self) -> Retries: ...
-    def post(self, inlet: Inlet, payload: Payload, cause: int, now: float) -> None: ...
-    def stop(self, status: str) -> None: ...
-    def abort(self) -> None: ...
-    def doubt(self) -> None: ...
-    def end_if_idle(self) -> bool: ...
-    def leave(self) -> None: ...
-    def lost(self, scheduler: Scheduler, error: BaseException) -> None: ...
-
-
-class WorkingHand(Hand, Protocol):
-    """A worker in its loop. `claimed` is what it took to do next; it takes the oldest of it without the lock."""
-
-    thread: int
-    shares_thread: bool
-
-    @property
-    def claimed(self) -> deque[Item]: ...
-    def counts(self) -> bool: ...
-    def has_of(self, run: Any) -> bool: ...
-    def permit_of(self) -> Node | None: ...
-    def be_gone(self) -> None: ...
 
 
 def lanes_are_safe() -> bool:
@@ -93,7 +51,7 @@ class Scheduler:
         self.opened = 0  # changes when the pool does
         self.workers = 0
         self.active = 0  # workers in their loop
-        self.hands: set[WorkingHand] = set()  # of workers in their loop, nested ones included
+        self.hands: set[WorkerRole] = set()  # of workers in their loop, nested ones included
         self.awaited: set[Hand] = set()  # of workers in an event loop, those with an activation in hand
         self.recruiting = False  # a task is on its way to the pool, and has not begun: one at a time
         self.resources = Resources()
@@ -207,7 +165,7 @@ class Scheduler:
 
     # -- after an interruption (lock)
 
-    def has_of(self, run: Job) -> bool:
+    def has_of(self, run: JobRole) -> bool:
         """Return whether anything of a run is queued here or in a worker's hands."""
         if any(item[JOB] is run for item in self.ready.queued()) or any(hand.has_of(run) for hand in self.hands):
             return True
@@ -239,17 +197,17 @@ class Scheduler:
         """Take back what this thread was just giving to the pool. Outside the lock: in shared memory, nothing."""
 
     @guarded
-    def drop(self, run: Job) -> list[Item]:
+    def drop(self, run: JobRole) -> list[Item]:
         """Take out everything of a run that is queued here, passing its permits on."""
         return self.ready.drop(run)
 
     def prepare(self, entry: Inlet, payload: Mapping[str, Any], running: bool) -> None:
         """Check what a job needs before it begins: in shared memory, nothing."""
 
-    def revoke(self, run: Job) -> None:
+    def revoke(self, run: JobRole) -> None:
         """Ask the pool for what it was given of a run that was stopped: in shared memory, nothing."""
 
-    def kill(self, run: Job) -> None:
+    def kill(self, run: JobRole) -> None:
         """End the workers that run something of a run, where that can be done: in shared memory, it can't."""
 
     def abandon(self) -> None:
@@ -321,7 +279,7 @@ class Scheduler:
 
             log.warning("strategy %r raised while its broken pool was closed", self.strategy.name, exc_info=True)
 
-    def lose(self, runs: list[Job], error: BaseException) -> None:
+    def lose(self, runs: list[JobRole], error: BaseException) -> None:
         """Let those jobs fail that have work here. A job that has begun since has a pool of its own."""
         with self.engine.lock:
             for run in runs:

@@ -9,8 +9,9 @@ from typing import Any
 
 from routilux_core._engine.engine import Engine, logger
 from routilux_core._engine.plan import Inlet, Item, Node
+from routilux_core._engine.roles import JobRole
 from routilux_core._engine.run import Run
-from routilux_core._engine.scheduler import Job, Scheduler
+from routilux_core._engine.scheduler import Scheduler
 from routilux_core._remote.batching import Batcher, Paces
 from routilux_core._remote.envelopes import PartStore, check_payload
 from routilux_core._remote.losses import MAX_LOSSES, Losses
@@ -152,7 +153,7 @@ class RemoteScheduler(Scheduler):
 
     # -- after an interruption
 
-    def has_of(self, run: Job) -> bool:
+    def has_of(self, run: JobRole) -> bool:
         return super().has_of(run) or any(task.claim.run is run for task in self.tasks)
 
     def in_hand(self) -> Iterable[Item]:
@@ -174,14 +175,14 @@ class RemoteScheduler(Scheduler):
     # -- stopping
 
     @guarded
-    def drop(self, run: Job) -> list[Item]:
+    def drop(self, run: JobRole) -> list[Item]:
         """Take out everything of a run that is queued here."""
         # They are asked for by `submit_worker`: never inside a pool's own `submit`, which may hold its lock.
         if isinstance(run, Run) and run.stopped and self.tasks.revoke(run):
             self.engine.deferred.append(self.submit_worker)
         return super().drop(run)
 
-    def revoke(self, run: Job) -> None:
+    def revoke(self, run: JobRole) -> None:
         """Ask the pool for what is away of a run that was stopped; when this returns, it has been asked."""
         with self.engine.lock:
             away = self.tasks.away_of(run)
@@ -197,7 +198,7 @@ class RemoteScheduler(Scheduler):
             except Exception:
                 logger().exception("strategy %r: its pool raised in cancel", self.strategy.name)
 
-    def kill(self, run: Job) -> None:
+    def kill(self, run: JobRole) -> None:
         """End the workers that run something of a run; its tasks fail as lost."""
         with self.engine.lock:
             running, pool = self.tasks.away_of(run), self.pool

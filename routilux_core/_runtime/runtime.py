@@ -65,6 +65,7 @@ class Runtime:
         "opening",
         "options",
         "plugins",
+        "schedulers",
         "was_read",
         "wiring",
     )
@@ -80,6 +81,8 @@ class Runtime:
         options: dict[str, Any],
     ) -> None:
         self.engine, self.history_size = engine, history_size
+        self.schedulers: list[Scheduler] = []  # the flow's own first; the engine has the same list
+        engine.schedulers = self.schedulers
         # One thread opens or closes pools at a time, and one builds, or lets a job begin: what was checked stays so
         # until that is done. Who needs both takes them in this order. Only the first is held while pools are closed:
         # that may wait for handlers, which may ask for the second.
@@ -126,7 +129,7 @@ class Runtime:
                 self._run_under(strategy, options)
 
     def _run_under(self, strategy: ExecutionStrategy, options: dict[str, Any]) -> None:
-        self.default = self.engine.schedulers[0] = self._new_scheduler(strategy)
+        self.default = self.schedulers[0] = self._new_scheduler(strategy)
         self.options = options
         for routine_id, node in self.engine.nodes.items():
             name = self.wiring.named.get(routine_id)
@@ -134,7 +137,8 @@ class Runtime:
 
     def _scheduler_of(self, strategy: ExecutionStrategy) -> Scheduler:
         scheduler = self._new_scheduler(strategy)
-        self.engine.add(scheduler)
+        self.schedulers.append(scheduler)
+        self.engine.share_out()
         return scheduler
 
     def _new_scheduler(self, strategy: ExecutionStrategy) -> Scheduler:
@@ -148,7 +152,7 @@ class Runtime:
         """Return the scheduler of a routine's own strategy: the flow's where it has that name."""
         if name == self.default.strategy.name:
             return self.default
-        for scheduler in self.engine.schedulers[1:]:
+        for scheduler in self.schedulers[1:]:
             if scheduler.strategy.name == name:
                 return scheduler
         return self._scheduler_of(make_strategy(self.plugins, name, None, None))
@@ -172,10 +176,12 @@ class Runtime:
         with self.opening:
             with self.building:
                 self.wiring.check_idle("deserialize")
-                old = self.wiring
+                old, closed = self.wiring, self.schedulers
                 before = {name: getattr(self, name) for name in self.__slots__}
                 try:
                     self.engine, self.history_size = engine, settings["history_size"]
+                    self.schedulers = []
+                    engine.schedulers = self.schedulers
                     self.wiring = Wiring(engine, saved.graph, saved.named, self.building)
                     self.options, self.last, self.was_read = saved.options, None, True
                     self.default = self._scheduler_of(saved.strategy)
@@ -184,7 +190,7 @@ class Runtime:
                     for name, value in before.items():
                         setattr(self, name, value)
                     raise
-            self._close_pools(old.engine, cancel=False, timeout=None)
+            self._close_pools(closed, cancel=False, timeout=None)
         for routine in old.graph.routines.values():
             let_go(routine)
 
@@ -192,7 +198,7 @@ class Runtime:
         """Return the scheduler of a strategy that a file names; the strategy itself is loaded before a job."""
         if name is None:
             return self.default
-        known = any(scheduler.strategy.name == name for scheduler in self.engine.schedulers)
+        known = any(scheduler.strategy.name == name for scheduler in self.schedulers)
         if known:
             return self._scheduler_named(name)
         from routilux_core.serialization.snapshot import SavedStrategy
@@ -203,14 +209,14 @@ class Runtime:
         """Put the strategies themselves where a file has named them; one that is not installed is an error."""
         from routilux_core.serialization.snapshot import SavedStrategy
 
-        for scheduler in list(self.engine.schedulers):
+        for scheduler in list(self.schedulers):
             if isinstance(scheduler.strategy, SavedStrategy):
                 self._load(scheduler, scheduler.strategy)
         self.was_read = False
 
     def _load(self, scheduler: Scheduler, saved: SavedStrategy) -> None:
         loaded = self._new_scheduler(make_strategy(self.plugins, saved.name, saved.max_workers, saved.options))
-        self.engine.schedulers[self.engine.schedulers.index(scheduler)] = loaded
+        self.schedulers[self.schedulers.index(scheduler)] = loaded
         if scheduler is self.default:
             self.default = loaded
         for node in self.engine.nodes.values():
@@ -310,7 +316,7 @@ class Runtime:
             wiring.check_awaiting()
         if wiring.ordered != wiring.graph.version:
             wiring.order_gathers()
-        for scheduler in engine.schedulers:
+        for scheduler in self.schedulers:
             scheduler.prepare(entry, payload, bool(engine.runs))
             missing = missing or scheduler.pool is None
         if missing:
@@ -318,7 +324,7 @@ class Runtime:
 
     def _open(self) -> None:
         with self.opening:
-            for scheduler in self.engine.schedulers:
+            for scheduler in self.schedulers:
                 if scheduler.pool is None and self._uses(scheduler):
                     _check_not_importing(scheduler.strategy)
                     open_pool(scheduler, _preparation)
@@ -390,11 +396,11 @@ class Runtime:
         with self.opening:
             if any(timeout is None or not run.stopped for run in self.running()):
                 return False
-            self._close_pools(self.engine, cancel=timeout is not None, timeout=timeout)
+            self._close_pools(self.schedulers, cancel=timeout is not None, timeout=timeout)
         return True
 
-    def _close_pools(self, engine: Engine, *, cancel: bool, timeout: float | None) -> None:
-        for scheduler in sorted(engine.schedulers, key=_works_here):  # what hangs in this thread keeps no pool open
+    def _close_pools(self, schedulers: list[Scheduler], *, cancel: bool, timeout: float | None) -> None:
+        for scheduler in sorted(schedulers, key=_works_here):  # what hangs in this thread keeps no pool open
             close_pool(scheduler, cancel=cancel, timeout=timeout)
         if self.at_exit is not None:
             atexit.unregister(self.at_exit)
