@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from threading import get_ident
@@ -30,8 +31,14 @@ class EngineRole(Protocol):
     """What is needed of the engine."""
 
     aside: Aside
+    deferred: deque[Callable[[], None]]
     ending: set[Any]
 
+    @property
+    def acquire(self) -> Callable[[], bool]: ...
+    @property
+    def release(self) -> Callable[[], None]: ...
+    def run_deferred(self) -> None: ...
     def close_books(self, run: Any, /) -> bool: ...
     def forget_end(self, run: Any, /) -> Callable[[], None] | None: ...
 
@@ -48,6 +55,7 @@ class Ended(Protocol):
     def engine(self) -> EngineRole: ...
     @property
     def done(self) -> Completion: ...
+    def end_if_idle(self) -> bool: ...
 
 
 def announce_end(run: Ended) -> None:

@@ -93,6 +93,11 @@ class Inlet:
         self.is_fast = False  # whether running it is no more than `call(payload)`
         self.short_way = self._short_way()
 
+    @property
+    def goes_alone(self) -> bool:
+        """Whether its calls are merged when they are taken, or may be ended: then a batch is one of them."""
+        return self.merge is not None or self.gathers or self.node.timeout is not None
+
     def rebind(self, slot: Slot) -> None:
         """Call another handler of the same signature from now on: the old one's owner has been replaced."""
         where = f"routine {self.node.routine_id!r}, slot {slot.name!r}"

@@ -2,30 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
 from types import TracebackType
-from typing import Protocol
 
-from routilux_core._engine.ending import Ended, announce_end
-
-
-class Idle(Ended, Protocol):
-    """What is needed of a run."""
-
-    def end_if_idle(self) -> bool: ...
-
-
-class EngineRole(Protocol):
-    """What is needed of the engine."""
-
-    deferred: deque[Callable[[], None]]
-
-    @property
-    def acquire(self) -> Callable[[], bool]: ...
-    @property
-    def release(self) -> Callable[[], None]: ...
-    def run_deferred(self) -> None: ...
+from routilux_core._engine.ending import Ended, EngineRole, announce_end
 
 
 class Step:
@@ -38,7 +17,7 @@ class Step:
 
     __slots__ = ("_engine", "_run")
 
-    def __init__(self, engine: EngineRole, run: Idle | None) -> None:
+    def __init__(self, engine: EngineRole, run: Ended | None) -> None:
         self._engine, self._run = engine, run
 
     def __enter__(self) -> None:

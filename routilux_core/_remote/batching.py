@@ -96,7 +96,7 @@ class Batcher:
         """Add to an activation what may travel with it; also return whether that will be quick."""
         inlet, quick = item[INLET], self.is_quick(item)
         spent, most = self._paces.of(inlet), self._paces.most(inlet)
-        if spent > self._short or _goes_alone(inlet) or item in self._losses or item[JOB].told_in_detail():
+        if spent > self._short or inlet.goes_alone or item in self._losses or item[JOB].told_in_detail():
             return [item], quick
         if travels(inlet.node):
             return self._more_of(item, spent, most), quick
@@ -117,7 +117,7 @@ class Batcher:
             if (
                 pace > self._short
                 or spent + pace > self._can.batch_seconds
-                or _goes_alone(following[INLET])
+                or following[INLET].goes_alone
                 or following in self._losses
             ):
                 break
@@ -172,13 +172,8 @@ class Batcher:
         return each * len(items)
 
     def _learn_to_join(self, inlet: Inlet) -> bool:
-        joins = self._joins[inlet] = not travels(inlet.node) and not _goes_alone(inlet)
+        joins = self._joins[inlet] = not travels(inlet.node) and not inlet.goes_alone
         return joins
-
-
-def _goes_alone(inlet: Inlet) -> bool:
-    """Whether its activations are merged when they are taken, or may be ended."""
-    return inlet.merge is not None or inlet.gathers or inlet.node.timeout is not None
 
 
 def _fitting(seconds: float, each: float, most: int) -> int:

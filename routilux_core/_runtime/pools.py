@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from routilux_core._engine.engine import as_exception, logger
+from routilux_core._engine.roles import SchedulerRole
 from routilux_core._engine.scheduler import Scheduler
 from routilux_core.errors import StrategyError
 from routilux_core.seconds import stretch
@@ -84,21 +85,21 @@ def close_pool(scheduler: Scheduler, *, cancel: bool = False, timeout: float | N
     scheduler.abandon()
 
 
-def close_at_exit(scheduler: Scheduler, timeout: float) -> None:
+def close_at_exit(scheduler: SchedulerRole, timeout: float) -> None:
     """The interpreter exits: end the workers. One that works for this very thread has nothing to end."""
     pool = scheduler.let_go_of_pool()
     if pool is not None and not pool.in_caller:
         _close_in_time(pool, scheduler, True, timeout)
 
 
-def _close(pool: WorkerPool, scheduler: Scheduler, cancel: bool, timeout: float | None) -> None:
+def _close(pool: WorkerPool, scheduler: SchedulerRole, cancel: bool, timeout: float | None) -> None:
     try:
         pool.close(cancel=cancel, timeout=timeout)
     except Exception:
         logger().warning("strategy %r raised while its pool was closed", scheduler.strategy.name, exc_info=True)
 
 
-def _close_in_time(pool: WorkerPool, scheduler: Scheduler, cancel: bool, timeout: float | None) -> None:
+def _close_in_time(pool: WorkerPool, scheduler: SchedulerRole, cancel: bool, timeout: float | None) -> None:
     closer = threading.Thread(
         target=_close, args=(pool, scheduler, cancel, timeout), name="routilux-close", daemon=True
     )
