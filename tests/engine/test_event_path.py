@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -10,9 +11,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import pytest
+
 import routilux_core
 import routilux_core_plugins
 from routilux_core import Flow, Routine, event, slot
+
+pytestmark = pytest.mark.skipif("ROUTILUX_CHECK_LOCKS" in os.environ, reason="the checks of the lock make calls")
 
 HOMES = tuple(str(Path(package.__file__).parent) for package in (routilux_core, routilux_core_plugins))
 EVENTS = 200
