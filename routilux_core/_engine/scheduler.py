@@ -171,8 +171,9 @@ class Scheduler:
             return True
         return any(hand.item is not None and hand.item[JOB] is run for hand in self.awaited)
 
+    @guarded
     def in_hand(self) -> Iterable[Item]:
-        """Return what workers are at. Lock."""
+        """Return what workers are at."""
         return [hand.item for hand in (*self.hands, *self.awaited) if hand.item is not None]
 
     def permits(self) -> Iterable[Node]:
