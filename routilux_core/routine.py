@@ -87,7 +87,7 @@ class Routine:
         )
         check_settings(cls, cls.__routilux_settings__)
         check_names(cls, _RESERVED)
-        check_shared(cls)
+        check_shared(cls, stateless)
         hooks: dict[str, Any] = {"on_setattr": []} if stateless else {}
         own_setattr = "__setattr__" in cls.__dict__
         attrs.define(cls, slots=False, eq=False, kw_only=True, init=False, auto_attribs=True, **hooks)

@@ -118,6 +118,15 @@ def test_what_all_instances_would_share_is_refused(kind: type) -> None:
         type("P", (Routine,), {"seen": kind()})
 
 
+def test_what_a_stateless_class_shares_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="class P: 'seen' is a list that all instances would share"):
+
+        class P(Routine, stateless=True):
+            seen = []
+
+    assert P().seen is P.seen
+
+
 def test_constants_and_class_variables_may_be_shared() -> None:
     class P(Routine):
         CODES = {"a": 1}

@@ -30,21 +30,33 @@ def decide(failure: Failure, run: Run) -> Decision:
 def carry_out(run: Run, failure: Failure, decision: Decision, status: str = "failed") -> Decision:
     """Note a failure with the decision, and stop the job as `status` on STOP; return what is done in the end."""
     decision = run.engine.note_failure(run, failure, decision, STATES.get(decision.strategy), status)
-    _log(failure, decision.strategy)
+    _log(run, failure, decision.strategy, status)
     return decision
 
 
-def _log(failure: Failure, decision: ErrorStrategy) -> None:
-    """Log an error once, when it is decided for good; a retry is only news."""
+def _log(run: Run, failure: Failure, decision: ErrorStrategy, status: str) -> None:
+    """Log an error once, when it is decided for good; a retry is only news, and so is what is raised in the program.
+
+    The traceback comes with what stops the job, and with the first of a kind that it goes on after (CONTINUE). What is
+    skipped has a line, and its traceback at the level DEBUG.
+    """
     import logging
 
     level = {ErrorStrategy.STOP: logging.ERROR, ErrorStrategy.RETRY: logging.INFO}.get(decision, logging.WARNING)
-    error = failure.exception
+    whole = decision is ErrorStrategy.STOP or (
+        decision is ErrorStrategy.CONTINUE and run.ledger.failures.is_new(failure)
+    )
+    if status == "cancelled":  # a Ctrl-C, or an exit, which is raised where somebody waits: told there
+        level, whole = logging.INFO, False
+    if not whole:
+        whole = level > logging.INFO and logger().isEnabledFor(logging.DEBUG)
+    error, text = failure.exception, text_of(failure.exception)
     readable = not failure.traceback.startswith(UNREADABLE)  # else logging could not format it, and would lose the line
     logger().log(
         level,
-        "job %s: routine %r, slot %r, attempt %d: %s: %s -> %s%s",
+        "job %s: routine %r, slot %r, attempt %d: %s%s -> %s%s",
         *(failure.job_id, failure.routine_id, failure.slot, failure.attempt),
-        *(type(error).__name__, text_of(error), decision.value, "" if readable else Lines(f"\n{failure.traceback}")),
-        exc_info=error if readable and level > logging.INFO else None,
+        *(type(error).__name__, text and f": {text}", decision.value),
+        "" if readable or not whole else Lines(f"\n{failure.traceback}"),
+        exc_info=error if readable and whole else None,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import sys
+import warnings
 from collections.abc import Mapping
 from types import MemberDescriptorType
 from typing import NamedTuple
@@ -60,20 +61,24 @@ def check_names(cls: type, reserved: frozenset[str]) -> None:
             )
 
 
-def check_shared(cls: type) -> None:
+def check_shared(cls: type, stateless: bool) -> None:
     """Refuse a list, say, that all instances would share: one without an annotation, which makes no field.
 
-    A name in capitals is a constant.
+    A name in capitals is a constant. A stateless class keeps nothing on its instances, so there it may be meant, and is
+    warned of.
     """
     annotated = inspect.get_annotations(cls)
     for name, value in vars(cls).items():
         kind = type(value)
         if name in annotated or name.isupper() or name.startswith("__") or kind not in (list, dict, set, bytearray):
             continue
-        raise DefinitionError(
+        text = (
             f"class {cls.__name__}: {name!r} is a {kind.__name__} that all instances would share; write "
             f"{name}: {kind.__name__} = field(factory={kind.__name__}), or annotate it with ClassVar if that is meant"
         )
+        if not stateless:
+            raise DefinitionError(text)
+        warnings.warn(text, stacklevel=4)
 
 
 def check_fields(cls: type, given: tuple[object, ...], fields: Mapping[str, object]) -> None:

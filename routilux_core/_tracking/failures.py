@@ -8,6 +8,7 @@ from heapq import merge
 from routilux_core.error_handling import Errors, ErrorStrategy, Failure, LeftOut
 
 MOST = 10_000  # failures kept that were decided STOP or CONTINUE; as many more of those that stopped the job
+KINDS = 1000  # of failures, whose first is told with its traceback
 COUNTS = (ErrorStrategy.STOP, ErrorStrategy.CONTINUE)
 
 
@@ -18,12 +19,13 @@ class Failures:
     neither makes room for the other.
     """
 
-    __slots__ = ("_counted", "_first", "_newest", "_others")
+    __slots__ = ("_counted", "_first", "_kinds", "_newest", "_others")
 
     def __init__(self, ring: int) -> None:
         self._first: list[tuple[int, Failure]] = []  # each with its number
         self._newest: deque[tuple[int, Failure]] = deque(maxlen=ring)
         self._counted = self._others = 0
+        self._kinds: set[tuple[str, str, type[BaseException]]] = set()
 
     def note(self, failure: Failure) -> None:
         """Keep a failure that has been decided about, if there is room for it; count it in any case."""
@@ -36,6 +38,14 @@ class Failures:
         most = 2 * MOST if failure.decision is ErrorStrategy.STOP else MOST
         if len(self._first) < most:
             self._first.append(numbered)
+
+    def is_new(self, failure: Failure) -> bool:
+        """Whether it is the first of its kind: of this type, at this slot. Of very many kinds, the others are not."""
+        kind = (failure.routine_id, failure.slot, type(failure.exception))
+        if kind in self._kinds or len(self._kinds) >= KINDS:
+            return False
+        self._kinds.add(kind)
+        return True
 
     def left_out(self) -> LeftOut:
         """Return how much is not kept. Any thread; without the lock, about."""

@@ -484,3 +484,33 @@ def test_what_a_signal_handler_raises_in_a_handler_is_a_failure_like_any_other(
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert (job.status, [type(each.exception) for each in job.errors]) == ("completed", [TimeLimit])
+
+
+@pytest.mark.parametrize(("policy", "tracebacks"), [("skip", 0), ("continue", 1)])
+def test_many_failures_of_a_kind_have_a_line_each_and_one_traceback(
+    make_flow: MakeFlow, strategy: dict[str, Any], caplog: pytest.LogCaptureFixture, policy: str, tracebacks: int
+) -> None:
+    class Files(Routine):
+        name = event("name")
+
+        def __call__(self) -> None:
+            for number in range(25):
+                self.emit("name", name=f"file-{number}")
+
+    class Reads(Routine, stateless=True):
+        @slot
+        def read(self, name: str) -> None:
+            raise OSError(f"no {name}")
+
+    flow = make_flow(**strategy, error_handler=policy)
+    flow.add_routine(Files(), "files")
+    flow.add_routine(Reads(), "reads")
+    flow.connect("files", "name", "reads", "read")
+    with caplog.at_level(logging.INFO, "routilux_core"):
+        assert flow.run("files").status == "completed"
+    assert len(caplog.records) == 25
+    assert sum(record.exc_info is not None for record in caplog.records) == tracebacks
+    caplog.clear()
+    with caplog.at_level(logging.DEBUG, "routilux_core"):
+        flow.run("files")
+    assert sum(record.exc_info is not None for record in caplog.records) == 25
