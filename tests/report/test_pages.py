@@ -10,13 +10,14 @@ from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
 from random import Random
+from threading import Event
 from types import ModuleType
 from typing import Any
 
 import attrs
 import pytest
 
-from routilux_core import ActivationRecord, ConfigurationError, Flow, FlowStateError, JobState
+from routilux_core import ActivationRecord, ConfigurationError, Flow, FlowStateError, JobState, Routine, slot
 from routilux_core._report.columns import FREE, OUTCOMES, ROOM, packed
 from routilux_core._report.timeline import arranged
 from routilux_core.cli import main
@@ -165,6 +166,31 @@ def test_a_job_from_a_file_is_shown_from_its_records(seen: ModuleType, tmp_path:
     assert told["ledger"] == attrs.asdict(job.ledger)
     calls = {each["routine_id"]: each["total_executions"] for each in told["routines"]}
     assert calls == {name: each["total_executions"] for name, each in job.tracker.get_all_performances().items()}
+
+
+def test_a_job_that_runs_has_a_page_and_a_trace(seen: ModuleType, tmp_path: Path) -> None:
+    entered, go_on = Event(), Event()
+
+    class Waits(Routine):
+        @slot
+        def go(self, n: int) -> None:
+            if n == 3:
+                entered.set()
+                assert go_on.wait(30.0)
+
+    with Flow("runs", "concurrent") as flow:
+        flow.add_routine(seen.Numbers(), "numbers")
+        flow.add_routine(Waits(), "waits")
+        flow.connect("numbers", "number", "waits", "go")
+        job = flow.execute("numbers", {"count": 6})
+        assert entered.wait(30.0)
+        job.report(tmp_path / "run.html")
+        job.trace(tmp_path / "run.json")
+        go_on.set()
+    [told] = facts_in(tmp_path / "run.html")["jobs"]
+    assert told["status"] == "running"
+    assert told["ledger"]["pending"] >= 1  # the source may still be at it
+    assert told["rows"]["count"] >= 3
 
 
 def test_without_records_there_is_still_a_page(seen: ModuleType, tmp_path: Path) -> None:

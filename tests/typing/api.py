@@ -162,6 +162,9 @@ def read(job_state: JobState) -> None:
     assert_type(job_state.routine_states, dict[str, str])
     assert_type(job_state.get_routine_state("fetch"), str | None)
     assert_type(job_state.explain(), str)
+    assert_type(job_state.activity.running, dict[str, int])
+    job_state.report("run.html")
+    job_state.trace("run.json.gz")
     assert_type(job_state.wait(timeout=1.0), bool)
     for record in job_state.get_execution_history("fetch"):
         assert_type(record.run_time, float)
@@ -263,6 +266,11 @@ class Plugin:
 def plugins_and_figures() -> None:
     flow = Flow(plugins=[Plugin(), Plugin])
     assert_type(flow.to_mermaid(), str)
+    assert_type(flow.to_svg(), str)
+    assert_type(flow.to_dot(), str)
+    flow.report("run.html")
+    flow.trace("run.json.gz", flow.run("fetch"))
+    Flow(progress=True)
     assert_type(flow.execution_tracker, ExecutionTracker)
     figures = flow.execution_tracker.get_routine_performance("fetch")
     assert_type(figures["total_executions"], int)
