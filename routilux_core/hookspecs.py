@@ -52,11 +52,17 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @frozen(kw_only=True)
 class StrategyRequest:
-    """A strategy that was asked for by name, with the numbers and options given beside it."""
+    """A strategy that was asked for by name, with the numbers and options given beside it.
+
+    `flow_id` is the flow that it is for, None where `make_strategy` was called. `routine_id` is the first routine that
+    named it as its own, None for the strategy of the flow, and of a flow that was loaded.
+    """
 
     name: str
     max_workers: int | None = None
     options: Mapping[str, Any] = field(factory=dict)
+    flow_id: str | None = None
+    routine_id: str | None = None
 
 
 @define(kw_only=True, eq=False)

@@ -42,6 +42,7 @@ from routilux_core import (
     event,
     hookimpl,
     hookspecs,
+    make_strategy,
     slot,
 )
 
@@ -253,6 +254,69 @@ def test_routilux_make_strategy_that_fails_counts_as_none_unless_the_name_is_its
         "make_strategy: raised ZeroDivisionError; this counts as None",
         "make_strategy: returned 'sequential', no ExecutionStrategy; this counts as None",
     ]
+
+
+def test_what_is_saved_is_the_name_and_the_options_as_given(make_flow: MakeFlow) -> None:
+    def auto(request: Any) -> Any:
+        return Own(max_workers=7, colour="blue") if request.name == "auto" else None
+
+    plugins = [tracker(make_strategy=auto)]
+    flow = make_flow(execution_strategy="auto", strategy_options={"size": 3}, plugins=plugins)
+    flow.add_routine(Source(), "source", execution_strategy="auto")
+    assert flow.execution_strategy == "own", "what runs"
+    saved = flow.serialize()
+    assert saved["strategy"] == {"name": "auto", "max_workers": None, "options": {"size": 3}}
+    flow.set_execution_strategy("auto", 2)
+    assert flow.serialize()["strategy"] == {"name": "auto", "max_workers": 2, "options": {"size": 3}}
+    again = make_flow(plugins=plugins)
+    again.deserialize(saved)
+    assert again.serialize()["strategy"] == saved["strategy"]
+    flow.set_execution_strategy(Own(colour="green"))
+    assert flow.serialize()["strategy"] == {"name": "own", "max_workers": None, "options": {"colour": "green"}}
+
+
+def test_a_routine_may_name_a_strategy_that_a_plugin_calls_otherwise(make_flow: MakeFlow) -> None:
+    asked: list[Any] = []
+
+    def auto(request: Any) -> Any:
+        asked.append((request.name, request.flow_id, request.routine_id))
+        return Own() if request.name == "auto" else None
+
+    flow, keeps = make_flow("f", plugins=[tracker(make_strategy=auto)]), Keeps()
+    flow.add_routine(Source(), "source")
+    flow.add_routine(keeps, "keeps", execution_strategy="auto")
+    flow.add_routine(Keeps(), "more", execution_strategy="auto")
+    flow.connect("source", "item", "keeps", "n")
+    assert run(flow, count=3).status == "completed"
+    assert sorted(keeps.got) == [0, 1, 2]
+    assert asked == [("auto", "f", "keeps")], "one strategy, and one pool, for a name"
+
+
+def test_two_plugins_for_one_strategy_are_named_once(make_flow: MakeFlow, caplog: pytest.LogCaptureFixture) -> None:
+    def mine(request: Any) -> Any:
+        return Own(colour="mine") if request.name == "contested" else None
+
+    def theirs(request: Any) -> Any:
+        return Own(colour="theirs") if request.name == "contested" else None
+
+    for _ in range(2):
+        make_flow(execution_strategy="contested", plugins=[tracker(make_strategy=each) for each in (mine, theirs)])
+    [record] = caplog.records
+    assert record.getMessage().startswith("strategy 'contested' is made by plugin ")
+    assert record.getMessage().count("SimpleNamespace") == 2
+    assert record.getMessage().endswith(": the first of them is used")
+
+
+def test_a_wrapper_makes_what_it_wraps_by_name(make_flow: MakeFlow) -> None:
+    inner = make_strategy("concurrent", max_workers=3)
+    assert (inner.name, inner.max_workers) == ("concurrent", 3)
+    with pytest.raises(ConfigurationError, match="'colour'"):
+        make_strategy("concurrent", options={"colour": "blue"})
+    with pytest.raises(UnknownStrategyError, match="'conccurrent'"):
+        make_strategy("conccurrent")
+    flow, keeps = make_flow(execution_strategy=inner), Keeps()
+    build(flow, keeps)
+    assert run(flow, count=4).status == "completed"
 
 
 # -- error handling

@@ -48,7 +48,23 @@ def _are_installed() -> bool:
 
 
 def make_strategy(
-    plugins: Plugins, strategy: str | ExecutionStrategy, max_workers: int | None, options: Mapping[str, Any] | None
+    name: str, max_workers: int | None = None, options: Mapping[str, Any] | None = None
+) -> ExecutionStrategy:
+    """Return the strategy that `Flow(execution_strategy=name)` runs under: for one that wraps another.
+
+    A wrapper, such as one that counts tasks, opens the pool of what is made here, and hands everything on to it. What
+    can't be found, and every wrong value, is refused as it is there.
+    """
+    return resolve_strategy(Plugins(), name, max_workers, options)
+
+
+def resolve_strategy(
+    plugins: Plugins,
+    strategy: str | ExecutionStrategy,
+    max_workers: int | None,
+    options: Mapping[str, Any] | None,
+    flow_id: str | None = None,
+    routine_id: str | None = None,
 ) -> ExecutionStrategy:
     """Return a strategy by name or as given, with its numbers; every wrong value is refused here."""
     if isinstance(strategy, ExecutionStrategy):
@@ -67,5 +83,7 @@ def make_strategy(
     from routilux_core._registry import plugins as plugins_module
     from routilux_core.hookspecs import StrategyRequest
 
-    request = StrategyRequest(name=strategy, max_workers=max_workers, options=dict(options or {}))
+    request = StrategyRequest(
+        name=strategy, max_workers=max_workers, options=dict(options or {}), flow_id=flow_id, routine_id=routine_id
+    )
     return plugins_module.make_strategy(asked, request)

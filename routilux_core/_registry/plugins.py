@@ -128,12 +128,54 @@ class PluginSet:
 
 def make_strategy(plugins: PluginSet, request: StrategyRequest) -> ExecutionStrategy:
     """Return what the first plugin that knows the name makes of it; the installed strategies come last."""
-    made: ExecutionStrategy = plugins.manager.hook.routilux_make_strategy(request=request)
+    hook = plugins.manager.hook.routilux_make_strategy
+    if any(each.wrapper or each.hookwrapper for each in hook.get_hookimpls()):
+        made = hook(request=request)
+    else:
+        offers = offered(plugins, request)
+        made = (
+            offers[0][1]
+            if offers
+            else strategies_module.make_strategy(request.name, request.max_workers, dict(request.options))
+        )
+        _warn_of_rivals(request.name, [who for who, _ in offers])
     if not isinstance(made, ExecutionStrategy):
         raise StrategyError(
             f"a plugin's wrapper made {made!r} of strategy {request.name!r}: it is no ExecutionStrategy"
         )
+    strategies_module.check_object(made)
     return made
+
+
+def offered(plugins: PluginSet, request: StrategyRequest) -> list[tuple[str, ExecutionStrategy]]:
+    """Return what each plugin makes of a name, but for those that know nothing of it: the first is used."""
+    found: list[tuple[str, ExecutionStrategy]] = []
+    for each in reversed(plugins.manager.hook.routilux_make_strategy.get_hookimpls()):
+        if isinstance(each.plugin, BuiltIn):
+            continue
+        try:
+            made: Any = each.function(*([request] if each.argnames else []))
+        except RoutiluxError:
+            if not found:  # the name is its own, and something is wrong with it
+                raise
+            continue
+        if made is not None:
+            found.append((f"plugin {each.plugin_name!r}", made))
+    return found
+
+
+_warned: set[tuple[str, ...]] = set()
+
+
+def _warn_of_rivals(name: str, makers: list[str]) -> None:
+    """Name all who make a strategy of one name, once in a process: else chance would seem to say which one runs."""
+    if not makers:
+        return
+    makers = makers + [f"the installed strategy of {each}" for each in strategies_module.claims().get(name, [])]
+    key = (name, *makers)
+    if len(makers) > 1 and key not in _warned:
+        _warned.add(key)
+        log.warning("strategy %r is made by %s: the first of them is used", name, " and by ".join(makers))
 
 
 def _is_usable(decision: Decision, failure: Failure) -> bool:

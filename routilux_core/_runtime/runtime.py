@@ -22,7 +22,7 @@ from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Scheduler
 from routilux_core._engine.wiring import Wiring, check_coroutines
 from routilux_core._local.tasks import WorkTask
-from routilux_core._registry.lookup import Plugins, make_strategy
+from routilux_core._registry.lookup import Plugins, resolve_strategy
 from routilux_core._routines.frame import CURRENT, inside
 from routilux_core._routines.imports import ADVICE, incomplete
 from routilux_core._runtime.forks import watch
@@ -56,8 +56,10 @@ class Runtime:
     __slots__ = (
         "at_exit",
         "building",
+        "by_name",
         "default",
         "engine",
+        "given",
         "history_size",
         "last",
         "made_in_handler",
@@ -95,7 +97,9 @@ class Runtime:
         self.at_exit: Callable[[], None] | None = None
         self.made_in_handler = CURRENT.get() is not None
         self.options = options  # of the flow's own strategy, as they were given
-        self.default = self._scheduler_of(make_strategy(plugins, execution_strategy, max_workers, options))
+        self.given = _name_of(execution_strategy, max_workers)
+        self.by_name: dict[str, Scheduler] = {}  # of strategies that routines name: a plugin may call its own otherwise
+        self.default = self._scheduler_of(self._make(execution_strategy, max_workers, options))
 
     # -- building, and the strategies
 
@@ -103,7 +107,7 @@ class Runtime:
         """Take a routine in, under a strategy of its own if one is named; return its id."""
         with self.building:
             self.wiring.check_idle("add_routine")
-            scheduler = self.default if own is None else self._scheduler_named(own)
+            scheduler = self.default if own is None else self._scheduler_named(own, routine_id)
             return self.wiring.add_routine(routine, routine_id, scheduler, own)
 
     def set_strategy(
@@ -118,22 +122,32 @@ class Runtime:
             old = self.default.strategy
             if isinstance(given, str) and max_workers is None:
                 max_workers = old.max_workers
-            stays = given_options is None and given == old.name
+            stays = given_options is None and given == (self.given.name if self.given else old.name)
             options = dict(self.options if stays else given_options or {})
-            strategy = make_strategy(self.plugins, given, max_workers, options)
+            strategy = self._make(given, max_workers, options)
             with self.building:
                 for routine_id in self.wiring.awaiting - self.wiring.named.keys():
                     check_coroutines(routine_id, self.wiring.graph.routines[routine_id], strategy)
             close_pool(self.default)
             with self.building:
+                self.given = _name_of(given, max_workers)
                 self._run_under(strategy, options)
+
+    def _make(
+        self,
+        given: str | ExecutionStrategy,
+        max_workers: int | None,
+        options: Mapping[str, Any],
+        routine_id: str | None = None,
+    ) -> ExecutionStrategy:
+        return resolve_strategy(self.plugins, given, max_workers, options, self.wiring.graph.flow_id, routine_id)
 
     def _run_under(self, strategy: ExecutionStrategy, options: dict[str, Any]) -> None:
         self.default = self.schedulers[0] = self._new_scheduler(strategy)
         self.options = options
         for routine_id, node in self.engine.nodes.items():
             name = self.wiring.named.get(routine_id)
-            node.place(self.default if name is None else self._scheduler_named(name))
+            node.place(self.default if name is None else self._scheduler_named(name, routine_id))
 
     def _scheduler_of(self, strategy: ExecutionStrategy) -> Scheduler:
         scheduler = self._new_scheduler(strategy)
@@ -148,23 +162,25 @@ class Runtime:
 
         return RemoteScheduler(self.engine, strategy)
 
-    def _scheduler_named(self, name: str) -> Scheduler:
+    def _scheduler_named(self, name: str, routine_id: str | None = None) -> Scheduler:
         """Return the scheduler of a routine's own strategy: the flow's where it has that name."""
-        if name == self.default.strategy.name:
+        if name == (self.given.name if self.given else self.default.strategy.name):
             return self.default
-        for scheduler in self.schedulers[1:]:
-            if scheduler.strategy.name == name:
-                return scheduler
-        return self._scheduler_of(make_strategy(self.plugins, name, None, None))
+        if name not in self.by_name:
+            self.by_name[name] = self._scheduler_of(self._make(name, None, {}, routine_id))
+        return self.by_name[name]
 
     # -- what is saved, and read
 
     def saved(self) -> SavedFlow:
         """Return what a file holds of the flow. `building` is held by the caller."""
-        from routilux_core.serialization.snapshot import SavedFlow, options_of
+        from routilux_core.serialization.snapshot import SavedFlow, SavedStrategy, options_of
 
-        strategy, wiring = self.default.strategy, self.wiring
-        options = self.options or options_of(strategy)
+        strategy, options, wiring = self.default.strategy, self.options, self.wiring
+        if self.given is None:
+            options = options_of(strategy)
+        else:  # not what a plugin has made of it
+            strategy = SavedStrategy(name=self.given.name, max_workers=self.given.max_workers)
         settings = {"max_pending": self.engine.max_pending, "history_size": self.history_size}
         return SavedFlow(strategy, options, self.engine.error_handler, wiring.graph, wiring.named, settings)
 
@@ -184,6 +200,7 @@ class Runtime:
                     engine.schedulers = self.schedulers
                     self.wiring = Wiring(engine, saved.graph, saved.named, self.building)
                     self.options, self.last, self.was_read = saved.options, None, True
+                    self.given, self.by_name = _name_of(saved.strategy.name, saved.strategy.max_workers), {}
                     self.default = self._scheduler_of(saved.strategy)
                     self.wiring.wire_all(self._scheduler_saved)
                 except BaseException:
@@ -196,14 +213,13 @@ class Runtime:
 
     def _scheduler_saved(self, name: str | None) -> Scheduler:
         """Return the scheduler of a strategy that a file names; the strategy itself is loaded before a job."""
-        if name is None:
+        if name is None or (self.given is not None and name == self.given.name):
             return self.default
-        known = any(scheduler.strategy.name == name for scheduler in self.schedulers)
-        if known:
-            return self._scheduler_named(name)
-        from routilux_core.serialization.snapshot import SavedStrategy
+        if name not in self.by_name:
+            from routilux_core.serialization.snapshot import SavedStrategy
 
-        return self._scheduler_of(SavedStrategy(name=name))
+            self.by_name[name] = self._scheduler_of(SavedStrategy(name=name))
+        return self.by_name[name]
 
     def _load_strategies(self) -> None:
         """Put the strategies themselves where a file has named them; one that is not installed is an error."""
@@ -215,10 +231,12 @@ class Runtime:
         self.was_read = False
 
     def _load(self, scheduler: Scheduler, saved: SavedStrategy) -> None:
-        loaded = self._new_scheduler(make_strategy(self.plugins, saved.name, saved.max_workers, saved.options))
-        self.schedulers[self.schedulers.index(scheduler)] = loaded
+        loaded = self._new_scheduler(self._make(saved.name, saved.max_workers, saved.options))
+        self.engine.schedulers[self.engine.schedulers.index(scheduler)] = loaded
         if scheduler is self.default:
             self.default = loaded
+        else:
+            self.by_name[saved.name] = loaded
         for node in self.engine.nodes.values():
             if node.scheduler is scheduler:
                 node.place(loaded)
@@ -441,6 +459,17 @@ def _check_not_importing(strategy: ExecutionStrategy) -> None:
             f"strategy {strategy.name!r} was to start workers in a worker process, which is importing module "
             f"{modules[-1]!r}: so each worker would start workers, and so on; {ADVICE}"
         )
+
+
+class Given(NamedTuple):
+    """A strategy by name, as it was given: what a file holds, whatever a plugin has made of it."""
+
+    name: str
+    max_workers: int | None
+
+
+def _name_of(given: str | ExecutionStrategy, max_workers: int | None) -> Given | None:
+    return Given(given, max_workers) if isinstance(given, str) else None
 
 
 def _preparation() -> bytes:
