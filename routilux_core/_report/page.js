@@ -737,6 +737,7 @@ function path(job) {
   return section("Critical path", `what led to the call that ended last: ${time(ran)} in ${many(parts.length, "call")}, ${time(waited)} waiting${left}`, h("div", { class: "path" }, lines));
 }
 
+const ROWS = 500;
 let sorting = ["total_execution_time", -1];
 function routines(job) {
   const columns = [["routine_id", "routine"], ["total_executions", "calls"], ["completed", "completed"], ["failed", "failed"], ["skipped", "skipped"], ["retried", "retried"], ["total_execution_time", "in all"], ["avg_execution_time", "mean"], ["p50_execution_time", "p50"], ["p95_execution_time", "p95"], ["p99_execution_time", "p99"], ["max_execution_time", "longest"], ["avg_queue_wait", "mean wait"]]
@@ -748,9 +749,9 @@ function routines(job) {
     return /time|wait/.test(key) ? seconds(each[key]) : count(each[key]);
   };
   const table = h("table", { id: "routines" }, h("thead", {}, h("tr", {}, columns.map(([key, name]) => h("th", { scope: "col", "aria-sort": sorting[0] === key ? (sorting[1] > 0 ? "ascending" : "descending") : "none" }, h("button", { type: "button", onclick: () => { sorting = [key, sorting[0] === key ? -sorting[1] : key === "routine_id" ? 1 : -1]; byId("routines").closest("section").replaceWith(routines(jobs[chosen])); } }, name))))),
-    h("tbody", {}, rows.map((each) => h("tr", {}, columns.map(([key]) => h("td", { "data-key": key }, shown(each, key)))))));
+    h("tbody", {}, rows.slice(0, ROWS).map((each) => h("tr", {}, columns.map(([key]) => h("td", { "data-key": key }, shown(each, key)))))));
   const known = job.routines.reduce((sum, each) => sum + (each.percentile_records || 0), 0), calls = job.routines.reduce((sum, each) => sum + each.total_executions, 0);
-  const made = section("Routines", known < calls ? `percentiles are of the newest ${count(known)} calls` : "", h("div", { class: "scroll" }, table));
+  const made = section("Routines", [known < calls && `percentiles are of the newest ${count(known)} calls`, rows.length > ROWS && `the first ${ROWS} of ${count(rows.length)}`].filter(Boolean).join("; "), h("div", { class: "scroll" }, table));
   made.className = "long";
   return made;
 }

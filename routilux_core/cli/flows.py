@@ -43,7 +43,9 @@ def add_commands(subparsers: Any) -> None:
             metavar="MODULE",
             help="import this module for the classes of the file, which itself never imports; may be given again",
         )
-    show.add_argument("--mermaid", action="store_true", help="print the picture alone, as Mermaid text")
+    alone = show.add_mutually_exclusive_group()
+    for name, what in (("mermaid", "Mermaid text"), ("svg", "SVG"), ("dot", "text for Graphviz")):
+        alone.add_argument(f"--{name}", action="store_true", help=f"print the picture alone, as {what}")
     run.add_argument("--entry", required=True, metavar="ROUTINE", help="the routine to start at, or ROUTINE.SLOT")
     run.add_argument(
         "--param",
@@ -103,6 +105,9 @@ def _validate(options: argparse.Namespace) -> int:
 
 def _show(options: argparse.Namespace) -> int:
     flow = _find(options.flow, options.types)
+    if options.svg or options.dot:
+        print(flow.to_svg() if options.svg else flow.to_dot(), end="")
+        return 0
     if not options.mermaid:
         workers = "its own number of" if flow.max_workers is None else flow.max_workers
         print(f"flow {flow.flow_id!r}, strategy {flow.execution_strategy!r} with {workers} workers\n")

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from random import Random
 from time import perf_counter
+from types import ModuleType
 from typing import Any
 from xml.etree import ElementTree
 
@@ -16,6 +17,7 @@ import pytest
 from routilux_core import ErrorHandler, Flow, JobState, Routine, event, slot
 from routilux_core._report.layout import Box, Layout, lay_out
 from routilux_core._report.picture import shortened
+from routilux_core.cli import main
 
 pytestmark = pytest.mark.once
 
@@ -164,6 +166,12 @@ def test_hostile_names_are_text_in_the_svg(hostile_names: list[str]) -> None:
     texts = [each.text or "" for each in root.iter() if each.tag in (f"{SVG}text", f"{SVG}title")]
     assert {shortened(name, 30) for name in hostile_names} <= set(texts)
     assert all(text.isprintable() and len(text) < 5000 for text in texts)
+
+
+def test_the_command_line_prints_a_picture_alone(seen: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    for option, made in (("--svg", seen.wired().to_svg()), ("--dot", seen.wired().to_dot())):
+        assert main(["show", "seen_routines:wired", option]) == 0
+        assert capsys.readouterr().out == made
 
 
 # -- Graphviz
