@@ -35,8 +35,7 @@ from routilux_core.routine import Routine
 from routilux_core.strategy import Capabilities, Done, ExecutionStrategy, Host, Task, WorkerPool
 
 if TYPE_CHECKING:
-    from routilux_core._registry.lookup import make_strategy
-    from routilux_core.executors import ExecutorStrategy
+    from routilux_core.executors import ExecutorStrategy, make_strategy
     from routilux_core.functions import as_routine
     from routilux_core.hookspecs import Activation, Emission, StrategyRequest, hookimpl
     from routilux_core.mapping import map as map  # not in __all__: `import *` leaves the builtin alone
@@ -110,7 +109,7 @@ if not TYPE_CHECKING:
         "StrategyRequest": "hookspecs",
         "as_routine": "functions",
         "hookimpl": "hookspecs",
-        "make_strategy": "_registry.lookup",
+        "make_strategy": "executors",
         "map": "mapping",
     }
 

@@ -1,4 +1,4 @@
-"""Any executor of the kind that `concurrent.futures` has, as a strategy."""
+"""Strategies made of what is there: any executor of the kind that `concurrent.futures` has, and a strategy by name."""
 
 from __future__ import annotations
 
@@ -9,11 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
+from routilux_core._registry.lookup import Plugins, resolve_strategy
 from routilux_core.errors import WorkerLost
 from routilux_core.strategy import ExecutionStrategy, Host, Task, WorkerPool
 
 if TYPE_CHECKING:  # what nobody needs who runs on threads is imported when an executor is opened
+    from collections.abc import Mapping
     from concurrent.futures import Executor, Future
+
+
+def make_strategy(
+    name: str, max_workers: int | None = None, options: Mapping[str, Any] | None = None
+) -> ExecutionStrategy:
+    """Return the strategy that `Flow(execution_strategy=name)` runs under: for one that wraps another.
+
+    A wrapper, such as one that counts tasks, opens the pool of what is made here, and hands everything on to it. What
+    can't be found, and every wrong value, is refused as it is there.
+    """
+    return resolve_strategy(Plugins(), name, max_workers, options)
 
 
 @frozen(kw_only=True)

@@ -47,17 +47,6 @@ def _are_installed() -> bool:
     return "*" not in disabled_plugins() and mentioned(PLUGINS)
 
 
-def make_strategy(
-    name: str, max_workers: int | None = None, options: Mapping[str, Any] | None = None
-) -> ExecutionStrategy:
-    """Return the strategy that `Flow(execution_strategy=name)` runs under: for one that wraps another.
-
-    A wrapper, such as one that counts tasks, opens the pool of what is made here, and hands everything on to it. What
-    can't be found, and every wrong value, is refused as it is there.
-    """
-    return resolve_strategy(Plugins(), name, max_workers, options)
-
-
 def resolve_strategy(
     plugins: Plugins,
     strategy: str | ExecutionStrategy,

@@ -232,7 +232,7 @@ class Runtime:
 
     def _load(self, scheduler: Scheduler, saved: SavedStrategy) -> None:
         loaded = self._new_scheduler(self._make(saved.name, saved.max_workers, saved.options))
-        self.engine.schedulers[self.engine.schedulers.index(scheduler)] = loaded
+        self.schedulers[self.schedulers.index(scheduler)] = loaded
         if scheduler is self.default:
             self.default = loaded
         else:
