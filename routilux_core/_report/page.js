@@ -607,7 +607,7 @@ function effectsOf(mark, most) {
   const job = jobs[mark.job], { data } = job;
   if (!job.effects) {
     job.effects = new Map();
-    for (let row = 0; row < data.n; row++) if (data.cause[row] >= 0) { const list = job.effects.get(data.cause[row]); if (list) list.push(row); else job.effects.set(data.cause[row], [row]); }
+    for (let row = 0; row < data.n; row++) if (data.cause[row] >= 0 && data.attempt[row] === 1) { const list = job.effects.get(data.cause[row]); if (list) list.push(row); else job.effects.set(data.cause[row], [row]); }
   }
   return (job.effects.get(mark.row) || []).slice(0, most);
 }

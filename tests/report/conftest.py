@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 import pytest
 
 import seen_routines
+from chromium import Browser, browser, find_browser
 
 SEEDS = (
     "<script>alert(1)</script>",
@@ -68,3 +70,13 @@ def seen() -> ModuleType:
 def each_strategy(request: pytest.FixtureRequest) -> dict[str, Any]:
     """The keywords that make a `Flow` run under one of the bundled strategies."""
     return dict(STRATEGIES[request.param])
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """A real browser, one for all tests; without one they are skipped."""
+    path = find_browser()
+    if path is None:
+        pytest.skip("there is no Chromium here: apt-get install chromium, or name one in ROUTILUX_CHROMIUM")
+    with browser(path) as started:
+        yield started

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from chromium import Browser, Page, browser, find_browser
+from chromium import Browser, Page
 from routilux_core import Flow, JobState
 
 pytestmark = pytest.mark.once
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    path = find_browser()
-    if path is None:
-        pytest.skip("there is no Chromium here: apt-get install chromium, or name one in ROUTILUX_CHROMIUM")
-    with browser(path) as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -281,6 +272,15 @@ def test_five_hundred_hostile_names_are_text(
     assert opened == []
 
 
+def best(measure: Callable[[], float], enough: float) -> float:
+    """Return the best of three measurements, or the first that is good enough: other work may come in between."""
+    found = measure()
+    for _ in range(2):
+        if found > enough:
+            found = min(found, measure())
+    return found
+
+
 def test_a_hundred_thousand_activations_open_and_move_quickly(
     chromium: Browser, seen: ModuleType, folder: Path
 ) -> None:
@@ -293,7 +293,7 @@ def test_a_hundred_thousand_activations_open_and_move_quickly(
         job = flow.run("numbers", {"count": 446})
     job.report(folder / "many.html")
     page = chromium.page()
-    opened = min(page.open(folder / "many.html") for _ in range(3))
+    opened = best(lambda: page.open(folder / "many.html"), 1500)
     page.run("document.getElementById('timeline').focus()")
     moving = """new Promise((done) => {
         const target = document.getElementById("timeline"), times = [];
@@ -308,7 +308,7 @@ def test_a_hundred_thousand_activations_open_and_move_quickly(
         };
         requestAnimationFrame(next);
     })"""
-    frame = min(page.run(moving) for _ in range(3))
+    frame = best(lambda: page.run(moving), 1000 / 30)
     print(f"{job.ledger.posted} activations open in {opened} ms, and move at {1000 / frame:.0f} frames a second")
     assert opened < 1500
     assert frame <= 1000 / 30 * 1.5  # on a busy machine; 30 frames a second is what it has to reach on a quiet one
