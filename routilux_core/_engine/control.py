@@ -12,7 +12,6 @@ from routilux_core._engine.run import Run
 from routilux_core._engine.views import JobSource
 from routilux_core._routines.frame import check_outside
 from routilux_core._routines.signature import Payload
-from routilux_core._threads.completion import Completion
 from routilux_core._threads.visits import Visit
 from routilux_core._tracking.history import activation_records
 from routilux_core.error_handling import Failure, LeftOut
@@ -154,10 +153,9 @@ def drive(run: Run, timeout: float | None) -> None:
 
     With a timeout of 0 no longer than there is work for it.
     """
-    with run.engine.step():
-        if run.paused:
-            return
-        run.ending.at_rest = rest = Completion()
+    rest = run.engine.rest_of(run)
+    if rest is None:
+        return
     run.done.add_callback(rest.set)
     run.engine.wait([run], timeout, rest)
     run.ending.at_rest = None

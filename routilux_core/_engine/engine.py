@@ -21,6 +21,7 @@ from routilux_core._engine.step import Step
 from routilux_core._routines.frame import CURRENT, check_outside, here
 from routilux_core._routines.signature import Payload
 from routilux_core._threads.aside import Aside
+from routilux_core._threads.completion import Completion
 from routilux_core._threads.guard import guarded, is_held_here, new_lock
 from routilux_core._threads.timers import Timers
 from routilux_core._threads.visits import Visit, Visits
@@ -253,6 +254,14 @@ class Engine:
             if decision.strategy is ErrorStrategy.STOP:
                 run.stop(status)
         return decision
+
+    def rest_of(self, run: JobRole) -> Completion | None:
+        """Return what is set when a run has ended or is paused; None if it is paused already."""
+        with self.lock:
+            if run.paused:
+                return None
+            run.ending.at_rest = rest = Completion()
+            return rest
 
     def close_books(self, run: JobRole) -> bool:
         """Have a run that has ended no longer; False where another thread has been here."""

@@ -37,6 +37,7 @@ class JobRole(Ended, Protocol):
     job_id: str
     own: dict[Node, Node]
     halted: bool
+    paused: bool
     stopped: bool
     swept: set[int]
     waiters: list[Frame]

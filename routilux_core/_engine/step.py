@@ -12,7 +12,8 @@ class Step:
 
     Without it the end is announced then, and what the step has asked for is done: workers are submitted, listeners
     told. None of that follows where the step has raised. So it is not for who has the lock already, or one that is
-    taken before it: a task's own, say. The hot path does by hand what it needs of this.
+    taken before it: a task's own, say. Nor for who is interrupted by Ctrl-C where nobody mends: outside a `Visit`, in
+    the thread of a caller, `with engine.lock` alone is one piece. The hot path does by hand what it needs of this.
     """
 
     __slots__ = ("_engine", "_run")
