@@ -8,7 +8,7 @@ made in the program, a name with a pattern such as `ssh:host`.
 
 *Error handling.* `routilux_handle_error` decides about an exception before the policies of the routine and the flow do.
 
-*Tracking.* The five others tell what happens. They return nothing, and they can't change what a job does.
+*Tracking.* The six others tell what happens. They return nothing, and they can't change what a job does.
 
 A plugin is a module, an object, or a class (which is called without arguments). It is found through an entry point in
 the group `routilux_core.plugins`, or given to one flow with `Flow(plugins=[...])`. Its implementations are marked:
@@ -158,6 +158,18 @@ def routilux_activations_finished(job: JobState, records: Sequence[ActivationRec
     Several workers bring theirs one after the other, so a batch may hold records older than the newest of the last one.
     Called on a worker's thread, or on one for this. Every attempt has a record, a retried one too; all of them
     come before `routilux_job_finished`. An exception is logged and mutes the plugin for this job.
+    """
+
+
+@hookspec
+def routilux_failure_decided(failure: Failure, payload: Mapping[str, Any]) -> None:
+    """Tell what was decided about an exception in a handler: `failure.decision`, of each attempt that failed.
+
+    `payload` is what had arrived for the call, before it was merged (at a gather slot, a list under each name); read it
+    and change nothing. The failure itself, which a job keeps, has only its names.
+    Called on the worker's thread, several at a time under a parallel strategy, before the call is counted and recorded;
+    where memory is not shared, and for coroutines, on a thread for this. All of them come before
+    `routilux_job_finished`. An exception is logged and mutes the plugin for this job.
     """
 
 

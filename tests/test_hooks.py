@@ -135,7 +135,7 @@ def run(flow: Flow, entry: str = "source", **params: Any) -> JobState:
 
 
 def test_every_hook_says_when_it_is_called_and_whether_it_may_raise() -> None:
-    assert len(HOOKS) == 7
+    assert len(HOOKS) == 8
     for name, hook in HOOKS.items():
         text = inspect.getdoc(hook) or ""
         assert "Called on" in text, name
@@ -636,6 +636,90 @@ def test_routilux_event_emitted_comes_for_each_emission(make_flow: MakeFlow, str
     assert [each.data["n"] for each in seen if each.routine_id == "source"] == [0, 1, 2, 3]
 
 
+def test_routilux_failure_decided_tells_each_attempt_with_its_decision_and_what_had_arrived(
+    make_flow: MakeFlow, strategy: dict[str, Any]
+) -> None:
+    told: list[tuple[Any, ...]] = []
+    ends: list[int] = []
+
+    def failure_decided(failure: Failure, payload: Any) -> None:
+        told.append((failure.activation, failure.cause, failure.attempt, str(failure.decision), dict(payload)))
+
+    plugin = tracker(failure_decided=failure_decided, job_finished=lambda job: ends.append(len(told)))
+    flow, fails = make_flow(**strategy, plugins=[plugin], error_handler="continue"), Fails()
+    build(flow, fails, Keeps())
+    fails.set_error_handler(ErrorHandler("retry", max_retries=1, retry_delay=0.0, after_retries="skip"))
+    job = run(flow, count=4)
+    assert sorted(told, key=lambda each: (each[4]["n"], each[2])) == [
+        (failure.activation, 1, failure.attempt, str(failure.decision), {"n": failure.exception.args[0]})
+        for failure in sorted(job.errors, key=lambda each: (each.exception.args[0], each.attempt))
+    ]
+    assert [each[3] for each in sorted(told, key=lambda each: each[2])] == ["retry", "retry", "skip", "skip"]
+    assert ends == [4]  # all of them are told before the end
+
+
+def test_routilux_failure_decided_has_what_a_gather_slot_got_as_lists(
+    make_flow: MakeFlow, strategy: dict[str, Any]
+) -> None:
+    class Gathers(Routine):
+        @slot(merge_strategy="gather")
+        def n(self, n: list[int]) -> None:
+            raise ValueError("no")
+
+    told: list[Any] = []
+    plugin = tracker(failure_decided=lambda failure, payload: told.append((failure.cause, dict(payload))))
+    flow = make_flow(**strategy, plugins=[plugin], error_handler="continue")
+    build(flow, Gathers())
+    run(flow, count=3)
+    assert told == [(None, {"n": [0, 1, 2]})]
+
+
+def test_routilux_failure_decided_may_take_its_time_and_run_the_call_again_elsewhere(
+    make_flow: MakeFlow, strategy: dict[str, Any]
+) -> None:
+    """A dead letter is posted to another flow, where it succeeds; neither job minds."""
+    other, keeps, again = make_flow(), Keeps(), []
+    other.add_routine(keeps, "keeps")
+
+    def failure_decided(failure: Failure, payload: Any) -> None:
+        sleep(0.01)
+        again.append(other.execute("keeps", dict(payload), slot="n"))
+
+    flow = make_flow(**strategy, plugins=[tracker(failure_decided=failure_decided)], error_handler="skip")
+    build(flow, Fails())
+    job = run(flow, count=6)
+    assert (job.ledger.skipped, len(again)) == (3, 3)
+    assert other.wait_for_completion(SECONDS)
+    assert sorted(keeps.got) == [1, 3, 5]
+
+
+def test_a_lost_executor_is_told_as_a_failure(make_flow: MakeFlow) -> None:
+    told: list[Any] = []
+    plugin = tracker(failure_decided=lambda failure, payload: told.append((str(failure.decision), dict(payload))))
+
+    class Breaks(ThreadForEach):
+        def __init__(self, host: Host) -> None:
+            super().__init__()
+            self.host = host
+
+        def submit(self, task: Task) -> None:
+            self.host.lost(StrategyError("the cable was pulled"))
+
+    @frozen(kw_only=True)
+    class Broken(ExecutionStrategy):
+        name: ClassVar[str] = "broken"
+        contract: ClassVar[int] = 2
+        capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=True)
+
+        def open(self, host: Host) -> WorkerPool:
+            return Breaks(host)
+
+    flow = make_flow(execution_strategy=Broken(), plugins=[plugin])
+    build(flow)
+    job = run(flow, count=2)
+    assert (job.status, told) == ("failed", [("stop", {"count": 2})])
+
+
 class RaisesAlways:
     """A tracker whose every method raises."""
 
@@ -732,9 +816,10 @@ def test_waiting_for_the_flow_in_a_tracking_hook_is_refused(
     scope: dict[str, Any] = {"wait": wait}
     arguments = ", ".join(inspect.signature(HOOKS[hook]).parameters)
     exec(f"def {hook}({arguments}): wait()", scope)
-    flow = make_flow(**strategy, plugins=[SimpleNamespace(**{hook: hookimpl(scope[hook])})])
-    build(flow, Keeps())
-    assert run(flow, count=1).status == "completed"
+    plugin = SimpleNamespace(**{hook: hookimpl(scope[hook])})
+    flow = make_flow(**strategy, plugins=[plugin], error_handler="continue")
+    build(flow, Fails())
+    assert run(flow, count=2).status == "completed"
     assert len(refused) >= 2
     assert len(refused) % 2 == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from routilux_core._engine.engine import logger
+from routilux_core._engine.plan import PAYLOAD, Item, arrived
 from routilux_core._engine.run import Run
 from routilux_core._text.printable import Lines
 from routilux_core._tracking.history import RETRIED, SKIPPED
@@ -27,10 +28,12 @@ def decide(failure: Failure, run: Run) -> Decision:
     return decision
 
 
-def carry_out(run: Run, failure: Failure, decision: Decision, status: str = "failed") -> Decision:
+def carry_out(run: Run, item: Item, failure: Failure, decision: Decision, status: str = "failed") -> Decision:
     """Note a failure with the decision, and stop the job as `status` on STOP; return what is done in the end."""
     decision = run.engine.note_failure(run, failure, decision, STATES.get(decision.strategy), status)
     _log(run, failure, decision.strategy, status)
+    if run.listeners is not None:  # before the activation is counted: behind that, its job may end
+        run.listeners.failure_decided(failure, arrived(item[PAYLOAD]))
     return decision
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from time import perf_counter
 from typing import Any, Protocol
 
-from routilux_core._engine.merging import GATHERED
-from routilux_core._engine.plan import CAUSE, INLET, NUMBER, POSTED, Item
+from routilux_core._engine.plan import CAUSE, GATHERED, INLET, NUMBER, POSTED, Item
 from routilux_core._engine.retries import Retries
 from routilux_core._routines.signature import Payload
 from routilux_core._threads.guard import guarded

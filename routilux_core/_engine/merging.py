@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from routilux_core._engine.plan import Inlet, Node
+from routilux_core._engine.plan import GATHERED, Inlet, Node
 from routilux_core._engine.retries import Retries
 from routilux_core._routines.signature import Payload
 from routilux_core._threads.guard import guarded
-
-GATHERED = "gathered payloads"  # the key under which a gather slot's arrivals travel to its one call
 
 
 class SlotMemory:

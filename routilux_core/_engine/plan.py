@@ -19,6 +19,8 @@ from routilux_core.strategy import ExecutionStrategy, WorkerPool
 DEFAULT_POLICY = ErrorHandler()
 NO_KEY = object()  # in no payload
 
+GATHERED = "gathered payloads"  # the key under which a gather slot's arrivals travel to its one call
+
 # An activation: inlet, payload, run, number in its run (from 1), number of what caused it (0: the entry), time posted.
 # A plain tuple with named indexes: to unpack a named tuple takes twice as long.
 Item = tuple["Inlet", Payload, Any, int, int, float]
@@ -119,8 +121,7 @@ class Inlet:
                     f"routine {self.node.routine_id!r}, slot {self.name!r}: the handler requires {name!r}, but "
                     f"{len(payloads) - have} of the {len(payloads)} gathered payloads have none{self.advice}"
                 )
-        keys = dict.fromkeys(key for payload in payloads for key in payload)
-        return {key: [payload[key] for payload in payloads if key in payload] for key in keys}
+        return arrived({GATHERED: payloads})
 
 
 class Outlet:
@@ -263,6 +264,15 @@ class Node:
                 inlet.rebind(self.routine._routilux.slots[name])
             self.unmade = None
             self.set_policy(self.policy)
+
+
+def arrived(payload: Payload) -> Payload:
+    """Return what arrived for an activation; for a gather slot with a list of all values under each name."""
+    several = payload.get(GATHERED)
+    if several is None:
+        return payload
+    keys = dict.fromkeys(key for each in several for key in each)
+    return {key: [each[key] for each in several if key in each] for key in keys}
 
 
 def rename(payload: Payload, mapping: dict[str, str]) -> Payload:

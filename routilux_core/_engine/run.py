@@ -12,7 +12,7 @@ from routilux_core._engine.ending import Ending
 from routilux_core._engine.engine import Engine
 from routilux_core._engine.ledger import LedgerCounts
 from routilux_core._engine.merging import SlotMemory
-from routilux_core._engine.plan import INLET, JOB, NUMBER, Inlet, Item, Node, Outlet, rename
+from routilux_core._engine.plan import INLET, JOB, NUMBER, PAYLOAD, Inlet, Item, Node, Outlet, arrived, rename
 from routilux_core._engine.retries import Retries
 from routilux_core._engine.roles import SchedulerRole
 from routilux_core._routines.frame import Frame
@@ -283,6 +283,8 @@ class Run:
         failure = self.ledger.failure(mine[0], error)
         failure.decision = ErrorStrategy.STOP
         self.ledger.note_failure(failure, "failed")
+        if self.listeners is not None:
+            self.listeners.failure_decided_here(failure, arrived(mine[0][PAYLOAD]))
         self.stop("failed")
         self.end_if_idle()
 

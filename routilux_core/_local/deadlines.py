@@ -76,7 +76,7 @@ class Deadline(CallState):
         error = too_long(self._node, self._item[INLET].name, ended - self._began)
         failure = run.ledger.failure(self._item, error, worker.emitted - self._before)
         failure.traceback = stack + failure.traceback
-        decision = carry_out(run, failure, decide(failure, run))
+        decision = carry_out(run, self._item, failure, decide(failure, run))
         outcome = OUTCOMES.get(decision.strategy, FAILED)
         _spare(worker.scheduler, 1)
         with run.engine.step(run):

@@ -6,8 +6,8 @@ from time import perf_counter
 
 from routilux_core._engine.engine import logger
 from routilux_core._engine.failures import OUTCOMES, carry_out, decide
-from routilux_core._engine.merging import GATHERED, merged
-from routilux_core._engine.plan import JOB, Inlet, Item, Node
+from routilux_core._engine.merging import merged
+from routilux_core._engine.plan import GATHERED, JOB, Inlet, Item, Node
 from routilux_core._engine.run import Run
 from routilux_core._local.deadlines import Deadline, start_deadline, too_long
 from routilux_core._local.emitter import CallState, Emitter
@@ -137,9 +137,9 @@ def fail(worker: Emitter, item: Item, error: BaseException, before: int) -> Verd
     failure = run.ledger.failure(item, error, worker.emitted - before)
     if ends_program(error):  # a Ctrl-C may have come anywhere in `emit`, with the lock held
         engine.recover()
-        carry_out(run, failure, Decision(ErrorStrategy.STOP), "cancelled")
+        carry_out(run, item, failure, Decision(ErrorStrategy.STOP), "cancelled")
         return Verdict(FAILED, interrupt=error)
-    decision = carry_out(run, failure, decide(failure, run))
+    decision = carry_out(run, item, failure, decide(failure, run))
     if not engine.keeps_frames:
         # The failure has the traceback as text. The frames would keep payloads alive, and lead up to this one.
         forget_frames(error, worker.around)

@@ -90,7 +90,7 @@ class Claim:
         item = self.items[index]
         inlet, run, number = item[INLET], item[JOB], item[NUMBER]
         failure = run.ledger.failure(item, error, self.emitted, trace)
-        return carry_out(run, failure, judge(self.owner.losses, run, number, inlet.node, failure))
+        return carry_out(run, item, failure, judge(self.owner.losses, run, number, inlet.node, failure))
 
     def _count(self, index: int, outcome: int, started: float, ended: float, delay: float) -> None:
         """Count an activation that did not simply complete, as the very last thing that it does."""
@@ -135,7 +135,7 @@ class Claim:
         item = self.items[min(self.next, len(self.items) - 1)]
         run = item[JOB]
         try:
-            carry_out(run, run.ledger.failure(item, error), Decision(ErrorStrategy.STOP))
+            carry_out(run, item, run.ledger.failure(item, error), Decision(ErrorStrategy.STOP))
         finally:
             with self.owner.engine.lock:
                 run.stop("failed")

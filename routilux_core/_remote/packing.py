@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import groupby
 from operator import itemgetter
 
-from routilux_core._engine.merging import GATHERED, merged
-from routilux_core._engine.plan import INLET, NUMBER, PAYLOAD, Item, Node
+from routilux_core._engine.merging import merged
+from routilux_core._engine.plan import GATHERED, INLET, NUMBER, PAYLOAD, Item, Node
 from routilux_core._engine.run import Run
 from routilux_core._remote.claim import Claim
 from routilux_core._remote.envelopes import Envelope, PartStore, Row, crate, packed, travels

@@ -15,11 +15,13 @@ from typing import Any, overload
 from routilux_core._engine.engine import Engine
 from routilux_core._engine.plan import CAUSE, POSTED, Inlet, Node, Outlet
 from routilux_core._routines.frame import CURRENT, Awaited, Frame
+from routilux_core._routines.signature import Payload
 from routilux_core._text.log import log
 from routilux_core._text.trace import trace
 from routilux_core._threads.guard import guarded
 from routilux_core._threads.timers import Timer
 from routilux_core._tracking.history import Chunk, Record, activation_records
+from routilux_core.error_handling import Failure
 from routilux_core.errors import EmitError, is_interrupt
 from routilux_core.hookspecs import Activation, Emission
 from routilux_core.job import JobState
@@ -30,10 +32,12 @@ BATCH = 256  # records in one call
 PATIENCE = 0.05  # seconds that a record waits for others
 BEHIND = 64  # batches that may wait for a slow listener before workers wait for it, and nothing more is shipped
 BATCHES = "routilux_activations_finished"
+FAILURES = "routilux_failure_decided"
 ARGUMENTS = {  # what each hook tells of
     "routilux_job_started": "job",
     "routilux_job_finished": "job",
     BATCHES: "records",
+    FAILURES: "failure",
     "routilux_activation_started": "activation",
     "routilux_event_emitted": "emission",
 }
@@ -46,6 +50,15 @@ class Listener:
 
     def __init__(self, plugin: str, function: Callable[..., Any], arguments: tuple[str, ...]) -> None:
         self.plugin, self.function, self.arguments = plugin, function, arguments
+
+
+class _Decided:
+    """A failure, and what had arrived for the call: the failure itself, which a job keeps, has only the names of it."""
+
+    __slots__ = ("failure", "payload")
+
+    def __init__(self, failure: Failure, payload: Payload) -> None:
+        self.failure, self.payload = failure, MappingProxyType(dict(payload))
 
 
 class Records(Sequence[ActivationRecord]):
@@ -231,6 +244,20 @@ class Listeners:
             if catches_up:
                 self._engine.run_deferred()
 
+    # -- failures
+
+    def failure_decided(self, failure: Failure, payload: Payload) -> None:
+        """Tell what was decided about a failure, before its activation is counted."""
+        if self.hears(FAILURES):
+            self._tell_detail(FAILURES, _Decided(failure, payload))
+
+    @guarded
+    def failure_decided_here(self, failure: Failure, payload: Payload) -> None:
+        """Let it be told when the lock has been let go."""
+        if self.hears(FAILURES):
+            self._untold.append((FAILURES, _Decided(failure, payload)))
+            self._engine.deferred.append(self.tell)
+
     # -- details
 
     def activation_started(
@@ -282,7 +309,10 @@ class Listeners:
     def _tell_outside(self, hook: str, record: Any) -> None:
         """Tell in a context of its own, where a wait for the flow, which would never end, is refused."""
         if self.hears(hook):
-            copy_context().run(self._tell, hook, {"job": self._job, ARGUMENTS[hook]: record})
+            told = {"job": self._job, ARGUMENTS[hook]: record}
+            if isinstance(record, _Decided):
+                told |= {"failure": record.failure, "payload": record.payload}
+            copy_context().run(self._tell, hook, told)
 
     def _tell(self, hook: str, record: dict[str, Any]) -> None:
         CURRENT.set(_Telling(self._engine, self._run))

@@ -255,6 +255,11 @@ class Plugin:
             assert_type(record.queue_wait, float)
 
     @hookimpl
+    def routilux_failure_decided(self, failure: Failure, payload: Mapping[str, Any]) -> None:
+        assert_type(failure.activation, int)
+        assert_type(failure.cause, int | None)
+
+    @hookimpl
     def routilux_activation_started(self, activation: Activation) -> None:
         assert_type(activation.cause, int | None)
 
