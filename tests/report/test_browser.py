@@ -240,6 +240,10 @@ def test_print_is_light_and_shows_all(chromium: Browser, folder: Path, jobs: obj
     assert page.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.run("[...document.querySelectorAll('details')].every((each) => each.open)")
     assert page.run("getComputedStyle(document.querySelector('.tools')).display") == "none"
+    page.resize(700)
+    assert page.run("document.documentElement.scrollWidth") <= 700
+    x, _, width, _ = place_of(page, ".graph svg")
+    assert x + width <= 700, "the graph is not cut"
     page.run("dispatchEvent(new Event('afterprint'))")
     assert page.run("document.documentElement.dataset.theme") is None
     assert (page.requests, page.console) == ([], [])
