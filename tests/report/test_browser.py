@@ -154,7 +154,7 @@ def test_it_zooms_and_moves_by_buttons_wheel_and_mouse(page: Page) -> None:
     assert view_of(page) == pytest.approx(whole)
 
 
-def test_it_can_be_used_by_keyboard_alone(page: Page) -> None:
+def test_it_can_be_used_by_keyboard_alone(page: Page, jobs: tuple[JobState, JobState]) -> None:
     for _ in range(40):
         page.press("Tab")
         if page.run("document.activeElement.id") == "timeline":
@@ -173,7 +173,10 @@ def test_it_can_be_used_by_keyboard_alone(page: Page) -> None:
     page.press("End")
     page.press("Enter")
     near = view_of(page)
-    assert near[1] - near[0] < (whole[1] - whole[0]) / 2
+    number = int(text_of(page, "#said").split(", number ")[1].split(",")[0])
+    spent = [each.run_time * 1e6 for each in jobs[1].get_execution_history() if each.id == number]
+    wide = near[1] - near[0]
+    assert any(wide == pytest.approx(min(max(2, 4 * each), whole[1] - whole[0]), rel=0.1, abs=1) for each in spent)
     page.press("ArrowDown")
     page.press("0")
     assert view_of(page) == pytest.approx(whole)
@@ -244,6 +247,8 @@ def test_print_is_light_and_shows_all(chromium: Browser, folder: Path, jobs: obj
     assert page.run("document.documentElement.scrollWidth") <= 700
     x, _, width, _ = place_of(page, ".graph svg")
     assert x + width <= 700, "the graph is not cut"
+    x, _, width, _ = place_of(page, "#routines")
+    assert x + width <= 700, "nor is the table"
     page.run("dispatchEvent(new Event('afterprint'))")
     assert page.run("document.documentElement.dataset.theme") is None
     assert (page.requests, page.console) == ([], [])
