@@ -419,23 +419,23 @@ class Flow:
             self.cancel()
             raise
 
-    def pause(self) -> None:
-        """Start nothing new in any running job; what runs ends."""
+    def pause(self, reason: str = "") -> None:
+        """Start nothing new in any running job; what runs is left to finish."""
         for run in self._runtime.running():
-            JobControl(run).pause()
+            JobControl(run).pause(reason)
 
     def resume(self) -> None:
         """Go on with every paused job."""
         for run in self._runtime.running():
             JobControl(run).resume()
 
-    def cancel(self, kill: bool = False) -> None:
+    def cancel(self, kill: bool = False, *, reason: str = "") -> None:
         """Cancel every running job: what is queued is discarded and counted, what runs ends.
 
         When this has returned, no worker commits to another call of theirs (see `JobState.cancel`). With `kill` what
         runs is ended at once, where the strategy can end its workers.
         """
-        self._runtime.cancel(kill)
+        self._runtime.cancel(kill, reason)
 
     def shutdown(self, wait: bool = True, timeout: float | None = None) -> None:
         """Let running jobs end, cancel paused ones, and close the pools. A later `execute` opens new ones.
@@ -467,6 +467,20 @@ class Flow:
             self.cancel()
         hurries = error is not None and not isinstance(error, Exception)  # a KeyboardInterrupt, or a SystemExit
         self.shutdown(timeout=EXIT_GRACE_S if hurries else None)
+        if error is None:
+            self._tell_of_failure()
+
+    def _tell_of_failure(self) -> None:
+        """Log that the last job has failed, if nobody has looked at it."""
+        job = self.job_state
+        if job is not None and job.has_failed_unseen():
+            from routilux_core._text.log import log
+
+            log.warning(
+                "job %s failed, and nobody has looked at it: call job.raise_for_errors(), or "
+                "flow.run(..., raise_for_errors=True)",
+                job.job_id,
+            )
 
 
 def _params_unpacked(method: str, entry: object, unknown: Mapping[str, object]) -> PayloadError:

@@ -41,9 +41,10 @@ class Controls(Protocol):
     def activity(self) -> Activity: ...
     def explain(self) -> str: ...
     def wait(self, timeout: float | None) -> bool: ...
-    def pause(self) -> None: ...
+    def reason(self) -> str: ...
+    def pause(self, reason: str = "") -> None: ...
     def resume(self) -> None: ...
-    def cancel(self, kill: bool) -> None: ...
+    def cancel(self, kill: bool, reason: str = "") -> None: ...
 
 
 class Activity(NamedTuple):
@@ -88,6 +89,7 @@ class JobState:
         self.job_id = job_id
         self.flow_id = flow_id
         self._controls = controls
+        self._seen = False
         self._origin = origin
 
     def __repr__(self) -> str:
@@ -105,6 +107,7 @@ class JobState:
     @property
     def status(self) -> str:
         """One of pending, running, paused, completed, failed, cancelled."""
+        self._seen = True
         return self._controls.status()
 
     @property
@@ -115,6 +118,7 @@ class JobState:
         and skips the newest, as many as the flow's `history_size` says, and at least 100. `errors_left_out` says how
         many more there were. The exceptions have no frames any more, unless the flow captures them.
         """
+        self._seen = True
         return self._controls.errors()
 
     @property
@@ -212,22 +216,31 @@ class JobState:
         """Wait until the job has ended, however it ended; False when `timeout` seconds were over first."""
         return self._controls.wait(timeout)
 
-    def pause(self) -> None:
-        """Start nothing new; what runs ends."""
-        self._controls.pause()
+    @property
+    def reason(self) -> str:
+        """What was given as the reason when the job was last paused or cancelled; `explain()` shows it, too."""
+        return self._controls.reason()
+
+    def pause(self, reason: str = "") -> None:
+        """Start nothing new; what runs is left to finish."""
+        self._controls.pause(reason)
 
     def resume(self) -> None:
         """Go on after `pause`."""
         self._controls.resume()
 
-    def cancel(self, kill: bool = False) -> None:
+    def cancel(self, kill: bool = False, *, reason: str = "") -> None:
         """Discard what is queued or waits for a retry, and count it; what runs ends.
 
         When this has returned, no worker commits to another call of this job. A call that a worker had committed to
         goes on, even if its handler is only about to begin: at most one for each worker. With `kill` workers that run
         calls of this job are ended at once, where the strategy can do that: those calls fail as lost.
         """
-        self._controls.cancel(kill)
+        self._controls.cancel(kill, reason)
+
+    def has_failed_unseen(self) -> bool:
+        """Return whether the job has failed, and nobody has asked for its status or its errors."""
+        return not self._seen and self._controls.status() == "failed"
 
     def raise_for_errors(self) -> None:
         """Raise an `ExceptionGroup` of the errors that stopped the job or that it went on after (STOP, CONTINUE).

@@ -472,3 +472,45 @@ def test_a_failure_leads_back_to_the_entry(
     saved = JobState.load(tmp_path / "job.json")
     assert [record.id for record in saved.lineage(saved.errors[0])] == [record.id for record in chain]
     assert job.lineage(12345) == []
+
+
+def test_a_failed_job_that_nobody_looked_at_is_told_once(
+    caplog: pytest.LogCaptureFixture, strategy: dict[str, Any]
+) -> None:
+    class Fails(Routine):
+        def __call__(self) -> None:
+            raise OSError("no network")
+
+    def left(look: Callable[[JobState], object]) -> list[str]:
+        caplog.clear()
+        with Flow(**strategy) as flow:
+            flow.add_routine(Fails(), "fails")
+            look(flow.run("fails"))
+        return [each.getMessage() for each in caplog.records if "nobody has looked" in each.getMessage()]
+
+    assert len(left(lambda job: None)) == 1
+    assert left(lambda job: job.status) == left(lambda job: job.errors) == []
+
+
+@pytest.mark.parametrize("ask", [Flow.pause, Flow.cancel])
+def test_the_reason_for_a_pause_or_an_end_is_kept(make_flow: Callable[..., Flow], ask: Callable[..., None]) -> None:
+    begun, gate = threading.Event(), threading.Event()
+
+    class Waits(Routine):
+        def __call__(self) -> None:
+            begun.set()
+            gate.wait(30)
+
+    flow = make_flow(execution_strategy="concurrent", max_workers=1)
+    flow.add_routine(Waits(), "waits")
+    job = flow.execute("waits")
+    assert begun.wait(30)
+    assert job.reason == ""
+    ask(flow, reason="maintenance")
+    assert job.reason == "maintenance"
+    assert "the reason given: maintenance" in job.explain()
+    job.cancel(reason="too late")
+    gate.set()
+    assert job.wait(30)
+    job.cancel(reason="afterwards")
+    assert job.reason == "too late"

@@ -115,15 +115,19 @@ class JobControl:
             engine.visits.check_uninterrupted("JobState.wait")
         return engine.wait([run], check_patience(timeout, "the timeout of JobState.wait"))
 
-    def pause(self) -> None:
+    def reason(self) -> str:
+        return self.run.ledger.reason
+
+    def pause(self, reason: str = "") -> None:
         run, engine = self.run, self.run.engine
         if engine.visits.is_interrupted():
-            return engine.visits.put_off(self.pause)
+            return engine.visits.put_off(self.pause, reason)
         with Visit(engine):
             with engine.step():
                 if run.stopped or run.ended:
                     return None
                 run.paused = run.halted = True
+                run.ledger.reason = reason
                 run.refresh_flags()
                 at_rest = run.ending.at_rest
             if at_rest is not None:
@@ -140,10 +144,12 @@ class JobControl:
                 run.unpark()
         return None
 
-    def cancel(self, kill: bool = False) -> None:
+    def cancel(self, kill: bool = False, reason: str = "") -> None:
         engine = self.run.engine
+        if reason and not self.run.ledger.finished:
+            self.run.ledger.reason = reason
         if engine.visits.is_interrupted():
-            return engine.visits.put_off(self.cancel, kill)
+            return engine.visits.put_off(self.cancel, kill, reason)
         self.run.abort(kill)
         return None
 

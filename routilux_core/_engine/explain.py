@@ -19,7 +19,8 @@ ENOUGH = 20  # activations before a hint is worth giving
 def explain(run: Run, status: str) -> str:
     """Return a line for the state, one for each thing waited for, and the hints."""
     with run.engine.up_to_date((run,)):
-        lines = [_headline(run, status), *_waiting(run), *_waited_for(run)]
+        said = [f"the reason given: {printable(run.ledger.reason)}"] if run.ledger.reason else []
+        lines = [_headline(run, status), *said, *_waiting(run), *_waited_for(run)]
         totals = run.ledger.history.totals()
     return "\n".join([*lines, *hints(totals, run.engine.inlets)])
 

@@ -49,6 +49,7 @@ class LedgerCounts:
         "members",
         "over",
         "placed",
+        "reason",
         "recorder",
         "retried",
         "sent",
@@ -70,6 +71,7 @@ class LedgerCounts:
         self.doubtful = False  # an exception interrupted the engine: it may have counted what is not there
         self.finished = False  # the end is being announced
         self.final = "completed"  # the status then
+        self.reason = ""  # given when it was last paused or cancelled
         self.history = History(history_size, inlets)
         self.failures = Failures(max(history_size, 100))
         self.decided: dict[str, str] = {}  # routine id -> the gravest decision

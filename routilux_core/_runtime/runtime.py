@@ -372,10 +372,10 @@ class Runtime:
                 return False
         return True
 
-    def cancel(self, kill: bool = False) -> None:
+    def cancel(self, kill: bool = False, reason: str = "") -> None:
         """Cancel every job that runs."""
         for run in self.running():
-            JobControl(run).cancel(kill)
+            JobControl(run).cancel(kill, reason)
 
     def shutdown(self, timeout: float | None) -> None:
         """Let running jobs end, cancel paused ones, and those that run after `timeout` seconds; close the pools."""

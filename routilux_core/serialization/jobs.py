@@ -200,6 +200,9 @@ class SavedRun:
     def activity(self) -> Activity:
         return Activity({}, 0)
 
+    def reason(self) -> str:
+        return ""
+
     def late_emissions(self) -> int:
         return self._record.late_emissions
 
