@@ -34,7 +34,8 @@ class Flow:
 
     `execution_strategy` is a name or a strategy object, "sequential" by default; `max_workers=None` is the strategy's
     own default.
-    `plugins` are modules, objects or classes that implement hooks (`hookspecs`), for this flow alone.
+    `plugins` are modules, objects or classes that implement hooks (`hookspecs`), for this flow alone; or installed ones
+    by name, "circuit-breaker", and with options `{"circuit-breaker": {...}}`.
     Beyond `max_pending` queued activations a handler that emits first works some of them off. `history_size` is the
     number of newest records that a job keeps. Of an exception the text of its traceback is kept; `capture="frames"`
     keeps its frames, too, with all that was in them, for a debugger. `progress` shows what its jobs have done and what

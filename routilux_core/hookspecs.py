@@ -11,7 +11,9 @@ made in the program, a name with a pattern such as `ssh:host`.
 *Tracking.* The six others tell what happens. They return nothing, and they can't change what a job does.
 
 A plugin is a module, an object, or a class (which is called without arguments). It is found through an entry point in
-the group `routilux_core.plugins`, or given to one flow with `Flow(plugins=[...])`. Its implementations are marked:
+the group `routilux_core.plugins`, or given to one flow with `Flow(plugins=[...])`. Installed trackers listen to every
+flow. Those that decide, about errors or strategies, act only where they are named: in `Flow(plugins=["name"])`, or for
+all flows of a process in `ROUTILUX_PLUGINS=name`. Implementations are marked:
 
     from routilux_core import hookimpl
 

@@ -20,6 +20,7 @@ from routilux_core._text.printable import printable
 
 PLUGINS = "routilux_core.plugins"  # the group of the plugins; that of the strategies is in `_strategies`
 DISABLE = "ROUTILUX_DISABLE_PLUGINS"
+ENABLE = "ROUTILUX_PLUGINS"
 SLOW_S = 5.0  # of an import, from which on it is named
 
 
@@ -69,7 +70,16 @@ def declared(group: str) -> list[Declared]:
 
 def disabled_plugins() -> set[str]:
     """Return the names of the plugins that the user does not want; `*` is all of them."""
-    return {name.strip() for name in os.environ.get(DISABLE, "").split(",")} - {""}
+    return _names_in(DISABLE)
+
+
+def enabled_plugins() -> set[str]:
+    """Return the names of the plugins that may decide in every flow of this process; `*` is all of them."""
+    return _names_in(ENABLE)
+
+
+def _names_in(variable: str) -> set[str]:
+    return {name.strip() for name in os.environ.get(variable, "").split(",")} - {""}
 
 
 def load_target(target: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from time import perf_counter
 from typing import Any
 
@@ -16,18 +16,27 @@ from routilux_core import hookspecs
 from routilux_core._registry import strategies as strategies_module
 from routilux_core._registry.entry_points import (
     DISABLE,
+    ENABLE,
     PLUGINS,
     Declared,
     Refused,
     declared,
     disabled_plugins,
+    enabled_plugins,
     in_one_line,
     load_target,
 )
 from routilux_core._text.log import log
 from routilux_core._text.trace import trace
 from routilux_core.error_handling import Decision, ErrorStrategy, Failure, by_policy
-from routilux_core.errors import ConfigurationError, RoutiluxError, StrategyError, is_interrupt
+from routilux_core.errors import (
+    ConfigurationError,
+    RoutiluxError,
+    StrategyError,
+    UnknownNameError,
+    brief,
+    is_interrupt,
+)
 from routilux_core.hookspecs import PROJECT, StrategyRequest, hookimpl
 from routilux_core.strategy import ExecutionStrategy
 
@@ -51,6 +60,7 @@ class Candidate:
     state: str = "ok"
     why: str = ""
     hooks: tuple[str, ...] = ()
+    active: tuple[str, ...] = ()  # those of its hooks that act in every flow
 
     def refuse(self, state: str, why: str) -> None:
         """Note why this plugin is left out."""
@@ -71,23 +81,40 @@ class BuiltIn:
         return by_policy(failure)
 
 
+class Manager(pluggy.PluginManager):
+    """Leaves out the hooks of a plugin that it is told to leave out, while it registers that."""
+
+    leaves_out: frozenset[str] = frozenset()
+
+    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
+        """Return what pluggy does, or None for what is no implementation, or is left out."""
+        options: Any = super().parse_hookimpl_opts(plugin, name)
+        left_out = options is not None and (options.get("specname") or name) in self.leaves_out
+        return None if left_out else options
+
+
 class PluginSet:
     """The plugins of the process, or these together with those of one flow, which are asked first."""
 
     def __init__(self) -> None:
-        self.manager = pluggy.PluginManager(PROJECT)
+        self.manager = Manager(PROJECT)
         self.manager.add_hookspecs(hookspecs)
         self.manager.register(BuiltIn(), "routilux_core")
         self.decides = False  # whether any plugin handles errors
         # By tracking hook, in the order of the calls: the plugin's name, its function, and the names of its arguments.
         self.listening: dict[str, tuple[tuple[str, Callable[..., Any], tuple[str, ...]], ...]] = {}
         self.plugins: dict[str, Any] = {}
+        self.only_tell: set[str] = set()  # the plugins that nobody has named, which decide nothing
         self.candidates: list[Candidate] = []
 
-    def add(self, plugin: Any, name: str) -> tuple[str, ...]:
-        """Register a plugin, and return the hooks that it implements; one that can't work is `Refused`."""
+    def add(self, plugin: Any, name: str, *, decides: bool = True) -> tuple[str, ...]:
+        """Register a plugin, and return the hooks that it implements; one that can't work is `Refused`.
+
+        Unless it `decides`, only its hooks for tracking are used: what it would change was not asked for.
+        """
         try:
             found = _implementations(self.manager, plugin)
+            self.manager.leaves_out = frozenset() if decides else frozenset(RESULTS)
             self.manager.register(plugin, name)
         except Refused:
             raise
@@ -95,7 +122,11 @@ class PluginSet:
             if self.manager.has_plugin(name):
                 self.manager.unregister(name=name)
             raise Refused(in_one_line(error)) from error
+        finally:
+            self.manager.leaves_out = frozenset()
         self.plugins[name] = plugin
+        if not decides:
+            self.only_tell.add(name)
         hooks = tuple(hook for hook in HOOKS if hook in found)
         for hook in hooks:
             for each in getattr(self.manager.hook, hook).get_hookimpls():
@@ -203,31 +234,75 @@ def installed() -> PluginSet:
         return _of_process[0]
 
 
-def with_own(own: Iterable[Any]) -> PluginSet:
+Own = tuple[str | None, Any]  # a plugin of one flow: the name under which it is installed, where it was given by that
+
+
+def with_own(own: Iterable[Own]) -> PluginSet:
     """Return the plugins of this process together with those of one flow."""
-    return _with_own(_copy(installed()), own) if own else installed()
+    own = tuple(own)
+    return _with_own(_copy(installed(), own), own) if own else installed()
 
 
-def checked(own: Iterable[Any]) -> tuple[Any, ...]:
-    """Return the plugins of one flow, made where they were classes; what can't work is refused."""
-    return tuple(_with_own(PluginSet(), own).plugins.values())
+def checked(own: Iterable[Any]) -> tuple[Own, ...]:
+    """Return the plugins of one flow, made where they were classes or names; what can't work is refused."""
+    given: list[Own] = []
+    for pair in (pair for each in own for pair in _given(each)):
+        if not any(pair[1] is other for _, other in given):
+            given.append(pair)
+    made = _with_own(PluginSet(), given)
+    return tuple(zip((name for name, _ in given), made.plugins.values(), strict=True))
+
+
+def _given(each: Any) -> Iterable[Own]:
+    """Yield what one item of `plugins=` stands for: a name, names with their options, or a plugin itself."""
+    if isinstance(each, str):
+        yield each, _installed(each, {})
+    elif isinstance(each, Mapping):
+        for name, options in each.items():
+            yield name, _installed(name, options)
+    else:
+        yield None, each
+
+
+def _installed(name: Any, options: Any) -> Any:
+    """Return the installed plugin of a name: the one of the process, or where it has options one made for this."""
+    candidates = {each.declared.name: each for each in installed().candidates}
+    if name not in candidates:
+        raise UnknownNameError("installed plugin", name, candidates, "plugins=: `routilux plugins` lists them")
+    found = candidates[name]
+    if found.state != "ok":
+        raise ConfigurationError(f"plugins=: plugin {name!r} of {found.declared} can't be used: {found.why}")
+    if not isinstance(options, Mapping):
+        raise ConfigurationError(f"plugins=: the options of plugin {name!r} are a mapping, not {brief(options)}")
+    if not options:
+        return installed().plugins[name]
+    try:
+        kind = load_target(found.declared.target)
+        if not isinstance(kind, type):
+            raise Refused("it is no class, so it takes no options")
+        return _instance(functools.partial(kind, **options), kind.__qualname__)
+    except Refused as refusal:
+        raise ConfigurationError(f"plugins=: plugin {name!r} of {found.declared}: {refusal}") from refusal
 
 
 def scan(plugins: PluginSet, *, quiet: bool = False) -> None:
     """Load every installed plugin that is not disabled; unless `quiet`, a warning names what is left out."""
     began = perf_counter()
-    disabled = disabled_plugins()
+    disabled, enabled = disabled_plugins(), enabled_plugins()
     if "*" not in disabled or quiet:
         plugins.candidates = _declared()
     _mark(plugins.candidates, disabled)
     for each in reversed(plugins.candidates):  # the last that is registered is the first that is asked
         if each.state == "ok":
-            _load(plugins, each)
+            _load(plugins, each, enabled)
     for each in plugins.candidates:
         if each.state == "ok" and not quiet:
             _warn_of_unknown(plugins.manager, each.declared.name)
         if each.state not in ("ok", "disabled") and not quiet:
             log.warning("plugin %r of %s is left out: %s", each.declared.name, each.declared, each.why)
+    missing = enabled - {"*"} - {each.declared.name for each in plugins.candidates}
+    if missing and not quiet:
+        log.warning("%s names plugins that are not installed: %s", ENABLE, ", ".join(map(repr, sorted(missing))))
     trace("%d of %d plugins loaded in %.1f ms", len(plugins.plugins), len(plugins.candidates), 1e3 * _since(began))
 
 
@@ -250,49 +325,54 @@ def _mark(candidates: list[Candidate], disabled: set[str]) -> None:
             each.refuse("clash", f"the name is claimed by {' and by '.join(map(str, rivals))}; uninstall one of them")
 
 
-def _load(plugins: PluginSet, candidate: Candidate) -> None:
+def _load(plugins: PluginSet, candidate: Candidate, enabled: set[str]) -> None:
     began = perf_counter()
     name, target = candidate.declared.name, candidate.declared.target
+    decides = name in enabled or "*" in enabled
     try:
-        plugin = _instance(load_target(target))
-        candidate.hooks = plugins.add(plugin, name)
+        plugin = load_target(target)
+        if isinstance(plugin, type):
+            plugin = _instance(plugin, plugin.__qualname__)
+        candidate.hooks = plugins.add(plugin, name, decides=decides)
+        candidate.active = tuple(hook for hook in candidate.hooks if decides or hook in TRACKING)
     except Refused as refusal:
         candidate.refuse("broken", str(refusal))
     trace("%r from %s (%s) took %.1f ms", name, target, candidate.declared, 1e3 * _since(began))
 
 
-def _instance(plugin: Any) -> Any:
-    """Return the plugin, or an instance of it if it is a class."""
-    if not isinstance(plugin, type):
-        return plugin
+def _instance(make: Callable[[], Any], what: str) -> Any:
+    """Return an instance of a plugin that is a class."""
     try:
-        return plugin()
+        return make()
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise Refused(f"{plugin.__qualname__}() raised: {in_one_line(error)}") from error
+        raise Refused(f"{what}() raised: {in_one_line(error)}") from error
 
 
-def _with_own(plugins: PluginSet, own: Iterable[Any]) -> PluginSet:
-    for each in own:
+def _with_own(plugins: PluginSet, own: Iterable[Own]) -> PluginSet:
+    for installed_as, each in own:
         if any(each is other for other in plugins.plugins.values()):
-            continue  # installed as well
+            continue
         kind = each if isinstance(each, type) else type(each)
-        name = str(getattr(each, "__name__", kind.__qualname__))
+        name = installed_as or str(getattr(each, "__name__", kind.__qualname__))
         while name in plugins.plugins:
             name += "'"
         try:
-            plugin = _instance(each)
+            plugin = _instance(each, each.__qualname__) if isinstance(each, type) else each
             plugins.add(plugin, name)
         except Refused as refusal:
             raise ConfigurationError(f"plugins=: {each!r} can't be a plugin: {refusal}") from refusal
     return plugins
 
 
-def _copy(plugins: PluginSet) -> PluginSet:
+def _copy(plugins: PluginSet, own: tuple[Own, ...]) -> PluginSet:
+    """Return the plugins of the process but for those that the flow has named itself, or was given."""
     copied = PluginSet()
+    named = {name for name, _ in own}
     for name, plugin in plugins.plugins.items():
-        copied.add(plugin, name)
+        if name not in named and not any(plugin is each for _, each in own):
+            copied.add(plugin, name, decides=name not in plugins.only_tell)
     return copied
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from attrs import asdict
 
 from routilux_core._registry import strategies as strategies_module
-from routilux_core._registry.entry_points import Declared, declared, in_one_line
+from routilux_core._registry.entry_points import ENABLE, Declared, declared, in_one_line
 from routilux_core._registry.plugins import Candidate, PluginSet, scan
 from routilux_core._registry.requirements import unmet
 from routilux_core._text.printable import printable
@@ -124,7 +124,12 @@ def _plugin(each: Candidate) -> Entry:
     missing = "" if each.state == "disabled" else "; ".join(unmet(each.declared.distribution))
     state = "unmet" if missing and each.state == "ok" else each.state
     why = "; ".join(filter(None, (each.why, missing)))
-    return each.declared._asdict() | {"state": state, "why": why, "hooks": list(each.hooks)}
+    return each.declared._asdict() | {
+        "state": state,
+        "why": why,
+        "hooks": list(each.hooks),
+        "active": list(each.active),
+    }
 
 
 def _print(entries: list[Entry], last: str, as_json: bool) -> int:
@@ -134,7 +139,7 @@ def _print(entries: list[Entry], last: str, as_json: bool) -> int:
         return code
     rows = [("name", "distribution", "state", last)]
     for each in entries:
-        facts = each["why"] if each["state"] != "ok" else ", ".join(_words(each[last]))
+        facts = each["why"] if each["state"] != "ok" else ", ".join(_words(each[last])) + _asleep(each)
         named, state = f"{each['distribution']} {each['version']}", each["state"]
         rows.append((printable(each["name"]), printable(named), state, printable(facts)))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
@@ -144,6 +149,14 @@ def _print(entries: list[Entry], last: str, as_json: bool) -> int:
     if len(rows) == 1:
         print("(none)")
     return code
+
+
+def _asleep(each: Entry) -> str:
+    """Say how to let those hooks of a plugin act that do so only where somebody names it."""
+    if "active" not in each or each["active"] == each["hooks"]:
+        return ""
+    asleep = ", ".join(hook for hook in each["hooks"] if hook not in each["active"])
+    return f" (not active: {asleep}; name it in Flow(plugins=[...]) or {ENABLE})"
 
 
 def _words(facts: Any) -> list[str]:

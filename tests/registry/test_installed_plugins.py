@@ -405,8 +405,9 @@ def test_an_installed_plugin_that_makes_strategies_is_asked_before_the_first_job
         "        return Strategy(max_workers=request.max_workers) if request.name.startswith('pattern:') else None\n"
     )
     site.install("makes", code=code, plugins="makes = makes")
-    done = site.run(PROGRAM + "\n    print(attempt('pattern:x')); print(attempt('patern'))")
-    first, second = done.stdout.splitlines()
+    program = PROGRAM + "\n    print(attempt('pattern:x')); print(attempt('patern'))"
+    assert "unknown execution strategy 'pattern:x'" in site.run(program).stdout, "nobody has named the plugin"
+    first, second = site.run(program, ROUTILUX_PLUGINS="makes").stdout.splitlines()
     assert first == ANSWER
     assert second.startswith("UnknownStrategyError: unknown execution strategy 'patern'")
 
@@ -442,8 +443,13 @@ def test_the_plugins_of_a_flow_are_asked_before_the_installed_ones(site: Site) -
         job = flow.run("source")
         print(*[f"{failure.exception}={failure.decision}" for failure in job.errors])
     """
-    done = site.run(PROGRAM + program)
+    done = site.run(PROGRAM + program, ROUTILUX_PLUGINS="other, decides")
     assert done.stdout.splitlines() == ["0=stop", "0=skip 1=skip 2=continue 3=stop", "0=stop"]
+    assert "ROUTILUX_PLUGINS names plugins that are not installed: 'other'" in done.stderr
+    done = site.run(PROGRAM + program)
+    assert done.stdout.splitlines() == ["0=stop", "0=skip 1=skip 2=stop", "0=stop"], (
+        "nobody has named the installed one"
+    )
 
 
 def test_installed_plugins_are_asked_in_the_order_of_their_names(site: Site) -> None:
@@ -471,8 +477,86 @@ def test_installed_plugins_are_asked_in_the_order_of_their_names(site: Site) -> 
     flow.add_routine(Fails(), "fails")
     flow.run("fails")
     """
-    said = site.run(PROGRAM + program).stdout.splitlines()
+    said = site.run(PROGRAM + program, ROUTILUX_PLUGINS="*").stdout.splitlines()
     assert said == [f"{name} is asked" for name in "dabc"] + [f"{name} is told" for name in "abcd"]
+    said = site.run(PROGRAM + program, ROUTILUX_PLUGINS="c").stdout.splitlines()
+    assert said == ["c is asked"] + [f"{name} is told" for name in "abcd"], "trackers listen without being named"
+
+
+BREAKER = """
+    from routilux_core import Decision, hookimpl
+
+    class Breaker:
+        made = 0
+
+        def __init__(self, decision="skip"):
+            type(self).made += 1
+            self.decision, self.number = Decision(decision), self.made
+
+        @hookimpl
+        def routilux_handle_error(self, failure):
+            return self.decision
+
+        @hookimpl
+        def routilux_job_finished(self, job):
+            print(self.number, "is told of", job.status)
+
+    plain = Breaker()
+"""
+FAILING = """
+    class Fails(Routine):
+        @slot
+        def input(self):
+            raise ValueError
+
+    def ends(*plugins):
+        try:
+            with Flow(plugins=plugins) as flow:
+                flow.add_routine(Fails(), "fails")
+                print(*[failure.decision for failure in flow.run("fails").errors])
+        except RoutiluxError as error:
+            print(type(error).__name__, error)
+"""
+
+
+def test_an_error_plugin_acts_in_the_flows_that_name_it(site: Site) -> None:
+    site.install("break-it", code=BREAKER, plugins="breaker = break_it:Breaker\nplain = break_it:plain")
+    said = site.run(
+        PROGRAM
+        + FAILING
+        + """
+    ends()
+    ends("breaker")
+    ends({"breaker": {"decision": "continue"}})
+    ends({"breaker": {"decision": "continue"}, "plain": {}})
+    ends("braker")
+    ends({"breaker": {"colour": "red"}})
+    ends({"plain": {"decision": "skip"}})
+    ends({"breaker": "continue"})
+    """
+    ).stdout.splitlines()
+    told = [line for line in said if "told" in line]
+    decided = [line for line in said if "told" not in line]
+    assert decided[:4] == ["stop", "skip", "continue", "skip"], "the last that was given is asked first"
+    assert decided[4].startswith("UnknownNameError unknown installed plugin 'braker'; did you mean 'breaker'?")
+    assert decided[5].startswith("ConfigurationError plugins=: plugin 'breaker' of break-it 1.0: Breaker() raised: ")
+    assert decided[6].endswith("it is no class, so it takes no options")
+    assert decided[7].endswith("the options of plugin 'breaker' are a mapping, not 'continue'")
+    assert len(told) == 4 * 2, "one that a flow has named takes the place of the one of the process"
+    assert sum(line.startswith(("3 ", "4 ")) for line in told) == 2, "with options it is made for the flow"
+
+
+def test_the_list_of_plugins_tells_which_hooks_are_active(site: Site) -> None:
+    site.install("break-it", code=BREAKER, plugins="breaker = break_it:Breaker")
+    [found] = json.loads(cli(site, "plugins", "--json").stdout)
+    assert found["hooks"] == ["routilux_handle_error", "routilux_job_finished"]
+    assert found["active"] == ["routilux_job_finished"]
+    table = cli(site, "plugins").stdout
+    assert "(not active: routilux_handle_error; name it in Flow(plugins=[...]) or ROUTILUX_PLUGINS)" in table
+    command = [sys.executable, "-m", "routilux_core.cli", "plugins", "--json"]
+    environment = site.environment(ROUTILUX_PLUGINS="breaker")
+    [found] = json.loads(subprocess.run(command, env=environment, capture_output=True, timeout=60, check=True).stdout)
+    assert found["active"] == found["hooks"]
 
 
 def test_a_finder_of_distributions_that_is_broken_leaves_the_core_working(site: Site) -> None:

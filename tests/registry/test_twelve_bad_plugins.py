@@ -227,6 +227,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(site: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run Python in a fresh process that has these distributions; any Python warning is an error."""
     kept = {name: text for name, text in os.environ.items() if not name.startswith("ROUTILUX_")}
+    kept["ROUTILUX_PLUGINS"] = "good-decides"
     path = os.pathsep.join([str(site), *filter(None, [kept.get("PYTHONPATH")])])
     done = subprocess.run(
         [sys.executable, "-W", "error", *arguments],
