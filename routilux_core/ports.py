@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable
+from functools import partial
 from inspect import CO_VARARGS, CO_VARKEYWORDS
 from types import FunctionType, MethodType
 from typing import Any, NamedTuple, TypeVar, overload
@@ -248,16 +249,18 @@ def slot(
 class per_worker(typing.Generic[T]):  # noqa: N801 - reads as a declaration, like `event` and `slot`
     """Declare something that each worker makes for itself, when first used in a handler, and closes at its end.
 
-    The factory is called without arguments in the worker's own thread or process. What it made is never shipped,
-    copied or saved. It is closed by its `close()` method, or by `__exit__` where it has only that, in the thread that
-    made it. Under `sequential` each thread that waits is a worker: `shutdown()` closes what its own thread made, and
-    any other thread closes its own when it ends, or when it next asks. What raises when it is closed, or hangs, is
-    logged, and the rest is closed.
+    The factory is called in the worker's own thread or process: without arguments, or with the routine where it is a
+    function of one parameter: `per_worker(lambda self: connect(self.dsn))`. `self.renew("db")` replaces a broken one.
+    What it made is never shipped, copied or saved. It is closed by its `close()` method, or by `__exit__` where it has
+    only that, in the thread that made it. Under `sequential` each thread that waits is a worker: `shutdown()` closes
+    what its own thread made, and any other thread closes its own when it ends, or when it next asks. What raises when
+    it is closed, or hangs, is logged, and the rest is closed.
     """
 
-    def __init__(self, factory: Callable[[], T]) -> None:
+    def __init__(self, factory: Callable[[], T] | Callable[[Any], T]) -> None:
         self.factory = factory
         self.name = ""
+        self._takes_routine = _takes_one(factory)
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -274,8 +277,12 @@ class per_worker(typing.Generic[T]):  # noqa: N801 - reads as a declaration, lik
             raise EmitError(
                 f"{owner.__name__}.{self.name} belongs to a worker: use it in a handler, in the thread that runs it"
             )
-        value: T = frame.resource((getattr(routine, INTERNALS).owner, self.name), self.factory)
+        value: T = frame.resource((getattr(routine, INTERNALS).owner, self.name), self._factory_for(routine))
         return value
+
+    def _factory_for(self, routine: object) -> Callable[[], T]:
+        factory: Any = self.factory
+        return partial(factory, routine) if self._takes_routine else factory
 
     def __delete__(self, routine: object) -> None:
         raise ConfigurationError(
@@ -285,6 +292,14 @@ class per_worker(typing.Generic[T]):  # noqa: N801 - reads as a declaration, lik
 
     def __set__(self, routine: object, value: T) -> None:
         raise ConfigurationError(f"{type(routine).__name__}.{self.name} is made by its factory in each worker")
+
+
+def _takes_one(factory: Callable[..., Any]) -> bool:
+    """Return whether a factory is a function of one parameter: a class, or what has defaults, is called without."""
+    if not isinstance(factory, (FunctionType, MethodType)):
+        return False
+    required = [each for each in inspect.signature(factory).parameters.values() if each.default is each.empty]
+    return len(required) == 1 and required[0].kind in (required[0].POSITIONAL_ONLY, required[0].POSITIONAL_OR_KEYWORD)
 
 
 def check_merge_strategy(merge_strategy: Merge, where: str) -> None:

@@ -37,7 +37,7 @@ from routilux_core.errors import (
     UnknownNameError,
     brief,
 )
-from routilux_core.ports import Declared, Event, Merge, Slot, check_slot
+from routilux_core.ports import Declared, Event, Merge, Slot, check_slot, per_worker
 
 R = typing.TypeVar("R", bound="Routine")
 
@@ -176,6 +176,23 @@ class Routine:
             _check_data(self, event_name, unnamed, flow)
             data["flow"] = flow
         frame.emit(event_name, data)
+
+    def renew(self, name: str) -> Any:
+        """Close what this worker made for a `per_worker` declaration, make it anew, and return it.
+
+        For what has broken: `self.renew("db")` in the handler that found it out. Other workers keep theirs.
+        """
+        declared = getattr(type(self), name, None) if isinstance(name, str) else None
+        if not isinstance(declared, per_worker):
+            known = [each for each in dir(type(self)) if isinstance(getattr(type(self), each, None), per_worker)]
+            raise UnknownNameError("per_worker declaration", name, known, type(self).__name__)
+        frame = frame_of(self)
+        if frame is None:
+            raise EmitError(
+                f"renew({name!r}) was called outside a handler of {_name_of(self)!r}: each worker has its own"
+            )
+        frame.drop((self._routilux.owner, declared.name))
+        return getattr(self, name)
 
     def get_slot(self, name: str) -> Slot:
         """Return a slot by name."""

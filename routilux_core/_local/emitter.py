@@ -253,6 +253,10 @@ class Emitter:
         """Return what this worker made for a routine with `per_worker`, making it when first asked for."""
         return self.scheduler.resources.get(key, factory)
 
+    def drop(self, key: tuple[object, str], /) -> None:
+        """Close what this worker made for a routine, which makes it anew when it next asks."""
+        self.scheduler.resources.drop(key)
+
     # -- what the job is told (lock)
 
     @guarded

@@ -133,3 +133,6 @@ class RemoteFrame:
 
     def resource(self, key: tuple[object, str], factory: Callable[[], Any], /) -> Any:
         return self._resources.get(key, factory)
+
+    def drop(self, key: tuple[object, str], /) -> None:
+        self._resources.drop(key)

@@ -42,6 +42,8 @@ class Frame(Protocol):
 
     def resource(self, key: tuple[object, str], factory: Callable[[], Any], /) -> Any: ...
 
+    def drop(self, key: tuple[object, str], /) -> None: ...
+
 
 CURRENT: ContextVar[Frame | None] = ContextVar("routilux_core_frame", default=None)
 

@@ -36,6 +36,12 @@ class Resources:
             self._kits.add(keeper.kit)
         return things[key]
 
+    def drop(self, key: Key) -> None:
+        """Close what this thread made under a key, if anything: who asks next makes it anew."""
+        keeper: Keeper | None = getattr(self._mine, "keeper", None)
+        if keeper is not None and key in keeper.kit.things:
+            Closing([(key[1], keeper.kit.things.pop(key))]).go_on()
+
     def close_mine(self) -> None:
         """Close everything that this thread made: it is a worker no longer."""
         keeper: Keeper | None = getattr(self._mine, "keeper", None)

@@ -363,3 +363,6 @@ class _Telling:
 
     def resource(self, key: tuple[object, str], factory: Callable[[], Any], /) -> Any:
         return factory()
+
+    def drop(self, key: tuple[object, str], /) -> None:
+        pass

@@ -77,12 +77,19 @@ class _Frame:
             self._resources[key] = factory()
         return self._resources[key]
 
+    def drop(self, key: tuple[object, str], /) -> None:
+        _close(self._resources.pop(key, None))
+
     def close(self) -> None:
         """End the call: whoever emits later is told so."""
         self.routine = None
         for made in reversed(self._resources.values()):
-            with suppress(Exception):
-                if hasattr(made, "close"):
-                    made.close()
-                elif hasattr(made, "__exit__"):
-                    made.__exit__(None, None, None)
+            _close(made)
+
+
+def _close(made: Any) -> None:
+    with suppress(Exception):
+        if hasattr(made, "close"):
+            made.close()
+        elif hasattr(made, "__exit__"):
+            made.__exit__(None, None, None)

@@ -11,11 +11,21 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from routilux_core import ConfigurationError, EmitError, Flow, JobState, Routine, event, per_worker, slot
+from routilux_core import (
+    ConfigurationError,
+    EmitError,
+    Flow,
+    JobState,
+    Routine,
+    UnknownNameError,
+    event,
+    per_worker,
+    slot,
+)
 
 MakeFlow = Callable[..., Flow]
 SECONDS = 20.0
@@ -520,3 +530,49 @@ def test_a_plain_routine_that_fetches_gets_the_hint_and_a_stateless_one_the_spee
 def seconds(job: JobState) -> float:
     records = job.get_execution_history()
     return max(record.ended for record in records) - min(record.posted for record in records)
+
+
+class Opened:
+    made: ClassVar[list[Opened]] = []
+
+    def __init__(self, where: str) -> None:
+        self.where, self.is_open = where, True
+        self.made.append(self)
+
+    def close(self) -> None:
+        self.is_open = False
+
+
+class Connects(Routine, stateless=True):
+    dsn: str
+    db = per_worker(lambda self: Opened(self.dsn))
+    told = event("where", "renewed")
+
+    @slot
+    def ask(self, breaks: bool) -> None:
+        before = self.db
+        after = self.renew("db") if breaks else self.db
+        self.emit("told", where=self.db.where, renewed=(before is not after, before.is_open, after is self.db))
+
+
+def test_a_factory_may_take_its_routine_and_what_is_broken_is_renewed(
+    make_flow: Callable[..., Flow], strategy: dict[str, Any]
+) -> None:
+    Opened.made.clear()
+    flow = make_flow(**{**strategy, **({"max_workers": 1} if "max_workers" in strategy else {})})
+    flow.add_routine(Connects(dsn="here"), "connects")
+    flow.add_output("connects", "told", "told")
+    assert flow.run("connects", {"breaks": False}).results("told") == [
+        {"where": "here", "renewed": (False, True, True)}
+    ]
+    assert flow.run("connects", {"breaks": True}).results("told") == [{"where": "here", "renewed": (True, False, True)}]
+    flow.shutdown()
+    assert not any(each.is_open for each in Opened.made)
+
+
+def test_what_cannot_be_renewed_is_told() -> None:
+    routine = Connects(dsn="here")
+    with pytest.raises(UnknownNameError, match=r"unknown per_worker declaration 'dp'; did you mean 'db'\?"):
+        routine.renew("dp")
+    with pytest.raises(EmitError, match=r"renew\('db'\) was called outside a handler of 'Connects'"):
+        routine.renew("db")
