@@ -201,6 +201,13 @@ class WorkerPool(ABC):
         """Wait until `done` is set or `timeout` seconds are over; return whether it is set."""
         return done.wait(timeout)
 
+    def call_aside(self, call: Callable[[], None], /) -> bool:
+        """Make this call of a plain handler in a thread beside your event loop, soon; False: it is made in the loop.
+
+        Asked in the loop's thread, of pools that declare `coroutines`. The call never raises.
+        """
+        return False
+
     def after_fork(self) -> None:  # noqa: B027
         """Say, in the child of a fork, that threads and processes of this pool are the parent's, as it is itself.
 

@@ -30,9 +30,9 @@ class ConcurrentStrategy(ExecutionStrategy):
 class ThreadPool(WorkerPool):
     """Daemon threads that take tasks from one queue. They end when the pool is closed, or forgotten."""
 
-    def __init__(self, workers: int, host: Host) -> None:
+    def __init__(self, workers: int, host: Host, name: str = "routilux-concurrent") -> None:
         self.workers = workers
-        self._host = host
+        self._host, self._name = host, name
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._lock = threading.RLock()  # a signal handler may call in the middle of a call
         self._idle = _Count()  # threads that wait, less the tasks that wait
@@ -58,7 +58,7 @@ class ThreadPool(WorkerPool):
         if self._size >= self._room or self._idle.value > 0:
             self._idle.add(-1)
             return None
-        name = f"routilux-concurrent-{next(self._numbers)}"
+        name = f"{self._name}-{next(self._numbers)}"
         arguments = (self._tasks, self._idle, self._leaving, self._host)
         thread = threading.Thread(target=_work, args=arguments, name=name, daemon=True)
         try:

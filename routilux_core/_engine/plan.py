@@ -64,6 +64,7 @@ class Inlet:
 
     __slots__ = (
         "advice",
+        "awaits",
         "call",
         "gathers",
         "handler",
@@ -86,6 +87,7 @@ class Inlet:
         self.number = number
         self.call: Callable[[Payload], Any] = bind(slot.handler, slot.signature, where)
         self.handler = slot.handler
+        self.awaits = slot.signature.is_async
         # A handler of one parameter, or of none, is called without `call` in between.
         self.key: object = NO_KEY if slot.signature.takes_nothing else slot.signature.lone
         self.required = slot.signature.required

@@ -201,5 +201,6 @@ def check_coroutines(routine_id: str, routine: Routine, strategy: ExecutionStrat
     if is_async and not strategy.capabilities.coroutines:
         raise CapabilityError(
             f"routine {routine_id!r} ({type(routine).__name__}) has an `async def` handler, which strategy "
-            f"{strategy.name!r} can't await: make it a plain `def`, or choose a strategy that declares coroutines"
+            f"{strategy.name!r} can't await: make it a plain `def`, or choose one that declares coroutines, "
+            "execution_strategy='asyncio' for instance"
         )

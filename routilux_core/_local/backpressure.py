@@ -17,7 +17,7 @@ NAPS_S = (0.0, 0.0001, 0.0005, 0.002)  # that an emitter waits for somebody else
 
 def relieve(worker: Emitter, node: Node) -> None:
     """Work off some of what waits, or wait a little, when more than `max_pending` is queued."""
-    relieve_by(worker, node, _work_off, _nap)
+    relieve_by(worker, node, _work_off, nap)
 
 
 def relieve_by(
@@ -77,7 +77,7 @@ def _work_off(worker: Emitter, node: Node, enough: int, until: float) -> None:
         at_once = AT_ONCE[1]
 
 
-def _nap(worker: Emitter, node: Node, mark: int) -> None:
+def nap(worker: Emitter, node: Node, mark: int) -> None:
     """Give other threads the time to work off what waits, if they can; go on if they don't."""
     if node.scheduler.workers > 1 and node not in _nodes_held(worker):
         for seconds in NAPS_S:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from contextvars import Context
+from threading import get_ident
 from time import perf_counter
 from typing import Any
 
 from routilux_core._engine.plan import JOB, Inlet, Item, Node
 from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Scheduler
+from routilux_core._local.backpressure import nap, relieve_by
 from routilux_core._local.deadlines import too_long
 from routilux_core._local.emitter import Emitter
 from routilux_core._local.invocation import (
@@ -63,12 +66,13 @@ async def work(scheduler: Scheduler) -> None:
 class CoroutineWorker(Emitter):
     """A worker in an event loop, for one activation, and the frame that its handler's `emit` finds.
 
-    `emit` never blocks the loop: beyond `max_pending` it neither waits nor runs other handlers, so the mark is soft.
-    A handler that emits much should await something now and then. Each activation has a frame and a context of its own:
-    tasks that a handler starts inherit them, may emit while it runs, and are refused by name when it has ended.
+    `emit` never blocks the loop: beyond `max_pending` it neither waits nor runs other handlers there, so the mark is
+    soft. A handler that emits much should await something now and then. Each activation has a frame and a context of
+    its own: tasks that a handler starts inherit them, may emit while it runs, and are refused by name when it has
+    ended.
     """
 
-    __slots__ = ("ended", "ending", "started", "verdict")
+    __slots__ = ("called", "ended", "ending", "home", "started", "verdict")
 
     tells = False  # listeners would stop all the others in its thread
 
@@ -76,7 +80,8 @@ class CoroutineWorker(Emitter):
         super().__init__(scheduler)
         self.outer = None  # the context may be a copy of an emitter's, on whose stack this is not
         self.verdict = HAS_COMPLETED  # of the activation in hand
-        self.started = self.ended = 0.0
+        self.home = self.thread  # that runs the loop; `thread` is where the handler runs
+        self.started = self.called = self.ended = 0.0
         self.ending: BaseException | None = None  # what ends the worker, not just this activation
 
     def take(self) -> Item | None:
@@ -135,26 +140,69 @@ class CoroutineWorker(Emitter):
         node = inlet.node
         # Of its own, since tasks that the handler starts inherit it, and with it the frame in which they emit.
         context = Context() if run.context is None else run.context.copy()
-        context.run(CURRENT.set, self)
-        payload = context.run(prepare, self, inlet, payload, run, number)
-        if run.stopped:  # behind this look the worker has committed to the call
-            self.verdict = NOT_BEGUN
-            return
-        state = self.call = state_of_call(node)
-        began = perf_counter()
+
+        def call() -> Any:
+            return context.run(self._call, inlet, payload, run, number)
+
         try:
-            made = context.run(inlet.call, payload)
+            made = call() if inlet.awaits else await self._call_aside(call)
+            if self.verdict is NOT_BEGUN:
+                return
             if made is not None and is_awaitable(made):
                 await self._await(made, context, inlet)
             elif made is not None:
                 check_returned(made, node.routine_id, inlet.name, node.told)
         except Exception as error:
-            if state is not None and state.is_over() and not isinstance(error, ActivationTimeout):
-                raise too_long(node, inlet.name, perf_counter() - began) from error
+            if self._is_over() and not isinstance(error, ActivationTimeout):
+                raise too_long(node, inlet.name, perf_counter() - self.called) from error
             raise
-        if state is not None and state.is_over():
-            raise too_long(node, inlet.name, perf_counter() - began)
+        if self._is_over():
+            raise too_long(node, inlet.name, perf_counter() - self.called)
         succeed(self, run, number)
+
+    def _call(self, inlet: Inlet, payload: dict[str, Any], run: Run, number: int) -> Any:
+        """Call the handler in the context of its own; an `async def` one returns what is to be awaited."""
+        CURRENT.set(self)
+        self.thread = get_ident()
+        payload = prepare(self, inlet, payload, run, number)
+        if run.stopped:  # behind this look the worker has committed to the call
+            self.verdict = NOT_BEGUN
+            return None
+        self.call = state_of_call(inlet.node)
+        self.called = perf_counter()
+        return inlet.call(payload)
+
+    def _is_over(self) -> bool:
+        return self.call is not None and self.call.is_over()
+
+    async def _call_aside(self, call: Callable[[], Any]) -> Any:
+        """Call a plain handler in a thread of the pool, and wait for it; in the loop where the pool has none."""
+        loop, pool = asyncio.get_running_loop(), self.scheduler.pool
+        ended: asyncio.Future[None] = loop.create_future()
+        outcome: list[tuple[Any, BaseException | None]] = []
+
+        def make() -> None:
+            try:
+                outcome.append((call(), None))
+            except BaseException as error:
+                outcome.append((None, error))
+            with suppress(RuntimeError):  # the loop was closed meanwhile, and nobody waits
+                loop.call_soon_threadsafe(_resolve, ended)
+
+        if pool is None or not pool.call_aside(make):
+            return call()
+        while not ended.done():
+            try:
+                await asyncio.wait((ended,))
+            except asyncio.CancelledError as error:  # nothing can end a thread: the worker ends behind this call
+                self.ending = error
+            except GeneratorExit as error:
+                self.ending = error
+                raise WorkerLost("the event loop was closed while a plain handler ran") from None
+        made, raised = outcome.pop()
+        if raised is not None:
+            raise raised
+        return made
 
     async def _await(self, made: Awaitable[object], context: Context, inlet: Inlet) -> None:
         """Await a handler in a task of its own, so that a cancellation in it is not one of the worker.
@@ -163,6 +211,7 @@ class CoroutineWorker(Emitter):
         ends is awaited, too.
         """
         name, began = f"{inlet.node.routine_id}.{inlet.name}", perf_counter()
+        self.thread = get_ident()
         task = asyncio.get_running_loop().create_task(self._guarded(made, inlet), name=name, context=context)
         late = await self._end_of(task, inlet.node)
         raised = _raised_in(task, made)
@@ -203,7 +252,18 @@ class CoroutineWorker(Emitter):
         return None
 
     def relieve(self, node: Node) -> None:
-        """Do nothing: whatever waited here, or ran another handler, would block the event loop."""
+        """Wait a little in a thread beside the loop; in the loop do nothing, since that would block it."""
+        if get_ident() != self.home:
+            relieve_by(self, node, _work_off_nothing, nap)
+
+
+def _work_off_nothing(worker: Emitter, node: Node, enough: int, until: float) -> None:
+    """Run no other handler here: what waits is for the event loop."""
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _raised_in(task: asyncio.Task[BaseException | None], made: Awaitable[object]) -> BaseException | None:

@@ -17,6 +17,7 @@ BUNDLED = {
     "sequential": "routilux_core_plugins.sequential:SequentialStrategy",
     "concurrent": "routilux_core_plugins.threaded:ConcurrentStrategy",
     "process": "routilux_core_plugins.process:ProcessStrategy",
+    "asyncio": "routilux_core_plugins.asyncio_loop:AsyncioStrategy",
 }
 INSTALLABLE = {"dask": "routilux-dask", "loky": "routilux-loky"}  # what to install for names that are known to exist
 OTHER_WORDS = {"threads": "concurrent", "threaded": "concurrent", "thread": "concurrent", "parallel": "concurrent"}

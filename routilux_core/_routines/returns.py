@@ -27,7 +27,8 @@ def check_returned(returned: object, routine_id: str, slot: str, told: set[str])
     kind = type(returned)
     if is_awaitable(returned):
         what = (
-            "which nobody awaits; make the handler itself an `async def`, under a strategy that declares coroutines, "
+            "which nobody awaits; make the handler itself an `async def`, under a strategy that declares coroutines "
+            "(execution_strategy='asyncio'), "
             "or let it wait for what it calls: asyncio.run(...)"
         )
     elif issubclass(kind, (Generator, AsyncGenerator)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import sleep
 from typing import Any
@@ -125,6 +125,9 @@ class SpyPool(WorkerPool):
         spy = self._spies.get(task.id)
         pool: Any = self._pool
         return spy is not None and bool(pool.kill(spy))
+
+    def call_aside(self, call: Callable[[], None], /) -> bool:
+        return self._pool.call_aside(call)
 
     def wait(self, done: Done, timeout: float | None) -> bool:
         return self._pool.wait(done, timeout)

@@ -578,7 +578,7 @@ def test_unknown_names_say_what_is_close_what_there_is_and_what_to_install(site:
     done = site.run(PROGRAM + "\n    for name in ('gopd', 'dask', 'threads', 'xyz'): print(attempt(name))")
     close, dask, threads, other = done.stdout.splitlines()
     assert "did you mean 'good'?" in close
-    assert "'concurrent', 'good', 'process', 'sequential'" in close
+    assert "'asyncio', 'concurrent', 'good', 'process', 'sequential'" in close
     assert "pip install routilux-dask" in dask
     assert "Threads are called 'concurrent'" in threads
     assert "`routilux strategies` lists" in other

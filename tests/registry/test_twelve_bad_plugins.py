@@ -275,7 +275,7 @@ def test_the_list_of_strategies_has_each_of_them_in_a_line_of_its_own(site: Path
     }
     assert "calls itself 'other'" in rows["mismatched"][0]
     assert "bad-clashing-too 1.0 claims the name, too" in rows["clashing"][0]
-    assert len(lines) == 1 + 3 + 1 + len(OF_STRATEGIES) + 1  # head, bundled, good, bad, and the second that clashes
+    assert len(lines) == 1 + 4 + 1 + len(OF_STRATEGIES) + 1  # head, bundled, good, bad, and the second that clashes
 
 
 def test_the_list_of_plugins_has_each_of_them_with_its_state(site: Path) -> None:

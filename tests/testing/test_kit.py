@@ -30,7 +30,7 @@ def loky(**settings: Any) -> Any:
 
 # A strategy more is a line more: a name, an object, or what makes one of `max_workers=`. Some fifty pools of processes
 # are started for one, so what another of that kind already shows is left to the soak.
-BUNDLED: dict[str, Any] = {each: each for each in ("sequential", "concurrent", "process")}
+BUNDLED: dict[str, Any] = {each: each for each in ("sequential", "concurrent", "process", "asyncio")}
 SHIPPED: dict[str, Any] = {"loky": loky, "spawn-executor": executors.SpawnExecutor()}
 
 

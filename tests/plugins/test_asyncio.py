@@ -1,0 +1,335 @@
+"""The bundled strategy `asyncio`: coroutines in an event loop, plain handlers beside it, and the loop that they get."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from routilux_core import (
+    CapabilityError,
+    ConfigurationError,
+    ErrorHandler,
+    Flow,
+    JobState,
+    Routine,
+    StrategyError,
+    UnknownNameError,
+    event,
+    field,
+    per_worker,
+    slot,
+)
+
+MakeFlow = Callable[..., Flow]
+SECONDS = 20.0
+
+
+class Source(Routine):
+    item = event("n")
+
+    def __call__(self, count: int) -> None:
+        for n in range(count):
+            self.emit("item", n=n)
+
+
+class Does(Routine, stateless=True):
+    """Awaits what the test says, with itself and the number."""
+
+    action: Callable[[Any, int], Any]
+    sent = event("n")
+
+    @slot
+    async def n(self, n: int) -> None:
+        await self.action(self, n)
+
+
+class DoesPlainly(Routine, stateless=True):
+    """Calls what the test says."""
+
+    action: Callable[[Any, int], Any]
+    sent = event("n")
+
+    @slot
+    def n(self, n: int) -> None:
+        self.action(self, n)
+
+
+class Keep(Routine):
+    seen: list[int] = field(factory=list)
+
+    @slot
+    def n(self, n: int) -> None:
+        self.seen.append(n)
+
+
+def build(flow: Flow, does: Routine) -> Keep:
+    """Wire source -> does -> keep."""
+    keep = Keep()
+    for name, routine in {"source": Source(), "does": does, "keep": keep}.items():
+        flow.add_routine(routine, name)
+    flow.connect("source", "item", "does", "n")
+    flow.connect("does", "sent", "keep", "n")
+    return keep
+
+
+def run(flow: Flow, entry: str = "source", **params: Any) -> JobState:
+    job = flow.execute(entry, params)
+    assert job.wait(SECONDS), job.explain()
+    assert job.ledger.balanced
+    return job
+
+
+async def send(routine: Routine, n: int) -> None:
+    await asyncio.sleep(0)
+    routine.emit("sent", n=n)
+
+
+# -- where handlers run
+
+
+def test_coroutines_run_in_the_loop_and_plain_handlers_beside_it(make_flow: MakeFlow) -> None:
+    threads: dict[str, set[str]] = {"does": set(), "plain": set()}
+
+    async def act(self: Routine, n: int) -> None:
+        threads["does"].add(threading.current_thread().name)
+        self.emit("sent", n=n)
+
+    def plain(self: Routine, n: int) -> None:
+        threads["plain"].add(threading.current_thread().name)
+        self.emit("sent", n=n)
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()
+
+    flow = make_flow(execution_strategy="asyncio")
+    keep = build(flow, Does(action=act))
+    flow.add_routine(DoesPlainly(action=plain), "plain")
+    flow.connect("does", "sent", "plain", "n")
+    flow.connect("plain", "sent", "keep", "n")
+    job = run(flow, count=20)
+    assert job.status == "completed", job.errors
+    assert sorted(keep.seen) == sorted(2 * [*range(20)])
+    assert threads["does"] == {"routilux-asyncio"}
+    assert all(name.startswith("routilux-plain") for name in threads["plain"])
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_so_many_plain_handlers_run_at_once_and_no_more(make_flow: MakeFlow, limit: int) -> None:
+    barrier, inside, most, lock = threading.Barrier(limit, timeout=SECONDS), 0, 0, threading.Lock()
+
+    def meet(self: Routine, n: int) -> None:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        barrier.wait()
+        with lock:
+            inside -= 1
+
+    flow = make_flow(execution_strategy="asyncio", strategy_options={"plain_workers": limit})
+    build(flow, DoesPlainly(action=meet))
+    assert run(flow, count=6 * limit).status == "completed"
+    assert most == limit
+
+
+def test_a_plain_handler_that_waits_holds_up_no_coroutine(make_flow: MakeFlow) -> None:
+    opened = threading.Event()
+
+    def wait(self: Routine, n: int) -> None:
+        assert opened.wait(SECONDS)
+
+    async def act(self: Routine, n: int) -> None:
+        await asyncio.sleep(0)
+        opened.set()
+
+    flow = make_flow(execution_strategy="asyncio", strategy_options={"plain_workers": 1})
+    flow.add_routine(Source(), "source")
+    flow.add_routine(DoesPlainly(action=wait), "waits")
+    flow.add_routine(Does(action=act), "opens")
+    flow.add_routine(DoesPlainly(action=lambda self, n: self.emit("sent", n=n)), "first")
+    flow.connect("first", "sent", "waits", "n")
+    flow.connect("first", "sent", "opens", "n")
+    assert run(flow, "first", n=1).status == "completed"
+
+
+def test_a_plain_handler_that_emits_far_beyond_the_mark_loses_nothing(make_flow: MakeFlow) -> None:
+    flow = make_flow(execution_strategy="asyncio", max_workers=4, max_pending=8)
+    keep = build(flow, Does(action=send))
+    assert run(flow, count=300).status == "completed"
+    assert sorted(keep.seen) == list(range(300))
+
+
+@pytest.mark.parametrize("policy", ["stop", "continue", "skip", "retry"])
+def test_an_error_of_a_plain_handler_is_decided_as_everywhere(make_flow: MakeFlow, policy: str) -> None:
+    def broken(self: Routine, n: int) -> None:
+        raise LookupError(n)
+
+    answers = []
+    for strategy in ("sequential", "asyncio"):
+        flow = make_flow(
+            execution_strategy=strategy,
+            error_handler=ErrorHandler(policy, max_retries=2, retry_delay=0.001),
+        )
+        build(flow, DoesPlainly(action=broken))
+        job = run(flow, count=1)
+        answers.append((job.status, [str(each.exception) for each in job.errors], job.routine_states, job.ledger))
+    assert answers[0] == answers[1]
+
+
+def test_per_worker_makes_one_for_the_loop_and_one_for_each_companion(make_flow: MakeFlow) -> None:
+    made: list[str] = []
+    closed: list[str] = []
+
+    class Client:
+        def __init__(self) -> None:
+            made.append(threading.current_thread().name)
+
+        def close(self) -> None:
+            closed.append(threading.current_thread().name)
+
+    class Asks(Routine, stateless=True):
+        client = per_worker(Client)
+        sent = event("n")
+
+        @slot
+        async def n(self, n: int) -> None:
+            assert self.client is self.client
+            self.emit("sent", n=n)
+
+        @slot
+        def plainly(self, n: int) -> None:
+            assert self.client is self.client
+
+    flow = make_flow(execution_strategy="asyncio", strategy_options={"plain_workers": 1})
+    keep = build(flow, Asks())
+    flow.connect("does", "sent", "does", "plainly")
+    assert run(flow, count=5).status == "completed"
+    assert sorted(made) == ["routilux-asyncio", "routilux-plain-1"]
+    flow.shutdown()
+    assert sorted(closed) == sorted(made)
+    assert sorted(keep.seen) == list(range(5))
+
+
+def test_handlers_of_two_strategies_work_in_one_flow(make_flow: MakeFlow) -> None:
+    flow = make_flow(execution_strategy="concurrent", max_workers=2)
+    keep = Keep()
+    flow.add_routine(Source(), "source")
+    flow.add_routine(Does(action=send), "does", execution_strategy="asyncio")
+    flow.add_routine(keep, "keep")
+    flow.connect("source", "item", "does", "n")
+    flow.connect("does", "sent", "keep", "n")
+    assert run(flow, count=50).status == "completed"
+    assert sorted(keep.seen) == list(range(50))
+
+
+# -- the loop
+
+
+def test_the_loop_may_come_from_a_factory_and_is_closed_at_the_end(make_flow: MakeFlow) -> None:
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    def factory() -> asyncio.AbstractEventLoop:
+        loops.append(asyncio.new_event_loop())
+        return loops[-1]
+
+    flow = make_flow(execution_strategy="asyncio", strategy_options={"loop_factory": factory})
+    ran_in: list[asyncio.AbstractEventLoop] = []
+
+    async def act(self: Routine, n: int) -> None:
+        ran_in.append(asyncio.get_running_loop())
+
+    build(flow, Does(action=act))
+    for _ in range(2):
+        run(flow, count=1)
+        flow.shutdown()
+    assert ran_in == loops
+    assert len(loops) == 2
+    assert all(loop.is_closed() for loop in loops)
+
+
+def test_handlers_run_in_the_callers_loop_where_that_is_asked_for(make_flow: MakeFlow) -> None:
+    flow = make_flow(execution_strategy="asyncio", strategy_options={"loop": "running"})
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def act(self: Routine, n: int) -> None:
+        loops.append(asyncio.get_running_loop())
+        self.emit("sent", n=n)
+
+    keep = build(flow, Does(action=act))
+
+    async def main() -> None:
+        job = flow.execute("source", {"count": 3})
+        assert await asyncio.to_thread(job.wait, SECONDS)
+        assert set(loops) == {asyncio.get_running_loop()}
+        await asyncio.to_thread(flow.shutdown)
+
+    asyncio.run(main())
+    assert sorted(keep.seen) == [0, 1, 2]
+
+
+def test_a_flow_that_is_forgotten_ends_its_loop(make_flow: MakeFlow) -> None:
+    flow = Flow(execution_strategy="asyncio")
+    build(flow, Does(action=send))
+    run(flow, count=3)
+    alive = weakref.ref(flow)
+    (thread,) = [each for each in threading.enumerate() if each.name == "routilux-asyncio"]
+    del flow
+    for _ in range(200):  # the last worker may just be leaving
+        gc.collect()
+        thread.join(0.1)
+        if not thread.is_alive():
+            break
+    assert not thread.is_alive()
+    assert alive() is None
+
+
+def test_a_loop_that_a_handler_stops_fails_what_runs_there_and_the_next_job_has_another(make_flow: MakeFlow) -> None:
+    async def act(self: Routine, n: int) -> None:
+        if n == 0:
+            asyncio.get_running_loop().stop()
+            await asyncio.sleep(SECONDS)
+
+    flow = make_flow(execution_strategy="asyncio", error_handler="continue")
+    build(flow, Does(action=act))
+    assert run(flow, "does", n=0).errors
+    assert run(flow, "does", n=1).status == "completed"
+
+
+def test_an_async_handler_elsewhere_is_told_of_asyncio_by_name() -> None:
+    for strategy in ("sequential", "concurrent", "process"):
+        with Flow(execution_strategy=strategy) as flow, pytest.raises(CapabilityError, match="'asyncio'"):
+            flow.add_routine(Does(action=send), "does")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"plain_workers": 0}, ConfigurationError, "plain_workers has to be a whole number from 1, or None, not 0"),
+        ({"loop": "runing"}, UnknownNameError, "did you mean 'running'"),
+        ({"loop_factory": 3}, ConfigurationError, "loop_factory has to be what makes an event loop"),
+        ({"loop": "running", "loop_factory": object}, ConfigurationError, "leave loop_factory out"),
+    ],
+)
+def test_a_wrong_option_is_named(options: dict[str, Any], error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        Flow(execution_strategy="asyncio", strategy_options=options)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"loop": "running"}, "needs an event loop that runs where the job begins: await flow.arun"),
+        ({"loop_factory": dict}, "loop_factory made {}, which is no event loop"),
+        ({"loop_factory": lambda: 1 / 0}, "ZeroDivisionError"),
+    ],
+)
+def test_a_loop_that_there_is_not_is_a_clear_error(make_flow: MakeFlow, options: dict[str, Any], says: str) -> None:
+    flow = make_flow(execution_strategy="asyncio", strategy_options=options)
+    build(flow, Does(action=send))
+    with pytest.raises(StrategyError, match=says):
+        flow.execute("source", {"count": 1})
