@@ -572,7 +572,7 @@ def test_a_factory_may_take_its_routine_and_what_is_broken_is_renewed(
 
 def test_what_cannot_be_renewed_is_told() -> None:
     routine = Connects(dsn="here")
-    with pytest.raises(UnknownNameError, match=r"unknown per_worker declaration 'dp'; did you mean 'db'\?"):
+    with pytest.raises(UnknownNameError, match=r"unknown per_worker declaration 'dp' \(there is: 'db'\)"):
         routine.renew("dp")
     with pytest.raises(EmitError, match=r"renew\('db'\) was called outside a handler of 'Connects'"):
         routine.renew("db")
