@@ -101,6 +101,10 @@ class SavedError(RoutiluxError):
         super().__init__(printable(f"{type_name}: {message}"))
 
 
+class NotAdmitted(RoutiluxError):
+    """A handler was not called, because a plugin has decided so before (`routilux_admit`)."""
+
+
 class ActivationTimeout(RoutiluxError, TimeoutError):
     """A handler ran longer than the time-out of its routine.
 

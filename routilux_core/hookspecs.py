@@ -7,6 +7,7 @@ declare their class in the entry-point group `routilux_core.strategies`. It is f
 made in the program, a name with a pattern such as `ssh:host`.
 
 *Error handling.* `routilux_handle_error` decides about an exception before the policies of the routine and the flow do.
+`routilux_admit` is asked before each call, and may spare it.
 
 *Tracking.* The six others tell what happens. They return nothing, and they can't change what a job does.
 
@@ -128,6 +129,19 @@ def routilux_handle_error(failure: Failure) -> Decision | None:
     raises, or returns anything else, is logged and counts as None. A RETRY is refused, and left to the policy, where
     `failure.emitted` says that the attempt has emitted already: what it sent would be sent twice. Only under a policy
     that was RETRY when the call began are emissions held until it has succeeded.
+    """
+
+
+@hookspec(firstresult=True)
+def routilux_admit(activation: Activation) -> Decision | None:
+    """Return None to let a handler be called, or what is to be done instead: the activation fails with `NotAdmitted`.
+
+    With SKIP, CONTINUE and STOP it counts, and is told, as a call that failed and was decided so. With RETRY it counts
+    as an attempt, and you are asked again after `delay` seconds. `activation.data` is what has arrived, before merging.
+    Called on the worker's thread, several at a time under a parallel strategy; where memory is not shared, in this
+    process when the call is about to be sent, which it is alone, and again if its worker died. One that raises, or
+    returns anything else, is logged and counts as None. Where nobody implements it, it costs nothing; else some
+    microseconds for each call.
     """
 
 

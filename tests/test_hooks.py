@@ -49,7 +49,7 @@ from routilux_core import (
 MakeFlow = Callable[..., Flow]
 SECONDS = 20.0
 HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("routilux_")}
-TRACKING = sorted(HOOKS.keys() - {"routilux_make_strategy", "routilux_handle_error"})
+TRACKING = sorted(HOOKS.keys() - {"routilux_make_strategy", "routilux_handle_error", "routilux_admit"})
 GUIDE = DOCS / "plugins.md"
 
 
@@ -135,7 +135,7 @@ def run(flow: Flow, entry: str = "source", **params: Any) -> JobState:
 
 
 def test_every_hook_says_when_it_is_called_and_whether_it_may_raise() -> None:
-    assert len(HOOKS) == 8
+    assert len(HOOKS) == 9
     for name, hook in HOOKS.items():
         text = inspect.getdoc(hook) or ""
         assert "Called on" in text, name
@@ -453,6 +453,108 @@ def test_routilux_handle_error_cannot_retry_what_has_emitted(
     assert keeps.got == [0, 1]
     assert [failure.decision for failure in job.errors] == ["skip", "skip"]
     assert caplog.text.count("RETRY is refused, because routine 'target0', slot 'n'") == 2
+
+
+@pytest.mark.parametrize("decision", ["skip", "continue", "stop"])
+def test_routilux_admit_spares_calls_which_count_as_it_has_decided(
+    make_flow: MakeFlow, strategy: dict[str, Any], decision: str
+) -> None:
+    told: list[str] = []
+
+    def admit(activation: Any) -> Decision | None:
+        return Decision(decision) if activation.data.get("n") in (1, 3) else None
+
+    def failure_decided(failure: Failure, payload: Any) -> None:
+        told.append(f"{type(failure.exception).__name__} {failure.decision} {payload['n']}")
+
+    recorder, keeps = Recorder(), Keeps()
+    flow = make_flow(**strategy, plugins=[tracker(admit=admit, failure_decided=failure_decided), recorder])
+    build(flow, keeps)
+    job = run(flow, count=5)
+    ledger = job.ledger
+    outcomes = [record.outcome for record in recorder.of("records")[-1] if record.routine_id == "target0"]
+    if decision == "stop":
+        assert (job.status, keeps.got, ledger.failed, ledger.completed + ledger.discarded) == ("failed", [0], 1, 5)
+        assert told == ["NotAdmitted stop 1"]
+        assert "routine 'target0', slot 'n': the call was not made" in str(job.errors[0].exception)
+        return
+    assert (job.status, keeps.got) == ("completed", [0, 2, 4])
+    assert (ledger.skipped, ledger.failed) == ((2, 0) if decision == "skip" else (0, 2))
+    assert ledger.balanced
+    assert sorted(told) == [f"NotAdmitted {decision} 1", f"NotAdmitted {decision} 3"]
+    assert Counter(each.data["n"] for each in recorder.of("activation") if each.routine_id == "target0") == {
+        0: 1,
+        2: 1,
+        4: 1,
+    }
+    assert Counter(outcomes)["skipped" if decision == "skip" else "failed"] == 2
+
+
+def test_routilux_admit_may_put_a_call_off_and_what_is_merged_is_merged_once(
+    make_flow: MakeFlow, strategy: dict[str, Any]
+) -> None:
+    class Appends(Routine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[list[int]] = []
+
+        @slot(merge_strategy="append")
+        def n(self, n: list[int]) -> None:
+            self.seen.append(n)
+
+    asked: list[tuple[int, int]] = []
+
+    def admit(activation: Any) -> Decision | None:
+        if activation.routine_id == "source":
+            return None
+        asked.append((activation.data["n"], activation.attempt))
+        return Decision("retry", 0.001) if activation.attempt < 3 else None
+
+    flow, appends = make_flow(**strategy, plugins=[tracker(admit=admit)]), Appends()
+    build(flow, appends)
+    job = run(flow, count=2)
+    assert asked == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3)]  # a routine with state keeps the order
+    assert appends.seen == [[0], [0, 1]]
+    assert (job.status, job.ledger.retried, job.ledger.completed) == ("completed", 4, 3)
+
+
+def test_routilux_admit_is_asked_about_what_comes_after_a_failure(
+    make_flow: MakeFlow, strategy: dict[str, Any]
+) -> None:
+    """What is known of a call counts for the next one, also where calls travel."""
+    broken, calls = threading.Event(), []
+
+    def handle_error(failure: Failure) -> Decision | None:
+        calls.append(failure.exception)
+        if not isinstance(failure.exception, ValueError):
+            return None
+        broken.set()
+        return Decision("continue")
+
+    def admit(activation: Any) -> Decision | None:
+        return Decision("skip") if broken.is_set() and activation.routine_id == "target0" else None
+
+    flow = make_flow(**strategy, plugins=[tracker(admit=admit, handle_error=handle_error)])
+    build(flow, Fails())
+    job = run(flow, count=40)
+    assert (job.status, job.ledger.failed, job.ledger.skipped) == ("completed", 1, 38)
+    assert len(calls) == 1  # what was not admitted is decided already
+
+
+@pytest.mark.parametrize("answer", ["no", RuntimeError("no"), None])
+def test_routilux_admit_that_fails_lets_the_call_be_made(
+    make_flow: MakeFlow, strategy: dict[str, Any], answer: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    def admit(activation: Any) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    flow, keeps = make_flow(**strategy, plugins=[tracker(admit=admit)]), Keeps()
+    build(flow, keeps)
+    assert run(flow, count=3).status == "completed"
+    assert keeps.got == [0, 1, 2]
+    assert ("counts as None" in caplog.text) is (answer is not None)
 
 
 # -- tracking

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from routilux_core._engine.engine import logger
-from routilux_core._engine.plan import PAYLOAD, Item, arrived
+from routilux_core._engine.plan import INLET, PAYLOAD, Item, arrived
 from routilux_core._engine.run import Run
 from routilux_core._text.printable import Lines
 from routilux_core._tracking.history import RETRIED, SKIPPED
 from routilux_core.error_handling import Decision, ErrorStrategy, Failure, by_policy
-from routilux_core.errors import UNREADABLE, text_of
+from routilux_core.errors import UNREADABLE, NotAdmitted, text_of
 
 OUTCOMES = {ErrorStrategy.SKIP: SKIPPED, ErrorStrategy.RETRY: RETRIED}
 STATES = {ErrorStrategy.STOP: "failed", ErrorStrategy.CONTINUE: "error_continued", ErrorStrategy.SKIP: "skipped"}
@@ -26,6 +26,16 @@ def decide(failure: Failure, run: Run) -> Decision:
         *(failure.job_id, failure.routine_id, failure.slot, decision.strategy.value),
     )
     return decision
+
+
+def decline(run: Run, item: Item, decision: Decision) -> Decision:
+    """Let an activation fail without its call, which a plugin did not admit; return what is done in the end."""
+    node = item[INLET].node
+    error = NotAdmitted(
+        f"routine {node.routine_id!r}, slot {item[INLET].name!r}: the call was not made, because a plugin "
+        f"(routilux_admit) has decided {decision.strategy.value!r}"
+    )
+    return carry_out(run, item, run.ledger.failure(item, error), decision)
 
 
 def carry_out(run: Run, item: Item, failure: Failure, decision: Decision, status: str = "failed") -> Decision:

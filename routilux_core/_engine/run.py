@@ -31,6 +31,7 @@ class Run:
     """The live side of a job."""
 
     __slots__ = (
+        "admit",
         "context",
         "decide",
         "done",
@@ -75,6 +76,8 @@ class Run:
         self.parked: list[Item] = []  # what workers came upon while the job was paused
         self.swept: set[int] = set()  # counted as discarded, but still in the lane of a worker that works alone
         self.decide: Callable[[Failure], Decision] | None = None  # what plugins say to an exception, if any may
+        # What plugins say to a call before it is made, if any may: the activation, and who is to make the call.
+        self.admit: Callable[[Item, int], Decision | None] | None = None
         self.waiters: list[Frame] = []  # handlers, of other flows, that wait for the end
 
     def listen(self, listeners: Listeners) -> None:
@@ -85,6 +88,11 @@ class Run:
             self.ledger.history.time(True)
             self.ledger.recorder = listeners
         self.halted = listeners.starts  # nothing runs before they have been told
+        self.refresh_flags()
+
+    def ask_before_calls(self, admit: Callable[[Item, int], Decision | None]) -> None:
+        """Ask before each call; said once, before anything is posted."""
+        self.admit = admit
         self.refresh_flags()
 
     def leave(self) -> None:
@@ -100,7 +108,8 @@ class Run:
     def refresh_flags(self) -> None:
         """Work out `may_emit_fast` and `is_fast`. Under the lock, or before anything is posted."""
         self.may_emit_fast = not self.stopped and (self.listeners is None or not self.listeners.details)
-        self.is_fast = self.may_emit_fast and not self.halted and not self.retries.may_retry and self.context is None
+        plain = self.context is None and self.admit is None and not self.retries.may_retry
+        self.is_fast = self.may_emit_fast and not self.halted and plain
 
     # -- posting (lock)
 

@@ -19,6 +19,7 @@ from routilux_core._local.emitter import Emitter
 from routilux_core._local.invocation import (
     HAS_COMPLETED,
     NOT_BEGUN,
+    ask,
     fail,
     prepare,
     state_of_call,
@@ -138,6 +139,9 @@ class CoroutineWorker(Emitter):
 
     async def _call_or_await(self, inlet: Inlet, payload: dict[str, Any], run: Run, number: int) -> None:
         node = inlet.node
+        if run.admit is not None and (declined := ask(self, run)) is not None:
+            self.verdict = declined
+            return
         # Of its own, since tasks that the handler starts inherit it, and with it the frame in which they emit.
         context = Context() if run.context is None else run.context.copy()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import perf_counter
 
 from routilux_core._engine.engine import logger
-from routilux_core._engine.failures import OUTCOMES, carry_out, decide
+from routilux_core._engine.failures import OUTCOMES, carry_out, decide, decline
 from routilux_core._engine.merging import merged
 from routilux_core._engine.plan import GATHERED, JOB, Inlet, Item, Node
 from routilux_core._engine.run import Run
@@ -53,6 +53,8 @@ def call(worker: Emitter, inlet: Inlet, payload: Payload, run: Run, number: int)
     """Call a handler with everything that goes with it; what it raises, and a time-out, are raised."""
     if run.stopped:
         return NOT_BEGUN
+    if run.admit is not None and (declined := ask(worker, run)) is not None:
+        return declined
     node = inlet.node
     payload = prepare(worker, inlet, payload, run, number)
     if run.stopped:  # that may have taken its time; behind this look the worker has committed to the call
@@ -81,6 +83,21 @@ def call(worker: Emitter, inlet: Inlet, payload: Payload, run: Run, number: int)
             state.due = None
     succeed(worker, run, number)
     return HAS_COMPLETED
+
+
+def ask(worker: Emitter, run: Run) -> Verdict | None:
+    """Ask the plugins about the activation in hand; return how it has ended where they don't want it to be called.
+
+    That is before anything is merged: an activation that is declined leaves nothing behind.
+    """
+    item = worker.item
+    assert item is not None
+    assert run.admit is not None
+    decision = run.admit(item, worker.thread)
+    if decision is None:
+        return None
+    decision = decline(run, item, decision)
+    return Verdict(OUTCOMES.get(decision.strategy, FAILED), decision.delay)
 
 
 def state_of_call(node: Node, deadline: Deadline | None = None) -> CallState | None:

@@ -37,7 +37,7 @@ from routilux_core.errors import (
     brief,
     is_interrupt,
 )
-from routilux_core.hookspecs import PROJECT, StrategyRequest, hookimpl
+from routilux_core.hookspecs import PROJECT, Activation, StrategyRequest, hookimpl
 from routilux_core.strategy import ExecutionStrategy
 
 PREFIX = "routilux_"
@@ -45,6 +45,7 @@ HOOKS = tuple(name for name in vars(hookspecs) if name.startswith(PREFIX))
 RESULTS: dict[str, tuple[type, tuple[type[Exception], ...]]] = {  # and the exceptions that reach the caller
     "routilux_make_strategy": (ExecutionStrategy, (RoutiluxError,)),
     "routilux_handle_error": (Decision, ()),
+    "routilux_admit": (Decision, ()),
 }
 TRACKING = tuple(name for name in HOOKS if name not in RESULTS)
 
@@ -101,6 +102,7 @@ class PluginSet:
         self.manager.add_hookspecs(hookspecs)
         self.manager.register(BuiltIn(), "routilux_core")
         self.decides = False  # whether any plugin handles errors
+        self.admits = False  # whether any plugin is to be asked before each call
         # By tracking hook, in the order of the calls: the plugin's name, its function, and the names of its arguments.
         self.listening: dict[str, tuple[tuple[str, Callable[..., Any], tuple[str, ...]], ...]] = {}
         self.plugins: dict[str, Any] = {}
@@ -138,10 +140,22 @@ class PluginSet:
     def _look_again(self) -> None:
         hooks = self.manager.hook
         self.decides = len(hooks.routilux_handle_error.get_hookimpls()) > 1
+        self.admits = bool(hooks.routilux_admit.get_hookimpls())
         for name in TRACKING:
             found = [(each.plugin_name, each.function, each.argnames) for each in getattr(hooks, name).get_hookimpls()]
             if found:
                 self.listening[name] = tuple(reversed(found))
+
+    def admit(self, activation: Activation) -> Decision | None:
+        """Return what to do instead of a call, None if it is to be made: the first plugin that objects decides."""
+        try:
+            decision = self.manager.hook.routilux_admit(activation=activation)
+            return None if decision is None else Decision.checked(decision)
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
+            log.exception("routilux_admit failed; routine %r is called", activation.routine_id)
+            return None
 
     def decide(self, failure: Failure) -> Decision:
         """Return what to do about an exception: the first plugin that knows decides, else the policy."""

@@ -96,7 +96,9 @@ class Batcher:
         """Add to an activation what may travel with it; also return whether that will be quick."""
         inlet, quick = item[INLET], self.is_quick(item)
         spent, most = self._paces.of(inlet), self._paces.most(inlet)
-        if spent > self._short or inlet.goes_alone or item in self._losses or item[JOB].told_in_detail():
+        # Who is told of each call, or asked about it, is told when it is sent, and what came of those before is known.
+        singly = item[JOB].told_in_detail() or item[JOB].admit is not None
+        if spent > self._short or inlet.goes_alone or item in self._losses or singly:
             return [item], quick
         if travels(inlet.node):
             return self._more_of(item, spent, most), quick

@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import Protocol
 
 from routilux_core._engine.engine import Engine
-from routilux_core._engine.failures import OUTCOMES, carry_out
+from routilux_core._engine.failures import OUTCOMES, carry_out, decline
 from routilux_core._engine.plan import INLET, JOB, NUMBER, POSTED, Item, Node
 from routilux_core._engine.ready import LockedReady
 from routilux_core._engine.run import Run
@@ -129,6 +129,15 @@ class Claim:
         """Fail the first activation, which can't be sent."""
         self.fail(0, error, now := perf_counter(), now)
         self.forget_frames(error, around)
+
+    def decline(self, decision: Decision) -> None:
+        """Let the first activation fail without its call, as plugins have decided."""
+        done = Decision(ErrorStrategy.STOP)
+        now = perf_counter()
+        try:
+            done = decline(self.run, self.items[0], decision)
+        finally:
+            self._count(0, OUTCOMES.get(done.strategy, FAILED), now, now, done.delay)
 
     def broke(self, error: BaseException) -> None:
         """Let the job fail: what came of the task could not be counted, and would not be the next time."""

@@ -13,13 +13,18 @@ from routilux_core._remote.envelopes import Envelope, PartStore, Row, crate, pac
 from routilux_core._remote.losses import retries_losses
 from routilux_core._remote.wire import NOT, UNTIL_END, UNTIL_SUCCESS, Label
 from routilux_core._routines.signature import Payload
-from routilux_core.error_handling import ErrorHandler, ErrorStrategy
+from routilux_core.error_handling import Decision, ErrorHandler, ErrorStrategy
 from routilux_core.errors import is_interrupt
 
 
-def pack(label: Label, claim: Claim, parts: PartStore) -> Envelope | BaseException | None:
-    """Return a claim as it travels, or why its first activation can't; None if it was given up meanwhile."""
+def pack(label: Label, claim: Claim, parts: PartStore) -> Envelope | Decision | BaseException | None:
+    """Return a claim as it travels, or why its first activation can't, or is not to; None if it was given up meanwhile.
+
+    Plugins are asked here, since nobody else can keep a call from being made that has been sent.
+    """
     try:
+        if claim.run.admit is not None and (decision := claim.run.admit(claim.items[0], 0)) is not None:
+            return decision
         with parts.packing():
             return _pack_at_once(label, claim, parts) or _pack_one_by_one(label, claim, parts)
     except BaseException as error:

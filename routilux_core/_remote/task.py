@@ -19,6 +19,7 @@ from routilux_core._remote.envelopes import Envelope, PartStore
 from routilux_core._remote.packing import pack
 from routilux_core._remote.receiver import Receiver
 from routilux_core._remote.wire import new_label
+from routilux_core.error_handling import Decision
 from routilux_core.errors import StrategyError, is_interrupt
 from routilux_core.strategy import ExecutionStrategy, Task, WorkerPool
 
@@ -72,7 +73,9 @@ class RemoteTask(Task):
         try:
             self.receiver.sent_stats = claim.node.routine.stats() if claim.has_state else {}
             made = context.run(pack, self.receiver.label, claim, sender.parts)
-            if isinstance(made, BaseException):
+            if isinstance(made, Decision):
+                self._end_with(partial(claim.decline, made))
+            elif isinstance(made, BaseException):
                 context.run(self._end_with, partial(claim.refuse, made, around))
         except BaseException:  # a KeyboardInterrupt in the thread that emits or executes
             self.take_back()

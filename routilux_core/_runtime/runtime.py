@@ -284,6 +284,10 @@ class Runtime:
             run, job = made or self._new_job()
             if plugins is not None and plugins.decides:
                 run.decide = plugins.decide
+            if plugins is not None and plugins.admits:
+                from routilux_core._tracking.activations import Admission
+
+                run.ask_before_calls(Admission(plugins.admit, run.job_id, run.retries))
             if plugins is not None and plugins.listening:
                 from routilux_core._tracking.listeners import Listeners
 

@@ -13,17 +13,18 @@ from types import MappingProxyType
 from typing import Any, overload
 
 from routilux_core._engine.engine import Engine
-from routilux_core._engine.plan import CAUSE, POSTED, Inlet, Node, Outlet
+from routilux_core._engine.plan import Inlet, Node, Outlet
 from routilux_core._routines.frame import CURRENT, Awaited, Frame
 from routilux_core._routines.signature import Payload
 from routilux_core._text.log import log
 from routilux_core._text.trace import trace
 from routilux_core._threads.guard import guarded
 from routilux_core._threads.timers import Timer
+from routilux_core._tracking.activations import activation_of
 from routilux_core._tracking.history import Chunk, Record, activation_records
 from routilux_core.error_handling import Failure
 from routilux_core.errors import EmitError, is_interrupt
-from routilux_core.hookspecs import Activation, Emission
+from routilux_core.hookspecs import Emission
 from routilux_core.job import JobState
 from routilux_core.records import ActivationRecord
 from routilux_core.routine import Routine
@@ -266,18 +267,8 @@ class Listeners:
         """Tell that a handler is about to be called with `data`; without `worker`, in this thread."""
         if not self.hears("routilux_activation_started"):
             return
-        activation = Activation(
-            job_id=self._job.job_id,
-            id=number,
-            cause=item[CAUSE] or None,
-            routine_id=inlet.node.routine_id,
-            slot=inlet.name,
-            attempt=attempt,
-            worker=get_ident() if worker is None else worker,
-            posted=item[POSTED],
-            started=perf_counter(),
-            data=MappingProxyType(dict(data)),
-        )
+        worker = get_ident() if worker is None else worker
+        activation = activation_of(self._job.job_id, item, attempt, data, worker)
         self._tell_detail("routilux_activation_started", activation)
 
     def event_emitted(self, node: Node, outlet: Outlet, number: int, time: float, data: Mapping[str, Any]) -> None:

@@ -9,21 +9,24 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import pytest
 from attrs import frozen
 
 from places import DOCS, SUPPORT
 from routilux_core import (
+    Activation,
     ActivationTimeout,
     Capabilities,
     CapabilityError,
+    Decision,
     DefinitionError,
     EmitError,
     ErrorHandler,
     ExecutionStrategy,
+    Failure,
     Flow,
     Host,
     JobState,
@@ -32,6 +35,7 @@ from routilux_core import (
     WorkerPool,
     event,
     field,
+    hookimpl,
     per_worker,
     slot,
 )
@@ -1117,3 +1121,36 @@ def test_what_a_late_call_emits_is_dropped_whether_or_not_it_can_be_ended(
     assert job.wait(SECONDS), job.explain()
     assert [type(each.exception) for each in job.errors] == [ActivationTimeout]
     assert (job.outputs["late.out"], job.late_emissions) == ([{"n": 1}], 1)
+
+
+def test_a_plugin_may_spare_the_call_of_a_coroutine_and_is_told_of_it(make_flow: MakeFlow) -> None:
+    class Breaker:
+        told: ClassVar[list[tuple[str, int]]] = []
+
+        @hookimpl
+        def routilux_admit(self, activation: Activation) -> Decision | None:
+            return Decision("skip") if activation.data.get("n", 0) % 2 else None
+
+        @hookimpl
+        def routilux_failure_decided(self, failure: Failure, payload: Mapping[str, Any]) -> None:
+            self.told.append((type(failure.exception).__name__, payload["n"]))
+
+    class Awaits(Routine, stateless=True):
+        @slot
+        async def n(self, n: int) -> None:
+            await asyncio.sleep(0)
+            if n == 4:
+                raise ValueError(n)
+
+    flow = make_flow(execution_strategy=EventLoopStrategy(), plugins=[Breaker()], error_handler="continue")
+    flow.add_routine(Source(), "source")
+    flow.add_routine(Awaits(), "awaits")
+    flow.connect("source", "item", "awaits", "n")
+    job = flow.run("source", {"count": 6}, timeout=SECONDS)
+    assert (job.status, job.ledger.skipped, job.ledger.failed) == ("completed", 3, 1)
+    assert sorted(Breaker.told, key=lambda each: each[1]) == [
+        ("NotAdmitted", 1),
+        ("NotAdmitted", 3),
+        ("ValueError", 4),
+        ("NotAdmitted", 5),
+    ]

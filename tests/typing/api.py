@@ -246,6 +246,10 @@ class Plugin:
         return Decision("retry", delay=0.1) if failure.attempt < 3 and not failure.emitted else None
 
     @hookimpl
+    def routilux_admit(self, activation: Activation) -> Decision | None:
+        return Decision("skip") if activation.routine_id == "off" else None
+
+    @hookimpl
     def routilux_job_started(self, job: JobState) -> None:
         job.pause()
 
