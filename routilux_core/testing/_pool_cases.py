@@ -160,7 +160,7 @@ class PoolCases:
         self._submit(pool, third)
         bench.open_gate()
         for errand in (first, third) if taken else (first, second, third):
-            assert errand.ended.wait(bench.patience), (
+            assert errand.ended.wait(2 * bench.moment), (
                 "`cancel` returned False, so the task is still the pool's, and it was neither run nor reported"
             )
         begun = {note.text for note in bench.notes("entered")}
