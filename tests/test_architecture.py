@@ -509,6 +509,12 @@ def run(program: str) -> str:
     return done.stdout
 
 
+EXAMPLE = (  # what `routilux demo` runs
+    *("concurrent_flow_demo.py", "data/README.md"),
+    *("data/seattle-temps.csv", "data/seattle-weather.csv", "data/sf-temps.csv"),
+)
+
+
 def test_the_wheel_holds_both_packages_and_nothing_else() -> None:
     shipped = _shipped_files()
     expected = {
@@ -517,6 +523,7 @@ def test_the_wheel_holds_both_packages_and_nothing_else() -> None:
         for path in folder.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
+    expected |= {PurePosixPath("routilux_core/_example", name) for name in EXAMPLE}
     assert {path for path in shipped if ".dist-info" not in path.parts[0]} == expected
     assert {PurePosixPath(package, "py.typed") for package in PACKAGES} <= shipped
     assert [path for path in shipped if path.name == "LICENSE"]

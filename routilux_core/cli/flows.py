@@ -9,6 +9,8 @@ import logging
 import math
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -154,11 +156,16 @@ class _OneLine(_Formatter):
         return ""
 
 
-def _log(with_traceback: bool) -> None:
-    """Let the engine's log, which tells each failure, go to stderr."""
-    handler = logging.StreamHandler()
+@contextmanager
+def _logged(with_traceback: bool) -> Iterator[None]:
+    """Let the engine's log, which tells each failure, go to stderr meanwhile."""
+    handler, log = logging.StreamHandler(), logging.getLogger("routilux_core")
     handler.setFormatter(_Formatter() if with_traceback else _OneLine())
-    logging.getLogger("routilux_core").addHandler(handler)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 def _seconds(text: str) -> float:
@@ -172,7 +179,11 @@ _seconds.__name__ = "seconds"  # as a message of argparse calls it
 
 
 def _run(options: argparse.Namespace) -> int:
-    _log(options.traceback)
+    with _logged(options.traceback):
+        return _run_logged(options)
+
+
+def _run_logged(options: argparse.Namespace) -> int:
     params = dict(map(_param, options.param))
     with _find(options.flow, options.types) as flow:
         if options.strategy or options.max_workers is not None:
@@ -188,13 +199,14 @@ def _run(options: argparse.Namespace) -> int:
             print(f"routilux: not done after {options.timeout:g} s, so the job was cancelled", file=sys.stderr)
             job.cancel()
             job.wait()
+        done = in_time and job.status == "completed"
     if options.report:
         job.report(options.report)
     if options.trace:
         job.trace(options.trace)
     readable = (sys.stdout.encoding or "").lower() in ("utf-8", "utf8")
     print(_safe(json.dumps(_facts(job), indent=2, ensure_ascii=not readable)))
-    return 0 if in_time and job.status == "completed" else 1
+    return 0 if done else 1
 
 
 def _safe(text: str) -> str:
