@@ -405,6 +405,36 @@ class Flow:
             job.raise_for_errors()
         return job
 
+    async def arun(
+        self,
+        entry_routine_id: str,
+        entry_params: Mapping[str, Any] | None = None,
+        *,
+        slot: str | None = None,
+        timeout: float | None = None,
+        raise_for_errors: bool = False,
+        **unknown: Never,
+    ) -> JobState:
+        """`run` for an event loop: `job = await flow.arun("fetch", {"names": ["Oslo"]})`, under every strategy.
+
+        What would block the loop is done in a thread. Cancelling what awaits it does not cancel the job.
+        """
+        if unknown:
+            raise _params_unpacked("arun", entry_routine_id, unknown)
+        from routilux_core._threads.awaiting import check_loop
+
+        check_loop("Flow.arun", "flow.run(...)")
+        check_outside(self._runtime.engine, "Flow.arun")
+        patience = check_patience(timeout, "the timeout of Flow.arun")
+        deadline = deadline_of(patience)
+        job = await self._runtime.aexecute(Order(entry_routine_id, _checked_params(entry_params), slot))
+        if not await job.done(seconds_left(deadline)):
+            job.cancel()
+            raise JobTimeout(job.job_id, patience or 0.0)
+        if raise_for_errors:
+            job.raise_for_errors()
+        return job
+
     def wait_for_completion(self, timeout: float | None = None) -> bool:
         """Wait until all jobs have ended, however they ended; False when `timeout` seconds were over first.
 
@@ -457,6 +487,18 @@ class Flow:
         else:
             runtime.shut_down_behind_jobs()
         return None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        from routilux_core._threads.awaiting import in_thread
+
+        if error is not None:
+            self.cancel()  # here, so that nothing more begins
+        await in_thread(lambda: self.__exit__(kind, error, trace))
 
     def __enter__(self) -> Self:
         return self

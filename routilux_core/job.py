@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, overload
@@ -41,10 +41,21 @@ class Controls(Protocol):
     def activity(self) -> Activity: ...
     def explain(self) -> str: ...
     def wait(self, timeout: float | None) -> bool: ...
+    async def done(self, timeout: float | None) -> bool: ...
+    def stream(self, names: tuple[str, ...]) -> Stream: ...
     def reason(self) -> str: ...
     def pause(self, reason: str = "") -> None: ...
     def resume(self) -> None: ...
     def cancel(self, kill: bool, reason: str = "") -> None: ...
+
+
+class Stream(Protocol):
+    """What a job collects, as it comes: for `for`, and for `async for`."""
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]: ...
+    def __next__(self) -> tuple[str, dict[str, Any]]: ...
+    def __aiter__(self) -> AsyncIterator[tuple[str, dict[str, Any]]]: ...
+    async def __anext__(self) -> tuple[str, dict[str, Any]]: ...
 
 
 class Activity(NamedTuple):
@@ -174,9 +185,7 @@ class JobState:
         try:
             return collected[name]
         except KeyError:
-            raise UnknownNameError(
-                "output", name, collected, "What a job is to collect, flow.add_output(routine_id, event_name) says"
-            ) from None
+            raise _unknown_output(name, collected) from None
 
     @property
     def activity(self) -> Activity:
@@ -220,6 +229,22 @@ class JobState:
     def reason(self) -> str:
         """What was given as the reason when the job was last paused or cancelled; `explain()` shows it, too."""
         return self._controls.reason()
+
+    async def done(self, timeout: float | None = None) -> bool:
+        """`wait` for an event loop: `await job.done()`. Cancelling what awaits it does not cancel the job."""
+        return await self._controls.done(timeout)
+
+    def stream(self, *names: str) -> Stream:
+        """Return what is collected under these names, or all names, as it comes: `for name, payload in job.stream()`.
+
+        In a coroutine write `async for`. It begins with the first, and ends with the job; those of one name come in the
+        order emitted. `Flow.add_output` says before the job what is collected.
+        """
+        collected = self._controls.outputs()
+        for name in names:
+            if name not in collected:
+                raise _unknown_output(name, collected)
+        return self._controls.stream(names or tuple(collected))
 
     def pause(self, reason: str = "") -> None:
         """Start nothing new; what runs is left to finish."""
@@ -299,6 +324,12 @@ class JobState:
     def load(cls, path: str | os.PathLike[str], *, types: Iterable[type | ModuleType] = ()) -> Self:
         """Return the record that `save` wrote; see `deserialize`."""
         return cls.deserialize(_module("serialization").read_file(path), types=types)
+
+
+def _unknown_output(name: str, collected: Mapping[str, Any]) -> UnknownNameError:
+    return UnknownNameError(
+        "output", name, collected, "What a job is to collect, flow.add_output(routine_id, event_name) says"
+    )
 
 
 def _shows_where(error: BaseException) -> bool:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from routilux_core._engine.ending import announce_end_again
 from routilux_core._engine.plan import INLET, JOB
 from routilux_core._engine.run import Run
 from routilux_core._engine.views import JobSource
-from routilux_core._routines.frame import check_outside
+from routilux_core._routines.frame import check_outside, here
 from routilux_core._routines.signature import Payload
 from routilux_core._threads.visits import Visit
 from routilux_core._tracking.history import activation_records
 from routilux_core.error_handling import Failure, LeftOut
-from routilux_core.job import Activity
+from routilux_core.job import Activity, Stream
 from routilux_core.seconds import check_patience
 
 if TYPE_CHECKING:
@@ -114,6 +115,31 @@ class JobControl:
         if not run.done.is_set():
             engine.visits.check_uninterrupted("JobState.wait")
         return engine.wait([run], check_patience(timeout, "the timeout of JobState.wait"))
+
+    async def done(self, timeout: float | None) -> bool:
+        from routilux_core._threads.awaiting import check_loop, in_thread, until_set
+
+        run, engine, frame = self.run, self.run.engine, here()
+        patience = check_patience(timeout, "the timeout of JobState.done")
+        check_loop("JobState.done", "job.wait()")
+        if run.done.is_set():
+            return True
+        engine.check_fork()
+        if frame is not None:
+            run.waiters.append(frame)
+        try:
+            check_outside(engine, "JobState.done")
+            if engine.works_in_caller():
+                return await in_thread(partial(engine.wait, [run], patience))
+            return await until_set(run.done, patience)
+        finally:
+            if frame is not None:
+                run.waiters.remove(frame)
+
+    def stream(self, names: tuple[str, ...]) -> Stream:
+        from routilux_core._engine.streaming import OutputStream
+
+        return OutputStream(self.run, names)
 
     def reason(self) -> str:
         return self.run.ledger.reason

@@ -368,6 +368,10 @@ class Engine:
             return True
         return any(item[JOB] is run for node in self.all_nodes() for item in node.mailbox.waiting.copy())
 
+    def works_in_caller(self) -> bool:
+        """Return whether some pool does its work in the thread of who waits."""
+        return any(scheduler.pool is not None and scheduler.pool.in_caller for scheduler in self.schedulers)
+
     def _wait_for(self, done: Done, deadline: float | None) -> bool:
         pools = [
             scheduler.pool for scheduler in self.schedulers if scheduler.pool is not None and scheduler.pool.in_caller

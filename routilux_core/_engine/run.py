@@ -48,6 +48,7 @@ class Run:
         "own",
         "parked",
         "paused",
+        "readers",
         "retries",
         "slots",
         "stopped",
@@ -78,6 +79,7 @@ class Run:
         self.decide: Callable[[Failure], Decision] | None = None  # what plugins say to an exception, if any may
         # What plugins say to a call before it is made, if any may: the activation, and who is to make the call.
         self.admit: Callable[[Item, int], Decision | None] | None = None
+        self.readers: list[Completion] = []  # of who waits for the next output: see `streaming`
         self.waiters: list[Frame] = []  # handlers, of other flows, that wait for the end
 
     def listen(self, listeners: Listeners) -> None:
@@ -150,6 +152,8 @@ class Run:
         if outlet.outputs and not self.stopped:
             for name in outlet.outputs:
                 self.ledger.collected.setdefault(name, []).append(dict(data))
+            if self.readers:
+                self._wake_readers()
         elif not outlet.targets:
             self.ledger.unconnected += 1
 
@@ -178,6 +182,8 @@ class Run:
         self.ledger.sent += count
         for name in outlet.outputs:
             self.ledger.collected.setdefault(name, []).extend(payloads)
+        if self.readers and outlet.outputs:
+            self._wake_readers()
         if lone is not None:
             numbers, ledger = self.numbers, self.ledger
             ledger.last, ledger.placed = ledger.last + count, ledger.placed + count  # before others see them
@@ -187,6 +193,13 @@ class Run:
             lone.node.scheduler.admit(lone.node)
         elif not outlet.outputs:
             self.ledger.unconnected += count
+
+    @guarded
+    def _wake_readers(self) -> None:
+        """Wake who waits for outputs: they look for themselves, and list themselves again."""
+        readers, self.readers = self.readers, []
+        for each in readers:
+            each.set()
 
     def node_for(self, node: Node) -> Node:
         """Return this job's own twin of a node with `scope="job"`. Under the lock, or before anything is posted."""

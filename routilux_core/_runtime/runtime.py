@@ -12,6 +12,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Mapping
 from contextvars import Context, copy_context
+from functools import partial
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -263,6 +264,19 @@ class Runtime:
             raise
         return job
 
+    async def aexecute(self, order: Order) -> JobState:
+        """Start a job from an event loop: in a thread, where pools have to be opened or do the work there."""
+        if self.was_read:
+            self._load_strategies()
+        used = [scheduler for scheduler in self.schedulers if self._uses(scheduler)]
+        if any(scheduler.pool is None and _takes_loop(scheduler) for scheduler in used):
+            self._open(_takes_loop)  # here, since it may be this very loop; what declares that opens at once
+        if all(scheduler.pool is not None and not scheduler.pool.in_caller for scheduler in used):
+            return self.execute(order)
+        from routilux_core._threads.awaiting import in_thread
+
+        return await in_thread(partial(self.execute, order))
+
     def _new_job(self) -> tuple[Run, JobState]:
         flow_id = self.wiring.graph.flow_id
         run = Run(self.engine, f"{flow_id}-{next(self.numbers)}", self.history_size, _context())
@@ -344,10 +358,10 @@ class Runtime:
         if missing:
             self._open()
 
-    def _open(self) -> None:
+    def _open(self, which: Callable[[Scheduler], bool] | None = None) -> None:
         with self.opening:
             for scheduler in self.schedulers:
-                if scheduler.pool is None and self._uses(scheduler):
+                if scheduler.pool is None and self._uses(scheduler) and (which is None or which(scheduler)):
                     _check_not_importing(scheduler.strategy)
                     open_pool(scheduler, _preparation)
             watch(self.engine, self.opening, self.building)
@@ -498,6 +512,10 @@ def _context() -> Context | None:
         if variable is not CURRENT:
             return context
     return None
+
+
+def _takes_loop(scheduler: Scheduler) -> bool:
+    return scheduler.strategy.capabilities.coroutines
 
 
 def _works_here(scheduler: Lane) -> bool:

@@ -216,6 +216,12 @@ class SavedRun:
             raise self._refused("wait")
         return True
 
+    async def done(self, timeout: float | None) -> bool:
+        return self.wait(timeout)
+
+    def stream(self, names: tuple[str, ...]) -> RecordedStream:
+        return RecordedStream([(name, payload) for name in names for payload in self.outputs()[name]])
+
     def pause(self) -> None:
         raise self._refused("pause")
 
@@ -227,3 +233,24 @@ class SavedRun:
 
     def _refused(self, what: str) -> FlowStateError:
         return FlowStateError(f"{what} was called on {self.explain()}; execute the flow again for a new job")
+
+
+class RecordedStream:
+    """The outputs of a job that has ended, as its record has them."""
+
+    def __init__(self, outputs: list[tuple[str, dict[str, Any]]]) -> None:
+        self._outputs = iter(outputs)
+
+    def __iter__(self) -> RecordedStream:
+        return self
+
+    def __next__(self) -> tuple[str, dict[str, Any]]:
+        return next(self._outputs)
+
+    def __aiter__(self) -> RecordedStream:
+        return self
+
+    async def __anext__(self) -> tuple[str, dict[str, Any]]:
+        for output in self._outputs:
+            return output
+        raise StopAsyncIteration

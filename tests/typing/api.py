@@ -116,6 +116,19 @@ def a_decorated_handler_keeps_its_type(aggregate: Aggregate) -> None:
     aggregate.input(1)  # type: ignore[arg-type]
 
 
+async def awaits(flow: Flow) -> None:
+    async with Flow(execution_strategy="asyncio", strategy_options={"loop": "running"}) as entered:
+        assert_type(entered, Flow)
+    job = await flow.arun("fetch", {"task_id": "7"}, timeout=1.0, raise_for_errors=True)
+    assert_type(job, JobState)
+    assert_type(await job.done(0.5), bool)
+    async for name, payload in job.stream("done"):
+        assert_type((name, payload), tuple[str, dict[str, Any]])
+    for name, payload in job.stream():
+        assert_type((name, payload), tuple[str, dict[str, Any]])
+    await flow.arun("fetch", task_id="7")  # type: ignore[arg-type]
+
+
 def build() -> Flow:
     flow = Flow(
         flow_id="prices",
