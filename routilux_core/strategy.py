@@ -148,6 +148,13 @@ class Host(Protocol):
     def workers_changed(self) -> None:
         """Say that `workers` of the pool is another number now: more work may be wanted."""
 
+    async def close_awaited(self) -> None:
+        """Await the end of what was made with `per_worker` in this event loop and has `aclose` or `__aexit__`.
+
+        For a pool that declares `coroutines`: when its handlers have ended, and before the loop does. `worker_ended`
+        closes the rest.
+        """
+
     def worker_ended(self) -> None:
         """Say, in the thread of a worker that ends, that what it made with `per_worker` can be closed."""
 

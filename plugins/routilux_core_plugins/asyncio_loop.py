@@ -198,6 +198,7 @@ class LoopWork:
     async def _wait_and_stop(self) -> None:
         while self._tasks:
             await asyncio.wait(self._tasks)
+        await self.host.close_awaited()
         self._stop()
 
     def _stop(self) -> None:

@@ -31,6 +31,12 @@ class WorkerRole(Hand, Protocol):
     def be_gone(self) -> None: ...
 
 
+class AwaitingRole(Hand, Protocol):
+    """A worker in an event loop, with an activation in hand."""
+
+    def kill(self, run: Any, /) -> None: ...
+
+
 class JobRole(Ended, Protocol):
     """A job that runs: a `Run`."""
 

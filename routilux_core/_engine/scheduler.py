@@ -9,8 +9,8 @@ from typing import Any
 
 from routilux_core._engine.engine import Engine
 from routilux_core._engine.plan import INLET, JOB, Inlet, Item, Node
-from routilux_core._engine.ready import ChosenReady, Hand, LockedReady, SharedReady, SoloReady, allowed, as_waiting
-from routilux_core._engine.roles import JobRole, WorkerRole
+from routilux_core._engine.ready import ChosenReady, LockedReady, SharedReady, SoloReady, allowed, as_waiting
+from routilux_core._engine.roles import AwaitingRole, JobRole, WorkerRole
 from routilux_core._routines.frame import has_gil
 from routilux_core._threads.guard import guarded
 from routilux_core._threads.resources import Resources
@@ -52,7 +52,7 @@ class Scheduler:
         self.workers = 0
         self.active = 0  # workers in their loop
         self.hands: set[WorkerRole] = set()  # of workers in their loop, nested ones included
-        self.awaited: set[Hand] = set()  # of workers in an event loop, those with an activation in hand
+        self.awaited: set[AwaitingRole] = set()  # of workers in an event loop, those with an activation in hand
         self.recruiting = False  # a task is on its way to the pool, and has not begun: one at a time
         self.resources = Resources()
 
@@ -209,7 +209,11 @@ class Scheduler:
         """Ask the pool for what it was given of a run that was stopped: in shared memory, nothing."""
 
     def kill(self, run: JobRole) -> None:
-        """End the workers that run something of a run, where that can be done: in shared memory, it can't."""
+        """End the calls of a run that are awaited in an event loop; a thread can't be ended."""
+        with self.engine.lock:
+            awaited = list(self.awaited)
+        for hand in awaited:
+            hand.kill(run)
 
     def abandon(self) -> None:
         """Give up what the pool, now closed, has not brought back: in shared memory, nothing."""

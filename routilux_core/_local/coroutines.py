@@ -73,7 +73,7 @@ class CoroutineWorker(Emitter):
     ended.
     """
 
-    __slots__ = ("called", "ended", "ending", "home", "started", "verdict")
+    __slots__ = ("called", "ended", "ending", "handler", "home", "killed", "loop", "started", "verdict")
 
     tells = False  # listeners would stop all the others in its thread
 
@@ -81,6 +81,9 @@ class CoroutineWorker(Emitter):
         super().__init__(scheduler)
         self.outer = None  # the context may be a copy of an emitter's, on whose stack this is not
         self.verdict = HAS_COMPLETED  # of the activation in hand
+        self.loop = asyncio.get_running_loop()
+        self.handler: asyncio.Task[BaseException | None] | None = None  # what is awaited
+        self.killed = False
         self.home = self.thread  # that runs the loop; `thread` is where the handler runs
         self.started = self.called = self.ended = 0.0
         self.ending: BaseException | None = None  # what ends the worker, not just this activation
@@ -181,7 +184,7 @@ class CoroutineWorker(Emitter):
 
     async def _call_aside(self, call: Callable[[], Any]) -> Any:
         """Call a plain handler in a thread of the pool, and wait for it; in the loop where the pool has none."""
-        loop, pool = asyncio.get_running_loop(), self.scheduler.pool
+        loop, pool = self.loop, self.scheduler.pool
         ended: asyncio.Future[None] = loop.create_future()
         outcome: list[tuple[Any, BaseException | None]] = []
 
@@ -216,11 +219,13 @@ class CoroutineWorker(Emitter):
         """
         name, began = f"{inlet.node.routine_id}.{inlet.name}", perf_counter()
         self.thread = get_ident()
-        task = asyncio.get_running_loop().create_task(self._guarded(made, inlet), name=name, context=context)
+        task = self.handler = self.loop.create_task(self._guarded(made, inlet), name=name, context=context)
         late = await self._end_of(task, inlet.node)
         raised = _raised_in(task, made)
         if late:
             raise too_long(inlet.node, inlet.name, perf_counter() - began) from raised
+        if self.killed and raised is not None:
+            raise WorkerLost(f"the call of {name} was ended by cancel(kill=True)") from raised
         if raised is not None:
             raise raised
 
@@ -254,6 +259,16 @@ class CoroutineWorker(Emitter):
         finally:
             self.routine = None  # at once: tasks that outlive the handler can't emit for it
         return None
+
+    def kill(self, run: Run) -> None:
+        """Cancel the handler, if it is one of this job. Any thread."""
+        with suppress(RuntimeError):  # the loop is closed
+            self.loop.call_soon_threadsafe(self._kill, run)
+
+    def _kill(self, run: Run) -> None:
+        if self.at is run and self.handler is not None and not self.handler.done():
+            self.killed = True
+            self.handler.cancel()
 
     def relieve(self, node: Node) -> None:
         """Wait a little in a thread beside the loop; in the loop do nothing, since that would block it."""

@@ -52,6 +52,9 @@ class SchedulerHost:
         except StrategyError as error:
             logger().error("strategy %r: %s; what it had before counts", scheduler.strategy.name, error)
 
+    async def close_awaited(self) -> None:
+        await self._resources.close_awaited()
+
     def worker_ended(self) -> None:
         self._resources.close_mine()
 

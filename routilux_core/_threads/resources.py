@@ -48,6 +48,17 @@ class Resources:
         if keeper is not None:
             keeper.close()
 
+    async def close_awaited(self) -> None:
+        """Close what this thread made and what has to be awaited for that; the newest first, it may need the others."""
+        keeper: Keeper | None = getattr(self._mine, "keeper", None)
+        things = {} if keeper is None else keeper.kit.things
+        for key in [key for key, value in things.items() if _is_awaited(value)][::-1]:
+            value = things.pop(key)
+            try:
+                await _close_awaited(value)
+            except Exception:
+                _log_raised(key[1], value)
+
     def close_all(self) -> None:
         """Close what this thread made; the others close theirs at their end, or when they next ask for something.
 
@@ -119,9 +130,7 @@ class Closing:
         except BaseException as error:  # a SystemExit, too
             if is_interrupt(error):
                 return error
-            from routilux_core._text.log import log
-
-            log.warning("closing %r (%s), made by per_worker, raised", name, type(value).__name__, exc_info=True)
+            _log_raised(name, value)
         finally:
             if watch is not None:
                 watch.cancel()
@@ -147,6 +156,23 @@ class Closing:
             PATIENCE,
         )
         self.go_on()
+
+
+def _log_raised(name: str, value: Any) -> None:
+    from routilux_core._text.log import log
+
+    log.warning("closing %r (%s), made by per_worker, raised", name, type(value).__name__, exc_info=True)
+
+
+def _is_awaited(value: Any) -> bool:
+    return callable(getattr(value, "aclose", None)) or hasattr(type(value), "__aexit__")
+
+
+async def _close_awaited(value: Any) -> None:
+    if callable(getattr(value, "aclose", None)):
+        await value.aclose()
+    else:
+        await value.__aexit__(None, None, None)
 
 
 def _close(value: Any) -> None:

@@ -292,6 +292,9 @@ class KitHost:
     def lost(self, error: BaseException, /) -> None:
         self.errors.append(error)
 
+    async def close_awaited(self) -> None:
+        """No worker made anything."""
+
     def worker_ended(self) -> None:
         """No worker made anything."""
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from routilux_core import (
+    ActivationTimeout,
     CapabilityError,
     ConfigurationError,
     ErrorHandler,
@@ -20,6 +22,7 @@ from routilux_core import (
     Routine,
     StrategyError,
     UnknownNameError,
+    WorkerLost,
     event,
     field,
     per_worker,
@@ -333,3 +336,161 @@ def test_a_loop_that_there_is_not_is_a_clear_error(make_flow: MakeFlow, options:
     build(flow, Does(action=send))
     with pytest.raises(StrategyError, match=says):
         flow.execute("source", {"count": 1})
+
+
+# -- what ends
+
+
+class DoesBriefly(Does, stateless=True, timeout=0.05):
+    """Has a time-out."""
+
+
+def test_a_handler_over_its_time_is_cancelled_and_its_clean_up_awaited(make_flow: MakeFlow) -> None:
+    cleaned: list[int] = []
+
+    async def act(self: Routine, n: int) -> None:
+        try:
+            await asyncio.sleep(SECONDS)
+        finally:
+            await asyncio.sleep(0)
+            cleaned.append(n)
+
+    flow = make_flow(execution_strategy="asyncio", error_handler="continue")
+    build(flow, DoesBriefly(action=act))
+    job = run(flow, count=3)
+    assert {type(each.exception) for each in job.errors} == {ActivationTimeout}
+    assert sorted(cleaned) == [0, 1, 2]
+
+
+def test_cancel_with_kill_ends_the_handlers_of_that_job_and_no_others(make_flow: MakeFlow) -> None:
+    begun, opened = threading.Barrier(2, timeout=SECONDS), threading.Event()
+    ended: list[int] = []
+
+    async def act(self: Routine, n: int) -> None:
+        begun_here.append(n)
+        if len(begun_here) == 3:
+            await asyncio.to_thread(begun.wait)
+        while not opened.is_set():
+            await asyncio.sleep(0.001)
+        ended.append(n)
+
+    begun_here: list[int] = []
+    flow = make_flow(execution_strategy="asyncio", error_handler="continue")
+    flow.add_routine(Does(action=act), "does")
+    killed = [flow.execute("does", {"n": n}) for n in (1, 2)]
+    spared = flow.execute("does", {"n": 3})
+    begun.wait()
+    for job in killed:
+        job.cancel(kill=True)
+        assert job.wait(SECONDS)
+        assert job.status == "cancelled"
+        (failure,) = job.errors
+        assert isinstance(failure.exception, WorkerLost)
+        assert "cancel(kill=True)" in str(failure.exception)
+        assert job.ledger.balanced
+    opened.set()
+    assert spared.wait(SECONDS)
+    assert (spared.status, ended) == ("completed", [3])
+
+
+def test_a_handler_that_would_wait_for_ever_is_ended_with_the_pool(make_flow: MakeFlow) -> None:
+    ended: list[str] = []
+
+    async def act(self: Routine, n: int) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+
+    flow = make_flow(execution_strategy="asyncio")
+    flow.add_routine(Does(action=act), "does")
+    job = flow.execute("does", {"n": 1})
+    flow.shutdown(timeout=0.05)
+    assert job.wait(SECONDS)
+    assert job.status == "cancelled"
+    assert ended in ([], ["cancelled"])  # it may not have begun
+    assert job.ledger.balanced
+
+
+class Closed:
+    """Notes where it was closed, and how."""
+
+    log: ClassVar[list[str]] = []
+
+    def note(self, how: str) -> None:
+        self.log.append(f"{type(self).__name__}.{how} in {threading.current_thread().name}")
+
+
+class WithAclose(Closed):
+    async def aclose(self) -> None:
+        await asyncio.sleep(0)
+        self.note("aclose")
+
+    def close(self) -> None:
+        self.note("close")
+
+
+class WithAexit(Closed):
+    async def __aexit__(self, *error: object) -> None:
+        await asyncio.sleep(0)
+        self.note("aexit")
+
+
+class WithClose(Closed):
+    def close(self) -> None:
+        self.note("close")
+
+
+class Raises(Closed):
+    async def aclose(self) -> None:
+        raise OSError("gone already")
+
+
+class HasClients(Routine, stateless=True):
+    first = per_worker(WithAclose)
+    second = per_worker(WithAexit)
+    third = per_worker(WithClose)
+    fourth = per_worker(Raises)
+
+    @slot
+    async def n(self, n: int) -> None:
+        assert self.first
+        assert self.second
+        assert self.third
+        assert self.fourth
+
+
+@pytest.mark.parametrize("loop", ["own", "running"])
+def test_what_has_to_be_awaited_to_be_closed_is_awaited_at_the_end_of_the_loop(
+    loop: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    Closed.log.clear()
+
+    async def main() -> None:
+        async with Flow(execution_strategy="asyncio", strategy_options={"loop": loop}) as flow:
+            flow.add_routine(HasClients(), "clients")
+            await flow.arun("clients", {"n": 1}, raise_for_errors=True)
+            await flow.arun("clients", {"n": 2}, raise_for_errors=True)
+
+    asyncio.run(main())
+    where = "routilux-asyncio" if loop == "own" else threading.current_thread().name
+    assert Closed.log == [f"{what} in {where}" for what in ("WithAexit.aexit", "WithAclose.aclose", "WithClose.close")]
+    assert "closing 'fourth' (Raises), made by per_worker, raised" in caplog.text
+
+
+def test_each_call_has_a_context_of_its_own(make_flow: MakeFlow) -> None:
+    seen: list[str] = []
+    name: contextvars.ContextVar[str] = contextvars.ContextVar("name", default="nobody")
+
+    async def act(self: Routine, n: int) -> None:
+        seen.append(name.get())
+        name.set("the handler")
+        await asyncio.sleep(0)
+
+    flow = make_flow(execution_strategy="asyncio", max_workers=1)
+    flow.add_routine(Does(action=act), "does")
+    name.set("the caller")
+    run(flow, "does", n=1)
+    run(flow, "does", n=1)
+    assert seen == ["the caller"] * 2
