@@ -157,3 +157,14 @@ def test_the_example_declares_what_it_says_in_its_readme() -> None:
     for named in ("pyproject.toml", "src/routilux_loky/__init__.py", "tests/test_loky.py"):
         assert (EXAMPLE / named).exists()
         assert f"`{named}`" in readme
+
+
+def test_the_pool_over_pipes_declares_what_it_is_and_uses_public_names_only() -> None:
+    pipes = CHECKOUT / "examples" / "pipes_strategy"
+    assert 'pipes = "routilux_pipes:PipesStrategy"' in (pipes / "pyproject.toml").read_text("utf-8")
+    readme = (pipes / "README.md").read_text("utf-8")
+    for named in ("src/routilux_pipes/__init__.py", "src/routilux_pipes/worker.py", "tests/test_pipes.py"):
+        text = (pipes / named).read_text("utf-8")
+        assert f"`{named}`" in readme
+        assert "routilux_core._" not in text
+        assert "routilux_core_plugins" not in text
