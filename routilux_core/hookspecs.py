@@ -178,7 +178,7 @@ def routilux_activations_finished(job: JobState, records: Sequence[ActivationRec
 
 
 @hookspec
-def routilux_failure_decided(failure: Failure, payload: Mapping[str, Any]) -> None:
+def routilux_failure_decided(job: JobState, failure: Failure, payload: Mapping[str, Any]) -> None:
     """Tell what was decided about an exception in a handler: `failure.decision`, of each attempt that failed.
 
     `payload` is what had arrived for the call, before it was merged (at a gather slot, a list under each name); read it

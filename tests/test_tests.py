@@ -55,7 +55,8 @@ def test_what_is_no_test_is_among_the_helpers() -> None:
 
 
 def test_no_module_imports_a_test() -> None:
-    everywhere = modules(TESTS, CHECKOUT / "plugins" / "routilux-dask" / "tests")
+    plugins = (CHECKOUT / "plugins" / name / "tests" for name in ("routilux-dask", "routilux-otel"))
+    everywhere = modules(TESTS, *plugins)
     found = {path.name: [each for each in imported(path) if is_test(each)] for path in everywhere}
     assert len(found) > 100
     assert {name: each for name, each in found.items() if each} == {}
