@@ -10,7 +10,7 @@ from typing import Any
 from routilux_core._remote.cache import Process
 from routilux_core._remote.exceptions import encode
 from routilux_core._remote.pickling import NotThereError, dumps
-from routilux_core._remote.routines import Blueprint, Ready, pickle_state, state_of
+from routilux_core._remote.routines import Blueprint, Lost, Ready, pickle_state, state_of
 from routilux_core._remote.wire import HomeState, Request
 from routilux_core.errors import ShippingError
 from routilux_core.routine import Routine
@@ -85,6 +85,19 @@ class Callees:
         ready: Ready = found
         return ready
 
+    def tell_of_losses(self) -> None:
+        """Warn of stateless routines whose calls have changed what an attribute holds: it is lost with this worker."""
+        for ready in self._ready.values():
+            changed = ready.lost.look() if ready.lost is not None else None
+            if changed is not None:
+                from routilux_core._text.log import log
+
+                log.warning(
+                    "routine %r is stateless, and a call has changed what its attribute %r holds: in this worker "
+                    "process alone, where it is lost; emit the values, and let a routine with state collect them",
+                    *(ready.routine_id, changed),
+                )
+
     def state_home(self) -> HomeState | None:
         """Return the state after the task of the routine whose state came along; what can't go stays as it was."""
         ready = self._travelling
@@ -103,7 +116,11 @@ def _make_part(routine_id: str, stats: dict[str, float]) -> Callable[[bytes], Bl
     def make(data: bytes) -> Blueprint | Ready:
         definition, state = pickle.loads(data)
         blueprint = Blueprint(definition, routine_id)
-        return blueprint if state is None else blueprint.build(state, stats)
+        if state is None:
+            return blueprint
+        ready = blueprint.build(state, stats)
+        ready.lost = Lost(ready.routine)
+        return ready
 
     return make
 

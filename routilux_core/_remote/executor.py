@@ -79,6 +79,7 @@ class BatchExecutor:
             self._process.running.add(self)
             try:
                 self._run_all()
+                callees.tell_of_losses()
             finally:
                 self._process.running.discard(self)
                 self._frame.routine = None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from routilux_core._remote.pickling import dumps, explain, loads
@@ -14,6 +17,10 @@ from routilux_core._routines.signature import Handler, Payload, Signature, bind
 from routilux_core.errors import FlowStateError, ShippingError
 from routilux_core.ports import Event, Slot
 from routilux_core.routine import Routine
+
+CONTAINERS = (list, dict, set, bytearray, deque)
+SMALL = 100  # items
+LOOKS = 8  # tasks behind which a worker looks
 
 State = tuple[dict[str, Any], dict[str, Handler]]  # attributes by name, and the handlers that are no methods
 
@@ -129,7 +136,7 @@ class Blueprint:
 class Ready:
     """A routine in a worker, ready to be called."""
 
-    __slots__ = ("calls", "events", "names", "routine", "routine_id", "tally", "told")
+    __slots__ = ("calls", "events", "lost", "names", "routine", "routine_id", "tally", "told")
 
     def __init__(
         self,
@@ -147,6 +154,40 @@ class Ready:
         self.names = names  # of the attributes that it came with
         self.tally = tally
         self.events = routine._routilux.events
+        self.lost: Lost | None = None  # for a stateless one
+
+
+class Lost:
+    """Looks whether calls of a stateless routine change what its containers hold: in this worker alone, and for nobody.
+
+    Only small containers, and only behind the first tasks of a worker: to look costs two pickles of each.
+    """
+
+    def __init__(self, routine: Routine) -> None:
+        self._routine = routine
+        self._looks = LOOKS
+        self._before = self._now()
+
+    def look(self) -> str | None:
+        """Return the attribute that has changed, the first time that one has."""
+        if not self._before:
+            return None
+        now = self._now()
+        changed = next((name for name, held in self._before.items() if now.get(name) != held), None)
+        self._looks -= 1
+        if changed is not None or not self._looks:
+            self._before = {}
+        return changed
+
+    def _now(self) -> dict[str, bytes]:
+        found = {}
+        for name, value in attributes_of(self._routine).items():
+            if type(value) in CONTAINERS and len(value) <= SMALL:
+                with suppress(Exception):
+                    found[name] = pickle.dumps(value)
+            elif type(value) in CONTAINERS:
+                found[name] = b""
+        return found
 
 
 class Tally(dict[str, float]):

@@ -18,6 +18,7 @@ from routilux_core import Flow, JobState
 from routilux_core._remote.logs import MOST, Relay, environment
 from routilux_core_plugins.process import ProcessStrategy
 from shipped.endings import LogsMany
+from shipped.losing import Collects
 
 MakeFlow = Callable[..., Flow]
 SECONDS = 30.0
@@ -169,3 +170,19 @@ def test_a_process_that_works_for_nobody_any_more_logs_for_itself_again(own_hand
         assert warnings.showwarning is shows
     assert own_handler.said == ["here"]
     relay.leave()
+
+
+def test_what_a_stateless_routine_collects_in_a_worker_is_named_as_lost(
+    make_flow: MakeFlow, caplog: pytest.LogCaptureFixture
+) -> None:
+    flow = make_flow(execution_strategy="process", max_workers=1)
+    flow.add_routine(Collects(), "collects")
+    flow.add_output("collects", "out", "out")
+    with caplog.at_level(logging.WARNING, "routilux_core"):
+        for n in (-1, -2):
+            finished(flow.execute("collects", {"n": n}))
+        assert caplog.records == []
+        for n in (1, 2):
+            assert finished(flow.execute("collects", {"n": n})).results("out") == [{"n": n + 1}]
+    text = "routine 'collects' is stateless, and a call has changed what its attribute 'seen' holds: in this worker"
+    assert [record.getMessage()[: len(text)] for record in caplog.records] == [text]
