@@ -1,4 +1,4 @@
-"""An error plugin that skips what a routine is given while it fails all the time.
+"""An error plugin that spares the calls of a routine while it fails all the time.
 
 flow = Flow(plugins=[CircuitBreaker(limit=5, seconds=30)])
 """
@@ -6,51 +6,73 @@ flow = Flow(plugins=[CircuitBreaker(limit=5, seconds=30)])
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from time import monotonic
 
-from routilux_core import ActivationRecord, Decision, Failure, hookimpl
+from routilux_core import Activation, ActivationRecord, Decision, Failure, JobState, NotAdmitted, hookimpl
+
+
+class Circuit:
+    """What is known of one routine."""
+
+    def __init__(self) -> None:
+        self.failures = 0  # in a row
+        self.opened: float | None = None  # when it was, or when the last trial began
+        self.trial: tuple[str, int] | None = None  # job and activation of the one call that is let through
 
 
 class CircuitBreaker:
-    """After `limit` failures of a routine in a row, further ones are skipped for so many seconds, and not tried again.
+    """After `limit` failures of a routine in a row it is not called for so many seconds: what it is given is skipped.
 
-    Before that, and for all else, it has no opinion: the error handlers of the routine and of the flow decide.
+    Then one call is let through. If that succeeds, all are again; else so many seconds begin anew. `instead` is what is
+    decided about the others: "skip", "continue", "stop", or "retry", which asks again a tenth of `seconds` later.
+    What is done about a call that was made and failed, the error handlers of the routine and of the flow decide.
     """
 
-    def __init__(self, limit: int = 5, seconds: float = 30.0, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self, limit: int = 5, seconds: float = 30.0, instead: str = "skip", clock: Callable[[], float] = monotonic
+    ) -> None:
         self._limit, self._seconds, self._clock = limit, seconds, clock
-        self._lock = threading.Lock()
-        self._failures: Counter[str] = Counter()
-        self._opened: dict[str, float] = {}
+        self._instead = Decision(instead, seconds / 10)
+        self._lock = threading.Lock()  # hooks come from several threads
+        self._circuits: defaultdict[str, Circuit] = defaultdict(Circuit)
 
     def is_open(self, routine_id: str) -> bool:
-        """Return whether failures of a routine are skipped now."""
+        """Return whether the calls of a routine are spared now."""
         with self._lock:
-            return self._is_open(routine_id)
-
-    def _is_open(self, routine_id: str) -> bool:
-        opened = self._opened.get(routine_id)
-        if opened is not None and self._clock() - opened >= self._seconds:  # the next failure decides anew
-            del self._opened[routine_id]
-            self._failures[routine_id] = self._limit - 1
-        return routine_id in self._opened
+            return self._circuits[routine_id].opened is not None
 
     @hookimpl
-    def routilux_handle_error(self, failure: Failure) -> Decision | None:
+    def routilux_admit(self, activation: Activation) -> Decision | None:
         with self._lock:
-            if self._is_open(failure.routine_id):
-                return Decision("skip")
-            self._failures[failure.routine_id] += 1
-            if self._failures[failure.routine_id] < self._limit:
+            circuit = self._circuits[activation.routine_id]
+            if circuit.opened is None:
                 return None
-            self._opened[failure.routine_id] = self._clock()
-        return Decision("skip")
+            if self._clock() - circuit.opened < self._seconds:
+                return self._instead
+            # A trial that is never heard of is followed by another one, as late.
+            circuit.opened, circuit.trial = self._clock(), (activation.job_id, activation.id)
+            return None
 
     @hookimpl
-    def routilux_activations_finished(self, records: Sequence[ActivationRecord]) -> None:
+    def routilux_failure_decided(self, failure: Failure) -> None:
+        if isinstance(failure.exception, NotAdmitted):  # no news: nothing was called
+            return
+        with self._lock:
+            circuit = self._circuits[failure.routine_id]
+            circuit.failures += 1
+            if circuit.failures >= self._limit:
+                circuit.opened, circuit.trial = self._clock(), None
+
+    @hookimpl
+    def routilux_activations_finished(self, job: JobState, records: Sequence[ActivationRecord]) -> None:
         with self._lock:
             for record in records:
-                if record.outcome == "completed" and record.routine_id not in self._opened:
-                    self._failures.pop(record.routine_id, None)
+                if record.outcome == "completed":
+                    self._succeeded(self._circuits[record.routine_id], (job.job_id, record.id))
+
+    def _succeeded(self, circuit: Circuit, call: tuple[str, int]) -> None:
+        # What had begun before it was opened says nothing of now.
+        if circuit.opened is None or circuit.trial == call:
+            circuit.failures, circuit.opened, circuit.trial = 0, None, None

@@ -50,13 +50,15 @@ class DeadLetters:
         return [json.loads(line) for line in lines]
 
     def replay(self, flow: Flow) -> list[JobState]:
-        """Start a job for each letter, where it failed, and empty the file: what fails again comes back to it."""
+        """Start a job for each letter, where it failed. What fails again comes back, and what is no JSON stays."""
         with self._lock:
             taken = self._file.with_suffix(".replayed")
             if not self._file.exists():
                 return []
             self._file.replace(taken)
-        letters = [json.loads(line) for line in taken.read_text("utf-8").splitlines()]
+            letters = [json.loads(line) for line in taken.read_text("utf-8").splitlines()]
+            with self._file.open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(each) + "\n" for each in letters if each["payload"] is None)
         return [
             flow.execute(each["routine"], each["payload"], slot=each["slot"])
             for each in letters

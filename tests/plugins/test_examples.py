@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from places import CHECKOUT
-from routilux_core import Flow, Routine, event, slot
+from routilux_core import ErrorHandler, Flow, Routine, event, slot
 
 sys.path.insert(0, str(CHECKOUT / "examples" / "plugins"))
 from circuit_breaker import CircuitBreaker
@@ -40,6 +40,20 @@ class Fails(Routine):
         if n % 2 and not self.mended:
             raise ValueError(n)
         self.emit("done", n=n)
+
+
+class Calls(Routine):
+    """Counts its calls, and fails until it is mended, or has been called so often."""
+
+    count: int = 0
+    mended: bool = False
+    heals_after: int = 1_000_000
+
+    @slot
+    def n(self, n: int) -> None:
+        self.count += 1
+        if not self.mended and self.count <= self.heals_after:
+            raise ValueError(n)
 
 
 def build(flow: Flow) -> Fails:
@@ -81,23 +95,63 @@ def test_dead_letters_are_kept_and_replayed(make_flow: MakeFlow, strategy: dict[
     assert letters.letters() == letters.replay(flow) == []
 
 
-def test_a_circuit_breaker_skips_while_a_routine_fails(make_flow: MakeFlow) -> None:
+def test_a_dead_letter_that_is_no_json_is_kept_for_people_to_read(make_flow: MakeFlow, tmp_path: Path) -> None:
+    letters = DeadLetters(tmp_path / "dead.jsonl")
+    flow = make_flow(plugins=[letters], error_handler="continue")
+    flow.add_routine(Fails(), "fails")
+    flow.run("fails", {"n": 1 + 0j}, slot="n")
+    flow.run("fails", {"n": 3}, slot="n")
+    for _ in range(2):  # what fails again comes back, and what can't be replayed stays
+        assert [job.wait(SECONDS) for job in letters.replay(flow)] == [True]
+        assert sorted((each["payload"] or {}).get("n", 0) for each in letters.letters()) == [0, 3]
+    assert "(1+0j)" in letters.letters()[0]["text"]
+
+
+def test_a_circuit_breaker_spares_calls_until_a_trial_succeeds(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
     now = [0.0]
     breaker = CircuitBreaker(limit=3, seconds=10.0, clock=lambda: now[0])
-    flow = make_flow(plugins=[breaker], error_handler="continue")
-    fails = build(flow)
-    job = flow.run("source", {"count": 12})
-    assert [each.decision for each in job.errors if each.decision == "continue"] == ["continue"] * 2
-    assert (job.ledger.failed, job.ledger.skipped) == (2, 4)
-    assert breaker.is_open("fails")
+    flow = make_flow(**strategy, plugins=[breaker], error_handler="continue")
+    calls = Calls()
+    flow.add_routine(Source(), "source")
+    flow.add_routine(calls, "calls")
+    flow.connect("source", "out", "calls", "n")
+
+    def job(count: int) -> tuple[int, int, int]:
+        """Return how often it was called, and how many calls failed and were spared."""
+        before = calls.count
+        job = flow.execute("source", {"count": count})
+        assert job.wait(SECONDS)
+        assert (job.status, job.ledger.balanced) == ("completed", True)
+        return calls.count - before, job.ledger.failed, job.ledger.skipped
+
+    assert job(2) == (2, 2, 0)
+    assert not breaker.is_open("calls")
+    assert job(9) == (1, 1, 8)  # failures in a row, whichever job they are in
+    assert breaker.is_open("calls")
+    assert job(5) == (0, 0, 5)
     now[0] = 10.0
-    assert not breaker.is_open("fails")
-    fails.mended = True
-    flow.run("source", {"count": 4})
-    fails.mended = False
-    job = flow.run("source", {"count": 4})
-    assert (job.ledger.failed, job.ledger.skipped) == (2, 0), "a call that succeeds closes it for good"
-    assert not breaker.is_open("fails")
+    assert job(5) == (1, 1, 4)  # one is let through, and fails
+    now[0] = 20.0
+    calls.mended = True
+    job(1)
+    assert not breaker.is_open("calls")
+    assert job(5) == (5, 0, 0)
+    calls.mended = False
+    assert job(2) == (2, 2, 0)  # it begins to count anew
+
+
+def test_a_circuit_breaker_may_put_off_what_it_spares(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
+    breaker = CircuitBreaker(limit=1, seconds=0.05, instead="retry")
+    flow = make_flow(**strategy, plugins=[breaker])
+    calls = Calls()
+    calls.set_error_handler(ErrorHandler("retry", max_retries=99, retry_delay=0.0))
+    calls.heals_after = 2
+    flow.add_routine(Source(), "source")
+    flow.add_routine(calls, "calls")
+    flow.connect("source", "out", "calls", "n")
+    job = flow.execute("source", {"count": 3})
+    assert job.wait(SECONDS)
+    assert (job.status, job.ledger.completed, calls.count) == ("completed", 4, 5)
 
 
 @pytest.mark.parametrize("text", ['a"b', "a\\b", "a\nb"])
