@@ -52,7 +52,8 @@ def idle_pools(flow: Flow) -> Iterator[str]:
 
 
 def hold_a_permit(flow: Flow) -> None:
-    next(node for node in flow._runtime.engine.nodes.values() if node.mailbox.limited).mailbox.acquire()
+    with flow._runtime.engine.lock:
+        next(node for node in flow._runtime.engine.nodes.values() if node.mailbox.limited).mailbox.acquire()
 
 
 def leave_one_waiting(flow: Flow) -> None:
