@@ -389,12 +389,14 @@ class Flow:
         if unknown:
             raise _params_unpacked("run", entry_routine_id, unknown)
         check_outside(self._runtime.engine, "Flow.run")
-        self._runtime.engine.visits.check_uninterrupted("Flow.run")
+        engine = self._runtime.engine
+        engine.visits.check_uninterrupted("Flow.run")
         patience = check_patience(timeout, "the timeout of Flow.run")
         deadline = deadline_of(patience)
         job: JobState | None = None
         try:
             job = self.execute(entry_routine_id, entry_params, slot=slot)
+            engine.check_may_wait("Flow.run", "await flow.arun(...)")  # nothing of the job has begun there
             if not job.wait(seconds_left(deadline)):
                 raise JobTimeout(job.job_id, patience or 0.0)
         except BaseException:  # a signal handler raised it, most often; nobody else knows this job
@@ -442,6 +444,7 @@ class Flow:
         """
         check_outside(self._runtime.engine, "Flow.wait_for_completion")
         self._runtime.engine.visits.check_uninterrupted("Flow.wait_for_completion")
+        self._runtime.engine.check_may_wait("Flow.wait_for_completion", "await job.done()")
         patience = check_patience(timeout, "the timeout of Flow.wait_for_completion")
         self._runtime.engine.check_fork()
         try:
@@ -479,6 +482,7 @@ class Flow:
         if wait:
             check_outside(runtime.engine, "Flow.shutdown")
             runtime.engine.visits.check_uninterrupted("Flow.shutdown")
+            runtime.engine.check_may_wait("Flow.shutdown", "use `async with Flow(...)`")
         elif runtime.is_interrupted():
             return runtime.engine.visits.put_off(self.shutdown, False)
         patience = check_patience(timeout, "the timeout of Flow.shutdown")

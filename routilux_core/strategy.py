@@ -215,6 +215,14 @@ class WorkerPool(ABC):
         """
         return False
 
+    def runs_here(self) -> bool:
+        """Return whether this thread runs the event loop in which this pool works: to wait here would stop it."""
+        return False
+
+    def is_over(self) -> bool:
+        """Return whether this pool can run nothing any more, its loop being closed: the next job opens another."""
+        return False
+
     def after_fork(self) -> None:  # noqa: B027
         """Say, in the child of a fork, that threads and processes of this pool are the parent's, as it is itself.
 

@@ -115,6 +115,12 @@ class LoopPool(WorkerPool):
     def call_aside(self, call: Callable[[], None], /) -> bool:
         return self._work.call_aside(call)
 
+    def runs_here(self) -> bool:
+        return self._work.is_here()
+
+    def is_over(self) -> bool:
+        return self._work.loop.is_closed()
+
     def after_fork(self) -> None:
         self._forget.detach()
         PARENTS.append(self._work)
@@ -137,6 +143,7 @@ class LoopWork:
         # In the loop's thread:
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps no reference
         self._ending: asyncio.Task[None] | None = None
+        self._broken = False  # the loop ends, and what is begun now would be left half done
 
     def submit(self, task: Task) -> None:
         with self._lock:
@@ -160,12 +167,13 @@ class LoopWork:
         """End, and wait for it; not in the loop's own thread, which would never come to it."""
         deadline = None if seconds is None else monotonic() + seconds + CLEAN_UP_S
         self.end(seconds)
-        if not self._is_here() and self._may_end():
+        if not self.is_here() and self._may_end():
             self._ended.wait(_left(deadline))
-        self._companions.close(timeout=0.0 if self._is_here() else _left(deadline))
+        self._companions.close(timeout=0.0 if self.is_here() else _left(deadline))
 
-    def _is_here(self) -> bool:
-        return threading.current_thread() is self._thread
+    def is_here(self) -> bool:
+        """Return whether this thread runs the loop."""
+        return threading.current_thread() is self._thread and self.loop.is_running()
 
     def _may_end(self) -> bool:
         """Return whether there is an end to wait for: a loop of somebody else's may just have been left standing."""
@@ -181,11 +189,28 @@ class LoopWork:
     # -- in the loop's thread
 
     def _begin(self, task: Task) -> None:
-        made = self.loop.create_task(task.arun())
+        if self._broken:
+            task.fail(RuntimeError("the event loop is ending"))
+            return
+        made = self.loop.create_task(self._do(task))
         self._tasks.add(made)
         made.add_done_callback(self._tasks.discard)
 
+    async def _do(self, task: Task) -> None:
+        try:
+            await task.arun()
+        except asyncio.CancelledError:
+            if not (self._closed or self._broken):  # somebody ends the whole loop: asyncio.run, most often
+                self._broken = True
+                self.host.lost(
+                    StrategyError("the event loop was ended while jobs ran in it: await them, or use async with Flow")
+                )
+            raise
+
     def _end(self, seconds: float | None) -> None:
+        if self._broken:  # a task would not come to run any more
+            self._stop()
+            return
         if seconds is not None:
             self.loop.call_later(seconds, self._cancel)
         if self._ending is None:
@@ -218,7 +243,7 @@ class OwnLoopWork(LoopWork):
 
     def close(self, seconds: float | None) -> None:
         super().close(seconds)
-        if self._ended.is_set() and not self._is_here():
+        if self._ended.is_set() and not self.is_here():
             self._thread.join(None if seconds is None else CLEAN_UP_S)
 
     def _run(self) -> None:

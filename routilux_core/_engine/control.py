@@ -114,6 +114,7 @@ class JobControl:
         announce_end_again(run)
         if not run.done.is_set():
             engine.visits.check_uninterrupted("JobState.wait")
+            engine.check_may_wait("JobState.wait", "await job.done()")
         return engine.wait([run], check_patience(timeout, "the timeout of JobState.wait"))
 
     async def done(self, timeout: float | None) -> bool:

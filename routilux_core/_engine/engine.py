@@ -368,6 +368,15 @@ class Engine:
             return True
         return any(item[JOB] is run for node in self.all_nodes() for item in node.mailbox.waiting.copy())
 
+    def check_may_wait(self, what: str, instead: str) -> None:
+        """Refuse to wait in the thread of an event loop in which handlers run: it would stop them."""
+        for scheduler in self.schedulers:
+            if scheduler.pool is not None and scheduler.pool.runs_here():
+                raise FlowStateError(
+                    f"{what} was called in the event loop in which strategy {scheduler.strategy.name!r} runs handlers, "
+                    f"and would stop it: {instead}"
+                )
+
     def works_in_caller(self) -> bool:
         """Return whether some pool does its work in the thread of who waits."""
         return any(scheduler.pool is not None and scheduler.pool.in_caller for scheduler in self.schedulers)

@@ -32,6 +32,7 @@ class OutputStream:
 
     def __next__(self) -> Output:
         while not self._look():
+            self._run.engine.check_may_wait("JobState.stream", "write `async for`")
             with self._listed() as bell:
                 self._wait(bell)
         return self._found.popleft()

@@ -79,12 +79,13 @@ def close_pool(scheduler: Scheduler, *, cancel: bool = False, timeout: float | N
     """Close the pool of a queue, if any, and what its workers made. Past the deadline a warning, and we go on."""
     timeout = stretch(timeout)
     pool = scheduler.let_go_of_pool()
-    if pool is not None:
-        if pool.in_caller:
-            _close(pool, scheduler, cancel, timeout)
-        else:
-            _close_in_time(pool, scheduler, cancel, timeout)
-    scheduler.resources.close_all()
+    here = pool is not None and pool.runs_here()
+    if pool is not None and (here or pool.in_caller):
+        _close(pool, scheduler, cancel, timeout)
+    elif pool is not None:
+        _close_in_time(pool, scheduler, cancel, timeout)
+    if not here:  # else it ends when this thread comes to that, with what was made in it
+        scheduler.resources.close_all()
     scheduler.abandon()
 
 

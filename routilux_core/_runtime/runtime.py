@@ -268,6 +268,7 @@ class Runtime:
         """Start a job from an event loop: in a thread, where pools have to be opened or do the work there."""
         if self.was_read:
             self._load_strategies()
+        self._close_what_is_over()
         used = [scheduler for scheduler in self.schedulers if self._uses(scheduler)]
         if any(scheduler.pool is None and _takes_loop(scheduler) for scheduler in used):
             self._open(_takes_loop)  # here, since it may be this very loop; what declares that opens at once
@@ -352,6 +353,7 @@ class Runtime:
             wiring.check_awaiting()
         if wiring.ordered != wiring.graph.version:
             wiring.order_gathers()
+        self._close_what_is_over()
         for scheduler in self.schedulers:
             scheduler.prepare(entry, payload, bool(engine.runs))
             missing = missing or scheduler.pool is None
@@ -368,6 +370,12 @@ class Runtime:
             if self.at_exit is None:
                 self.at_exit = _exit_hook(self.wiring.graph.flow_id, weakref.ref(self.engine))
                 atexit.register(self.at_exit)
+
+    def _close_what_is_over(self) -> None:
+        """Let go of pools that can run nothing any more: an event loop was closed, and nobody has said so."""
+        for scheduler in self.schedulers:
+            if scheduler.pool is not None and scheduler.pool.is_over():
+                scheduler.lost(StrategyError(f"the event loop of strategy {scheduler.strategy.name!r} was closed"))
 
     def _uses(self, scheduler: Scheduler) -> bool:
         return scheduler is self.default or any(node.scheduler is scheduler for node in self.engine.nodes.values())

@@ -126,6 +126,12 @@ class SpyPool(WorkerPool):
         pool: Any = self._pool
         return spy is not None and bool(pool.kill(spy))
 
+    def runs_here(self) -> bool:
+        return self._pool.runs_here()
+
+    def is_over(self) -> bool:
+        return self._pool.is_over()
+
     def call_aside(self, call: Callable[[], None], /) -> bool:
         return self._pool.call_aside(call)
 

@@ -12,6 +12,7 @@ from strategies.event_loop import EventLoopStrategy
 from strategies.greenlets import GreenletStrategy
 
 
+@pytest.mark.once  # the bundled `asyncio`, of which it is the small form, is tested everywhere
 class TestEventLoop(StrategySuite):
     @pytest.fixture
     def strategy(self) -> Any:
