@@ -9,7 +9,8 @@ made in the program, a name with a pattern such as `ssh:host`.
 *Error handling.* `routilux_handle_error` decides about an exception before the policies of the routine and the flow do.
 `routilux_admit` is asked before each call, and may spare it.
 
-*Tracking.* The six others tell what happens. They return nothing, and they can't change what a job does.
+*Tracking.* The others tell what happens. They can't change what a job does, and return nothing, but for
+`routilux_carry`: that is what goes along to workers elsewhere.
 
 A plugin is a module, an object, or a class (which is called without arguments). It is found through an entry point in
 the group `routilux_core.plugins`, or given to one flow with `Flow(plugins=[...])`. Installed trackers listen to every
@@ -36,7 +37,8 @@ run, workers wait for it. Waiting for a flow or a job inside a hook is refused.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pluggy
@@ -186,6 +188,19 @@ def routilux_failure_decided(job: JobState, failure: Failure, payload: Mapping[s
     Called on the worker's thread, several at a time under a parallel strategy, before the call is counted and recorded;
     where memory is not shared, and for coroutines, on a thread for this. All of them come before
     `routilux_job_finished`. An exception is logged and mutes the plugin for this job.
+    """
+
+
+@hookspec
+def routilux_carry(job: JobState) -> Callable[[], AbstractContextManager[object]] | None:
+    """Return what goes along to the workers where memory is not shared: the context of a trace, say.
+
+    What is returned is pickled once. In the worker it is called for each task, without arguments, and makes a context
+    manager in which the calls of that task run; context variables that this sets are seen by each of them. So it is a
+    function of an importable module, or a `functools.partial` of one.
+    Called on the thread that sends the first task of a job, after `routilux_job_started`, once; others wait for it, so
+    it should be quick. An exception is logged and mutes the plugin for this job; what can't be pickled, or raises in
+    the worker, is logged and left out. Where all memory is shared it is not called.
     """
 
 

@@ -11,11 +11,12 @@ from routilux_core._engine.engine import logger
 from routilux_core._engine.plan import Inlet, Node
 from routilux_core._remote.cache import process
 from routilux_core._remote.logs import environment
-from routilux_core._remote.pickling import PROTOCOL, WITH_VALUES, dumps_payload, is_plain
+from routilux_core._remote.pickling import PROTOCOL, WITH_VALUES, dumps, dumps_payload, is_plain
 from routilux_core._remote.routines import definition_of, pickle_state
 from routilux_core._remote.wire import Callee, Calls, Data, Label, Request, write_calls, write_payload
 from routilux_core._routines.imports import ADVICE, is_incomplete
 from routilux_core._routines.signature import Payload
+from routilux_core._tracking.carriers import Carriers
 from routilux_core.errors import ShippingError
 
 HEAVY = 1 << 20  # bytes of state beyond which a user should know that they travel with each task
@@ -38,6 +39,7 @@ class PartStore:
 
     def __init__(self) -> None:
         self.environment: Part = ("", b"")
+        self.carriers = Carriers(dumps)
         self.whole: set[str] = set()  # jobs whose tasks take every part along, since a worker had lost one
         self._parts: dict[Node, Part] = {}
         self._warned: set[str] = set()
@@ -132,6 +134,7 @@ def crate(
     holds: Callable[[Node], int],
     goes_on: Callable[[Node], bool],
     whole: bool,
+    carrier: bytes,
 ) -> Envelope | None:
     """Put a task together; None if a payload has to be pickled by itself first, since it is not plain.
 
@@ -155,7 +158,8 @@ def crate(
         return None
     first = rows[0][0].node
     state = store.state(first) if travels(first) else None
-    return Envelope(label, Request(process().token, store.environment[0], state, callees, calls), parts, whole)
+    request = Request(process().token, store.environment[0], state, callees, calls, carrier)
+    return Envelope(label, request, parts, whole)
 
 
 def _check_complete(node: Node) -> None:

@@ -23,6 +23,7 @@ from routilux_core._remote.wire import UNTIL_END, UNTIL_SUCCESS, Calls, Label, L
 from routilux_core._routines.frame import CURRENT
 from routilux_core._routines.returns import check_returned
 from routilux_core._routines.signature import Payload
+from routilux_core._tracking.carriers import entered
 from routilux_core.errors import ShippingError
 
 Mark = Callable[[int], None]
@@ -60,6 +61,7 @@ class BatchExecutor:
         here.serves = here.serves or not at_home
         self._calls = read_calls(request.calls)
         self._state = request.state
+        self._carrier = request.carrier
         self._mark = mark
         self._callees = Callees(request, here)
         alone = len(self._calls) == 1 and len(self._calls[0].payloads) == 1
@@ -75,10 +77,11 @@ class BatchExecutor:
         if not (missing or callees.lacks_names):
             callees.prepare()
             CURRENT.set(self._frame)
-            self._variables = Variables(context)
             self._process.running.add(self)
             try:
-                self._run_all()
+                with entered(self._carrier, loads) if self._carrier else contextlib.nullcontext():
+                    self._variables = Variables(context)  # what was entered may have set some, for each call
+                    self._run_all()
                 callees.tell_of_losses()
             finally:
                 self._process.running.discard(self)

@@ -75,7 +75,9 @@ def _pack_one_by_one(label: Label, claim: Claim, parts: PartStore) -> Envelope |
 
 
 def _crated(label: Label, claim: Claim, parts: PartStore, rows: list[Row]) -> Envelope | None:
-    return crate(label, parts, rows, holds, lambda node: goes_on(claim.run, node), claim.run.job_id in parts.whole)
+    run = claim.run
+    whole, carrier = run.job_id in parts.whole, parts.carriers.of(run)
+    return crate(label, parts, rows, holds, lambda node: goes_on(run, node), whole, carrier)
 
 
 def _payload(item: Item) -> Payload:

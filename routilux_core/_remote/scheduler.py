@@ -65,6 +65,7 @@ class RemoteScheduler(Scheduler):
         if not running:
             self.losses.forget()
             self.parts.whole.clear()
+            self.parts.carriers.forget()
 
     # -- sending
 

@@ -95,10 +95,11 @@ class Request(NamedTuple):
     state: bytes | None  # of the routine, where it is one with state
     routines: list[Callee]
     calls: bytes  # a list of `Calls`, by `write_calls`
+    carrier: bytes = b""  # what plugins send along, by `carriers`
 
     def write(self) -> bytes:
         """Return the request as bytes, once for all the workers that it may be sent to."""
-        return pickle.dumps((*self[:3], [tuple(each) for each in self.routines], self.calls), PROTOCOL)
+        return pickle.dumps((*self[:3], [tuple(each) for each in self.routines], *self[4:]), PROTOCOL)
 
 
 def write_calls(calls: list[Calls]) -> bytes | None:
@@ -118,8 +119,8 @@ def write_payload(label: Label, request: bytes, parts: dict[str, bytes]) -> byte
 def read_payload(payload: bytes) -> tuple[Label, Request, dict[str, bytes]]:
     """Return whose a request is, the request, and the parts that came along."""
     label, (request, parts) = _opened(payload, "a request")
-    home, environment, state, routines, calls = pickle.loads(request)
-    return label, Request(home, environment, state, [Callee(*each) for each in routines], calls), parts
+    home, environment, state, routines, calls, carrier = pickle.loads(request)
+    return label, Request(home, environment, state, [Callee(*each) for each in routines], calls, carrier), parts
 
 
 # -- and back again

@@ -34,6 +34,7 @@ PATIENCE = 0.05  # seconds that a record waits for others
 BEHIND = 64  # batches that may wait for a slow listener before workers wait for it, and nothing more is shipped
 BATCHES = "routilux_activations_finished"
 FAILURES = "routilux_failure_decided"
+CARRIERS = "routilux_carry"
 ARGUMENTS = {  # what each hook tells of
     "routilux_job_started": "job",
     "routilux_job_finished": "job",
@@ -41,6 +42,7 @@ ARGUMENTS = {  # what each hook tells of
     FAILURES: "failure",
     "routilux_activation_started": "activation",
     "routilux_event_emitted": "emission",
+    CARRIERS: "job",
 }
 
 
@@ -127,6 +129,8 @@ class Listeners:
         self.armed = False  # whether what workers record for themselves will be asked for in time
         self.starts = self.hears("routilux_job_started")
         self.counts = self.hears("routilux_activations_finished")
+        self.carries = self.hears(CARRIERS)  # whether anything goes along with what is sent to workers elsewhere
+        self._carried: list[tuple[str, Any]] | None = None
         self.details = self.hears("routilux_activation_started") or self.hears("routilux_event_emitted")
 
     def hears(self, hook: str) -> bool:
@@ -245,6 +249,16 @@ class Listeners:
             if catches_up:
                 self._engine.run_deferred()
 
+    # -- what goes along
+
+    def carried(self) -> list[tuple[str, Any]]:
+        """Return what plugins send along with each task of the job, by plugin; they are asked once."""
+        with self._muting:
+            if self._carried is None:
+                self._carried = []
+                copy_context().run(self._tell, CARRIERS, {"job": self._job}, self._carried)
+            return self._carried
+
     # -- failures
 
     def failure_decided(self, failure: Failure, payload: Payload) -> None:
@@ -305,11 +319,13 @@ class Listeners:
                 told |= {"failure": record.failure, "payload": record.payload}
             copy_context().run(self._tell, hook, told)
 
-    def _tell(self, hook: str, record: dict[str, Any]) -> None:
+    def _tell(self, hook: str, record: dict[str, Any], answers: list[tuple[str, Any]] | None = None) -> None:
         CURRENT.set(_Telling(self._engine, self._run))
         for each in self._by_hook[hook]:
             try:
-                each.function(*[record[name] for name in each.arguments])
+                answer = each.function(*[record[name] for name in each.arguments])
+                if answers is not None and answer is not None:
+                    answers.append((each.plugin, answer))
             except BaseException as error:  # a CancelledError, or an exit, is the plugin's own, too
                 if is_interrupt(error):
                     raise

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import AbstractContextManager
 from typing import Any, assert_type
 
 from attrs import frozen
@@ -275,6 +277,10 @@ class Plugin:
     def routilux_failure_decided(self, failure: Failure, payload: Mapping[str, Any]) -> None:
         assert_type(failure.activation, int)
         assert_type(failure.cause, int | None)
+
+    @hookimpl
+    def routilux_carry(self, job: JobState) -> Callable[[], AbstractContextManager[object]] | None:
+        return contextlib.nullcontext if job.job_id else None
 
     @hookimpl
     def routilux_activation_started(self, activation: Activation) -> None:
