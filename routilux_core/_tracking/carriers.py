@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -45,15 +46,19 @@ class Carriers:
                     raise
                 log.warning("plugin %r, routilux_carry: what goes along with job %s can't be pickled", plugin, job_id)
                 log.debug("plugin %r, routilux_carry: %r", plugin, error, exc_info=error)
-        return self._dumps(whole) if whole else b""
+        return self._dumps((job_id, whole)) if whole else b""
+
+
+_told: deque[tuple[str, str]] = deque(maxlen=64)  # jobs, and what failed, of which this process has logged
 
 
 @contextlib.contextmanager
 def entered(carrier: bytes, loads: Callable[[bytes], Any]) -> Iterator[None]:
     """Run a task in its worker with what plugins have sent along. One that fails is logged, and left out."""
     managers: list[AbstractContextManager[object]] = []
-    for each in loads(carrier):
-        with _logged("entered"):
+    job_id, whole = loads(carrier)
+    for each in whole:
+        with _logged(job_id, "entered"):
             manager = loads(each)()
             manager.__enter__()
             managers.append(manager)
@@ -61,15 +66,20 @@ def entered(carrier: bytes, loads: Callable[[bytes], Any]) -> Iterator[None]:
         yield
     finally:  # what handlers raise does not come by here: the task has it
         for manager in reversed(managers):
-            with _logged("left"):
+            with _logged(job_id, "left"):
                 manager.__exit__(None, None, None)
 
 
 @contextlib.contextmanager
-def _logged(what: str) -> Iterator[None]:
+def _logged(job_id: str, what: str) -> Iterator[None]:
+    """Log what is raised, once for a job: its next task would say the same."""
     try:
         yield
     except BaseException as error:
         if is_interrupt(error):
             raise
-        log.warning("what a plugin has sent along (routilux_carry) could not be %s: %r", what, error, exc_info=error)
+        if (job_id, what) in _told:
+            return
+        _told.append((job_id, what))
+        text = "job %s: what a plugin has sent along (routilux_carry) could not be %s here: %r"
+        log.warning(text, job_id, what, error, exc_info=error)

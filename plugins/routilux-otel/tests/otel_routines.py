@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from opentelemetry.trace import get_current_span
+
 from routilux_core import Routine, event, slot
 
 
@@ -24,6 +26,17 @@ class Square(Routine, stateless=True):
 class End(Routine, stateless=True):
     @slot
     def n(self, n: int) -> None: ...
+
+
+class Traced(Routine, stateless=True):
+    """Says in which trace it runs."""
+
+    said = event("trace", "span", "sampled")
+
+    @slot
+    def n(self, n: int) -> None:
+        current = get_current_span().get_span_context()
+        self.emit("said", trace=current.trace_id, span=current.span_id, sampled=current.trace_flags.sampled)
 
 
 class Fails(Routine, stateless=True):

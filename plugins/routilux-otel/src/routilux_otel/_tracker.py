@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from opentelemetry.metrics import MeterProvider
@@ -10,6 +11,7 @@ from opentelemetry.trace import TracerProvider, get_tracer
 
 from routilux_core import ActivationRecord, Failure, JobState, hookimpl
 from routilux_otel._metrics import Metrics
+from routilux_otel._propagation import carrier_of
 from routilux_otel._spans import JobSpans
 
 
@@ -32,6 +34,12 @@ class OpenTelemetry:
     def routilux_job_started(self, job: JobState) -> None:
         """Begin the span of a job."""
         self._jobs[id(job)] = JobSpans(self._tracer, job)
+
+    @hookimpl
+    def routilux_carry(self, job: JobState) -> Callable[[], AbstractContextManager[None]] | None:
+        """Let what handlers trace in other processes be below the span of the job; also that nothing is sampled."""
+        spans = self._jobs[id(job)]
+        return carrier_of(spans.span) if spans.span.get_span_context().is_valid else None
 
     @hookimpl
     def routilux_failure_decided(self, job: JobState, failure: Failure) -> None:
