@@ -14,6 +14,7 @@ from suite import (
     w11_saving,
     w12_hooks,
     w14_dask,
+    w16_await,
 )
 from suite.model import Workload
 
@@ -33,5 +34,6 @@ WORKLOADS: dict[str, Workload] = {
         w11_saving.WORKLOAD,
         w12_hooks.WORKLOAD,
         w14_dask.WORKLOAD,
+        w16_await.WORKLOAD,
     )
 }

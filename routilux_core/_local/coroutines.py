@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from contextvars import Context
 from threading import get_ident
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 from routilux_core._engine.plan import JOB, Inlet, Item, Node
 from routilux_core._engine.run import Run
@@ -30,6 +31,8 @@ from routilux_core._routines.frame import CURRENT
 from routilux_core._routines.returns import check_returned, is_awaitable
 from routilux_core._tracking.history import DISCARDED
 from routilux_core.errors import ActivationTimeout, StrategyError, WorkerLost
+
+T = TypeVar("T")
 
 
 class CoroutineTask(WorkTask):
@@ -58,7 +61,8 @@ async def work(scheduler: Scheduler) -> None:
             worker.count()
             if worker.ending is not None:
                 raise worker.ending
-            await asyncio.sleep(0)  # plain handlers may never wait, and would keep the loop from everyone else
+            if not worker.has_waited:  # handlers may never wait, and would keep the loop from everyone else
+                await asyncio.sleep(0)
             worker = CoroutineWorker(scheduler)
     finally:
         worker.sign_out()
@@ -73,7 +77,7 @@ class CoroutineWorker(Emitter):
     ended.
     """
 
-    __slots__ = ("called", "ended", "ending", "handler", "home", "killed", "loop", "started", "verdict")
+    __slots__ = ("called", "ended", "ending", "handler", "has_waited", "home", "killed", "loop", "started", "verdict")
 
     tells = False  # listeners would stop all the others in its thread
 
@@ -83,7 +87,7 @@ class CoroutineWorker(Emitter):
         self.verdict = HAS_COMPLETED  # of the activation in hand
         self.loop = asyncio.get_running_loop()
         self.handler: asyncio.Task[BaseException | None] | None = None  # what is awaited
-        self.killed = False
+        self.killed = self.has_waited = False
         self.home = self.thread  # that runs the loop; `thread` is where the handler runs
         self.started = self.called = self.ended = 0.0
         self.ending: BaseException | None = None  # what ends the worker, not just this activation
@@ -219,8 +223,11 @@ class CoroutineWorker(Emitter):
         """
         name, began = f"{inlet.node.routine_id}.{inlet.name}", perf_counter()
         self.thread = get_ident()
-        task = self.handler = self.loop.create_task(self._guarded(made, inlet), name=name, context=context)
-        late = await self._end_of(task, inlet.node)
+        task = self.handler = start(self._guarded(made, inlet), self.loop, name, context)
+        late = False
+        if not task.done():
+            self.has_waited = True
+            late = await self._end_of(task, inlet.node)
         raised = _raised_in(task, made)
         if late:
             raise too_long(inlet.node, inlet.name, perf_counter() - began) from raised
@@ -233,6 +240,18 @@ class CoroutineWorker(Emitter):
         """Wait for the end of a handler's task; return whether it was cancelled because its time was over."""
         late = False
         limit = node.timeout if self.scheduler.strategy.capabilities.enforces_timeout else None
+        if limit is None:  # the short way: a cancellation of this worker is passed on to what it awaits
+            try:
+                await task
+            except asyncio.CancelledError:  # of a handler that had not begun
+                pass
+            except GeneratorExit as error:  # the event loop was closed under it: nothing can be awaited any more
+                self.ending = error
+                raise WorkerLost(f"the event loop was closed while {task.get_name()!r} ran") from None
+            me = asyncio.current_task()
+            if me is not None and me.cancelling():
+                self.ending = asyncio.CancelledError()
+            return False
         while not task.done():
             try:
                 ended, _ = await asyncio.wait((task,), timeout=limit)
@@ -274,6 +293,25 @@ class CoroutineWorker(Emitter):
         """Wait a little in a thread beside the loop; in the loop do nothing, since that would block it."""
         if get_ident() != self.home:
             relieve_by(self, node, _work_off_nothing, nap)
+
+
+def start_eagerly(
+    handler: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop, name: str, context: Context
+) -> asyncio.Task[T]:
+    """Return a task that has run to its first wait already; Python 3.12 and newer. A factory of the loop's decides."""
+    if loop.get_task_factory() is not None:
+        return start_soon(handler, loop, name, context)
+    return asyncio.Task(handler, loop=loop, name=name, context=context, eager_start=True)  # type: ignore[call-arg]
+
+
+def start_soon(
+    handler: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop, name: str, context: Context
+) -> asyncio.Task[T]:
+    """Return a task that begins with the loop's next turn."""
+    return loop.create_task(handler, name=name, context=context)
+
+
+start = start_eagerly if sys.version_info >= (3, 12) else start_soon
 
 
 def _work_off_nothing(worker: Emitter, node: Node, enough: int, until: float) -> None:
