@@ -161,7 +161,7 @@ class Routine:
         _change(self, self._routilux.events, made)
         return made
 
-    def emit(self, event_name: str, /, *unnamed: typing.Never, flow: Any = None, **data: Any) -> None:
+    def emit(self, event_name: str, /, *unnamed: typing.Never, **data: Any) -> None:
         """Send `data` to every slot that is connected to the event.
 
         Each value has a name: `self.emit("fetched", name=name, letters=7)`.
@@ -172,9 +172,8 @@ class Routine:
         frame = CURRENT.get()
         if frame is None or frame.routine is not self or frame.thread != get_ident():
             raise _emit_refused(self, event_name)
-        if unnamed or flow is not None:
-            _check_data(self, event_name, unnamed, flow)
-            data["flow"] = flow
+        if unnamed or "flow" in data:  # no parameter: for that, Python would look through all names of `data`
+            _check_data(self, event_name, unnamed, data)
         frame.emit(event_name, data)
 
     def renew(self, name: str) -> Any:
@@ -352,7 +351,7 @@ def _name_of(routine: Routine) -> str:
     return routine._routilux.owner[1] if routine._routilux.owner else type(routine).__name__
 
 
-def _check_data(routine: Routine, event_name: str, unnamed: tuple[Any, ...], flow: Any) -> None:
+def _check_data(routine: Routine, event_name: str, unnamed: tuple[Any, ...], data: dict[str, Any]) -> None:
     """Refuse values without a name, and a flow, which an emission does not take: the engine knows it."""
     what = f"routine {_name_of(routine)!r}, emit({event_name!r}, ...)"
     if unnamed:
@@ -360,7 +359,7 @@ def _check_data(routine: Routine, event_name: str, unnamed: tuple[Any, ...], flo
         raise PayloadError(
             f"{what}: each value has a name, as in emit({event_name!r}, {declared[0]}={brief(unnamed[0])})"
         )
-    if hasattr(type(flow), "add_routine"):
+    if hasattr(type(data.get("flow")), "add_routine"):
         raise PayloadError(f"{what}: leave flow= out; a routine emits into the flow that runs it")
 
 
