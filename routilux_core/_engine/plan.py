@@ -176,6 +176,7 @@ class Node:
     """
 
     __slots__ = (
+        "crew",
         "holds",
         "inlets",
         "mailbox",
@@ -197,6 +198,7 @@ class Node:
     # Bound by what is ready, for the way in which its workers share it now:
     queue: deque[Item]  # where its activations go
     waits: Mailbox | None  # its mailbox, where that is the mailbox's own waiting list
+    crew: Lane | None  # who is to be asked for a worker then; None where the only worker is the one that posts
     post: Callable[[Item], None]  # puts one there, without the lock being held
 
     def __init__(self, routine_id: str, routine: Routine, scheduler: Lane) -> None:

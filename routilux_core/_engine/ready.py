@@ -66,7 +66,7 @@ class LockedReady:
 
     def bind(self, node: Node) -> None:
         """Let what is posted to a routine come here. Under the lock, or while the graph is wired."""
-        node.queue, node.waits, node.post = self.queue, None, self.owner.post
+        node.queue, node.waits, node.crew, node.post = self.queue, None, node.scheduler, self.owner.post
 
     # -- taking (lock)
 
@@ -182,7 +182,7 @@ class SharedReady(LockedReady):
     def bind(self, node: Node) -> None:
         mailbox = node.mailbox
         node.queue, node.waits = (mailbox.waiting, mailbox) if mailbox.limited else (self.lane, None)
-        node.post = node.queue.append
+        node.crew, node.post = node.scheduler, node.queue.append
 
     def take(self, hand: Hand, from_lane: bool = False) -> Item | None:
         """Return what is next, noted in `hand`: what is in the lane behind the rest, or `from_lane` before it."""
@@ -256,7 +256,7 @@ class SoloReady(LockedReady):
         self.queue.clear()
 
     def bind(self, node: Node) -> None:
-        node.queue, node.waits, node.post = self.lane, None, self.lane.append
+        node.queue, node.waits, node.crew, node.post = self.lane, None, None, self.lane.append
 
     def take(self, hand: Hand, from_lane: bool = False) -> Item | None:
         """Return what is next, noted in `hand`: what is in the lane behind the rest, or `from_lane` before it.

@@ -169,21 +169,22 @@ class Emitter:
             post((inlet, data, run, number, item[NUMBER], perf_counter() if run.timed else 0.0))
             # Posted first, looked behind that: who leaves, or gives a permit back, does it the other way round. So one
             # of the two sees the other, whatever comes between these steps. An old value costs a second look.
-            waits = node.waits
-            if waits is not None:
-                if waits.free:  # else who has a permit looks there once more when giving it back
+            crew = node.crew
+            if crew is not None:  # else it goes to the worker that is alone, and this is that one
+                waits = node.waits
+                if waits is not None:
+                    if waits.free:  # else who has a permit looks there once more when giving it back
+                        with run.engine.lock:
+                            waits.admit(crew.ready.first)
+                            crew.want_worker()
+                        run.engine.run_deferred()
+                    if len(waits.waiting) > (node.mark or run.engine.max_pending):
+                        self.relieve(node)
+                    return
+                if crew.active < crew.workers and not crew.recruiting:
                     with run.engine.lock:
-                        waits.admit(node.scheduler.ready.first)
-                        node.scheduler.want_worker()
+                        crew.want_worker()
                     run.engine.run_deferred()
-                if len(waits.waiting) > (node.mark or run.engine.max_pending):
-                    self.relieve(node)
-                return
-            scheduler = node.scheduler
-            if scheduler.active < scheduler.workers and not scheduler.recruiting:
-                with run.engine.lock:
-                    scheduler.want_worker()
-                run.engine.run_deferred()
             # Now and then: to look after each emission would cost more than it brings.
             if not number & run.engine.mask and (len(node.queue) > run.engine.max_pending or node.mailbox.waiting):
                 self.relieve(node)
