@@ -338,12 +338,13 @@ def test_a_value_may_be_called_flow(make_flow: Callable[..., Flow], strategy: di
         out = event("flow")
 
         def __call__(self) -> None:
-            self.emit("out", flow=3.5)
+            for flow in (3.5, None):
+                self.emit("out", flow=flow)
 
     flow = make_flow(**strategy)
     flow.add_routine(Meter(), "meter")
     flow.add_output("meter", "out")
-    assert flow.run("meter").results("meter.out") == [{"flow": 3.5}]
+    assert flow.run("meter").results("meter.out") == [{"flow": 3.5}, {"flow": None}]
 
 
 def test_a_helper_thread_that_emits_is_named(make_flow: Callable[..., Flow]) -> None:
