@@ -176,6 +176,24 @@ class Routine:
             _check_data(self, event_name, unnamed, data)
         frame.emit(event_name, data)
 
+    def emit_async(self, event_name: str, /, *unnamed: typing.Never, **data: Any) -> typing.Awaitable[None]:
+        """`emit`, and wait while more than `max_pending` wait where that went: `await self.emit_async("item", n=n)`.
+
+        In an `async def` handler, whose event loop goes on meanwhile, and with it who works that off.
+        """
+        frame = frame_of(self)
+        if frame is None:
+            raise _emit_refused(self, event_name)
+        room = getattr(frame, "room", None)
+        if room is None or frame.thread != getattr(frame, "home", frame.thread):
+            raise EmitError(
+                f"emit_async({event_name!r}) of routine {_name_of(self)!r} was called in a handler that runs in no "
+                "event loop: make the handler an `async def`, or call emit, which waits by itself"
+            )
+        self.emit(event_name, *unnamed, **data)
+        awaited: typing.Awaitable[None] = room(event_name)
+        return awaited
+
     def renew(self, name: str) -> Any:
         """Close what this worker made for a `per_worker` declaration, make it anew, and return it.
 

@@ -57,10 +57,14 @@ def _pair(in_flight: int) -> tuple[Row, Row]:
     )
 
 
-def _compared(in_flight: int, gate: float) -> Comparison:
+def _compared(in_flight: int, gate: float, ambition: float) -> Comparison:
     bare, ours = _pair(in_flight)
     return Comparison(
-        goal="G16", text=f"ours / bare, {in_flight:,} under way", compute=ratio(ours.name, bare.name), gate=gate
+        goal="G16",
+        text=f"ours / bare, {in_flight:,} under way",
+        compute=ratio(ours.name, bare.name),
+        gate=gate,
+        ambition=ambition,
     )
 
 
@@ -68,5 +72,5 @@ WORKLOAD = Workload(
     name="W16",
     title="10,000 calls that await a sleep of 10 ms",
     rows=(*_pair(1_000), *_pair(5_000)),
-    comparisons=(_compared(1_000, 1.15), _compared(5_000, 1.6)),
+    comparisons=(_compared(1_000, 1.15, 1.1), _compared(5_000, 1.6, 1.3)),
 )

@@ -53,6 +53,7 @@ class Engine:
         "forked",
         "gather_order",
         "has_timeouts",
+        "held_up",
         "hurt",
         "inlets",
         "keeps_frames",
@@ -88,6 +89,7 @@ class Engine:
         self.aside = Aside()  # where what may take long is done for threads that others wait for
         self.behind = 0  # jobs whose listeners are so slow that nothing more is shipped
         self.timers = Timers(self.lock, self.run_deferred, self._nudge)
+        self.held_up = 0  # handlers in event loops that wait for room for what they emit
         self.has_timeouts = False  # of any routine
         self.error_handler = ErrorHandler()
         self.gather_order: list[Inlet] = []
@@ -376,6 +378,12 @@ class Engine:
                     f"{what} was called in the event loop in which strategy {scheduler.strategy.name!r} runs handlers, "
                     f"and would stop it: {instead}"
                 )
+
+    @guarded
+    def is_stuck(self) -> bool:
+        """Return whether nothing is under way but handlers that wait for room."""
+        under_way = sum(len(list(scheduler.in_hand())) for scheduler in self.schedulers)
+        return under_way <= self.held_up and not any(scheduler.recruiting for scheduler in self.schedulers)
 
     def works_in_caller(self) -> bool:
         """Return whether some pool does its work in the thread of who waits."""

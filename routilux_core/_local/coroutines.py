@@ -11,10 +11,10 @@ from threading import get_ident
 from time import perf_counter
 from typing import Any, TypeVar
 
-from routilux_core._engine.plan import JOB, Inlet, Item, Node
+from routilux_core._engine.plan import INLET, JOB, Inlet, Item, Node
 from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Scheduler
-from routilux_core._local.backpressure import nap, relieve_by
+from routilux_core._local.backpressure import is_within, nap, raise_mark, relieve_by
 from routilux_core._local.deadlines import too_long
 from routilux_core._local.emitter import Emitter
 from routilux_core._local.invocation import (
@@ -33,6 +33,9 @@ from routilux_core._tracking.history import DISCARDED
 from routilux_core.errors import ActivationTimeout, StrategyError, WorkerLost
 
 T = TypeVar("T")
+
+ROOM_LOOK_S = 0.002  # between two looks whether there is room for what was emitted
+STUCK_LOOKS = 3  # in a row that find nothing under way
 
 
 class CoroutineTask(WorkTask):
@@ -279,6 +282,35 @@ class CoroutineWorker(Emitter):
             self.routine = None  # at once: tasks that outlive the handler can't emit for it
         return None
 
+    async def room(self, event_name: str, /) -> None:
+        """Wait until no more than `max_pending` wait where this event goes. Another worker comes meanwhile.
+
+        Where nothing is under way but those who wait like this, perhaps for each other, the mark is raised.
+        """
+        item, engine = self.item, self.engine
+        assert item is not None
+        run: Run = item[JOB]
+        nodes = [run.own.get(inlet.node, inlet.node) for inlet, _ in item[INLET].node.outlets[event_name].targets]
+        if not any(_is_crowded(node, engine.max_pending) for node in nodes):
+            return
+        with engine.step():
+            engine.held_up += 1
+            self.seat.step_out()
+        try:
+            stuck = 0
+            while not run.stopped and (crowded := [n for n in nodes if _is_crowded(n, engine.max_pending)]):
+                await asyncio.sleep(ROOM_LOOK_S)
+                with engine.step():
+                    stuck = stuck + 1 if engine.is_stuck() else 0
+                    if stuck >= STUCK_LOOKS:
+                        stuck = 0
+                        for node in crowded:
+                            raise_mark(self, node, node.mark or engine.max_pending)
+        finally:
+            with engine.step():
+                engine.held_up -= 1
+                self.seat.step_in()
+
     def kill(self, run: Run) -> None:
         """Cancel the handler, if it is one of this job. Any thread."""
         with suppress(RuntimeError):  # the loop is closed
@@ -312,6 +344,10 @@ def start_soon(
 
 
 start = start_eagerly if sys.version_info >= (3, 12) else start_soon
+
+
+def _is_crowded(node: Node, most: int) -> bool:
+    return not (node.scheduler.ready.chosen or is_within(node, node.mark or most))
 
 
 def _work_off_nothing(worker: Emitter, node: Node, enough: int, until: float) -> None:

@@ -69,6 +69,9 @@ class _Frame:
             raise UnknownNameError("event", event_name, events, type(self.routine).__name__)
         self.emitted.append(Emitted(event_name, data))
 
+    async def room(self, event_name: str, /) -> None:
+        """Return at once: nothing waits for what is emitted."""
+
     def is_cancelled(self) -> bool:
         return False
 

@@ -16,6 +16,7 @@ from routilux_core import (
     ActivationTimeout,
     CapabilityError,
     ConfigurationError,
+    EmitError,
     ErrorHandler,
     Flow,
     JobState,
@@ -494,3 +495,76 @@ def test_each_call_has_a_context_of_its_own(make_flow: MakeFlow) -> None:
     run(flow, "does", n=1)
     run(flow, "does", n=1)
     assert seen == ["the caller"] * 2
+
+
+# -- back-pressure
+
+
+class Floods(Routine, stateless=True):
+    """Emits as fast as there is room, and notes how much waits at most."""
+
+    sent = event("n")
+    job: Callable[[], Any]
+    most: list[int] = field(factory=lambda: [0])
+
+    @slot
+    async def flood(self, count: int) -> None:
+        for n in range(count):
+            await self.emit_async("sent", n=n)
+            if n % 10 == 0:
+                self.most[0] = max(self.most[0], self.job().ledger.pending)
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+@pytest.mark.parametrize("stateless", [True, False])
+def test_emit_async_waits_while_too_much_waits(make_flow: MakeFlow, workers: int, stateless: bool) -> None:
+    flow = make_flow(execution_strategy="asyncio", max_workers=workers, max_pending=20)
+    floods = Floods(job=lambda: flow.job_state)
+    flow.add_routine(floods, "floods")
+    kept: list[int] = []
+
+    async def keep(self: Routine, n: int) -> None:
+        await asyncio.sleep(0)
+        kept.append(n)
+
+    class DoesInOrder(Does):
+        """Has state: what waits for it lies in its mailbox."""
+
+    flow.add_routine((Does if stateless else DoesInOrder)(action=keep), "keep")
+    flow.connect("floods", "sent", "keep", "n")
+    assert run(flow, "floods", count=400).status == "completed"
+    assert sorted(kept) == list(range(400))
+    assert floods.most[0] <= 20 + workers + 5
+
+
+def test_two_that_flood_each_other_go_on(make_flow: MakeFlow) -> None:
+    class Echoes(Routine):
+        back = event("n")
+
+        @slot
+        async def n(self, n: int) -> None:
+            for _ in range(4 if n else 0):
+                await self.emit_async("back", n=n - 1)
+
+    flow = make_flow(execution_strategy="asyncio", max_workers=2, max_pending=2)
+    flow.add_routine(Echoes(), "ping")
+    flow.add_routine(Echoes(), "pong")
+    flow.connect("ping", "back", "pong", "n")
+    flow.connect("pong", "back", "ping", "n")
+    job = run(flow, "ping", n=5)
+    assert job.status == "completed"
+    assert job.ledger.completed == sum(4**level for level in range(6))
+
+
+def test_emit_async_outside_a_coroutine_says_what_to_do(make_flow: MakeFlow) -> None:
+    def plain(self: Routine, n: int) -> None:
+        self.emit_async("sent", n=n)
+
+    for strategy in ("asyncio", "concurrent", "sequential"):
+        flow = make_flow(execution_strategy=strategy)
+        build(flow, DoesPlainly(action=plain))
+        (failure,) = run(flow, "does", n=1).errors
+        assert isinstance(failure.exception, EmitError)
+        assert "make the handler an `async def`, or call emit" in str(failure.exception)
+    with pytest.raises(EmitError, match="outside a handler"):
+        Does(action=send).emit_async("sent", n=1)
