@@ -222,13 +222,13 @@ class SavedRun:
     def stream(self, names: tuple[str, ...]) -> RecordedStream:
         return RecordedStream([(name, payload) for name in names for payload in self.outputs()[name]])
 
-    def pause(self) -> None:
+    def pause(self, reason: str = "") -> None:
         raise self._refused("pause")
 
     def resume(self) -> None:
         raise self._refused("resume")
 
-    def cancel(self, kill: bool) -> None:
+    def cancel(self, kill: bool, reason: str = "") -> None:
         raise self._refused("cancel")
 
     def _refused(self, what: str) -> FlowStateError:
