@@ -194,18 +194,32 @@ class LoopWork:
             return
         made = self.loop.create_task(self._do(task))
         self._tasks.add(made)
-        made.add_done_callback(self._tasks.discard)
+        made.add_done_callback(self._over)
 
     async def _do(self, task: Task) -> None:
         try:
             await task.arun()
         except asyncio.CancelledError:
-            if not (self._closed or self._broken):  # somebody ends the whole loop: asyncio.run, most often
-                self._broken = True
-                self.host.lost(
-                    StrategyError("the event loop was ended while jobs ran in it: await them, or use async with Flow")
-                )
+            others = self._tasks - {asyncio.current_task()}
+            if self._break() and others:  # asyncio.run waits for this task, and so for those that began too late for it
+                await asyncio.wait(others)
             raise
+
+    def _over(self, made: asyncio.Task[None]) -> None:
+        self._tasks.discard(made)
+        if made.cancelled():  # perhaps before it had begun
+            self._break()
+
+    def _break(self) -> bool:
+        """Somebody else ends the whole loop, asyncio.run most often: let nothing begin in it. False if known before."""
+        if self._closed or self._broken:
+            return False
+        self._broken = True
+        self._cancel()
+        self.host.lost(
+            StrategyError("the event loop was ended while jobs ran in it: await them, or use async with Flow")
+        )
+        return True
 
     def _end(self, seconds: float | None) -> None:
         if self._broken:  # a task would not come to run any more
@@ -218,7 +232,8 @@ class LoopWork:
 
     def _cancel(self) -> None:
         for task in self._tasks:
-            task.cancel()
+            if task is not asyncio.current_task(self.loop):
+                task.cancel()
 
     async def _wait_and_stop(self) -> None:
         while self._tasks:

@@ -22,7 +22,16 @@ def explain(run: Run, status: str) -> str:
         said = [f"the reason given: {printable(run.ledger.reason)}"] if run.ledger.reason else []
         lines = [_headline(run, status), *said, *_waiting(run), *_waited_for(run)]
         totals = run.ledger.history.totals()
-    return "\n".join([*lines, *hints(totals, run.engine.inlets)])
+        nodes = [run.own.get(node, node) for node in run.engine.nodes.values()]
+    blocked = [node for node in nodes if node.told_blocked]
+    return "\n".join([*lines, *hints(totals, run.engine.inlets), *map(_blocking, blocked)])
+
+
+def _blocking(node: Node) -> str:
+    return (
+        f"hint: {node.routine_id!r}: a handler kept its event loop from all others for {node.told_blocked:.3g} s; "
+        "await what waits, or make it a plain `def`, which runs in a thread"
+    )
 
 
 def _waited_for(run: Run) -> list[str]:

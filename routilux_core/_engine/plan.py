@@ -191,6 +191,7 @@ class Node:
         "scheduler",
         "timeout",
         "told",
+        "told_blocked",
         "unmade",
         "waits",
     )
@@ -209,6 +210,7 @@ class Node:
         self.place(scheduler)
         self.per_job = settings.scope == "job"
         self.timeout = settings.timeout
+        self.told_blocked = 0.0  # seconds that a handler kept its event loop from all others, at most
         self.told: set[str] = set()  # the slots of which was told that what their handlers return is not used
         self.unmade: threading.Lock | None = None  # held by who makes the copy of the routine; None when there is one
         self.policy = DEFAULT_POLICY
@@ -249,7 +251,7 @@ class Node:
         twin.place(self.scheduler)
         twin.routine, twin.unmade = self.routine, threading.Lock()
         twin.per_job, twin.mark, twin.timeout, twin.outlets = False, 0, self.timeout, self.outlets
-        twin.told = self.told
+        twin.told, twin.told_blocked = self.told, self.told_blocked
         slots = twin.routine._routilux.slots
         twin.inlets = {name: Inlet(twin, slots[name], inlet.number) for name, inlet in self.inlets.items()}
         twin.set_policy(self.policy)

@@ -33,7 +33,7 @@ def relieve_by(
     """
     scheduler = node.scheduler
     mark = node.mark or worker.scheduler.engine.max_pending
-    if is_within(node, mark) or scheduler.ready.chosen:
+    if _is_within(node, mark) or scheduler.ready.chosen:
         return
     call = worker.call
     if call is None:
@@ -62,7 +62,7 @@ def raise_mark(worker: Emitter, node: Node, mark: int) -> None:
     worker.scheduler.engine.raised.append(node)
 
 
-def is_within(node: Node, mark: int) -> bool:
+def _is_within(node: Node, mark: int) -> bool:
     """Return whether no more than that is queued with a node, and for it, without the lock: about."""
     return node.scheduler.ready.backlog() <= mark and len(node.mailbox.waiting) <= mark
 
@@ -82,7 +82,7 @@ def nap(worker: Emitter, node: Node, mark: int) -> None:
     if node.scheduler.workers > 1 and node not in _nodes_held(worker):
         for seconds in NAPS_S:
             sleep(seconds)
-            if is_within(node, mark):
+            if _is_within(node, mark):
                 return
     raise_mark(worker, node, mark)
 

@@ -9,12 +9,13 @@ from contextlib import suppress
 from contextvars import Context
 from threading import get_ident
 from time import perf_counter
+from types import CoroutineType
 from typing import Any, TypeVar
 
 from routilux_core._engine.plan import INLET, JOB, Inlet, Item, Node
 from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Scheduler
-from routilux_core._local.backpressure import is_within, nap, raise_mark, relieve_by
+from routilux_core._local.backpressure import nap, raise_mark, relieve_by, waits_with
 from routilux_core._local.deadlines import too_long
 from routilux_core._local.emitter import Emitter
 from routilux_core._local.invocation import (
@@ -26,6 +27,7 @@ from routilux_core._local.invocation import (
     state_of_call,
     succeed,
 )
+from routilux_core._local.steps import Steps
 from routilux_core._local.tasks import WorkTask
 from routilux_core._routines.frame import CURRENT
 from routilux_core._routines.returns import check_returned, is_awaitable
@@ -273,7 +275,7 @@ class CoroutineWorker(Emitter):
     async def _guarded(self, made: Awaitable[object], inlet: Inlet) -> BaseException | None:
         """Await a handler, and return what it raised: a SystemExit in a task would end the whole event loop."""
         try:
-            returned = await made
+            returned = await (Steps(made, inlet) if isinstance(made, CoroutineType) else made)
             if returned is not None:
                 check_returned(returned, inlet.node.routine_id, inlet.name, inlet.node.told)
         except BaseException as error:
@@ -347,7 +349,7 @@ start = start_eagerly if sys.version_info >= (3, 12) else start_soon
 
 
 def _is_crowded(node: Node, most: int) -> bool:
-    return not (node.scheduler.ready.chosen or is_within(node, node.mark or most))
+    return not (node.scheduler.ready.chosen or waits_with(node) <= (node.mark or most))
 
 
 def _work_off_nothing(worker: Emitter, node: Node, enough: int, until: float) -> None:

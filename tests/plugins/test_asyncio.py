@@ -6,8 +6,10 @@ import asyncio
 import contextvars
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import pytest
@@ -568,3 +570,41 @@ def test_emit_async_outside_a_coroutine_says_what_to_do(make_flow: MakeFlow) -> 
         assert "make the handler an `async def`, or call emit" in str(failure.exception)
     with pytest.raises(EmitError, match="outside a handler"):
         Does(action=send).emit_async("sent", n=1)
+
+
+# -- a loop that is blocked
+
+
+def test_who_blocks_the_loop_is_warned_of_once_and_named_by_explain(
+    make_flow: MakeFlow, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def block(self: Routine, n: int) -> None:
+        await asyncio.sleep(0)
+        time.sleep(0.12)
+        await asyncio.sleep(0)
+
+    flow = make_flow(execution_strategy="asyncio")
+    build(flow, Does(action=block))
+    job = run(flow, count=2)
+    said = [record.getMessage() for record in caplog.records if "kept its event loop" in record.getMessage()]
+    assert [text for text in said if "'does', slot 'n'" in text] == said[:1]
+    assert len(said) == 1
+    assert "hint: 'does': a handler kept its event loop from all others for 0." in job.explain()
+
+
+def test_what_is_thrown_into_a_handler_arrives_and_what_it_awaits_comes_back(make_flow: MakeFlow) -> None:
+    seen: list[Any] = []
+
+    async def act(self: Routine, n: int) -> None:
+        future = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(future.set_result, n)
+        seen.append(await future)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.001):
+                await asyncio.Event().wait()
+        seen.append("timed out")
+
+    flow = make_flow(execution_strategy="asyncio")
+    build(flow, Does(action=act))
+    assert run(flow, "does", n=7).status == "completed"
+    assert seen == [7, "timed out"]

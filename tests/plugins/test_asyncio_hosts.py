@@ -17,7 +17,8 @@ MakeFlow = Callable[..., Flow]
 SECONDS = 20.0
 
 HEAD = """
-import asyncio, sys, threading, time
+import asyncio, logging, sys, threading, time
+logging.getLogger("routilux_core").setLevel(logging.ERROR)  # a busy machine may seem to block the loop
 from routilux_core import Flow, FlowStateError, Routine, event, per_worker, slot
 
 class Source(Routine):
