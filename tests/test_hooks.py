@@ -761,6 +761,33 @@ def test_routilux_failure_decided_tells_each_attempt_with_its_decision_and_what_
     assert ends == [4]  # all of them are told before the end
 
 
+def test_a_call_of_a_gather_slot_has_the_causes_of_all_that_arrived(
+    make_flow: MakeFlow, strategy: dict[str, Any]
+) -> None:
+    class Gathers(Routine):
+        @slot(merge_strategy="gather")
+        def n(self, n: list[int]) -> None: ...
+
+    recorder = Recorder()
+    flow = make_flow(**strategy, plugins=[recorder])
+    build(flow, Fails())
+    flow.add_routine(Gathers(), "gathers")
+    flow.connect("target0", "out", "gathers", "n")
+    flow.connect("source", "item", "gathers", "n")
+    flow.set_error_handler(ErrorHandler("skip"))
+    for _ in range(2):
+        recorder.told.clear()
+        run(flow, count=4)
+        records = [record for batch in recorder.of("records") for record in batch]
+        (gathered,) = [record for record in records if record.routine_id == "gathers"]
+        emitted = [record.id for record in records if record.routine_id == "target0" and record.outcome == "completed"]
+        assert sorted(gathered.extra["causes"]) == sorted([1] * 4 + emitted)
+        assert gathered.cause is None
+        assert not any(record.extra for record in records if record is not gathered)
+        (activation,) = [each for each in recorder.of("activation") if each.routine_id == "gathers"]
+        assert activation.causes == gathered.extra["causes"]
+
+
 def test_routilux_failure_decided_has_what_a_gather_slot_got_as_lists(
     make_flow: MakeFlow, strategy: dict[str, Any]
 ) -> None:

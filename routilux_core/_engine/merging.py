@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from routilux_core._engine.plan import GATHERED, Inlet, Node
+from routilux_core._engine.plan import CAUSES, GATHERED, Inlet, Node
 from routilux_core._engine.retries import Retries
 from routilux_core._routines.signature import Payload
 from routilux_core._threads.guard import guarded
@@ -14,16 +14,19 @@ from routilux_core._threads.guard import guarded
 class SlotMemory:
     """What the slots of one job keep."""
 
-    __slots__ = ("arrivals", "merged")
+    __slots__ = ("arrivals", "causes", "merged")
 
     def __init__(self) -> None:
         self.merged: dict[Inlet, Payload] = {}  # guarded by the permit of the routine
         self.arrivals: dict[Inlet, list[Payload]] = {}  # at gather slots
+        self.causes: dict[Inlet, list[int]] = {}  # of these, the activations that emitted them, where they are kept
 
     @guarded
-    def gather(self, inlet: Inlet, payload: Payload) -> None:
-        """Keep what arrives at a gather slot."""
+    def gather(self, inlet: Inlet, payload: Payload, cause: int) -> None:
+        """Keep what arrives at a gather slot, and its cause, if that is not 0."""
         self.arrivals.setdefault(inlet, []).append(payload)
+        if cause:
+            self.causes.setdefault(inlet, []).append(cause)
 
     @guarded
     def next_gathered(self, order: Iterable[Inlet], own: Mapping[Node, Node]) -> tuple[Inlet, Payload] | None:
@@ -31,7 +34,7 @@ class SlotMemory:
         for inlet in order:
             mine = own.get(inlet.node, inlet.node).inlets[inlet.name]
             if mine in self.arrivals:
-                return mine, {GATHERED: self.arrivals.pop(mine)}
+                return mine, {GATHERED: self.arrivals.pop(mine), CAUSES: self.causes.pop(mine, ())}
         return None
 
 

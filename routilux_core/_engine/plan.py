@@ -20,6 +20,7 @@ DEFAULT_POLICY = ErrorHandler()
 NO_KEY = object()  # in no payload
 
 GATHERED = "gathered payloads"  # the key under which a gather slot's arrivals travel to its one call
+CAUSES = "what emitted them"  # beside it, the numbers of the activations, where somebody is told
 
 # An activation: inlet, payload, run, number in its run (from 1), number of what caused it (0: the entry), time posted.
 # A plain tuple with named indexes: to unpack a named tuple takes twice as long.

@@ -12,7 +12,7 @@ from routilux_core._engine.ending import Ending
 from routilux_core._engine.engine import Engine
 from routilux_core._engine.ledger import LedgerCounts
 from routilux_core._engine.merging import SlotMemory
-from routilux_core._engine.plan import INLET, JOB, NUMBER, PAYLOAD, Inlet, Item, Node, Outlet, arrived, rename
+from routilux_core._engine.plan import CAUSES, INLET, JOB, NUMBER, PAYLOAD, Inlet, Item, Node, Outlet, arrived, rename
 from routilux_core._engine.retries import Retries
 from routilux_core._engine.roles import SchedulerRole
 from routilux_core._routines.frame import Frame
@@ -123,22 +123,25 @@ class Run:
         if inlet.gathers:
             self.ledger.gathered += 1
             if not self.stopped:
-                self.slots.gather(inlet, payload)
+                told = self.listeners is not None or self.admit is not None
+                self.slots.gather(inlet, payload, cause if told else 0)
             return
         self._queue(inlet, payload, cause, now)
 
-    def _queue(self, inlet: Inlet, payload: Payload, cause: int, now: float) -> None:
+    def _queue(self, inlet: Inlet, payload: Payload, cause: int, now: float) -> int:
         scheduler, ledger = inlet.node.scheduler, self.ledger
         ledger.last += 1
         ledger.placed += 1
         if self.stopped:
             ledger.discard(1)
-            return
-        inlet.node.queue.append((inlet, payload, self, next(self.numbers), cause, now))
+            return 0
+        number = next(self.numbers)
+        inlet.node.queue.append((inlet, payload, self, number, cause, now))
         if inlet.node.waits is not None:
             scheduler.admit(inlet.node)
         elif scheduler.active < scheduler.workers and not scheduler.recruiting:
             scheduler.want_worker()
+        return number
 
     @guarded
     def send(self, outlet: Outlet, data: Payload, cause: int, now: float) -> None:
@@ -226,7 +229,9 @@ class Run:
         if self.slots.arrivals and not self.stopped:
             found = self.slots.next_gathered(self.engine.gather_order, self.own)
             if found is not None:
-                self._queue(*found, 0, perf_counter())
+                number = self._queue(*found, 0, perf_counter())
+                if self.listeners is not None:
+                    self.listeners.causes[number] = tuple(found[1][CAUSES])
             return False
         self.ended = True
         ledger.ended_at = perf_counter()
@@ -289,7 +294,7 @@ class Run:
     def _discard_all(self) -> None:
         """Discard and count what has not started, of a stopped job."""
         gone = self.engine.drop(self) + self.parked + self.retries.give_up()
-        self.parked, self.slots.arrivals = [], {}
+        self.parked, self.slots.arrivals, self.slots.causes = [], {}, {}
         self.ledger.discard(len(gone))
         for scheduler in self.engine.schedulers:
             scheduler.want_worker()

@@ -7,7 +7,7 @@ from time import perf_counter
 from types import MappingProxyType
 from typing import Any
 
-from routilux_core._engine.plan import CAUSE, INLET, NUMBER, PAYLOAD, POSTED, Item, arrived
+from routilux_core._engine.plan import CAUSE, CAUSES, INLET, NUMBER, PAYLOAD, POSTED, Item, arrived
 from routilux_core._engine.retries import Retries
 from routilux_core.error_handling import Decision
 from routilux_core.hookspecs import Activation
@@ -20,6 +20,7 @@ def activation_of(job_id: str, item: Item, attempt: int, data: Mapping[str, Any]
         job_id=job_id,
         id=item[NUMBER],
         cause=item[CAUSE] or None,
+        causes=tuple(item[PAYLOAD].get(CAUSES, ())),
         routine_id=inlet.node.routine_id,
         slot=inlet.name,
         attempt=attempt,

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from operator import itemgetter, sub
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from routilux_core._tracking import times
@@ -304,8 +305,15 @@ def _count(by_slot: dict[int, list[Any]], slot: int, outcome: int, count: int) -
     by_slot.setdefault(slot, [0.0, 0.0, 0.0, 0.0, 0, 0, 0, 0, {}])[COUNTS + outcome] += count
 
 
-def activation_records(records: Iterable[Record], name: Callable[[int], tuple[str, str]]) -> Iterable[ActivationRecord]:
-    """Yield the user's record for each of ours; `name` gives routine id and slot of a slot number."""
+def activation_records(
+    records: Iterable[Record],
+    name: Callable[[int], tuple[str, str]],
+    causes: Mapping[int, tuple[int, ...]] = MappingProxyType({}),
+) -> Iterable[ActivationRecord]:
+    """Yield the user's record for each of ours; `name` gives routine id and slot of a slot number.
+
+    `causes` are those of calls of gather slots, where they are kept.
+    """
     from routilux_core.records import ActivationRecord  # loaded where somebody looks at records
 
     for number, cause, slot, attempt, outcome, worker, posted, started, ended in records:
@@ -321,4 +329,5 @@ def activation_records(records: Iterable[Record], name: Callable[[int], tuple[st
             posted=posted,
             started=started,
             ended=ended,
+            extra={"causes": causes[number]} if number in causes else {},
         )

@@ -67,10 +67,10 @@ class _Decided:
 class Records(Sequence[ActivationRecord]):
     """A batch of records, each made when it is looked at: most listeners look at few of them, or only count."""
 
-    __slots__ = ("_chunks", "_inlets", "_made")
+    __slots__ = ("_causes", "_chunks", "_inlets", "_made")
 
-    def __init__(self, chunks: list[Chunk], inlets: Sequence[Inlet]) -> None:
-        self._chunks, self._inlets = chunks, inlets
+    def __init__(self, chunks: list[Chunk], inlets: Sequence[Inlet], causes: Mapping[int, tuple[int, ...]]) -> None:
+        self._chunks, self._inlets, self._causes = chunks, inlets, causes
         self._made: list[Record] | None = None
 
     @property
@@ -85,7 +85,7 @@ class Records(Sequence[ActivationRecord]):
         return sum(map(len, self._chunks))
 
     def __iter__(self) -> Iterator[ActivationRecord]:
-        return iter(activation_records(self._records, self._name))
+        return iter(activation_records(self._records, self._name, self._causes))
 
     @overload
     def __getitem__(self, index: int) -> ActivationRecord: ...
@@ -93,8 +93,8 @@ class Records(Sequence[ActivationRecord]):
     def __getitem__(self, index: slice) -> Sequence[ActivationRecord]: ...
     def __getitem__(self, index: int | slice) -> ActivationRecord | Sequence[ActivationRecord]:
         if isinstance(index, slice):
-            return Records([Chunk.of(*self._records[index])], self._inlets)
-        return next(iter(activation_records([self._records[index]], self._name)))
+            return Records([Chunk.of(*self._records[index])], self._inlets, self._causes)
+        return next(iter(activation_records([self._records[index]], self._name, self._causes)))
 
     def _name(self, number: int) -> tuple[str, str]:
         inlet = self._inlets[number]
@@ -126,6 +126,7 @@ class Listeners:
         self._waiting: list[Chunk] = []  # until they are enough for a batch
         self._count = 0  # of the records in them
         self._timer: Timer | None = None
+        self.causes: dict[int, tuple[int, ...]] = {}  # of the calls of gather slots; set under the lock
         self.armed = False  # whether what workers record for themselves will be asked for in time
         self.starts = self.hears("routilux_job_started")
         self.counts = self.hears("routilux_activations_finished")
@@ -245,7 +246,7 @@ class Listeners:
                     self._behind = False
                     self._engine.behind -= 1
                     self._engine.want_workers()
-            self._tell_outside(hook, Records(record, self._engine.inlets) if hook == BATCHES else record)
+            self._tell_outside(hook, Records(record, self._engine.inlets, self.causes) if hook == BATCHES else record)
             if catches_up:
                 self._engine.run_deferred()
 

@@ -28,6 +28,11 @@ class End(Routine, stateless=True):
     def n(self, n: int) -> None: ...
 
 
+class Gathers(Routine, stateless=True):
+    @slot(merge_strategy="gather")
+    def n(self, n: list[int]) -> None: ...
+
+
 class Traced(Routine, stateless=True):
     """Says in which trace it runs."""
 

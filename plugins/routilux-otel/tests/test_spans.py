@@ -12,7 +12,7 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import StatusCode
-from otel_routines import Fails
+from otel_routines import Fails, Gathers
 from routilux_otel import OpenTelemetry, _spans
 from telemetry import STRATEGIES, Telemetry
 
@@ -70,6 +70,18 @@ def test_each_call_is_a_span_below_its_job_and_linked_to_its_cause(
             cause = ids[attribute(span, "cause")]
             assert link.context == cause.context
             assert cause.name == {"square.n": "source.__call__", "end.n": "square.n"}[span.name]
+
+
+def test_a_call_of_a_gather_slot_is_linked_to_all_that_caused_it(make_flow: MakeFlow, strategy: dict[str, Any]) -> None:
+    telemetry = Telemetry()
+    flow = make_flow(**strategy, plugins=[telemetry.plugin])
+    flow.add_routine(Gathers(), "gathers")
+    flow.connect("square", "done", "gathers", "n")
+    flow.run("source", {"count": 10}, timeout=SECONDS)
+    attempts = of_attempts(telemetry.spans)
+    (gathered,) = [span for span in attempts if span.name == "gathers.n"]
+    causes = {link.context.span_id for link in gathered.links}
+    assert causes == {span.context.span_id for span in attempts if span.context and span.name == "square.n"}
 
 
 @pytest.mark.parametrize("name", ["HELD", "REMEMBERED"])

@@ -13,6 +13,7 @@ from routilux_core import ActivationRecord, Failure, JobState
 
 REMEMBERED = 65_536  # calls of a job to which later ones can be linked
 HELD = 16_384  # records that wait for the end of the call that caused them
+LINKS = 128  # of a span, as many as an SDK keeps where nothing else is said
 FAILED = Status(StatusCode.ERROR)
 
 
@@ -115,7 +116,7 @@ class JobSpans:
             f"{record.routine_id}.{record.slot}",
             context=self._parent,
             attributes=attributes,
-            links=() if cause is None else (Link(cause),),
+            links=self._links(record, cause),
             start_time=self._wall(record.started),
         )
         ended = self._wall(record.ended)
@@ -123,6 +124,13 @@ class JobSpans:
             self._say_why(span, self._failures.pop((record.id, record.attempt), None), ended)
         span.end(ended)
         return span.get_span_context()
+
+    def _links(self, record: ActivationRecord, cause: SpanContext | None) -> list[Link]:
+        """Link an attempt to its cause; at a gather slot to all of them, which are over by then, if they are few."""
+        if cause is not None:
+            return [Link(cause)]
+        causes = dict.fromkeys(record.extra.get("causes", ()))
+        return [Link(self._contexts[each]) for each in list(causes)[-LINKS:] if each in self._contexts]
 
     def _say_why(self, span: Span, failure: Failure | None, ended: int) -> None:
         if failure is None:
