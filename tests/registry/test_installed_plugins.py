@@ -483,6 +483,29 @@ def test_installed_plugins_are_asked_in_the_order_of_their_names(site: Site) -> 
     assert said == ["c is asked"] + [f"{name} is told" for name in "abcd"], "trackers listen without being named"
 
 
+def test_an_installed_plugin_spares_no_call_where_nobody_has_named_it(site: Site) -> None:
+    code = """
+        from routilux_core import Decision, hookimpl
+
+        @hookimpl
+        def routilux_admit(activation):
+            return Decision("skip")
+    """
+    site.install("spares", code=code, plugins="spares = spares")
+    program = """
+    class Called(Routine):
+        @slot
+        def input(self):
+            print("called")
+
+    for plugins in ([], ["spares"]):
+        flow = Flow(plugins=plugins)
+        flow.add_routine(Called(), "called")
+        print(flow.run("called").ledger.skipped)
+    """
+    assert site.run(PROGRAM + program).stdout.split() == ["called", "0", "1"]
+
+
 BREAKER = """
     from routilux_core import Decision, hookimpl
 

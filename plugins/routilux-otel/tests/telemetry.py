@@ -14,6 +14,7 @@ from routilux_otel import OpenTelemetry
 STRATEGIES: dict[str, dict[str, Any]] = {
     "sequential": {"execution_strategy": "sequential"},
     "concurrent": {"execution_strategy": "concurrent", "max_workers": 4},
+    "asyncio": {"execution_strategy": "asyncio"},
     "process": {"execution_strategy": "process", "max_workers": 2},
 }
 
