@@ -229,6 +229,8 @@ class Emitter:
         listeners = run.listeners
         if listeners is not None:
             listeners.event_emitted(item[INLET].node, outlet, item[NUMBER], now, data)
+        elif not outlet.targets:  # nobody is called for it, and nothing waits behind it
+            return
         engine.run_deferred()
         crowded = any(scheduler.ready.backlog() > engine.max_pending for scheduler in engine.schedulers)
         for inlet, _ in outlet.targets:

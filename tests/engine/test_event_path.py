@@ -23,6 +23,7 @@ HOMES = tuple(str(Path(package.__file__).parent) for package in (routilux_core, 
 EVENTS = 200
 MANY = 3000
 MOST_FOR_AN_EVENT = 4.1  # through two connections: `emit` twice, and for each its frame's own
+MOST_FOR_NOBODY = 5.1  # `emit` twice, the look at it, and the job's count, under the lock
 MOST_FOR_A_JOB = 184  # of one event
 
 
@@ -96,6 +97,31 @@ def test_a_job_of_one_event_makes_few_calls() -> None:
     called = calls_for(1)
     assert len(called) <= MOST_FOR_A_JOB, (
         f"a job of one event makes {len(called)} calls of the engine's own: {_most_of(called)}"
+    )
+
+
+def calls_for_unconnected(events: int, *, collected: bool) -> list[str]:
+    with Flow("unconnected") as flow:
+        flow.add_routine(Source(), "source")
+        if collected:
+            flow.add_output("source", "out")
+        flow.run("source", {"n": 2})
+        called = calls_in(lambda: Context().run(lambda: flow.execute("source", {"n": events}).wait()))
+        assert flow.job_state is not None
+        ledger = flow.job_state.ledger
+        assert (ledger.emitted, ledger.unconnected) == (events, 0 if collected else events)
+        assert len(flow.job_state.results().get("source.out", ())) == (events if collected else 0)
+    return called
+
+
+@pytest.mark.parametrize("collected", [False, True])
+def test_an_event_that_reaches_no_slot_costs_few_calls(collected: bool) -> None:
+    for_one = calls_for_unconnected(1, collected=collected)
+    for_many = calls_for_unconnected(1 + EVENTS, collected=collected)
+    each = (len(for_many) - len(for_one)) / EVENTS
+    assert each <= MOST_FOR_NOBODY, (
+        f"each further event that nothing is connected to makes {each:.2f} calls of the engine's own, and not some 5. "
+        f"They are: {_most_of(for_many)}"
     )
 
 
