@@ -441,3 +441,12 @@ def test_a_ctrl_c_that_hits_the_call_for_a_worker_leaves_the_flow_usable(
     later.start()
     later.join(SECONDS)
     assert (later.is_alive(), collect.seen) == (False, [2])
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("short_switches")
+def test_jobs_that_are_closed_at_any_moment_all_end(make_flow: MakeFlow) -> None:
+    for _ in range(40):
+        test_a_job_that_has_begun_ends_whatever_other_threads_do_to_the_flow(
+            make_flow, {"execution_strategy": "sequential"}, close_at_once
+        )
