@@ -19,7 +19,7 @@ import itertools, multiprocessing, os, signal, sys, threading, time
 import routilux_core._runtime.runtime
 from routilux_core import Flow, Routine, event, slot
 
-routilux_core._runtime.runtime.EXIT_GRACE_S = {GRACE}
+routilux_core.flow.EXIT_GRACE_S = routilux_core._runtime.runtime.EXIT_GRACE_S = {GRACE}
 """
 PRELUDE += """
 IN_WORKER = __name__ == "__mp_main__"
