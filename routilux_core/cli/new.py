@@ -153,6 +153,11 @@ from routilux_core.testing import StrategySuite
 
 
 class TestPromises(StrategySuite):
+    # A case that can't be passed by design is named here with its reason; drop this with an executor of your own.
+    exempt = {
+        "test_a_program_that_ends_leaves_nothing": "the interpreter joins the threads of executors when it exits",
+    }
+
     @pytest.fixture
     def strategy(self):
         return "$name"
