@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import copy_context
 from threading import get_ident
 from typing import Any, NamedTuple
 
 from routilux_core._routines.frame import CURRENT
 from routilux_core._routines.signature import Payload, bind
+from routilux_core._threads.resources import Resources
 from routilux_core.errors import UnknownNameError
 from routilux_core.ports import ENTRY
 from routilux_core.routine import Routine
@@ -54,7 +54,7 @@ class _Frame:
         self.thread = get_ident()
         self.engine = object()
         self.emitted: list[Emitted] = []
-        self._resources: dict[tuple[object, str], Any] = {}
+        self._resources = Resources()
 
     def run(self, handler: Callable[[Payload], Any], payload: Payload) -> None:
         CURRENT.set(self)
@@ -76,23 +76,12 @@ class _Frame:
         return False
 
     def resource(self, key: tuple[object, str], factory: Callable[[], Any], /) -> Any:
-        if key not in self._resources:
-            self._resources[key] = factory()
-        return self._resources[key]
+        return self._resources.get(key, factory)
 
     def drop(self, key: tuple[object, str], /) -> None:
-        _close(self._resources.pop(key, None))
+        self._resources.drop(key)
 
     def close(self) -> None:
         """End the call: whoever emits later is told so."""
         self.routine = None
-        for made in reversed(self._resources.values()):
-            _close(made)
-
-
-def _close(made: Any) -> None:
-    with suppress(Exception):
-        if hasattr(made, "close"):
-            made.close()
-        elif hasattr(made, "__exit__"):
-            made.__exit__(None, None, None)
+        self._resources.close_mine()
