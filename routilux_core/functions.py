@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import new_class
 from typing import Any, overload
 
-from routilux_core._routines.emitting import send
+from routilux_core._routines.emitting import items_of, send
 from routilux_core.errors import DefinitionError, brief
 from routilux_core.ports import event, slot
 from routilux_core.routine import Routine
@@ -116,11 +116,8 @@ class _Caller:
 
     def __call__(self, *values: Any, **named: Any) -> None:
         value = self.function(*values, **named)
-        if inspect.isgenerator(value):
-            for item in value:
-                send(self.routine, OUT, item)
-        elif value is not None:
-            send(self.routine, OUT, value)
+        for item in items_of(value, inspect.isgenerator(value)):
+            send(self.routine, OUT, item)
 
 
 class _AsyncCaller(_Caller):
@@ -132,9 +129,8 @@ class _AsyncCaller(_Caller):
             async for item in value:
                 send(self.routine, OUT, item)
             return
-        value = await value
-        if value is not None:
-            send(self.routine, OUT, value)
+        for item in items_of(await value):
+            send(self.routine, OUT, item)
 
 
 def routine_of(function: Function) -> Routine:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any
 
@@ -25,28 +25,14 @@ def emitting(function: Function, event_name: str) -> Function:
         return _each_awaited(function, event_name)
     if inspect.iscoroutinefunction(function):
         return _awaited(function, event_name)
-    if inspect.isgeneratorfunction(function):
-        return _each(function, event_name)
+    yields = inspect.isgeneratorfunction(function)
 
     @wraps(function)
     def handler(self: Any, *values: Any, **named: Any) -> Any:
         value = function(self, *values, **named)
         if frame_of(self) is None:
             return value
-        if value is not None:
-            send(self, event_name, value)
-        return None
-
-    return handler
-
-
-def _each(function: Function, event_name: str) -> Function:
-    @wraps(function)
-    def handler(self: Any, *values: Any, **named: Any) -> Any:
-        items = function(self, *values, **named)
-        if frame_of(self) is None:
-            return items
-        for item in items:
+        for item in items_of(value, yields):
             send(self, event_name, item)
         return None
 
@@ -59,8 +45,8 @@ def _awaited(function: Function, event_name: str) -> Function:
         value = await function(self, *values, **named)
         if frame_of(self) is None:
             return value
-        if value is not None:
-            send(self, event_name, value)
+        for item in items_of(value):
+            send(self, event_name, item)
         return None
 
     return handler
@@ -73,6 +59,13 @@ def _each_awaited(function: Function, event_name: str) -> Function:
             send(self, event_name, item)
 
     return handler
+
+
+def items_of(value: Any, yields: bool = False) -> Iterable[Any]:
+    """Return what is emitted of a value: each item where it yields, itself otherwise, and nothing of None."""
+    if yields:
+        return value  # type: ignore[no-any-return]
+    return () if value is None else (value,)
 
 
 def send(routine: Any, event_name: str, value: Any) -> None:
