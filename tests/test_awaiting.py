@@ -65,6 +65,13 @@ def numbers(outputs: list[tuple[str, dict[str, Any]]]) -> list[int]:
     return [payload["n"] for _, payload in outputs]
 
 
+async def begun(flow: Flow) -> JobState:
+    """Return the job of a flow when its first output is there."""
+    while flow.job_state is None or not flow.job_state.outputs["done"]:
+        await asyncio.sleep(0.001)
+    return flow.job_state
+
+
 # -- arun, and done
 
 
@@ -89,8 +96,7 @@ def test_the_loop_goes_on_while_a_job_is_awaited(make_flow: MakeFlow, name: str)
 
     async def main() -> JobState:
         awaited = asyncio.create_task(flow.arun("count"))
-        while flow.job_state is None or not flow.job_state.outputs["done"]:
-            await asyncio.sleep(0.001)
+        await begun(flow)
         assert not awaited.done()
         gate.set()
         return await awaited
@@ -105,8 +111,7 @@ def test_cancelling_who_awaits_leaves_the_job_alone(make_flow: MakeFlow, name: s
 
     async def main() -> None:
         awaited = asyncio.create_task(flow.arun("count"))
-        while flow.job_state is None or not flow.job_state.outputs["done"]:
-            await asyncio.sleep(0.001)
+        await begun(flow)
         awaited.cancel()
         with pytest.raises(asyncio.CancelledError):
             await awaited
@@ -126,9 +131,7 @@ def test_a_time_limit_cancels_the_job_of_arun_and_leaves_that_of_done(make_flow:
 
     async def main() -> None:
         running = asyncio.create_task(flow.arun("count"))
-        while flow.job_state is None or not flow.job_state.outputs["done"]:
-            await asyncio.sleep(0.001)
-        job = flow.job_state
+        job = await begun(flow)
         assert not await job.done(0.01)
         assert job.status == "running"
         gate.set()
