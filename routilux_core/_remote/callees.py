@@ -10,7 +10,7 @@ from typing import Any
 from routilux_core._remote.cache import Process
 from routilux_core._remote.exceptions import encode
 from routilux_core._remote.pickling import NotThereError, dumps
-from routilux_core._remote.routines import Blueprint, Lost, Ready, pickle_state, state_of
+from routilux_core._remote.routines import Blueprint, Changes, Ready, pickle_state, state_of
 from routilux_core._remote.wire import HomeState, Request
 from routilux_core.errors import ShippingError
 from routilux_core.routine import Routine
@@ -85,10 +85,10 @@ class Callees:
         ready: Ready = found
         return ready
 
-    def tell_of_losses(self) -> None:
+    def tell_of_changes(self) -> None:
         """Warn of stateless routines whose calls have changed what an attribute holds: it is lost with this worker."""
         for ready in self._ready.values():
-            changed = ready.lost.look() if ready.lost is not None else None
+            changed = ready.changes.look() if ready.changes is not None else None
             if changed is not None:
                 from routilux_core._text.log import log
 
@@ -119,7 +119,7 @@ def _make_part(routine_id: str, stats: dict[str, float]) -> Callable[[bytes], Bl
         if state is None:
             return blueprint
         ready = blueprint.build(state, stats)
-        ready.lost = Lost(ready.routine)
+        ready.changes = Changes(ready.routine)
         return ready
 
     return make

@@ -82,7 +82,7 @@ class BatchExecutor:
                 with entered(self._carrier, loads) if self._carrier else contextlib.nullcontext():
                     self._variables = Variables(context)  # what was entered may have set some, for each call
                     self._run_all()
-                callees.tell_of_losses()
+                callees.tell_of_changes()
             finally:
                 self._process.running.discard(self)
                 self._frame.routine = None

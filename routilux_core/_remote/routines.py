@@ -136,7 +136,7 @@ class Blueprint:
 class Ready:
     """A routine in a worker, ready to be called."""
 
-    __slots__ = ("calls", "events", "lost", "names", "routine", "routine_id", "tally", "told")
+    __slots__ = ("calls", "changes", "events", "names", "routine", "routine_id", "tally", "told")
 
     def __init__(
         self,
@@ -154,10 +154,10 @@ class Ready:
         self.names = names  # of the attributes that it came with
         self.tally = tally
         self.events = routine._routilux.events
-        self.lost: Lost | None = None  # for a stateless one
+        self.changes: Changes | None = None  # for a stateless one
 
 
-class Lost:
+class Changes:
     """Looks whether calls of a stateless routine change what its containers hold: in this worker alone, and for nobody.
 
     Only small containers, and only behind the first tasks of a worker: to look costs two pickles of each.
