@@ -15,6 +15,7 @@ from suite import (
     w12_hooks,
     w14_dask,
     w16_await,
+    w17_arrays,
 )
 from suite.model import Workload
 
@@ -35,5 +36,6 @@ WORKLOADS: dict[str, Workload] = {
         w12_hooks.WORKLOAD,
         w14_dask.WORKLOAD,
         w16_await.WORKLOAD,
+        w17_arrays.WORKLOAD,
     )
 }

@@ -19,4 +19,5 @@ def resident() -> int:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
-print(resident())
+if __name__ == "__main__":
+    print(resident())
