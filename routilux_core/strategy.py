@@ -72,6 +72,21 @@ class Capabilities:
     ahead_below: float = field(default=0.002, converter=_ahead_below)
 
 
+class Busy(StrategyError):
+    """Raised by `submit`: the pool can't take this task now. It is given to it again after `retry_after` seconds.
+
+    Or as soon as the pool says `host.workers_changed()`: with `math.inf` only then. Until one of them, the pool is
+    given nothing else. No call fails of it.
+    """
+
+    def __init__(self, retry_after: float = 0.1) -> None:
+        self.retry_after = check_seconds(retry_after, "retry_after")
+        super().__init__(f"the pool can't take a task now; it is asked again after {self.retry_after:g} s")
+
+    def __reduce__(self) -> tuple[type[Busy], tuple[float]]:
+        return type(self), (self.retry_after,)
+
+
 class Task(ABC):
     """One piece of work for a pool. The first `finish` or `fail` of a task wins; later ones are logged and ignored.
 
@@ -146,7 +161,7 @@ class Host(Protocol):
         """Say that the executor broke: what is in flight fails, and the next job opens a new pool."""
 
     def workers_changed(self) -> None:
-        """Say that `workers` of the pool is another number now: more work may be wanted."""
+        """Say that `workers` of the pool is another number now, or that it is no longer `Busy`."""
 
     async def close_awaited(self) -> None:
         """Await the end of what was made with `per_worker` in this event loop and has `aclose` or `__aexit__`.
@@ -188,7 +203,10 @@ class WorkerPool(ABC):
 
     @abstractmethod
     def submit(self, task: Task) -> None:
-        """Take a task, from any thread; return before it runs; never raise (call `task.fail` instead)."""
+        """Take a task, from any thread; return before it runs; never raise (call `task.fail` instead).
+
+        But for `Busy`, where the pool has no room for it now.
+        """
 
     def cancel(self, task: Task) -> bool:
         """Try to take a task back; return whether that worked: it did not run, and will not."""

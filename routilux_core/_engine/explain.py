@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from math import inf
+from time import monotonic
 
 from routilux_core._engine.plan import INLET, JOB, Inlet, Item, Node
 from routilux_core._engine.roles import SchedulerRole
@@ -20,7 +22,7 @@ def explain(run: Run, status: str) -> str:
     """Return a line for the state, one for each thing waited for, and the hints."""
     with run.engine.up_to_date((run,)):
         said = [f"the reason given: {printable(run.ledger.reason)}"] if run.ledger.reason else []
-        lines = [_headline(run, status), *said, *_waiting(run), *_waited_for(run)]
+        lines = [_headline(run, status), *said, *_waiting(run), *_busy(run), *_waited_for(run)]
         totals = run.ledger.history.totals()
         nodes = [run.own.get(node, node) for node in run.engine.nodes.values()]
     blocked = [node for node in nodes if node.told_blocked]
@@ -32,6 +34,20 @@ def _blocking(node: Node) -> str:
         f"hint: {node.routine_id!r}: a handler kept its event loop from all others for {node.told_blocked:.3g} s; "
         "await what waits, or make it a plain `def`, which runs in a thread"
     )
+
+
+@guarded
+def _busy(run: Run) -> list[str]:
+    return [
+        f"strategy {scheduler.strategy.name!r}: its pool is busy, and {_seconds_until(scheduler.pause.when)}"
+        for scheduler in run.engine.schedulers
+        if scheduler.pause is not None
+    ]
+
+
+def _seconds_until(when: float) -> str:
+    left = max(0.0, when - monotonic())
+    return "says when it is not" if left == inf else f"is asked again in {left:.3g} s"
 
 
 def _waited_for(run: Run) -> list[str]:

@@ -14,6 +14,7 @@ from routilux_core._engine.retries import Retries
 from routilux_core._routines.frame import Frame
 from routilux_core._routines.signature import Payload
 from routilux_core._threads.resources import Resources
+from routilux_core._threads.timers import Timer
 from routilux_core.strategy import WorkerPool
 
 
@@ -65,6 +66,7 @@ class SchedulerRole(Lane, Protocol):
 
     hands: set[WorkerRole]
     resources: Resources
+    pause: Timer | None
 
     @property
     def ready(self) -> LockedReady: ...

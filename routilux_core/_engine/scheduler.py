@@ -14,8 +14,9 @@ from routilux_core._engine.roles import AwaitingRole, JobRole, WorkerRole
 from routilux_core._routines.frame import has_gil
 from routilux_core._threads.guard import guarded
 from routilux_core._threads.resources import Resources
+from routilux_core._threads.timers import Timer
 from routilux_core.errors import StrategyError, is_interrupt
-from routilux_core.strategy import ExecutionStrategy, Task, Waiting, WorkerPool, check_workers
+from routilux_core.strategy import Busy, ExecutionStrategy, Task, Waiting, WorkerPool, check_workers
 
 
 def lanes_are_safe() -> bool:
@@ -34,6 +35,7 @@ class Scheduler:
         "hands",
         "make_task",
         "opened",
+        "pause",
         "pool",
         "ready",
         "recruiting",
@@ -54,6 +56,7 @@ class Scheduler:
         self.hands: set[WorkerRole] = set()  # of workers in their loop, nested ones included
         self.awaited: set[AwaitingRole] = set()  # of workers in an event loop, those with an activation in hand
         self.recruiting = False  # a task is on its way to the pool, and has not begun: one at a time
+        self.pause: Timer | None = None  # in which the pool, which is busy, is given nothing
         self.resources = Resources()
 
     # -- how the work is shared (lock)
@@ -156,12 +159,31 @@ class Scheduler:
     def _submit(self, pool: WorkerPool, task: Task) -> None:
         try:
             pool.submit(task)
+        except Busy as busy:
+            self.pause_for(busy)
         except BaseException as error:  # it never should
             if is_interrupt(error):
                 raise
             refused = StrategyError(f"strategy {self.strategy.name!r} raised in submit: {error!r}")
             refused.__cause__ = error
             task.fail(refused)
+
+    def pause_for(self, busy: Busy) -> None:
+        """Give the pool nothing for as long as it says. Until then, a task counts as on its way to it."""
+        with self.engine.lock:
+            if self.pool is None:
+                self.recruiting = False
+            elif self.pause is None:
+                self.recruiting = True
+                self.pause = self.engine.timers.add(busy.retry_after, self.end_pause)
+
+    @guarded
+    def end_pause(self) -> None:
+        """Give the pool again what it had no room for."""
+        if self.pause is not None:
+            self.pause.cancel()
+            self.pause, self.recruiting = None, False
+            self.want_worker()
 
     # -- after an interruption (lock)
 
@@ -222,6 +244,9 @@ class Scheduler:
         """Have no pool any more, and return the one there was."""
         with self.engine.lock:
             pool, self.pool, self.workers, self.recruiting = self.pool, None, 0, False
+            if self.pause is not None:
+                self.pause.cancel()
+                self.pause = None
             self.opened += 1
         return pool
 
@@ -242,6 +267,7 @@ class Scheduler:
             if self.pool is None:
                 return
             self.workers = check_workers(self.pool)
+            self.end_pause()
             self.want_worker()
         self.engine.run_deferred()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from threading import get_ident
 from typing import Any
@@ -15,10 +15,10 @@ from routilux_core._engine.scheduler import Scheduler
 from routilux_core._remote.batching import Batcher, Paces
 from routilux_core._remote.envelopes import PartStore, check_payload
 from routilux_core._remote.losses import MAX_LOSSES, Losses
-from routilux_core._remote.task import PACKED_HERE, RemoteTask, Tasks
+from routilux_core._remote.task import GIVEN, RemoteTask, Tasks
 from routilux_core._threads.guard import guarded
 from routilux_core.errors import StrategyError
-from routilux_core.strategy import ExecutionStrategy, WorkerPool
+from routilux_core.strategy import Busy, ExecutionStrategy, WorkerPool
 
 LIMITLESS = 1 << 29  # batches
 
@@ -88,11 +88,13 @@ class RemoteScheduler(Scheduler):
             return
         while True:
             with self.engine.lock:
+                if self.pause is not None:
+                    return
                 self.recruiting = False
-                task = self._next_task()
-            if task is None:
+                send = self._next_to_send()
+            if send is None:
                 return
-            task.send()  # without the lock: it pickles objects of others, and calls the pool
+            send()  # without the lock: it pickles objects of others, and calls the pool
 
     def _refuse(self, error: BaseException) -> bool:
         """Let jobs that have work here fail, and return True, if there is still no pool for it."""
@@ -103,6 +105,14 @@ class RemoteScheduler(Scheduler):
             runs = list(self.engine.runs)
         self.lose(runs, error)
         return True
+
+    @guarded
+    def _next_to_send(self) -> Callable[[], None] | None:
+        """Return what sends the next batch, first one that the pool had no room for; None where there is none."""
+        if (again := self.tasks.next_put_off()) is not None:
+            return again.send_again
+        task = self._next_task()
+        return None if task is None else task.send
 
     @guarded
     def _next_task(self) -> RemoteTask | None:
@@ -130,6 +140,19 @@ class RemoteScheduler(Scheduler):
         head = ready.first[0] if ready.first else ready.queue[0]
         quick = self.batcher.is_quick(head) and all(task.quick for task in self.tasks.away)
         return 2 * workers if quick else workers
+
+    def put_off(self, task: RemoteTask, busy: Busy) -> None:
+        """Keep a task, as it was packed, until the pool has room for it."""
+        with self.engine.lock:
+            self.tasks.put_off.append(task)
+            task.busy = None
+            self.pause_for(busy)
+
+    @guarded
+    def end_pause(self) -> None:
+        super().end_pause()
+        if self.tasks.put_off:
+            self.engine.deferred.append(self.submit_worker)
 
     # -- coming back
 
@@ -205,7 +228,7 @@ class RemoteScheduler(Scheduler):
             running, pool = self.tasks.away_of(run), self.pool
         for task in running:
             try:
-                if pool is not None and task.where != PACKED_HERE:
+                if pool is not None and task.where >= GIVEN:
                     pool.kill(task)
             except Exception:
                 logger().exception("strategy %r: its pool raised in kill", self.strategy.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from functools import partial
@@ -21,11 +22,12 @@ from routilux_core._remote.receiver import Receiver
 from routilux_core._remote.wire import new_label
 from routilux_core.error_handling import Decision
 from routilux_core.errors import StrategyError, is_interrupt
-from routilux_core.strategy import ExecutionStrategy, Task, WorkerPool
+from routilux_core.strategy import Busy, ExecutionStrategy, Task, WorkerPool
 
 PATIENCE_S = 1.0  # that a cancel waits for a pool to take a task that it is just given
 
-PACKED_HERE, GIVEN, ASKED_BACK = range(3)  # where a task is: not with its pool yet; there; and that was asked for it
+# Where a task is: not with its pool yet; nor now, since that was busy; with it; and that was asked for it.
+PACKED_HERE, PUT_OFF, GIVEN, ASKED_BACK = range(4)
 
 
 class Sender(Owner, Protocol):
@@ -35,6 +37,7 @@ class Sender(Owner, Protocol):
     pool: WorkerPool | None
     parts: PartStore
 
+    def put_off(self, task: RemoteTask, busy: Busy) -> None: ...
     def came_back(self, task: RemoteTask) -> None: ...
     def is_home(self, task: RemoteTask) -> None: ...
     def weigh(self, inlet: Inlet, size: int, weight: int) -> None: ...
@@ -85,9 +88,16 @@ class RemoteTask(Task):
             return
         self._envelope, self.size, self.parts = made, len(claim.items), frozenset(made.parts)
         sender.weigh(claim.items[0][INLET], self.size, made.weight)
+        self.send_again()
+
+    def send_again(self) -> None:
+        """Give the task, as it was packed, to the pool."""
+        sender = self.sender
+        if self.claim.ended:  # given up, or taken back, while it was put off
+            return
         if sender.pool is None:
             self.give_up(StrategyError(f"strategy {sender.strategy.name!r}: its pool was closed"))
-        elif not self._hand_over(sender.pool, around):
+        elif not self._hand_over(sender.pool, sys.exception()):
             self.take_back()
 
     def _hand_over(self, pool: WorkerPool, around: BaseException | None) -> bool:
@@ -99,6 +109,10 @@ class RemoteTask(Task):
             self.where = GIVEN
             try:
                 pool.submit(self)
+            except Busy as busy:
+                self.where = PUT_OFF
+                self.sender.put_off(self, busy)
+                return not self.claim.run.stopped
             except BaseException as error:  # it never should; or a KeyboardInterrupt: the pool may have it, or not
                 refused = StrategyError(f"strategy {self.sender.strategy.name!r} raised in submit: {error!r}")
                 refused.__cause__ = error
@@ -120,7 +134,7 @@ class RemoteTask(Task):
         try:
             asks = self.where == GIVEN and not self.claim.ended
             self.where = ASKED_BACK if asks else self.where
-            dropped = asks and pool.cancel(self)
+            dropped = self.where == PUT_OFF or (asks and pool.cancel(self))
         finally:
             if held:
                 self._handing.release()
@@ -171,7 +185,7 @@ class RemoteTask(Task):
         """
         if self.claim.ended:
             self._close()
-        elif self.claim.run.stopped or self.where == PACKED_HERE or _gives_back(self.sender, self):
+        elif self.claim.run.stopped or self.where < GIVEN or _gives_back(self.sender, self):
             self.take_back()
         else:
             self.give_up(StrategyError(f"task {self.id}: an exception came while it was given to its pool"))
@@ -211,7 +225,7 @@ class RemoteTask(Task):
 
     def _close(self) -> None:
         """Put back what was not started, and let go of what was sent."""
-        if self._ended_by_pool or self.where == PACKED_HERE:  # else the pool may just be asking for it
+        if self._ended_by_pool or self.where < GIVEN:  # else the pool may just be asking for it
             self._envelope = None
         self.sender.is_home(self)
 
@@ -219,16 +233,26 @@ class RemoteTask(Task):
 class Tasks:
     """The tasks of one scheduler, until all of each is counted or put back. Guarded by the engine's lock."""
 
-    __slots__ = ("_numbers", "_revoked", "away", "homing")
+    __slots__ = ("_numbers", "_revoked", "away", "homing", "put_off")
 
     def __init__(self) -> None:
         self.away: set[RemoteTask] = set()  # sent, or just being sent
+        self.put_off: deque[RemoteTask] = deque()  # of those, what the pool had no room for, or had none
         self.homing: set[RemoteTask] = set()  # no longer away, but not all of them is counted or put back yet
         self._revoked: list[RemoteTask] = []  # of jobs that were stopped: the pool is to be asked for them
         self._numbers = itertools.count(1)
 
     def __iter__(self) -> Iterator[RemoteTask]:
         return iter((*self.away, *self.homing))
+
+    def next_put_off(self) -> RemoteTask | None:
+        """Take out, into this thread's hands, what has waited longest for the pool to have room."""
+        if not self.put_off:
+            return None
+        task = self.put_off[0]
+        task.busy = get_ident()  # before it is taken out: an interruption finds it in either place
+        self.put_off.popleft()
+        return task
 
     def new_id(self) -> str:
         return f"batch-{next(self._numbers)}"
@@ -251,7 +275,7 @@ class Tasks:
         return revoked
 
     def clear(self) -> None:
-        for each in (self.away, self.homing, self._revoked):
+        for each in (self.away, self.put_off, self.homing, self._revoked):
             each.clear()
 
 

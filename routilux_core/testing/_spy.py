@@ -14,7 +14,7 @@ from attrs import Factory, define, evolve, field, frozen
 
 from routilux_core._remote.preparation import preparation
 from routilux_core._threads.completion import Completion
-from routilux_core.strategy import Done, ExecutionStrategy, Host, Task, WorkerPool
+from routilux_core.strategy import Busy, Done, ExecutionStrategy, Host, Task, WorkerPool
 from routilux_core.testing._patient import Turn
 
 
@@ -113,6 +113,8 @@ class SpyPool(WorkerPool):
         try:
             with spy.being_submitted():
                 self._pool.submit(spy)
+        except Busy:
+            raise
         except BaseException as error:
             self._log.raised.append(error)
             task.fail(error)

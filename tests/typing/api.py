@@ -14,6 +14,7 @@ from routilux_core import (
     Activation,
     ActivationRecord,
     ActivationTimeout,
+    Busy,
     Capabilities,
     CapabilityError,
     ConfigurationError,
@@ -330,6 +331,7 @@ def errors_are_the_builtins_that_one_expects(
         StrategyError("broken"),
         CapabilityError("not there"),
         WorkerLost("died"),
+        Busy(retry_after=0.5),
     ]
     timeout: TimeoutError = late
     every: list[RoutiluxError] = [unknown, twice, payload, late]
