@@ -98,6 +98,9 @@ class JobControl:
             items = [item for scheduler in engine.schedulers for item in scheduler.in_hand() if item[JOB] is run]
             return Activity(Counter(item[INLET].node.routine_id for item in items), len(run.retries.waiting))
 
+    def times(self) -> tuple[float | None, float | None]:
+        return self.run.ledger.began_at, self.run.ledger.ended_by_clock()
+
     def late_emissions(self) -> int:
         return self.run.ledger.late
 

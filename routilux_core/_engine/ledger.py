@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any, Protocol
 
 from routilux_core._engine.plan import CAUSE, GATHERED, INLET, NUMBER, POSTED, Item
@@ -33,6 +33,7 @@ class LedgerCounts:
         "_job_id",
         "_retries",
         "began",
+        "began_at",
         "collected",
         "decided",
         "discarded",
@@ -77,6 +78,7 @@ class LedgerCounts:
         self.decided: dict[str, str] = {}  # routine id -> the gravest decision
         self.collected: dict[str, list[Payload]] = {}
         self.began = perf_counter()
+        self.began_at = time()  # by the clock of the day, which may be set meanwhile
         self.ended_at = 0.0
         self.recorder: Recorder | None = None
 
@@ -206,6 +208,10 @@ class LedgerCounts:
     def pending(self) -> int:
         """How many activations are queued, running or waiting."""
         return self.last - self.over
+
+    def ended_by_clock(self) -> float | None:
+        """Return when the job ended by the clock of the day, as that was when it began; None while it runs."""
+        return self.began_at + self.ended_at - self.began if self.ended_at else None
 
     def wall(self) -> float:
         """Return the seconds that the job has taken so far."""

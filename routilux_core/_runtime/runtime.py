@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import os
 import threading
 import warnings
 import weakref
@@ -68,7 +69,9 @@ class Runtime:
         "opening",
         "options",
         "plugins",
+        "process",
         "schedulers",
+        "session",
         "was_read",
         "wiring",
     )
@@ -93,6 +96,7 @@ class Runtime:
         self.wiring = Wiring(engine, Graph(flow_id), {}, self.building)
         self.plugins = plugins
         self.numbers = itertools.count(1)  # of jobs
+        self.process, self.session = 0, ""  # which processes the ids of jobs tell apart, and how
         self.last: JobState | None = None
         self.was_read = False  # so its strategies may be mere names yet, until the first job
         self.at_exit: Callable[[], None] | None = None
@@ -278,12 +282,20 @@ class Runtime:
 
         return await in_thread(partial(self.execute, order))
 
-    def _new_job(self) -> tuple[Run, JobState]:
+    def _new_id(self) -> str:
+        """Return the id of a job, which no other job of a flow of this name has, in whatever process."""
+        if self.process != os.getpid():  # the child of a fork has the numbers of its parent
+            self.process, self.session = os.getpid(), f"{int(time()):x}{os.urandom(3).hex()}"
+        return f"{self.wiring.graph.flow_id}-{self.session}-{next(self.numbers)}"
+
+    def _new_job(self, job_id: str | None = None) -> tuple[Run, JobState]:
         flow_id = self.wiring.graph.flow_id
-        run = Run(self.engine, f"{flow_id}-{next(self.numbers)}", self.history_size, _context())
+        run = Run(self.engine, job_id or self._new_id(), self.history_size, _context())
         for output in self.wiring.graph.outputs:
             run.ledger.collected[output.name] = []
-        origin = Origin(self.wiring.graph, self.default.strategy, self.wiring.named, time(), run.ledger.began)
+        origin = Origin(
+            self.wiring.graph, self.default.strategy, self.wiring.named, run.ledger.began_at, run.ledger.began
+        )
         return run, JobState(run.job_id, flow_id, JobControl(run), origin)
 
     def _start(self, order: Order, made: tuple[Run, JobState] | None = None) -> tuple[Run, JobState, bool, bool]:

@@ -84,20 +84,21 @@ def _write_as_named(made: cattrs.Converter) -> None:
     """Write connections and outputs by their names in the file, and leave out what a record may lack."""
     made.register_unstructure_hook_func(lambda kind: kind == list[Connection], _write_connections)
     made.register_unstructure_hook_func(lambda kind: kind == list[Output], _write_outputs)
-    _leave_out(made, SlotRecord, "whole")
-    _leave_out(made, FailureRecord, "activation", "cause")
-    _leave_out(made, JobRecord, "errors_left_out")
+    _leave_out(made, SlotRecord, ("whole",))
+    _leave_out(made, FailureRecord, ("activation", "cause"))
+    _leave_out(made, JobRecord, ("errors_left_out",), ("started_at",), ("ended_at",))
 
 
-def _leave_out(made: cattrs.Converter, record: type[AttrsInstance], *names: str) -> None:
-    """Write keys that a record may lack only where the first of them says something."""
+def _leave_out(made: cattrs.Converter, record: type[AttrsInstance], *groups: tuple[str, ...]) -> None:
+    """Write keys that a record may lack only where the first of their group says something."""
     inner = make_dict_unstructure_fn(record, made)
 
     def write(each: Any) -> dict[str, Any]:
         saved = inner(each)
-        if not getattr(each, names[0]):
-            for name in names:
-                del saved[name]
+        for names in groups:
+            if not getattr(each, names[0]):
+                for name in names:
+                    del saved[name]
         return saved
 
     made.register_unstructure_hook(record, write)

@@ -48,6 +48,8 @@ def job_to_dict(job: JobState) -> dict[str, Any]:
             errors_left_out=LeftOutRecord(*job.errors_left_out) if any(job.errors_left_out) else None,
             outputs={name: write.encode(each, (OUTPUTS, name)) for name, each in job.outputs.items()},
             history=[_activation(each, (HISTORY, n), write) for n, each in enumerate(job.get_execution_history())],
+            started_at=job.started_at,
+            ended_at=job.ended_at,
         )
         saved: dict[str, Any] = unstructure(record)
         return saved
@@ -202,6 +204,9 @@ class SavedRun:
 
     def reason(self) -> str:
         return ""
+
+    def times(self) -> tuple[float | None, float | None]:
+        return self._record.started_at, self._record.ended_at
 
     def late_emissions(self) -> int:
         return self._record.late_emissions

@@ -160,3 +160,5 @@ class JobRecord:
     errors_left_out: LeftOutRecord | None = None  # where none were, there is no such key
     outputs: dict[str, list[dict[str, Value]]]
     history: list[dict[str, Value]]
+    started_at: float | None = None  # seconds since 1970; files of 0.1 have neither
+    ended_at: float | None = None
