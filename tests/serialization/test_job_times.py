@@ -55,7 +55,8 @@ def test_a_saved_job_says_when_it_began_and_ended(tmp_path: Path) -> None:
     job.save(tmp_path / "job.json")
     read = JobState.load(tmp_path / "job.json")
     assert (read.started_at, read.ended_at) == (job.started_at, job.ended_at)
-    assert read.started_at is not None and read.ended_at is not None
+    assert read.started_at is not None
+    assert read.ended_at is not None
     assert before - 1 < read.started_at <= read.ended_at < time() + 1
 
 
