@@ -89,7 +89,7 @@ TRACKER = """
 
     @hookimpl
     def routilux_job_finished(job):
-        print("heard of", job.job_id, job.status)
+        print("heard of", job.flow_id, job.status)
 """
 
 # A flow, and what the core says of each strategy that it is asked for.
@@ -216,8 +216,8 @@ def test_each_bad_strategy_is_named_in_one_line_and_the_others_work(bad_site: Si
     assert "claimed by clash-one 2.0 (clash_one:Strategy) and by clash-two 2.0 (clash_two:Strategy)" in answers["clash"]
     for name in ("raises-in-close", "hangs-in-close", "good", "concurrent", "sequential"):
         assert answers[name] == ANSWER
-        assert f"heard of flow-{name}-1 completed" in done.stdout
-    assert "heard of flow-raises-in-submit-1 failed" in done.stdout
+        assert f"heard of flow-{name} completed" in done.stdout
+    assert "heard of flow-raises-in-submit failed" in done.stdout
     logged = [line for line in done.stderr.splitlines() if line.startswith("LOG ")]
     assert [line for line in logged if "raises-in-close" in line] == [
         "LOG strategy 'raises-in-close' raised while its pool was closed"
@@ -313,7 +313,7 @@ def test_each_bad_plugin_is_named_in_one_warning_and_the_others_work(bad_plugins
     assert f"{ANSWER} {ANSWER}" in done.stdout
     for name in ("sequential", "concurrent"):
         for word in ("heard of", "tracked"):
-            assert done.stdout.count(f"{word} flow-{name}-1 completed") == 1
+            assert done.stdout.count(f"{word} flow-{name} completed") == 1
     assert done.stderr.splitlines() == [line for line in done.stderr.splitlines() if line.startswith("LOG plugin ")]
     reasons = {name: why for name, (_, why) in BAD_PLUGINS.items()} | {"nothing": "has no attribute 'absent'"}
     for name, why in reasons.items():
@@ -616,7 +616,7 @@ def test_distributions_whose_metadata_cannot_be_read_hide_nothing(site: Site) ->
     (nameless / "entry_points.txt").write_text("[routilux_core.plugins]\nnameless = tracker_one\n")
     site.install("tracker-one", code=TRACKER, plugins="one = tracker_one")
     done = site.run(PROGRAM + "\n    attempt('sequential')")
-    assert "heard of flow-sequential-1 completed" in done.stdout
+    assert "heard of flow-sequential completed" in done.stdout
 
 
 def test_a_plugin_in_a_zip_archive_is_found(tmp_path: Path) -> None:
@@ -626,7 +626,7 @@ def test_a_plugin_in_a_zip_archive_is_found(tmp_path: Path) -> None:
         file.writestr("zipped-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: zipped\nVersion: 1.0\n")
         file.writestr("zipped-1.0.dist-info/entry_points.txt", "[routilux_core.plugins]\nzipped = zipped\n")
     done = Site(archive).run(PROGRAM + "\n    attempt('sequential')")
-    assert "heard of flow-sequential-1 completed" in done.stdout
+    assert "heard of flow-sequential completed" in done.stdout
 
 
 def cli(site: Site, *arguments: str) -> subprocess.CompletedProcess[str]:

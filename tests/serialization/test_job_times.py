@@ -28,7 +28,8 @@ def ask(name: str) -> dict[str, str]:
 def test_a_job_of_another_process_has_another_id() -> None:
     said = [subprocess.run([sys.executable, "-c", ID_OF_A_JOB], capture_output=True, text=True) for _ in range(2)]
     ids = {run.stdout.split()[-1] for run in said}
-    assert len(ids) == 2 and all(each.startswith("prices-") for each in ids), [run.stderr for run in said]
+    assert len(ids) == 2, [run.stderr for run in said]
+    assert all(each.startswith("prices-") for each in ids)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
