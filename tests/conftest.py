@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import multiprocessing
 import os
 import threading
@@ -55,6 +56,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if getattr(getattr(item, "function", None), "__module__", "") in COSTLY_CASES:
             item.add_marker(pytest.mark.once)
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector of garbage look no more at what is there for the whole session: thousands of tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=sorted(STRATEGIES))

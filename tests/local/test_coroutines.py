@@ -42,6 +42,7 @@ from routilux_core import (
 from strategies.event_loop import EventLoop, EventLoopStrategy
 from strategies.patient_loop import PatientLoopStrategy
 from strategies.thread_pool import StockThreadsStrategy
+from waiting import comes_true
 
 MakeFlow = Callable[..., Flow]
 SECONDS = 20.0
@@ -211,7 +212,7 @@ def test_a_task_delivered_twice_runs_once(make_flow: MakeFlow, caplog: pytest.Lo
     keep = build(flow, Does(action=send))
     assert run(flow, count=20).ledger.completed == 41
     assert sorted(keep.seen) == list(range(20))
-    assert "delivered twice" in caplog.text
+    assert comes_true(lambda: "delivered twice" in caplog.text)  # the second may begin after the job has ended
 
 
 def test_importing_the_package_and_running_a_flow_imports_no_asyncio() -> None:
