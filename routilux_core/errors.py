@@ -251,8 +251,9 @@ def trace_of(error: BaseException) -> str:
 
 def brief(value: object) -> str:
     """Return what a value that is refused looks like, in short: an integer may have thousands of digits."""
+    from routilux_core._text.values import look_of  # only for a mistake
+
     try:
-        text = repr(value)
+        return look_of(value, 60)
     except Exception:
-        text = f"{type(value).__name__} of very many digits, or without a repr"
-    return text if len(text) <= 60 else f"{text[:60]}..."
+        return f"{type(value).__name__} of very many digits, or without a repr"

@@ -38,7 +38,8 @@ class Flow:
     by name, "circuit-breaker", and with options `{"circuit-breaker": {...}}`.
     Beyond `max_pending` queued activations a handler that emits first works some of them off. `history_size` is the
     number of newest records that a job keeps. Of an exception the text of its traceback is kept; `capture="frames"`
-    keeps its frames, too, with all that was in them, for a debugger. `progress` shows what its jobs have done and what
+    keeps its frames, too, with all that was in them, for a debugger, and `capture="payload"` what each call was given,
+    in short, in its record (`ActivationRecord.payload`). `progress` shows what its jobs have done and what
     they are at, on a terminal or in a notebook. Neither is saved with the flow. All methods may be called from any
     thread, and by signal handlers: what would wait for what they interrupt is refused.
     """
@@ -67,7 +68,7 @@ class Flow:
                 stacklevel=2,
             )
         history_size = _whole(history_size, "history_size", 0)
-        engine = Engine(_whole(max_pending, "max_pending", 1), history_size, _keeps_frames(capture))
+        engine = Engine(_whole(max_pending, "max_pending", 1), history_size, _captured(capture, history_size))
         self._runtime = Runtime(
             *(self.flow_id, engine, history_size, Plugins(plugins)),
             *(execution_strategy or "sequential", max_workers, dict(strategy_options or {})),
@@ -308,15 +309,16 @@ class Flow:
 
     # -- saving
 
-    def serialize(self) -> dict[str, Any]:
+    def serialize(self, *, state: bool = True) -> dict[str, Any]:
         """Return the flow as plain JSON types; what can't be saved is one `SerializationError` that names each value.
 
-        What a handler changes at this moment may be saved half: save between jobs.
+        What a handler changes at this moment may be saved half: save between jobs. With `state=False` routines are
+        saved without counters and what they have become since: with the fields that their constructors were given.
         """
         from routilux_core import serialization
 
         with self._runtime.building:
-            return serialization.flow_to_dict(self._runtime.saved())
+            return serialization.flow_to_dict(self._runtime.saved(), state)
 
     def deserialize(self, data: Mapping[str, Any], *, types: Iterable[type | ModuleType] = ()) -> None:
         """Become the flow that `serialize` gave. Refused while a job runs; after an error the flow is as it was.
@@ -332,11 +334,11 @@ class Flow:
             self._runtime.become(saved)
             self.flow_id = saved.graph.flow_id
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, state: bool = True) -> None:
         """Write `serialize()` to a JSON file: written beside and renamed over, so the file is always whole."""
         from routilux_core import serialization
 
-        serialization.write_file(path, self.serialize())
+        serialization.write_file(path, self.serialize(state=state))
 
     @class_only
     def load(cls, path: str | os.PathLike[str], *, types: Iterable[type | ModuleType] = ()) -> Self:
@@ -539,11 +541,11 @@ def _params_unpacked(method: str, entry: object, unknown: Mapping[str, object]) 
 
 def _checked_params(entry_params: Mapping[str, Any] | None) -> dict[str, Any]:
     if entry_params is not None and not isinstance(entry_params, Mapping):
-        raise ConfigurationError(f"entry_params is a mapping of parameter names to values, not {entry_params!r}")
+        raise ConfigurationError(f"entry_params is a mapping of parameter names to values, not {brief(entry_params)}")
     payload = dict(entry_params or {})
     for name in payload:
         if not isinstance(name, str):
-            raise ConfigurationError(f"entry_params has names that are no strings: {payload!r}")
+            raise ConfigurationError(f"entry_params has names that are no strings: {brief(name)}")
     return payload
 
 
@@ -555,7 +557,12 @@ def _whole(value: Any, name: str, minimum: int) -> int:
     return value
 
 
-def _keeps_frames(capture: Any) -> bool:
-    if capture not in ("text", "frames"):
-        raise ConfigurationError(f"capture is 'text' or 'frames' (with all that was in them), not {capture!r}")
-    return bool(capture == "frames")
+def _captured(capture: Any, history_size: int) -> str:
+    if capture not in ("text", "frames", "payload"):
+        raise ConfigurationError(
+            f"capture is 'text', 'frames' (with all that was in them) or 'payload' (what each call was given), not "
+            f"{brief(capture)}"
+        )
+    if capture == "payload" and not history_size:
+        raise ConfigurationError("capture='payload' keeps payloads with the records, and history_size=0 keeps none")
+    return str(capture)

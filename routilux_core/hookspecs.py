@@ -65,7 +65,7 @@ class StrategyRequest:
 
     name: str
     max_workers: int | None = None
-    options: Mapping[str, Any] = field(factory=dict)
+    options: Mapping[str, Any] = field(factory=dict, repr=lambda each: str([*each]))  # a value may be a password
     flow_id: str | None = None
     routine_id: str | None = None
 

@@ -36,7 +36,8 @@ class Ledger:
 @frozen(kw_only=True)
 class ActivationRecord:
     """One attempt at one call of a handler. Times are seconds of `time.perf_counter`; `cause` is the activation that
-    emitted what started this one, None for the entry. `outcome` is completed, failed, skipped or retried."""
+    emitted what started this one, None for the entry. `outcome` is completed, failed, skipped or retried.
+    """
 
     id: int
     cause: int | None
@@ -49,6 +50,15 @@ class ActivationRecord:
     started: float
     ended: float
     extra: Mapping[str, Any] = field(factory=dict, repr=False)
+
+    @property
+    def payload(self) -> Mapping[str, Any] | None:
+        """What the handler was given, where the flow keeps it: `Flow(capture="payload")`; else None.
+
+        Numbers and strings of up to 200 letters are as they were. Of longer strings it has the beginning, and of other
+        objects what they look like, as a string of that length. Fields that are marked as secret are left out.
+        """
+        return self.extra.get("payload")
 
     @property
     def run_time(self) -> float:

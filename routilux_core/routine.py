@@ -26,6 +26,7 @@ from routilux_core._routines.settings import (
 )
 from routilux_core._routines.signature import Handler, Signature
 from routilux_core._routines.twins import Twins
+from routilux_core._text.secrets import without_secrets
 from routilux_core.error_handling import ErrorHandler, ErrorStrategy
 from routilux_core.errors import (
     ConfigurationError,
@@ -90,7 +91,16 @@ class Routine:
         check_shared(cls, stateless)
         hooks: dict[str, Any] = {"on_setattr": []} if stateless else {}
         own_setattr = "__setattr__" in cls.__dict__
-        attrs.define(cls, slots=False, eq=False, kw_only=True, init=False, auto_attribs=True, **hooks)
+        attrs.define(
+            cls,
+            slots=False,
+            eq=False,
+            kw_only=True,
+            init=False,
+            auto_attribs=True,
+            field_transformer=without_secrets,
+            **hooks,
+        )
         check_defaults(cls)
         cls.__routilux_declared__ = Declared.of(cls, stateless)
         if stateless and not own_setattr:
@@ -114,6 +124,9 @@ class Routine:
         except TypeError:
             check_fields(type(self), given, fields)
             raise
+        cls: type[Any] = type(self)
+        names = [each.name for each in attrs.fields(cls) if each.alias in fields]
+        self._routilux.given = {name: getattr(self, name) for name in names if hasattr(self, name)}
 
     def __copy__(self) -> typing.Self:
         return _twin(self, {}, deep=False)
@@ -323,6 +336,7 @@ def _twin(routine: R, memo: dict[int, Any], *, deep: bool) -> R:
         own.bind(twin)
         own.merge_strategy = twins.of(made.merge_strategy)
     internals.events, internals.error_handler = dict(source.events), source.error_handler
+    internals.given = source.given
     with source.lock:
         internals.stats = dict(source.stats)
     return twin

@@ -85,8 +85,10 @@ class JobControl:
     def history_of(self, routine_id: str | None) -> list[ActivationRecord]:
         inlets = self.run.engine.inlets
         with self.run.engine.up_to_date((self.run,)):
-            newest = self.run.ledger.history.newest()
-        found = activation_records(newest, lambda number: (inlets[number].node.routine_id, inlets[number].name))
+            newest, kept = self.run.ledger.history.newest(), self.run.ledger.payloads
+            payloads = {} if kept is None else kept.of(record[0] for record in newest)
+        name = lambda number: (inlets[number].node.routine_id, inlets[number].name)  # noqa: E731
+        found = activation_records(newest, name, payloads=payloads)
         return [record for record in found if routine_id in (None, record.routine_id)]
 
     def source(self) -> Source:

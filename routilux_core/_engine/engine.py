@@ -47,6 +47,7 @@ class Engine:
         "acquire",
         "aside",
         "behind",
+        "capture",
         "deferred",
         "ending",
         "error_handler",
@@ -71,12 +72,13 @@ class Engine:
         "when_idle",
     )
 
-    def __init__(self, max_pending: int, history_size: int, keeps_frames: bool = False) -> None:
+    def __init__(self, max_pending: int, history_size: int, capture: str = "text") -> None:
         self.lock = new_lock()
         # For the hot path: `with lock` costs three times as much as these two calls.
         self.acquire, self.release = self.lock.acquire, self.lock.release
         self.max_pending = max_pending
-        self.keeps_frames = keeps_frames  # of exceptions that were decided about
+        self.capture = capture
+        self.keeps_frames = capture == "frames"  # of exceptions that were decided about
         # An emitter looks how much waits when the number of what it posts has none of these bits: now and then.
         self.mask = (1 << max(0, (max_pending // 16).bit_length() - 1)) - 1
         self.schedulers: Sequence[SchedulerRole] = ()  # the list of who makes them

@@ -5,12 +5,13 @@ from __future__ import annotations
 from time import perf_counter, time
 from typing import Any, Protocol
 
-from routilux_core._engine.plan import CAUSE, GATHERED, INLET, NUMBER, POSTED, Item
+from routilux_core._engine.plan import CAUSE, GATHERED, INLET, NUMBER, PAYLOAD, POSTED, Item, arrived
 from routilux_core._engine.retries import Retries
 from routilux_core._routines.signature import Payload
 from routilux_core._threads.guard import guarded
 from routilux_core._tracking.failures import Failures
 from routilux_core._tracking.history import COMPLETED, DISCARDED, FAILED, SKIPPED, WIDTH, Chunk, History
+from routilux_core._tracking.payloads import Payloads
 from routilux_core.error_handling import Failure
 from routilux_core.errors import PayloadError, trace_of
 from routilux_core.job import ROUTINE_STATES
@@ -49,6 +50,7 @@ class LedgerCounts:
         "late",
         "members",
         "over",
+        "payloads",
         "placed",
         "reason",
         "recorder",
@@ -81,6 +83,7 @@ class LedgerCounts:
         self.began_at = time()  # by the clock of the day, which may be set meanwhile
         self.ended_at = 0.0
         self.recorder: Recorder | None = None
+        self.payloads: Payloads | None = None  # where the flow keeps what calls were given
 
     # -- counts
 
@@ -128,6 +131,8 @@ class LedgerCounts:
         inlet, _, _, number, cause, posted = item
         attempt = self._retries.attempt(number)
         record = (number, cause, inlet.number, attempt, outcome, worker, posted, started, ended)
+        if self.payloads is not None:
+            self.payloads.end_of(number, arrived(item[PAYLOAD]))
         self.history.record(record)
         if self.recorder is not None:
             self.recorder.record(Chunk.of(record))
@@ -136,6 +141,8 @@ class LedgerCounts:
     def add(self, worker: int, records: list[Any]) -> None:
         """Count completed activations of a worker, and record them."""
         self.over += len(records) // self.history.width
+        if self.payloads is not None:
+            self.payloads.end(records[::WIDTH])
         if self.recorder is not None:
             self.recorder.record(Chunk(worker, records))
         self.history.add(worker, records)

@@ -21,6 +21,7 @@ from routilux_core._threads.completion import Completion
 from routilux_core._threads.guard import guarded
 from routilux_core._threads.visits import Visit
 from routilux_core._tracking.history import DISCARDED, RETRIED
+from routilux_core._tracking.payloads import Payloads
 from routilux_core.error_handling import Decision, ErrorStrategy, Failure
 
 if TYPE_CHECKING:
@@ -97,6 +98,11 @@ class Run:
         self.admit = admit
         self.refresh_flags()
 
+    def keep_payloads(self, payloads: Payloads) -> None:
+        """Keep what handlers are called with; said once, before anything is posted."""
+        self.ledger.payloads = payloads
+        self.refresh_flags()
+
     def leave(self) -> None:
         """Do nothing more, and tell nobody: this is a fork, and the job is the parent's."""
         self.listeners = self.ledger.recorder = None
@@ -111,6 +117,7 @@ class Run:
         """Work out `may_emit_fast` and `is_fast`. Under the lock, or before anything is posted."""
         self.may_emit_fast = not self.stopped and (self.listeners is None or not self.listeners.details)
         plain = self.context is None and self.admit is None and not self.retries.may_retry
+        plain = plain and self.ledger.payloads is None
         self.is_fast = self.may_emit_fast and not self.halted and plain
 
     # -- posting (lock)

@@ -125,6 +125,8 @@ def prepare(worker: Emitter, inlet: Inlet, payload: Payload, run: Run, number: i
         payload = inlet.collect(payload[GATHERED])
     elif inlet.merge is not None:
         payload = merged(inlet, payload, run, number, node.holds)
+    if run.ledger.payloads is not None:
+        run.ledger.payloads.begin(number, payload)
     listeners = run.listeners
     if listeners is not None and listeners.details:
         listeners.activation_started(inlet, number, run.retries.attempt(number), worker.item, payload)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from routilux_core._registry import strategies
 from routilux_core._registry.entry_points import PLUGINS, disabled_plugins, mentioned
-from routilux_core.errors import ConfigurationError
+from routilux_core.errors import ConfigurationError, brief
 from routilux_core.strategy import ExecutionStrategy
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def resolve_strategy(
     if isinstance(strategy, ExecutionStrategy):
         if max_workers is not None or options:
             raise ConfigurationError(
-                f"max_workers and strategy_options go with the name of a strategy; set them on {strategy!r} itself"
+                f"max_workers and strategy_options go with the name of a strategy; set them on {brief(strategy)} itself"
             )
         strategies.check_object(strategy)
         return strategy

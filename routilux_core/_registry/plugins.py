@@ -453,10 +453,10 @@ def _guarded(
                 raise
             log.warning("%s: raised %s; this counts as None", what, in_one_line(error), exc_info=True)
             return None
-        trace("%s -> %r", what, result)
+        trace("%s -> %s", what, brief(result))
         if result is None or isinstance(result, kind):
             return result
-        log.warning("%s: returned %r, no %s; this counts as None", what, result, kind.__name__)
+        log.warning("%s: returned %s, no %s; this counts as None", what, brief(result), kind.__name__)
         return None
 
     return guarded

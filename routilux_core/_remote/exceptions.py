@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from routilux_core._remote.pickling import ATOMS, PROTOCOL, dumps, loads
+from routilux_core._text.values import look_of
 from routilux_core.errors import RemoteError, is_interrupt, text_of, trace_of
 
 AS_ITSELF, WITHOUT_CONSTRUCTOR, AS_TEXT = range(3)
@@ -15,6 +16,7 @@ AS_ITSELF, WITHOUT_CONSTRUCTOR, AS_TEXT = range(3)
 _CAUSE, _CONTEXT, _SUPPRESSES = (
     vars(BaseException)[f"__{name}__"] for name in ("cause", "context", "suppress_context")
 )
+LONGEST = 10_000  # letters of what can't travel, as it looks
 DEEP = 8  # exceptions that led to each other, or are members of each other; what lies deeper, the traceback tells
 
 
@@ -166,13 +168,13 @@ def _all_kept(values: Iterable[Any], deep: int) -> tuple[Any, ...]:
 def _kept(value: Any, deep: int) -> Any:
     """Return what stands for a value on the way: the value, what an exception is made of, or how it looks."""
     if isinstance(value, BaseException):
-        return _Nested(_encoded(value, deep - 1)) if deep > 1 else Shown(repr(value))
+        return _Nested(_encoded(value, deep - 1)) if deep > 1 else Shown(look_of(value, LONGEST))
     if type(value) in (list, tuple) and any(isinstance(each, BaseException) for each in value):
         return type(value)(_all_kept(value, deep))
     try:
         loads(dumps(value))
     except Exception:
-        return Shown(repr(value))
+        return Shown(look_of(value, LONGEST))
     return value
 
 

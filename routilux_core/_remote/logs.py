@@ -19,6 +19,7 @@ from weakref import WeakSet
 from routilux_core._remote.pickling import PROTOCOL, dumps, loads
 from routilux_core._remote.wire import LogLines
 from routilux_core._text.log import NAME, log
+from routilux_core._text.values import described
 from routilux_core.errors import is_interrupt
 
 MOST = 10_000  # records kept between two messages; of more, the oldest are lost, which is told
@@ -165,7 +166,7 @@ def _packed(record: logging.LogRecord) -> bytes:
     try:
         return dumps(vars(ready))
     except Exception:
-        return dumps({name: value if _can_go(value) else repr(value) for name, value in vars(ready).items()})
+        return dumps({name: value if _can_go(value) else described(value) for name, value in vars(ready).items()})
 
 
 def _can_go(value: Any) -> bool:

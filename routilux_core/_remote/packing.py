@@ -36,7 +36,7 @@ def pack(label: Label, claim: Claim, parts: PartStore) -> Envelope | Decision | 
 def _pack_at_once(label: Label, claim: Claim, parts: PartStore) -> Envelope | None:
     """Pickle many calls in one go, which goes where their payloads are plain, as they come."""
     run = claim.run
-    if len(claim.items) == 1 or run.told_in_detail():
+    if len(claim.items) == 1 or run.told_in_detail() or run.ledger.payloads is not None:
         return None
     # What is not plain, or not made yet, may raise: one by one it is only that call which fails.
     if run.own and any(item[INLET].node.unmade for item in claim.items):
@@ -67,6 +67,9 @@ def _pack_one_by_one(label: Label, claim: Claim, parts: PartStore) -> Envelope |
             break
     # Its pool may have been lost meanwhile: then all of it was put back or failed, and is no longer this task's.
     made = None if claim.ended else _crated(label, claim, parts, rows)
+    if made is not None and (kept := claim.run.ledger.payloads) is not None:
+        for item, payload in zip(claim.items, payloads, strict=False):
+            kept.begin(item[NUMBER], payload)
     if made is not None and (listeners := claim.run.told_in_detail()):
         for item, payload in zip(claim.items, payloads, strict=False):
             attempt = claim.run.retries.attempt(item[NUMBER])

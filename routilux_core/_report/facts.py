@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -67,7 +67,7 @@ def _job(job: JobState, pictures: list[Picture]) -> tuple[dict[str, Any], str]:
         "routines": [
             {**figures, "routine_id": _name(name)} for name, figures in tracker.get_all_performances().items()
         ],
-        "errors": _errors(job.errors),
+        "errors": _errors(job.errors, history),
         "errors_left_out": {**job.errors_left_out._asdict(), "shown": max(0, len(job.errors) - ERRORS)},
         "late_emissions": job.late_emissions,
         "explained": [printable(line) for line in explained if not line.startswith("hint: ")],
@@ -99,7 +99,8 @@ def _slots(rows: Packed) -> list[list[str]]:
     return [[_name(routine_id), _name(slot)] for routine_id, slot in rows.slots]
 
 
-def _errors(errors: Sequence[Failure]) -> list[dict[str, Any]]:
+def _errors(errors: Sequence[Failure], history: Sequence[ActivationRecord]) -> list[dict[str, Any]]:
+    payloads = {record.id: record.payload for record in history if record.payload is not None}
     return [
         {
             "routine": _name(each.routine_id),
@@ -107,11 +108,18 @@ def _errors(errors: Sequence[Failure]) -> list[dict[str, Any]]:
             "attempt": each.attempt,
             "error": printable(brief(each.exception)[:2000]),
             "traceback": Lines(each.traceback[-TRACEBACK:])[-TRACEBACK:],
-            "keys": [_name(str(key)) for key in each.payload_keys[:50]],
+            "keys": [_name(text) for text in _arrived(each, payloads.get(each.activation))],
             "decision": None if each.decision is None else each.decision.value,
         }
         for each in errors[:ERRORS]
     ]
+
+
+def _arrived(failure: Failure, payload: Mapping[str, Any] | None) -> list[str]:
+    """Return the names of what a call was given, with the values where the flow has kept them."""
+    if payload is None:
+        return [str(key) for key in failure.payload_keys[:50]]
+    return [f"{name}={value!r}" for name, value in payload.items()]
 
 
 def _picture(job: JobState, history: Sequence[ActivationRecord], pictures: list[Picture]) -> int:

@@ -12,7 +12,18 @@ from routilux_core.ports import Event, Slot
 class Internals:
     """Slots and events of one routine, its policy and its counters, and the flow that it is in."""
 
-    __slots__ = ("change", "error_handler", "events", "lock", "owner", "policy_changed", "sealed", "slots", "stats")
+    __slots__ = (
+        "change",
+        "error_handler",
+        "events",
+        "given",
+        "lock",
+        "owner",
+        "policy_changed",
+        "sealed",
+        "slots",
+        "stats",
+    )
 
     def __init__(self) -> None:
         self.slots: dict[str, Slot] = {}
@@ -21,6 +32,7 @@ class Internals:
         self.lock = threading.RLock()  # a signal handler may ask in the middle of a change
         self.error_handler: ErrorHandler | None = None
         self.sealed = False
+        self.given: dict[str, object] | None = None  # the fields that its constructor was given; None: not known
         self.owner: tuple[str, str] | None = None  # (flow id, routine id)
         # Set by the flow, which makes what it is given: a slot or an event comes later.
         self.change: Callable[[Callable[[], None]], None] | None = None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from routilux_core._routines.signature import Payload
-from routilux_core.errors import PayloadError
+from routilux_core.errors import PayloadError, brief
 
 Merge = str | Callable[[Payload, Payload], Payload]
 
@@ -54,7 +54,7 @@ def merging_of(merge: Merge, where: str = "") -> Merging:
     def checked(old: Payload, new: Payload) -> Payload:
         merged = merge(old, new)
         if not isinstance(merged, dict):
-            raise PayloadError(f"{where}: the merge function has to return a dict, not {merged!r}")
+            raise PayloadError(f"{where}: the merge function has to return a dict, not {brief(merged)}")
         return merged
 
     return Merging(checked)

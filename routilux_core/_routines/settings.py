@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import attrs
 
+from routilux_core._text.secrets import is_secret
 from routilux_core.errors import ConfigurationError, DefinitionError, UnknownNameError, brief
 from routilux_core.ports import Event, per_worker
 from routilux_core.seconds import check_seconds
@@ -87,7 +88,8 @@ def check_fields(cls: type, given: tuple[object, ...], fields: Mapping[str, obje
     missing = [name for name, each in takes.items() if each.default is attrs.NOTHING and name not in fields]
     form = f"{cls.__name__}({', '.join(f'{name}=...' for name in takes)})"
     if given:
-        raise DefinitionError(f"{cls.__name__}({brief(given[0])}): a routine takes its fields by name: {form}")
+        value = "..." if any(map(is_secret, takes.values())) else brief(given[0])  # whose it is, nobody knows
+        raise DefinitionError(f"{cls.__name__}({value}): a routine takes its fields by name: {form}")
     for name in fields:
         if name not in takes:
             from routilux_core._text.hints import Hints  # only for a mistake

@@ -32,6 +32,7 @@ from routilux_core._runtime.pools import close_at_exit, close_pool, open_pool
 from routilux_core._text.printable import printable
 from routilux_core._threads.guard import is_held_here
 from routilux_core._threads.visits import Visit
+from routilux_core._tracking.payloads import Payloads
 from routilux_core.errors import FlowStateError, StrategyError
 from routilux_core.graph import Graph
 from routilux_core.job import JobState, Origin
@@ -179,12 +180,14 @@ class Runtime:
 
     def saved(self) -> SavedFlow:
         """Return what a file holds of the flow. `building` is held by the caller."""
-        from routilux_core.serialization.snapshot import SavedFlow, SavedStrategy, options_of
+        from routilux_core.serialization.snapshot import SavedFlow, SavedStrategy, options_of, secrets_of
 
         strategy, options, wiring = self.default.strategy, self.options, self.wiring
         if self.given is None:
             options = options_of(strategy)
         else:  # not what a plugin has made of it
+            secrets = secrets_of(type(strategy))
+            options = {name: value for name, value in options.items() if name not in secrets}
             strategy = SavedStrategy(name=self.given.name, max_workers=self.given.max_workers)
         settings = {"max_pending": self.engine.max_pending, "history_size": self.history_size}
         return SavedFlow(strategy, options, self.engine.error_handler, wiring.graph, wiring.named, settings)
@@ -192,7 +195,7 @@ class Runtime:
     def become(self, saved: SavedFlow) -> None:
         """Take over a flow that was read, all at once: after an error everything is as it was."""
         settings = saved.settings
-        engine = Engine(settings["max_pending"], settings["history_size"], self.engine.keeps_frames)
+        engine = Engine(settings["max_pending"], settings["history_size"], self.engine.capture)
         engine.error_handler = saved.error_handler
         with self.opening:
             with self.building:
@@ -291,6 +294,8 @@ class Runtime:
     def _new_job(self, job_id: str | None = None) -> tuple[Run, JobState]:
         flow_id = self.wiring.graph.flow_id
         run = Run(self.engine, job_id or self._new_id(), self.history_size, _context())
+        if self.engine.capture == "payload" and self.history_size:  # which a file may have set
+            run.keep_payloads(Payloads(self.history_size))
         for output in self.wiring.graph.outputs:
             run.ledger.collected[output.name] = []
         origin = Origin(

@@ -309,10 +309,11 @@ def activation_records(
     records: Iterable[Record],
     name: Callable[[int], tuple[str, str]],
     causes: Mapping[int, tuple[int, ...]] = MappingProxyType({}),
+    payloads: Mapping[int, dict[str, Any]] = MappingProxyType({}),
 ) -> Iterable[ActivationRecord]:
     """Yield the user's record for each of ours; `name` gives routine id and slot of a slot number.
 
-    `causes` are those of calls of gather slots, where they are kept.
+    `causes` are those of calls of gather slots, and `payloads` what calls were given, where they are kept.
     """
     from routilux_core.records import ActivationRecord  # loaded where somebody looks at records
 
@@ -329,5 +330,16 @@ def activation_records(
             posted=posted,
             started=started,
             ended=ended,
-            extra={"causes": causes[number]} if number in causes else {},
+            extra=_extra(number, causes, payloads) if causes or payloads else {},
         )
+
+
+def _extra(
+    number: int, causes: Mapping[int, tuple[int, ...]], payloads: Mapping[int, dict[str, Any]]
+) -> dict[str, Any]:
+    extra: dict[str, Any] = {}
+    if number in causes:
+        extra["causes"] = causes[number]
+    if number in payloads:
+        extra["payload"] = payloads[number].copy()
+    return extra

@@ -17,6 +17,7 @@ import attrs
 
 from routilux_core import serialization
 from routilux_core._text.printable import Lines, printable
+from routilux_core._text.values import look_of
 from routilux_core.errors import RoutiluxError, SerializationError, text_of
 from routilux_core.flow import Flow
 from routilux_core.job import JobState
@@ -209,6 +210,9 @@ def _run_logged(options: argparse.Namespace) -> int:
     return 0 if done else 1
 
 
+LONGEST = 10_000  # letters of a value that is no JSON
+
+
 def _safe(text: str) -> str:
     """Return JSON in which what a terminal would obey is written as JSON has it, by number."""
     return "".join(each if each.isprintable() or each == "\n" else json.dumps(each)[1:-1] for each in text)
@@ -249,7 +253,7 @@ def _outputs(job: JobState) -> Any:
 
 
 def _shown(payload: dict[str, Any]) -> dict[str, Any]:
-    """Return a payload with the `repr` of each value that is no JSON."""
+    """Return a payload with what each value looks like that is no JSON."""
     shown: dict[str, Any] = {}
     for key, value in payload.items():
         try:
@@ -295,7 +299,7 @@ def _load(path: str, modules: list[str]) -> Flow:
 
 def _repr(value: object) -> str:
     try:
-        return repr(value)
+        return look_of(value, LONGEST)
     except Exception as error:  # of somebody else's class
         return f"<{type(value).__name__}: its __repr__ raises {type(error).__name__}>"
 

@@ -7,13 +7,14 @@ import enum
 import functools
 import inspect
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import MemberDescriptorType
 from typing import Any
 
 import attrs
 from attrs import frozen
 
+from routilux_core._text.secrets import is_secret
 from routilux_core.routine import Routine
 from routilux_core.serialization import annotations as annotations_module
 from routilux_core.serialization.annotations import Check
@@ -40,7 +41,10 @@ class Field:
 
 @frozen(eq=False)
 class Shape:
-    """The fields of a class. `derived` are cached properties: they are worked out again, so they are not saved."""
+    """The fields of a class. `derived` are cached properties: they are worked out again, so they are not saved.
+
+    Nor are `secrets`, the fields that are marked so: an object is made again with their defaults.
+    """
 
     cls: type
     name: str
@@ -48,6 +52,7 @@ class Shape:
     constructed: bool
     derived: frozenset[str]
     hidden: tuple[tuple[str, Any], ...]  # slots, some of them perhaps of no field
+    secrets: dict[str, Callable[[Any], Any] | None]  # what makes the default, given the object; None: it has none
 
     def held(self, value: Any) -> dict[str, Any]:
         """Return the fields of an object, in their order; those that were never set are absent."""
@@ -56,24 +61,44 @@ class Shape:
     def rest(self, value: Any) -> list[str]:
         """Return the names of what an object holds beside its fields."""
         held = tuple(getattr(value, "__dict__", ()))  # a copy: a handler may be at work on it
-        own = [name for name in held if name not in self.fields and name not in self.derived]
-        return own + [name for name, slot in self.hidden if name not in self.fields and _is_set(slot, value)]
+        known = self.all_names()
+        own = [name for name in held if name not in known]
+        return own + [name for name, slot in self.hidden if name not in known and _is_set(slot, value)]
 
-    def make(self, values: dict[str, Any]) -> Any:
+    def all_names(self) -> set[str]:
+        """Return the names that no other attribute has."""
+        return self.fields.keys() | self.derived | self.secrets.keys()
+
+    def lacking(self) -> str | None:
+        """Say why no object of the class can be made again: a secret is in no file, and has no default."""
+        for name, default in self.secrets.items():
+            if default is None:
+                return (
+                    f"has the secret field {name!r}, which no file holds, and which so needs a default, as in "
+                    "field(factory=from_environment, ...)"
+                )
+        return None
+
+    def make(self, values: dict[str, Any], anew: bool = False) -> Any:
         """Return an object with these values; its constructor, where it was generated from the fields, sees them all.
 
         Afterwards each value is set as it was saved: a converter that had changed it already must not do so again.
+        A field without a value is not set; `anew`, it gets its default.
         """
         if not self.constructed:
             made: Any = self.cls.__new__(self.cls)  # type: ignore[call-overload]
         else:
-            made = self.cls(**{each.parameter: values[name] for name, each in self.fields.items() if each.parameter})
+            given = {name: each.parameter for name, each in self.fields.items() if not anew or name in values}
+            made = self.cls(**{parameter: values[name] for name, parameter in given.items() if parameter})
         if not issubclass(self.cls, tuple):
-            for name in self.fields.keys() - values.keys():
+            for name in self.fields.keys() - values.keys() if not anew else ():
                 if hasattr(made, name):
                     object.__delattr__(made, name)
             for name, value in values.items():
                 object.__setattr__(made, name, value)
+            for name, default in self.secrets.items() if not self.constructed else ():
+                if default is not None:
+                    object.__setattr__(made, name, default(made))
         return made
 
 
@@ -97,7 +122,7 @@ def unsaveable(cls: type) -> str | None:
     if inherited is not None:
         return f"is also a {inherited.__name__}, and what it holds as such would be lost"
     given = [each for each in vars(cls).get("__dataclass_fields__", {}).values() if _is_init_var(each)]
-    return f"takes {given[0].name!r} as an InitVar, which it does not keep" if given else None
+    return f"takes {given[0].name!r} as an InitVar, which it does not keep" if given else shape_of(cls).lacking()
 
 
 def _is_init_var(each: dataclasses.Field[Any]) -> bool:
@@ -105,14 +130,17 @@ def _is_init_var(each: dataclasses.Field[Any]) -> bool:
 
 
 def _look_at(cls: type) -> Shape:
-    parameters = dict(_parameters(cls))
+    secrets = {each.name: _default_of(each) for each in _declared(cls) if is_secret(each)}
+    parameters = {name: parameter for name, parameter in _parameters(cls) if name not in secrets}
     hints = annotations_module.hints_of(cls, parameters)
     fields = {name: _field(name, parameter, hints.get(name, Any)) for name, parameter in parameters.items()}
     vars_of_bases = [(name, value) for base in cls.__mro__ for name, value in vars(base).items()]
     derived = {name for name, value in vars_of_bases if isinstance(value, functools.cached_property)}
     derived.add("_attrs_cached_hash")  # where attrs keeps a hash; it differs from process to process
     derived.add("__orig_class__")  # what `Box[int]()` leaves for type checkers
-    return Shape(cls, type_name(cls), fields, _is_constructed(cls, fields), frozenset(derived), tuple(_hidden(cls)))
+    return Shape(
+        cls, type_name(cls), fields, _is_constructed(cls, fields), frozenset(derived), tuple(_hidden(cls)), secrets
+    )
 
 
 def _field(name: str, parameter: str | None, annotation: Any) -> Field:
@@ -123,10 +151,25 @@ def _field(name: str, parameter: str | None, annotation: Any) -> Field:
 def _parameters(cls: type) -> Iterable[tuple[str, str | None]]:
     if is_named_tuple(cls):
         return [(name, name) for name in cls._fields]  # type: ignore[attr-defined]
+    return [(each.name, getattr(each, "alias", each.name) if each.init else None) for each in _declared(cls)]
+
+
+def _declared(cls: type) -> tuple[Any, ...]:
+    """Return the fields of a class that attrs or dataclasses has made, as they are declared."""
     if "__attrs_attrs__" in vars(cls):
-        return [(each.name, each.alias if each.init else None) for each in attrs.fields(cls)]
-    own = dataclasses.fields(cls) if "__dataclass_fields__" in vars(cls) else ()
-    return [(each.name, each.name if each.init else None) for each in own]
+        return tuple(attrs.fields(cls))
+    return dataclasses.fields(cls) if "__dataclass_fields__" in vars(cls) else ()
+
+
+def _default_of(declared: Any) -> Callable[[Any], Any] | None:
+    """Return what makes the default of a field; None where it has none."""
+    default = declared.default
+    factory = getattr(declared, "default_factory", dataclasses.MISSING)
+    if factory is not dataclasses.MISSING:
+        return lambda made: factory()
+    if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+        return default.factory if default.takes_self else lambda made: default.factory()
+    return None if default is attrs.NOTHING or default is dataclasses.MISSING else lambda made: default
 
 
 def _is_constructed(cls: type, fields: dict[str, Field]) -> bool:

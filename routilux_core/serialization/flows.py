@@ -40,8 +40,8 @@ __all__ = [
 ROUTINES, CONNECTIONS, OUTPUTS, STRATEGY = ((ROOT, Name(n)) for n in ("routines", "connections", "outputs", "strategy"))
 
 
-def flow_to_dict(flow: SavedFlow) -> dict[str, Any]:
-    """Return a flow as plain JSON types."""
+def flow_to_dict(flow: SavedFlow, state: bool = True) -> dict[str, Any]:
+    """Return a flow as plain JSON types; without `state` each routine as it was made."""
     graph = flow.graph
     with reported(f"flow {graph.flow_id!r} can't be saved") as problems, collector_paused():
         values = writer(problems)
@@ -58,7 +58,7 @@ def flow_to_dict(flow: SavedFlow) -> dict[str, Any]:
             connections=[],
             outputs=[],
         )
-        write, names = RoutineWriter(values, problems).write, flow.named
+        write, names = RoutineWriter(values, problems, state).write, flow.named
         saved: dict[str, Any] = unstructure(record) | {
             "routines": {
                 name: write(name, routine, ROUTINES, names.get(name)) for name, routine in graph.routines.items()

@@ -77,7 +77,8 @@ class RoutineReader:
         form = form_of(cls)
         ports = self.reader.ports = NamedPorts(record, cls)
         self._settings(form, record, (path, Name("settings")))
-        fields = self.reader.fields(form.shape.fields, record.fields, (path, Name("fields")))
+        anew = record.attributes is None
+        fields = self.reader.fields(form.shape.fields, record.fields, (path, Name("fields")), some=anew)
         attributes = self._attributes(form, record.attributes, (path, Name("attributes"))) if record.attributes else {}
         policy = None
         if record.error_handler is not None:
@@ -85,7 +86,7 @@ class RoutineReader:
         if fields is None or len(self.problems.found) > before:
             return None
         try:
-            routine: Routine = form.shape.make(fields)
+            routine: Routine = form.shape.make(fields, anew)
         except (Enough, RecursionError):
             raise
         except Exception as error:
@@ -105,8 +106,10 @@ class RoutineReader:
         ports: NamedPorts,
     ) -> None:
         internals = routine._routilux
-        if attributes or len(vars(routine)) > form.count:  # what a constructor has set beside the fields is not kept:
-            drop(routine, own_attributes(routine).keys() - form.shape.fields.keys())
+        if record.attributes is None:
+            pass  # it is as its constructor has made it
+        elif attributes or len(vars(routine)) > form.count:  # what a constructor has set beside the fields is not kept:
+            drop(routine, own_attributes(routine).keys() - form.shape.fields.keys() - form.shape.secrets.keys())
             put(routine, attributes)  # what the routine had is what the file says
         internals.stats = dict(record.stats)
         internals.error_handler = policy
@@ -146,7 +149,7 @@ class RoutineReader:
         for name, data in attributes.items():
             if hides(form.shape.cls, name):
                 self.problems.add((path, name), f"no attribute can have this name: it is a method of {form.name}")
-            elif not is_free(form.shape.cls, name) or name in form.shape.fields or name in form.shape.derived:
+            elif not is_free(form.shape.cls, name) or name in form.shape.all_names():
                 self.problems.add((path, name), "no attribute can have this name")
             else:
                 found[name] = self.reader.decode(data, (path, Name(name)))

@@ -22,9 +22,10 @@ MISSING = object()
 class RoutineWriter:
     """Turns routines into plain JSON."""
 
-    def __init__(self, writer: Writer, problems: Problems) -> None:
+    def __init__(self, writer: Writer, problems: Problems, state: bool = True) -> None:
         self.writer = writer
         self.problems = problems
+        self.state = state  # else without counters, and as each was made
         self._forms: dict[type, Form] = {}
 
     def write(self, routine_id: str, routine: Routine, path: Path, strategy: str | None) -> dict[str, Any]:
@@ -33,6 +34,8 @@ class RoutineWriter:
         form = self._forms.get(routine.__class__) or self._form(routine, (path, routine_id))
         state, internals = routine.__dict__ if form.count else own_attributes(routine), routine._routilux
         self.writer.owner = routine
+        if not self.state:
+            return self._as_made(form, routine, (path, routine_id), strategy)
         slots, events, policy = internals.slots, internals.events, internals.error_handler
         fields: dict[str, Any] = {}
         for name, simple in form.quick:
@@ -73,9 +76,35 @@ class RoutineWriter:
             and write_policy(policy, ((path, routine_id), Name("error_handler")), self.problems),
         }
 
+    def _as_made(self, form: Form, routine: Routine, path: Path, strategy: str | None) -> dict[str, Any]:
+        """Return a routine as it was made, whatever its handlers have changed since."""
+        internals, given = routine._routilux, routine._routilux.given
+        if given is None or not form.shape.constructed:
+            why = (
+                "has an `__init__` of its own, so how it was made is not known: declare fields, or save its state"
+                if not form.shape.constructed
+                else "was read from a pickle, so how it was made is not known: save its state"
+            )
+            self.problems.add(path, f"{form.name} {why}")
+        kept = {name: value for name, value in (given or {}).items() if name in form.shape.fields}
+        policy = internals.error_handler
+        return {
+            "type": form.name,
+            "strategy": strategy,
+            "settings": form.settings.copy(),
+            "fields": self.writer.fields(form.shape.fields, kept, (path, Name("fields"))),
+            "attributes": None,
+            "stats": {},
+            "slots": self._slots(form, routine, path),
+            "events": {name: [*each.output_params] for name, each in internals.events.items()},
+            "error_handler": policy and write_policy(policy, (path, Name("error_handler")), self.problems),
+        }
+
     def _form(self, routine: Routine, path: Path) -> Form:
         form = self._forms[type(routine)] = form_of(type(routine))
         self.writer.class_name(type(routine), (path, Name("type")))
+        if (why := form.shape.lacking()) is not None:
+            self.problems.add((path, Name("type")), f"{form.name} {why}")
         return form
 
     def _field(self, form: Form, fields: dict[str, Any], name: str, value: Any, path: Path) -> None:

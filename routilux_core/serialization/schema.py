@@ -62,13 +62,13 @@ class SlotRecord:
 
 @frozen
 class RoutineRecord:
-    """A routine: its type's name, its fields, and what it has beside them."""
+    """A routine: its type's name, its fields, and what it has beside them; no attributes (None): it is made anew."""
 
     type: str
     strategy: str | None
     settings: SettingsRecord
     fields: dict[str, Value]
-    attributes: dict[str, Value]
+    attributes: dict[str, Value] | None
     stats: dict[str, float]
     slots: dict[str, SlotRecord]
     events: dict[str, list[str]]

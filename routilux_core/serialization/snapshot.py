@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import attrs
 from attrs import field, frozen
 
+from routilux_core._text.secrets import is_secret
 from routilux_core.error_handling import ErrorHandler
 from routilux_core.errors import StrategyError
 from routilux_core.graph import Graph
@@ -40,7 +41,7 @@ class SavedStrategy(ExecutionStrategy):
 
 
 def options_of(strategy: ExecutionStrategy) -> dict[str, Any]:
-    """Return the options of a strategy object that are not its defaults."""
+    """Return the options of a strategy object that are not its defaults, without secrets."""
     if isinstance(strategy, SavedStrategy):
         return strategy.options
     found = {}
@@ -48,6 +49,11 @@ def options_of(strategy: ExecutionStrategy) -> dict[str, Any]:
         value, default = getattr(strategy, each.name), each.default
         if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
             default = default.factory(strategy) if default.takes_self else default.factory()
-        if each.init and each.name != "max_workers" and value != default:
+        if each.init and each.name != "max_workers" and not is_secret(each) and value != default:
             found[each.alias] = value
     return found
+
+
+def secrets_of(cls: type[ExecutionStrategy]) -> set[str]:
+    """Return the names of a strategy's options that no file holds."""
+    return {each.alias for each in attrs.fields(cls) if is_secret(each)}

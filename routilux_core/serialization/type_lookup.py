@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any, TypeGuard
 
 from routilux_core._text.hints import Hints
+from routilux_core._text.values import look_of
 from routilux_core.errors import ConfigurationError
 from routilux_core.routine import Routine
 from routilux_core.strategy import ExecutionStrategy
@@ -166,10 +167,9 @@ def shown(value: object) -> str:
     if isinstance(value, str) and len(value) > LONGEST_NAME:
         return repr(value[:LONGEST_NAME]) + "..."
     try:
-        text = repr(value)
+        return look_of(value, LONGEST_NAME)
     except Exception:
         return f"a {type(value).__name__} that has no repr"
-    return text if len(text) <= LONGEST_NAME else text[:LONGEST_NAME] + "..."
 
 
 def is_writable(text: str) -> bool:

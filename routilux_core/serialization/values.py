@@ -149,8 +149,10 @@ class Reader:
         found = self._items(data, path, depth)
         return None if found is BROKEN else found
 
-    def fields(self, fields: dict[str, Field], data: Any, path: Path, depth: int = 0) -> dict[str, Any] | None:
-        """Return the values of fields, checked against their annotations; None after a problem."""
+    def fields(
+        self, fields: dict[str, Field], data: Any, path: Path, depth: int = 0, some: bool = False
+    ) -> dict[str, Any] | None:
+        """Return the values of fields, or of `some`, checked against their annotations; None after a problem."""
         if type(data) is not dict:
             raise TypeError(f"fields are an object, not {type(data).__name__}")
         before = len(self.problems.found)
@@ -163,7 +165,7 @@ class Reader:
                 found[name] = each
             else:
                 found[name] = self._field(field, each, (path, Name(name)), depth)
-        for name, field in fields.items() if data.keys() != fields.keys() else ():
+        for name, field in fields.items() if not some and data.keys() != fields.keys() else ():
             if name not in data and field.parameter is not None:
                 self.refuse((path, Name(name)), "is missing")
         return found if len(self.problems.found) == before else None
