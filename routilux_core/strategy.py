@@ -23,6 +23,9 @@ CONTRACT = 2
 MOST_WORKERS = 1_000_000  # a pool has something for each of them ready
 
 
+Piece = bytes | bytearray | memoryview  # of a message: its head, or what is large in there
+
+
 def _batch_seconds(value: Any) -> float:
     return check_seconds(value, "batch_seconds")
 
@@ -108,11 +111,19 @@ class Task(ABC):
         """Return what `routilux_core.worker.run` takes, without the parts in `known`, which that worker has."""
         raise NotImplementedError(f"task {self.id} shares memory with its pool: call it")
 
-    def stream(self, chunk: bytes) -> None:
+    def pieces(self, known: frozenset[str] = frozenset()) -> list[Piece]:
+        """Return the same without a copy: a head, and beside it the buffers of large objects, from where they lie.
+
+        For `worker.run(pieces=...)`, which needs them in this order, each in memory of its own that can be written to
+        (a `bytearray`): what is unpickled there has it from then on.
+        """
+        return [self.payload(known)]
+
+    def stream(self, chunk: bytes | Sequence[Piece]) -> None:
         """Take what `worker.run` gave to `send`: chunks in their order, before `finish`."""
         raise NotImplementedError(f"task {self.id} shares memory with its pool: call it")
 
-    def finish(self, reply: bytes) -> None:
+    def finish(self, reply: bytes | Sequence[Piece]) -> None:
         """Take what `worker.run` returned."""
         raise NotImplementedError(f"task {self.id} shares memory with its pool: call it")
 

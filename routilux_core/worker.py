@@ -2,34 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
+from typing import Any, overload
 
 from routilux_core._remote.cache import process
 from routilux_core._remote.executor import BatchExecutor
 from routilux_core._remote.preparation import prepare
 from routilux_core._remote.wire import read_payload
+from routilux_core.strategy import Piece
 
 __all__ = ["close", "prepare", "run"]
 
 
+@overload
 def run(
     payload: bytes,
     send: Callable[[bytes], None] | None = None,
     *,
     mark: Callable[[int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
-) -> bytes:
+) -> bytes: ...
+
+
+@overload
+def run(
+    payload: None = None,
+    send: Callable[[list[Piece]], None] | None = None,
+    *,
+    pieces: Sequence[Piece],
+    mark: Callable[[int], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> list[Piece]: ...
+
+
+def run(
+    payload: bytes | None = None,
+    send: Callable[[Any], None] | None = None,
+    *,
+    pieces: Sequence[Piece] | None = None,
+    mark: Callable[[int], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Any:
     """Run the activations of a task's `payload`, and return the reply for `Task.finish`.
+
+    Given a task's `pieces` instead, it returns pieces, and gives lists of pieces to `send`: what is large in there is
+    not copied. `Task.stream` and `Task.finish` take both.
 
     Never raises for what a handler does. Chunks for `Task.stream` are given to `send` while it runs, from this or
     another thread, one at a time. `mark` is called with the index of each activation before it begins; `cancelled` is
     asked before each, and by `Routine.cancelled`: the rest is then not begun. Both are called for each activation: a
     word in memory that the worker shares with its pool costs the least. Several threads may run tasks at once.
     """
-    label, request, parts = read_payload(payload)
+    message = payload if pieces is None else pieces
+    if message is None:
+        raise TypeError("worker.run() needs what `Task.payload` has returned, or `pieces` of `Task.pieces`")
+    label, request, parts = read_payload(message)
     context = copy_context()
-    return context.run(BatchExecutor(label, request, send, mark, cancelled).run, parts, context)
+    executor = BatchExecutor(label, request, send, mark, cancelled, pieces is not None)
+    return context.run(executor.run, parts, context)
 
 
 def close() -> None:

@@ -13,7 +13,7 @@ from routilux_core.strategy import Capabilities
 
 WORTHWHILE = 0.001  # seconds of work below which a batch is not made smaller: to hand it over costs half as much
 ALONE = 0.25  # of `batch_seconds`: a call that takes longer travels alone, and is in doubt alone if its worker dies
-BULKY = 8 << 20  # bytes of payloads in a batch, about
+BULKY = 1 << 20  # bytes of payloads in a batch, about
 WEIGHT = 0.25  # of the newest measurement in the mean
 
 

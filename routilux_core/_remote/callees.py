@@ -9,8 +9,8 @@ from typing import Any
 
 from routilux_core._remote.cache import Process
 from routilux_core._remote.exceptions import encode
-from routilux_core._remote.pickling import NotThereError, dumps
-from routilux_core._remote.routines import Blueprint, Changes, Ready, pickle_state, state_of
+from routilux_core._remote.pickling import NotThereError, Pickled, dumps
+from routilux_core._remote.routines import Blueprint, Changes, Ready, pickle_state_apart, state_of
 from routilux_core._remote.wire import HomeState, Request
 from routilux_core.errors import ShippingError
 from routilux_core.routine import Routine
@@ -56,7 +56,7 @@ class Callees:
         if isinstance(environment, bytes):
             self._process.relay.apply(environment)
 
-    def ready(self, number: int, state: bytes | None) -> Ready:
+    def ready(self, number: int, state: Pickled | None) -> Ready:
         """Return a routine, ready to be called, with the state that came, where it is one with state."""
         ready = self._ready.get(number)
         if ready is None:
@@ -67,7 +67,7 @@ class Callees:
         """Return a routine if it could be made ready."""
         return self._ready.get(number)
 
-    def _build(self, number: int, state: bytes | None) -> Ready:
+    def _build(self, number: int, state: Pickled | None) -> Ready:
         key, routine_id, _, stats = self.routines[number]
         found = self._found[key]
         try:
@@ -105,7 +105,7 @@ class Callees:
             return None
         stats = dict(ready.tally)
         try:
-            return HomeState(pickle_state(ready.routine, ready.routine_id), ready.names, stats)
+            return HomeState(pickle_state_apart(ready.routine, ready.routine_id), ready.names, stats)
         except BaseException as error:
             return HomeState(_what_can_go(ready.routine), ready.names, stats, encode(error))
 

@@ -5,19 +5,30 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pickle import PickleBuffer
 from typing import Any
 
 from routilux_core._engine.engine import logger
 from routilux_core._engine.plan import Inlet, Node
 from routilux_core._remote.cache import process
 from routilux_core._remote.logs import environment
-from routilux_core._remote.pickling import PROTOCOL, WITH_VALUES, dumps, dumps_payload, is_plain
-from routilux_core._remote.routines import definition_of, pickle_state
-from routilux_core._remote.wire import Callee, Calls, Data, Label, Request, write_calls, write_payload
+from routilux_core._remote.pickling import PROTOCOL, WITH_VALUES, Pickled, dumps, dumps_payload, is_plain, size_of
+from routilux_core._remote.routines import definition_of, pickle_state, pickle_state_apart
+from routilux_core._remote.wire import (
+    Callee,
+    Calls,
+    Data,
+    Label,
+    Request,
+    write_calls,
+    write_payload,
+    write_pieces,
+)
 from routilux_core._routines.imports import ADVICE, is_incomplete
 from routilux_core._routines.signature import Payload
 from routilux_core._tracking.carriers import Carriers
 from routilux_core.errors import ShippingError
+from routilux_core.strategy import Piece
 
 HEAVY = 1 << 20  # bytes of state beyond which a user should know that they travel with each task
 
@@ -92,16 +103,17 @@ class PartStore:
         definition = definition_of(node.routine, node.routine_id)
         return _part(pickle.dumps((definition, pickle_state(node.routine, node.routine_id)), PROTOCOL))
 
-    def state(self, node: Node) -> bytes:
+    def state(self, node: Node) -> Pickled:
         """Pickle what a routine with state holds now. The routine's permit guards it."""
-        state = pickle_state(node.routine, node.routine_id)
-        if len(state) > HEAVY and node.routine_id not in self._warned:
+        state = pickle_state_apart(node.routine, node.routine_id)
+        size = size_of(state)
+        if size > HEAVY and node.routine_id not in self._warned:
             self._warned.add(node.routine_id)
             logger().warning(
                 "routine %r holds %.1f MB, which travel to a worker process and back with each of its tasks; let it "
                 "run in a thread of this process instead: add_routine(..., execution_strategy='concurrent')",
                 node.routine_id,
-                len(state) / HEAVY,
+                size / HEAVY,
             )
         return state
 
@@ -114,17 +126,27 @@ def travels(node: Node) -> bool:
 class Envelope:
     """One task as bytes: the request, and the parts that a worker keeps."""
 
-    def __init__(self, label: Label, request: Request, parts: dict[str, bytes], whole: bool) -> None:
-        self.weight = len(request.calls)  # bytes
+    def __init__(
+        self, label: Label, request: Request, parts: dict[str, bytes], apart: list[PickleBuffer], whole: bool
+    ) -> None:
+        self.weight = len(request.calls) + sum(memoryview(each).nbytes for each in apart)  # bytes
         self._label = label
-        self._request = request.write()
+        self._apart: list[PickleBuffer] = []  # first what the request itself has apart, then what its calls have
+        self._request = request.write(self._apart)
+        self._apart += apart
         self._whole = whole  # a worker has lost a part: everything goes along
         self.parts = parts
 
+    # A pool may ask several times, from any thread, with what each of its workers has: nothing is written here.
+
     def payload(self, known: frozenset[str]) -> bytes:
-        # A pool may ask several times, from any thread, with what each of its workers has: nothing is written here.
-        needed = {key: data for key, data in self.parts.items() if self._whole or key not in known}
-        return write_payload(self._label, self._request, needed)
+        return write_payload(self._label, self._request, self._needed(known), self._apart)
+
+    def pieces(self, known: frozenset[str]) -> list[Piece]:
+        return write_pieces(self._label, self._request, self._needed(known), self._apart)
+
+    def _needed(self, known: frozenset[str]) -> dict[str, bytes]:
+        return {key: data for key, data in self.parts.items() if self._whole or key not in known}
 
 
 def crate(
@@ -151,15 +173,17 @@ def crate(
             key, data = store.part(node)
             parts[key] = data
             callees.append(Callee(key, node.routine_id, node.timeout, node.routine.stats()))
+    apart: list[PickleBuffer] = []
     calls = write_calls(
-        [Calls(numbers[inlet.node], inlet.name, holds(inlet.node), goes_on(inlet.node), data) for inlet, data in rows]
+        [Calls(numbers[inlet.node], inlet.name, holds(inlet.node), goes_on(inlet.node), data) for inlet, data in rows],
+        apart,
     )
     if calls is None:
         return None
     first = rows[0][0].node
     state = store.state(first) if travels(first) else None
     request = Request(process().token, store.environment[0], state, callees, calls, carrier)
-    return Envelope(label, request, parts, whole)
+    return Envelope(label, request, parts, apart, whole)
 
 
 def _check_complete(node: Node) -> None:
@@ -172,7 +196,7 @@ def _check_complete(node: Node) -> None:
         )
 
 
-def packed(inlet: Inlet, payload: Payload) -> Payload | bytes:
+def packed(inlet: Inlet, payload: Payload) -> Data:
     """Return a payload as it travels; `ShippingError` names the key and path of what can't."""
     if is_plain(payload):
         return payload

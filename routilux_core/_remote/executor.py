@@ -16,10 +16,10 @@ from routilux_core._remote.cache import process
 from routilux_core._remote.callees import Callees
 from routilux_core._remote.exceptions import encode
 from routilux_core._remote.frame import RemoteFrame
-from routilux_core._remote.pickling import NotThereError, loads
+from routilux_core._remote.pickling import NotThereError, Pickled, loads
 from routilux_core._remote.reporter import Reporter
 from routilux_core._remote.routines import Ready
-from routilux_core._remote.wire import UNTIL_END, UNTIL_SUCCESS, Calls, Label, Last, Request, read_calls
+from routilux_core._remote.wire import UNTIL_END, UNTIL_SUCCESS, Calls, Label, Last, Message, Request, read_calls
 from routilux_core._routines.frame import CURRENT
 from routilux_core._routines.returns import check_returned
 from routilux_core._routines.signature import Payload
@@ -52,25 +52,26 @@ class BatchExecutor:
         self,
         label: Label,
         request: Request,
-        send: Callable[[bytes], None] | None,
+        send: Callable[[Any], None] | None,
         mark: Mark | None,
         cancelled: Cancelled | None,
+        in_pieces: bool,
     ) -> None:
         self._process = here = process()
         at_home = request.home == here.token  # an executor's thread runs what its own process sends
         here.serves = here.serves or not at_home
-        self._calls = read_calls(request.calls)
+        self._calls = read_calls(request.calls, request.apart)
         self._state = request.state
         self._carrier = request.carrier
         self._mark = mark
         self._callees = Callees(request, here)
         alone = len(self._calls) == 1 and len(self._calls[0].payloads) == 1
-        self._reporter = Reporter(label, send, here.flusher, None if at_home else here.relay, alone)
+        self._reporter = Reporter(label, send, here.flusher, None if at_home else here.relay, alone, in_pieces)
         self._frame = RemoteFrame(self._reporter, here.resources, cancelled)
         self._forked = False  # whether this is a copy of the task, in a process that the call which runs has forked
         self._variables: Variables
 
-    def run(self, parts: dict[str, bytes], context: Context) -> bytes:
+    def run(self, parts: dict[str, bytes], context: Context) -> Message:
         """Run what has come, in a context that belongs to nobody else, and return the reply."""
         callees, state = self._callees, None
         missing = callees.find(parts)
@@ -131,7 +132,7 @@ class BatchExecutor:
                     frame.held = []
                 if timeout is not None:
                     frame.time.due = clock() + timeout
-                returned = call(_load_payload(data, ready.routine_id, slot) if isinstance(data, bytes) else data)
+                returned = call(data if isinstance(data, dict) else _load_payload(data, ready.routine_id, slot))
                 if returned is not None:
                     check_returned(returned, ready.routine_id, slot, ready.told)
                 if timeout is not None:
@@ -182,7 +183,7 @@ def _call_in_copy(context: Context, call: Callable[[Payload], Any], payload: Pay
     return context.copy().run(call, payload)
 
 
-def _load_payload(data: bytes, routine_id: str, slot: str) -> Payload:
+def _load_payload(data: Pickled, routine_id: str, slot: str) -> Payload:
     try:
         payload: Payload = loads(data)
     except NotThereError:

@@ -9,9 +9,10 @@ import io
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
+from pickle import PickleBuffer
 from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary, WeakSet
@@ -24,12 +25,18 @@ from routilux_core.routine import Routine
 PROTOCOL = 5
 MAIN = ("__main__", "__mp_main__")
 ATOMS = frozenset((str, int, float, bool, type(None), bytes))
+APART = 1 << 16  # bytes of a buffer, or of a pickle, from which on it travels beside what it belongs to, uncopied
 DEPTH = 12  # how deep the search for the culprit goes
 ADVICE = {
     True: "install routilux-core[cloudpickle], or move it to a module that the worker can import",
     False: "make it in the worker with per_worker(...), leave it out with __getstate__, or let the routine run in a "
     "thread: add_routine(..., execution_strategy='concurrent')",
 }
+
+
+PutApart = Callable[[PickleBuffer], bool] | None
+Buffer = bytes | bytearray | memoryview | PickleBuffer
+Pickled = bytes | tuple[Buffer, Sequence[Buffer]]  # a pickle; where it is large, or has large buffers, with those apart
 
 
 # Whether what goes by name out of the main program goes by value, too, for workers that have another main module.
@@ -58,35 +65,66 @@ class _Plain(pickle.Pickler):
         raise _NotPlainError
 
 
-def dumps_plain(value: Any) -> bytes | None:
-    """Pickle what is made of builtin values and containers only, so that unpickling it can't fail; else None."""
+def dumps_plain(value: Any, apart: list[PickleBuffer]) -> bytes | None:
+    """Pickle what is made of builtin values and containers only, so that unpickling it can't fail; else None.
+
+    The buffers in there are put `apart`.
+    """
     file = io.BytesIO()
     try:
-        _Plain(file, PROTOCOL).dump(value)
+        _Plain(file, PROTOCOL, buffer_callback=apart.append).dump(value)
     except Exception:  # of too deep a nesting, too
         return None
     return file.getvalue()
 
 
-def dumps(value: Any, routine: Routine | None = None) -> bytes:
+def dumps(value: Any, routine: Routine | None = None, apart: list[PickleBuffer] | None = None) -> bytes:
     """Pickle a value; where it refers to the given routine, `loads` puts the one that it is given.
 
-    What the main program defines goes by its name, where workers run the same main module and have it, too.
+    What the main program defines goes by its name, where workers run the same main module and have it, too. Large
+    buffers (of arrays, most often) are put into `apart`, where that is given: they are not copied.
     """
     try:
-        return _dumps(_ByReference, value, routine)
+        return _dumps(_ByReference, value, routine, apart)
     except _ByValueOnlyError:
         pass
     except Exception:
         if not has_cloudpickle():
             raise
-    return _dumps(_by_value().mixed, value, routine)
+    if apart is not None:
+        apart.clear()
+    return _dumps(_by_value().mixed, value, routine, apart)
 
 
-def dumps_payload(payload: dict[str, Any], whole: str) -> bytes:
+def dumps_apart(value: Any, routine: Routine | None = None) -> Pickled:
+    """Pickle a value, large buffers apart: they stay where they lie until they are sent."""
+    apart: list[PickleBuffer] = []
+    data = dumps(value, routine, apart)
+    if len(data) >= APART:
+        return PickleBuffer(data), apart
+    return (data, apart) if apart else data
+
+
+def _put_apart(apart: list[PickleBuffer], buffer: PickleBuffer) -> bool:
+    """Put a buffer apart if it is large; return whether it is pickled as usual."""
+    with memoryview(buffer) as view:
+        small = view.nbytes < APART
+    if not small:
+        apart.append(buffer)
+    return small
+
+
+def size_of(data: Pickled) -> int:
+    """Return how many bytes a pickle has, with what is apart."""
+    if isinstance(data, bytes):
+        return len(data)
+    return sum(memoryview(each).nbytes for each in (data[0], *data[1]))
+
+
+def dumps_payload(payload: dict[str, Any], whole: str) -> Pickled:
     """Pickle a payload; what can't be sent is a `ShippingError` that names its key and path."""
     try:
-        return dumps(payload)
+        return dumps_apart(payload)
     except Exception as error:
         for key, value in payload.items():
             try:
@@ -96,14 +134,18 @@ def dumps_payload(payload: dict[str, Any], whole: str) -> bytes:
         raise explain(error, whole, "what is sent", "", payload) from error
 
 
-def loads(data: bytes, routine: Routine | None = None) -> Any:
-    """Unpickle what `dumps` made."""
+def loads(data: Pickled, routine: Routine | None = None) -> Any:
+    """Unpickle what `dumps` or `dumps_apart` made. Buffers that are apart are not copied: the value has them."""
+    if isinstance(data, tuple):
+        return _Unpickler(io.BytesIO(data[0]), routine, data[1]).load()
     return _Unpickler(io.BytesIO(data), routine).load()
 
 
-def _dumps(pickler: Callable[..., Any], value: Any, routine: Routine | None) -> bytes:
+def _dumps(
+    pickler: Callable[..., Any], value: Any, routine: Routine | None, apart: list[PickleBuffer] | None = None
+) -> bytes:
     file = io.BytesIO()
-    pickler(file, routine).dump(value)
+    pickler(file, routine, None if apart is None else functools.partial(_put_apart, apart)).dump(value)
     return file.getvalue()
 
 
@@ -145,8 +187,8 @@ def _reduce_method(method: MethodType) -> Any:
 class _ByReference(pickle.Pickler):
     """Refuses what is defined in the main program, where a worker process could not find it."""
 
-    def __init__(self, file: io.BytesIO, routine: Routine | None) -> None:
-        super().__init__(file, PROTOCOL)
+    def __init__(self, file: io.BytesIO, routine: Routine | None, put_apart: PutApart = None) -> None:
+        super().__init__(file, PROTOCOL, buffer_callback=put_apart)
         self._routine = routine
 
     def reducer_override(self, value: Any) -> Any:
@@ -255,8 +297,8 @@ def _by_value() -> _Picklers:
     class Pure(cloudpickle.Pickler):  # type: ignore[misc]
         """Sends classes and functions along where a worker process could not import them."""
 
-        def __init__(self, file: io.BytesIO, routine: Routine | None) -> None:
-            super().__init__(file, PROTOCOL)
+        def __init__(self, file: io.BytesIO, routine: Routine | None, put_apart: PutApart = None) -> None:
+            super().__init__(file, PROTOCOL, put_apart)
             self._routine = routine
 
         def reducer_override(self, value: Any) -> Any:
@@ -286,8 +328,8 @@ def _with_slots(cls: type, reduced: Any) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, routine: Routine | None) -> None:
-        super().__init__(file)
+    def __init__(self, file: io.BytesIO, routine: Routine | None, apart: Sequence[Buffer] = ()) -> None:
+        super().__init__(file, buffers=apart)
         self._routine = routine
 
     def find_class(self, module: str, name: str) -> Any:

@@ -16,7 +16,7 @@ from routilux_core._remote.exceptions import Encoded, decode, encode
 from routilux_core._remote.logs import replay
 from routilux_core._remote.pickling import loads
 from routilux_core._remote.routines import add_stats, restore
-from routilux_core._remote.wire import Data, HomeState, Label, Told, read_report
+from routilux_core._remote.wire import Data, HomeState, Label, Message, Told, read_report
 from routilux_core._routines.signature import Payload
 from routilux_core._threads.guard import guarded
 from routilux_core.errors import ActivationTimeout, ShippingError, StrategyError, is_interrupt
@@ -133,7 +133,7 @@ class Receiver:
         self._parts = parts
         self._heard = 0  # emissions, of all of the activations
 
-    def read(self, message: bytes) -> None:
+    def read(self, message: Message) -> None:
         """Take a report, chunk or reply. Raises what it finds in there, whatever that is: others have pickled it."""
         report, claim = read_report(message, self.label), self._claim
         claim.worker = report.worker
@@ -149,7 +149,7 @@ class Receiver:
                 self._parts.send_values()
         self._take(report.told, stuck)
 
-    def read_last(self, reply: bytes, size: int) -> None:
+    def read_last(self, reply: Message, size: int) -> None:
         """Take the reply; where it can't be read, what was not told yet has failed."""
         claim = self._claim
         try:

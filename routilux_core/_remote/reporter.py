@@ -8,13 +8,16 @@ import sys
 import threading
 from collections.abc import Callable
 from time import perf_counter
+from typing import Any
 
 from routilux_core._remote.logs import Relay
-from routilux_core._remote.wire import Data, Failed, Label, Last, Report, Stats, Told
+from routilux_core._remote.pickling import Pickled, size_of
+from routilux_core._remote.wire import Data, Failed, Label, Last, Message, Report, Stats, Told
 
 DELAY = 0.001  # seconds that an emission waits for company while its handler runs
 PATIENCE = 0.03  # seconds that it waits in a task of many activations: most of these tasks have ended by then
 FIRST_CHUNK, LARGEST_CHUNK = 64, 2048  # emissions of one call that leave without waiting: others begin while it goes on
+HEAVY = 1 << 20  # bytes of large buffers that leave without waiting
 IDLE = 5  # looks, each after `PATIENCE`, that find nothing: then the flusher's thread ends
 
 
@@ -30,9 +33,17 @@ class Reporter:
     """
 
     def __init__(
-        self, label: Label, send: Callable[[bytes], None] | None, flusher: Flusher, relay: Relay | None, alone: bool
+        self,
+        label: Label,
+        send: Callable[[Any], None] | None,
+        flusher: Flusher,
+        relay: Relay | None,
+        alone: bool,
+        in_pieces: bool = False,
     ) -> None:
         self._label = label
+        self._in_pieces = in_pieces  # what is large in a message is to be beside it
+        self._weight = 0  # bytes of what is large in the columns
         self.broken: BaseException | None = None
         self.names: list[str] = []  # of the events, one for each emission
         self.data: list[Data] = []
@@ -55,11 +66,20 @@ class Reporter:
 
     # -- the thread of the task
 
+    def weigh(self, data: Pickled) -> None:
+        """Hear of an emission with large buffers, which comes next: with enough of them, what there is leaves at once.
+
+        They lie where the handler has made them, and are not copied before.
+        """
+        self._weight += size_of(data)
+        if self._weight >= HEAVY and self._send is not None:
+            self.mark = 0
+
     def look(self) -> None:
         """Send a chunk if there is enough for one; else see to it that the flusher does so soon."""
         with self._lock:
             self._drop_told()
-            if len(self.names) >= self._chunk:
+            if len(self.names) >= self._chunk or self._weight >= HEAVY:
                 self._chunk = min(2 * self._chunk, LARGEST_CHUNK)
                 self._tell()
                 self._drop_told()
@@ -84,7 +104,7 @@ class Reporter:
         self.mark, self._send = sys.maxsize, None
         self.half_told = True
 
-    def reply(self, last: Last) -> bytes:
+    def reply(self, last: Last) -> Message:
         """Return the last message, with everything not told yet."""
         with self._lock:
             self.mark, self._send = sys.maxsize, None
@@ -123,10 +143,12 @@ class Reporter:
             except BaseException as error:  # it is the pool's: no handler may see it
                 self.broken = error
 
-    def _message(self, last: Last | None) -> bytes:
+    def _message(self, last: Last | None) -> Message:
         logs = [] if self._relay is None else self._relay.taken()
         told = self._told()
-        return Report(os.getpid(), perf_counter(), told, logs, last).write(self._label)
+        self._weight = 0
+        report = Report(os.getpid(), perf_counter(), told, logs, last)
+        return report.write_pieces(self._label) if self._in_pieces else report.write(self._label)
 
     def _told(self) -> Told:
         was_half_told, self.half_told = (

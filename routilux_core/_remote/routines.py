@@ -7,9 +7,9 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
-from routilux_core._remote.pickling import dumps, explain, loads
+from routilux_core._remote.pickling import Pickled, dumps, dumps_apart, explain, loads
 from routilux_core._routines.attributes import attributes_of, drop, give
 from routilux_core._routines.internals import Internals
 from routilux_core._routines.methods import bound
@@ -22,6 +22,7 @@ CONTAINERS = (list, dict, set, bytearray, deque)
 SMALL = 100  # items
 LOOKS = 8  # tasks behind which a worker looks
 
+AnyPickled = TypeVar("AnyPickled", bytes, Pickled)
 State = tuple[dict[str, Any], dict[str, Handler]]  # attributes by name, and the handlers that are no methods
 
 
@@ -51,13 +52,22 @@ def state_of(routine: Routine) -> State:
 
 def pickle_state(routine: Routine, routine_id: str) -> bytes:
     """Pickle what a routine holds; what can't be sent is a `ShippingError` that names its path."""
+    return _pickle_state(routine, routine_id, dumps)
+
+
+def pickle_state_apart(routine: Routine, routine_id: str) -> Pickled:
+    """Do the same, for a state that is sent at once: large buffers are apart, and stay where they lie."""
+    return _pickle_state(routine, routine_id, dumps_apart)
+
+
+def _pickle_state(routine: Routine, routine_id: str, dump: Callable[[Any, Routine], AnyPickled]) -> AnyPickled:
     whole = f"routine {routine_id!r}"
     try:
         state = state_of(routine)
     except Exception as error:
         raise ShippingError(f"{whole}: its __getstate__ raised {error!r}", "__getstate__", routine) from error
     try:
-        return dumps(state, routine)
+        return dump(state, routine)
     except Exception as error:
         raise _explained(error, whole, state, routine) from error
 
@@ -104,7 +114,7 @@ class Blueprint:
             name: signature for name, (_, signature) in self._class.__routilux_declared__.slots.items()
         }
 
-    def build(self, state: bytes, stats: dict[str, float]) -> Ready:
+    def build(self, state: Pickled, stats: dict[str, float]) -> Ready:
         """Return the routine with this state, bound."""
         routine = object.__new__(self._class)
         internals = Internals()

@@ -19,10 +19,10 @@ from routilux_core._remote.claim import Claim, Owner
 from routilux_core._remote.envelopes import Envelope, PartStore
 from routilux_core._remote.packing import pack
 from routilux_core._remote.receiver import Receiver
-from routilux_core._remote.wire import new_label
+from routilux_core._remote.wire import Message, new_label
 from routilux_core.error_handling import Decision
 from routilux_core.errors import StrategyError, is_interrupt
-from routilux_core.strategy import Busy, ExecutionStrategy, Task, WorkerPool
+from routilux_core.strategy import Busy, ExecutionStrategy, Piece, Task, WorkerPool
 
 PATIENCE_S = 1.0  # that a cancel waits for a pool to take a task that it is just given
 
@@ -128,6 +128,10 @@ class RemoteTask(Task):
         assert self._envelope is not None, "payload() of a task that was never submitted"
         return self._envelope.payload(known)
 
+    def pieces(self, known: frozenset[str] = frozenset()) -> list[Piece]:
+        assert self._envelope is not None, "pieces() of a task that was never submitted"
+        return self._envelope.pieces(known)
+
     def revoke(self, pool: WorkerPool) -> None:
         """Ask the pool, once, to drop the task. Its job was stopped: if it has not been handed over, it never will."""
         held = self._handing.acquire(timeout=PATIENCE_S)
@@ -143,7 +147,7 @@ class RemoteTask(Task):
 
     # -- and back again
 
-    def stream(self, chunk: bytes) -> None:
+    def stream(self, chunk: Message) -> None:
         broken: BaseException | None = None
         with self._lock:
             if self.claim.ended:
@@ -158,7 +162,7 @@ class RemoteTask(Task):
                 raise broken
         self.sender.engine.settle([self.claim.run])
 
-    def finish(self, reply: bytes) -> None:
+    def finish(self, reply: Message) -> None:
         self._end_with(partial(self.receiver.read_last, reply, self.size), by_pool=True)
 
     def fail(self, error: BaseException, at: int | None = None) -> None:

@@ -1,29 +1,35 @@
 """What travels to a worker, the request, and what comes back of it, reports: as they are written, and are read.
 
-Each begins with a line that a process of any version can read: `routilux 1 batch-3 5f3a09c1d2e4b7f0`. It has the
+Each begins with a line that a process of any version can read: `routilux 2 batch-3 5f3a09c1d2e4b7f0`. It has the
 version of what follows, and says which task it belongs to. What follows is pickled, in plain tuples: the names in here
 are for those who read the code, and would cost bytes on the way.
+
+A message is bytes, or it is pieces: a head, and beside it what is large in there (the buffers of arrays, long pickles),
+each from where it lies. Both say the same, and are read by the same functions.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pickle import PickleBuffer
 from typing import Any, NamedTuple
 
 from routilux_core._remote.exceptions import Encoded
-from routilux_core._remote.pickling import PROTOCOL, dumps_plain
+from routilux_core._remote.pickling import APART, PROTOCOL, Buffer, Pickled, dumps_plain
 from routilux_core.errors import StrategyError
+from routilux_core.strategy import Piece
 
-NAME, VERSION = "routilux", 1  # the version changes with anything in this module that the other side would misread
+NAME, VERSION = "routilux", 2  # the version changes with anything in this module that the other side would misread
 LONGEST_LINE = 200  # bytes of the first line: what has none by then is not ours
 
 # How long what a call emits is held back: not at all; until its end, since it is made again if the worker dies; until
 # its success, since it is made again if it fails.
 NOT, UNTIL_END, UNTIL_SUCCESS = range(3)
 
-Data = dict[str, Any] | bytes  # a payload as it is where that is plain, else pickled
+Data = dict[str, Any] | Pickled  # a payload as it is where that is plain, else pickled
+Message = bytes | Sequence[Piece]
 Stats = tuple[int, bool, dict[str, float]]  # index of an activation, whether it reset its counters, what it added
 Failed = tuple[int, Encoded]  # index of an activation, and what it has raised
 LogLines = list[tuple[str, bytes]]  # log records and warnings, each pickled
@@ -48,13 +54,23 @@ def _sealed(label: Label, content: object) -> bytes:
     return f"{NAME} {VERSION} {label.task} {label.nonce}\n".encode() + pickle.dumps(content, PROTOCOL)
 
 
-def _opened(message: bytes, what: str) -> tuple[Label, Any]:
+def _sealed_apart(label: Label, content: object) -> list[Piece]:
+    """Write a message whose buffers are not copied. A long head is not copied either: then its line is a piece."""
+    line, apart = f"{NAME} {VERSION} {label.task} {label.nonce}\n".encode(), list[PickleBuffer]()
+    body = pickle.dumps(content, PROTOCOL, buffer_callback=apart.append)
+    head: list[Piece] = [line + body] if len(body) < APART else [line, body]
+    return [*head, *(each.raw() for each in apart)]
+
+
+def _opened(given: Message, what: str) -> tuple[Label, Any]:
     """Return whose a message is, and what is in it, which is unpickled only where it is of our version."""
+    head, *others = (given,) if isinstance(given, bytes | bytearray | memoryview) else given
+    message, apart = memoryview(head), list(map(_writable, others))
     line, end, _ = bytes(message[:LONGEST_LINE]).partition(b"\n")
     name, version, task, nonce, *_ = (*line.decode("ascii", "replace").split(" "), "", "", "", "")
     if not end or name != NAME:
         raise StrategyError(
-            f"{what} is expected, and these {len(message)} bytes are none: a pool hands on what `payload()` and "
+            f"{what} is expected, and these {message.nbytes} bytes are none: a pool hands on what `payload()` and "
             "`worker.run` return, and `send` was given, as they are"
         )
     if version != str(VERSION):
@@ -62,7 +78,15 @@ def _opened(message: bytes, what: str) -> tuple[Label, Any]:
             f"{what} of version {version[:20]} has come, and this process reads version {VERSION}: install the same "
             "routilux-core for the flow and for its workers"
         )
-    return Label(task, nonce), pickle.loads(memoryview(message)[len(line) + 1 :])
+    body = message[len(line) + 1 :]
+    if apart and not body:
+        body = memoryview(apart.pop(0))
+    return Label(task, nonce), pickle.loads(body, buffers=apart)
+
+
+def _writable(piece: Piece) -> Piece:
+    """Return a piece as objects may have it that were writable where they came from."""
+    return bytearray(piece) if memoryview(piece).readonly else piece
 
 
 # -- there
@@ -92,35 +116,45 @@ class Request(NamedTuple):
 
     home: str  # the token of the process that it comes from
     environment: str  # the key of that part: log levels, warning filters
-    state: bytes | None  # of the routine, where it is one with state
+    state: Pickled | None  # of the routine, where it is one with state
     routines: list[Callee]
     calls: bytes  # a list of `Calls`, by `write_calls`
     carrier: bytes = b""  # what plugins send along, by `carriers`
+    apart: Iterator[Buffer] = iter(())  # what is beside the calls, in their order
 
-    def write(self) -> bytes:
-        """Return the request as bytes, once for all the workers that it may be sent to."""
-        return pickle.dumps((*self[:3], [tuple(each) for each in self.routines], *self[4:]), PROTOCOL)
+    def write(self, apart: list[PickleBuffer]) -> bytes:
+        """Return the request as bytes, once for all the workers that it may be sent to, but for what is put apart."""
+        calls = self.calls if len(self.calls) < APART else PickleBuffer(self.calls)
+        routines = [tuple(each) for each in self.routines]
+        return pickle.dumps((*self[:3], routines, calls, self.carrier), PROTOCOL, buffer_callback=apart.append)
 
 
-def write_calls(calls: list[Calls]) -> bytes | None:
+def write_calls(calls: list[Calls], apart: list[PickleBuffer]) -> bytes | None:
     """Return calls as bytes; None where a payload has to be pickled by itself first, since it is not plain."""
-    return dumps_plain([tuple(each) for each in calls])
+    return dumps_plain([tuple(each) for each in calls], apart)
 
 
-def read_calls(calls: bytes) -> list[Calls]:
-    return [Calls(*each) for each in pickle.loads(calls)]
+def read_calls(calls: bytes, apart: Iterator[Buffer]) -> list[Calls]:
+    return [Calls(*each) for each in pickle.loads(calls, buffers=apart)]
 
 
-def write_payload(label: Label, request: bytes, parts: dict[str, bytes]) -> bytes:
+def write_payload(label: Label, request: bytes, parts: dict[str, bytes], apart: list[PickleBuffer]) -> bytes:
     """Return a request that was written, with those parts that one worker has not."""
-    return _sealed(label, (request, parts))
+    return _sealed(label, (request, parts, apart))
 
 
-def read_payload(payload: bytes) -> tuple[Label, Request, dict[str, bytes]]:
+def write_pieces(label: Label, request: bytes, parts: dict[str, bytes], apart: list[PickleBuffer]) -> list[Piece]:
+    """Return the same, with what is large beside it."""
+    return _sealed_apart(label, (request, parts, apart))
+
+
+def read_payload(payload: Message) -> tuple[Label, Request, dict[str, bytes]]:
     """Return whose a request is, the request, and the parts that came along."""
-    label, (request, parts) = _opened(payload, "a request")
-    home, environment, state, routines, calls, carrier = pickle.loads(request)
-    return label, Request(home, environment, state, [Callee(*each) for each in routines], calls, carrier), parts
+    label, (request, parts, apart) = _opened(payload, "a request")
+    rest = iter(apart)
+    home, environment, state, routines, calls, carrier = pickle.loads(request, buffers=rest)
+    callees = [Callee(*each) for each in routines]
+    return label, Request(home, environment, state, callees, calls, carrier, rest), parts
 
 
 # -- and back again
@@ -143,7 +177,7 @@ class Told(NamedTuple):
 class HomeState(NamedTuple):
     """A routine's state after its task."""
 
-    state: bytes
+    state: Pickled
     attributes: frozenset[str]  # names of those that it came with: what the state has not is gone
     stats: dict[str, float]
     stuck: Encoded | None = None  # why not all of it could come
@@ -167,14 +201,20 @@ class Report(NamedTuple):
     last: Last | None
 
     def write(self, label: Label) -> bytes:
+        return _sealed(label, self._content())
+
+    def write_pieces(self, label: Label) -> list[Piece]:
+        return _sealed_apart(label, self._content())
+
+    def _content(self) -> tuple[object, ...]:
         last = self.last
         if last is not None and last.state is not None:
             last = last._replace(state=tuple(last.state))  # type: ignore[arg-type]
         columns = tuple(self.told._replace(names=_shortened(self.told.names)))  # type: ignore[arg-type]
-        return _sealed(label, (self.worker, self.clock, columns, self.logs, None if last is None else tuple(last)))
+        return self.worker, self.clock, columns, self.logs, None if last is None else tuple(last)
 
 
-def read_report(message: bytes, label: Label) -> Report:
+def read_report(message: Message, label: Label) -> Report:
     """Return a report of a task; one of another task, of whatever shape, is a `StrategyError` that names both."""
     found, content = _opened(message, "a report")
     if found != label:

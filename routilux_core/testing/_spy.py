@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import sleep
 from typing import Any
@@ -14,7 +14,7 @@ from attrs import Factory, define, evolve, field, frozen
 
 from routilux_core._remote.preparation import preparation
 from routilux_core._threads.completion import Completion
-from routilux_core.strategy import Busy, Done, ExecutionStrategy, Host, Task, WorkerPool
+from routilux_core.strategy import Busy, Done, ExecutionStrategy, Host, Piece, Task, WorkerPool
 from routilux_core.testing._patient import Turn
 
 
@@ -208,10 +208,14 @@ class SpyTask(TrailTask):
         found: bytes = self._task.payload(known)
         return found
 
-    def stream(self, chunk: bytes) -> None:
+    def pieces(self, known: frozenset[str] = frozenset()) -> list[Piece]:
+        found: list[Piece] = self._task.pieces(known)
+        return found
+
+    def stream(self, chunk: bytes | Sequence[Piece]) -> None:
         self._task.stream(chunk)
 
-    def finish(self, reply: bytes) -> None:
+    def finish(self, reply: bytes | Sequence[Piece]) -> None:
         with self.reported("finish"):
             self._task.finish(reply)
 
@@ -257,10 +261,10 @@ class Errand(TrailTask):
     def payload(self, known: frozenset[str] = frozenset()) -> bytes:
         return self._payload
 
-    def stream(self, chunk: bytes) -> None:
+    def stream(self, chunk: bytes | Sequence[Piece]) -> None:
         """What it sends is of no interest."""
 
-    def finish(self, reply: bytes) -> None:
+    def finish(self, reply: bytes | Sequence[Piece]) -> None:
         with self.reported("finish"):
             self.ended.set()
 

@@ -84,10 +84,10 @@ class SecondChunkIsTheFirst:
         return self._told[0] if len(self._told) == 2 else data
 
 
-def of_version_2(task: Task, data: bytes) -> bytes:
+def of_version_1(task: Task, data: bytes) -> bytes:
     line, _, rest = data.partition(b"\n")
     name, _, *words = line.split(b" ")
-    return b" ".join((name, b"2", *words)) + b"\nwhatever version 2 has here" + rest
+    return b" ".join((name, b"1", *words)) + b"\nwhatever version 1 has here" + rest
 
 
 def finished(job: JobState) -> JobState:
@@ -167,8 +167,8 @@ def run_changed(flow: Flow, changes: str) -> JobState:
 def test_what_another_version_wrote_is_refused_before_it_is_unpickled(
     make_flow: MakeFlow, changes: str, what: str
 ) -> None:
-    said = refusal(run_changed(make_flow("f", Careless(change=of_version_2, changes=changes)), changes))
-    assert said.startswith(f"{what} of version 2 has come, and this process reads version {wire.VERSION}")
+    said = refusal(run_changed(make_flow("f", Careless(change=of_version_1, changes=changes)), changes))
+    assert said.startswith(f"{what} of version 1 has come, and this process reads version {wire.VERSION}")
     assert "install the same routilux-core" in said
 
 

@@ -17,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from routilux_core import ConfigurationError
+from routilux_core.strategy import Piece
 from routilux_core_plugins.process.channel import BATCH, BEGUN, CHUNK, READY, REPLY, TIMED, WorkerEnd
 
 # A worker's words in the memory that it shares with its parent; a cache line, so that workers don't slow each other.
@@ -122,21 +123,26 @@ def main(sock: socket.socket, words: Any, slot: int, runner: str, parent: int) -
         sock.close()
 
 
-def _serve(channel: WorkerEnd, words: memoryview, run: Callable[..., bytes]) -> None:
+def _serve(channel: WorkerEnd, words: memoryview, run: Callable[..., list[Piece]]) -> None:
     while True:
-        kind, number, payload = channel.receive()
+        kind, number, pieces = channel.receive()
         if kind not in (BATCH, TIMED):
             return
         words[MARK] = number << 32 | UNPACKING
-        channel.send(REPLY, number, _run(run, payload, number, words, channel, kind == TIMED))
-        del payload
+        channel.send(REPLY, number, _run(run, pieces, number, words, channel, kind == TIMED))
+        del pieces
         _flush()
 
 
 def _run(
-    run: Callable[..., bytes], payload: bytes, number: int, words: memoryview, channel: WorkerEnd, timed: bool
-) -> bytes:
-    def send(chunk: bytes) -> None:
+    run: Callable[..., list[Piece]],
+    pieces: list[Piece],
+    number: int,
+    words: memoryview,
+    channel: WorkerEnd,
+    timed: bool,
+) -> list[Piece]:
+    def send(chunk: list[Piece]) -> None:
         channel.send(CHUNK, number, chunk)
 
     base, flag = number << 32, CANCEL + number % 2
@@ -151,7 +157,7 @@ def _run(
     def cancelled() -> bool:
         return words[flag] == number
 
-    return run(payload, send, mark=tell_begun if timed else mark, cancelled=cancelled)
+    return run(pieces=pieces, send=send, mark=tell_begun if timed else mark, cancelled=cancelled)
 
 
 def _flush() -> None:

@@ -72,7 +72,7 @@ class Worker:
 
     def give(self, batch: Batch) -> None:
         """Send a batch, without what this worker has kept of earlier ones. Under the roster's lock."""
-        payload = batch.task.payload(self.known)
+        pieces = batch.task.pieces(self.known)
         parts = batch.task.parts
         if not parts <= self.known:
             self.known |= parts
@@ -81,7 +81,7 @@ class Worker:
         batch.begun, batch.deadline = False, None
         self._words[CANCEL + batch.number % 2] = batch.number if batch.cancelled else 0
         self.batches.append(batch)
-        self.channel.put(BATCH if batch.task.timeout is None else TIMED, batch.number, payload)
+        self.channel.put(BATCH if batch.task.timeout is None else TIMED, batch.number, pieces)
 
     def tell_to_stop_before_the_next(self, batch: Batch) -> None:
         """Let the worker see that a batch is cancelled. Under the roster's lock."""

@@ -22,6 +22,7 @@ from typing import Any
 
 from routilux_core import Host, StrategyError, Task
 from routilux_core.seconds import stretch
+from routilux_core.strategy import Piece
 from routilux_core_plugins.process.assignment import Failure, Roster, closed_error, fail_all
 from routilux_core_plugins.process.channel import BEGUN, CHUNK, READY, BrokenChannelError, Frame
 from routilux_core_plugins.process.handle import GRACE, Batch, Worker
@@ -253,16 +254,16 @@ class Supervisor:
                 self._bury(worker)
 
     def _take(self, worker: Worker, frame: Frame) -> None:
-        kind, number, body = frame
+        kind, number, pieces = frame
         if kind == READY:
             self._is_ready(worker)
         elif worker.batches and worker.batches[0].number == number:
             if kind == BEGUN:
                 worker.begin_call()
             elif kind == CHUNK:
-                self._tell(worker.batches[0].task.stream, body)
+                self._tell(worker.batches[0].task.stream, pieces)
             else:
-                self._reply(worker, body)
+                self._reply(worker, pieces)
 
     def _is_ready(self, worker: Worker) -> None:
         with self.roster.lock:
@@ -272,7 +273,7 @@ class Supervisor:
         self._starts.succeeded()
         self._say_opened()
 
-    def _reply(self, worker: Worker, body: bytes) -> None:
+    def _reply(self, worker: Worker, pieces: list[Piece]) -> None:
         """Give the worker its next batch before the engine looks at this one."""
         limit = self.settings.max_tasks_per_worker
         with self.roster.lock:
@@ -284,7 +285,7 @@ class Supervisor:
                     worker.retire()
             failed = self.roster.spread()
         fail_all(failed)
-        self._tell(batch.task.finish, body)
+        self._tell(batch.task.finish, pieces)
 
     def _tell(self, method: Callable[..., None], *arguments: Any, **settings: Any) -> None:
         """Call a task. Its errors are the engine's, and must not end the pool."""

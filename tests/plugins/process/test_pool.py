@@ -412,3 +412,16 @@ def test_a_wrong_option_is_refused(option: str, value: object) -> None:
 def test_a_strategy_travels_as_its_options() -> None:
     strategy = ProcessStrategy(max_workers=3, max_tasks_per_worker=100)
     assert pickle.loads(pickle.dumps(strategy)) == strategy
+
+
+def test_pieces_go_and_come_back_whole_whatever_their_sizes(pool: ProcessPool) -> None:
+    sizes = [0, 1, 1 << 16, (1 << 16) + 1, 0, 3 * MB, 17]
+    tasks = [Steps(("send_back",), ("give", os.urandom(100 * n))) for n in range(8)]
+    for task in tasks:
+        task.with_pieces = tuple(os.urandom(size) for size in sizes)
+        pool.submit(task)
+    for task in tasks:
+        assert [bytes(each) for each in task.wait().beside] == list(task.with_pieces)
+        assert task.results is not None
+        assert task.results[0] == ["bytearray"] * len(sizes)
+        assert not any(memoryview(each).readonly for each in task.beside)

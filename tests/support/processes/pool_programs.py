@@ -20,17 +20,21 @@ _now: dict[str, Any] = {}
 
 
 def run(
-    payload: bytes, send: Callable[[bytes], None], *, mark: Callable[[int], None], cancelled: Callable[[], bool]
-) -> bytes:
-    results = []
-    steps = pickle.loads(payload)
+    *,
+    pieces: list[Any],
+    send: Callable[[list[Any]], None],
+    mark: Callable[[int], None],
+    cancelled: Callable[[], bool],
+) -> list[Any]:
+    results, beside = [], []
+    steps = pickle.loads(pieces[0])
     for index, (name, *arguments) in enumerate(steps):
         if cancelled():
             break
         mark(index)
-        _now.update(send=send, cancelled=cancelled)
+        _now.update(send=send, cancelled=cancelled, came=pieces[1:], beside=beside)
         results.append(globals()[name](*arguments))
-    return pickle.dumps(results)
+    return [pickle.dumps(results), *beside]
 
 
 def close() -> None:
@@ -97,7 +101,13 @@ def make(size: int) -> bytes:
 
 
 def chunk(data: bytes) -> None:
-    _now["send"](data)
+    _now["send"]([data])
+
+
+def send_back() -> list[str]:
+    """Send back, as pieces of their own, those that came beside the steps; return what each of them is."""
+    _now["beside"].extend(_now["came"])
+    return [type(each).__name__ for each in _now["came"]]
 
 
 def until_cancelled() -> bool:
@@ -122,7 +132,7 @@ def grandchild_told(seconds: float) -> None:
             time.sleep(seconds)
         finally:
             os._exit(0)
-    _now["send"](str(child).encode())
+    _now["send"]([str(child).encode()])
 
 
 def scribble() -> None:

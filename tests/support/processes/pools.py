@@ -26,9 +26,11 @@ class Steps(Task):
         self.timeout = timeout
         self.chunks: list[bytes] = []
         self.results: list[Any] | None = None
+        self.beside: list[Any] = []  # what came back as pieces of their own
         self.error: BaseException | None = None
         self.at: int | None = None
         self.ends = 0  # how often it was told its end: once
+        self.with_pieces: tuple[Any, ...] = ()  # what goes there beside the steps
         self._payload = pickle.dumps(steps)
         self._then = then
         self._ended = threading.Event()
@@ -40,13 +42,17 @@ class Steps(Task):
     def payload(self, known: frozenset[str] = frozenset()) -> bytes:
         return self._payload
 
-    def stream(self, chunk: bytes) -> None:
+    def pieces(self, known: frozenset[str] = frozenset()) -> list[Any]:
+        return [self._payload, *self.with_pieces]
+
+    def stream(self, chunk: Any) -> None:
         assert not self._ended.is_set()
-        self.chunks.append(chunk)
+        self.chunks.append(*chunk)
         self._heard.release()
 
-    def finish(self, reply: bytes) -> None:
-        self.results = pickle.loads(reply)
+    def finish(self, reply: Any) -> None:
+        head, *self.beside = reply
+        self.results = pickle.loads(head)
         self._end()
 
     def fail(self, error: BaseException, at: int | None = None) -> None:

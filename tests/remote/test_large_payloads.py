@@ -1,0 +1,121 @@
+"""What is large travels beside the rest, uncopied where its pool can do that, and arrives as a copy would."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from routilux_core import Flow, JobState, ShippingError
+from shipped.large import Blob, Gathers, HalfPickled, Here, Keeps, Makes, Spoils, Twice, blob
+
+MakeFlow = Callable[..., Flow]
+SECONDS = 30.0
+SIZES = [1, (1 << 16) - 1, 1 << 16, (1 << 16) + 1, (1 << 20) + 3]
+
+
+def flow_to(make_flow: MakeFlow, shipped: dict[str, Any], *routines: Any, **settings: Any) -> Flow:
+    """Return a flow with a source at home, connected to each of the routines, which are elsewhere."""
+    flow = make_flow(**shipped, **settings)
+    flow.add_routine(Here(), "here", execution_strategy="concurrent")
+    for number, routine in enumerate(routines):
+        flow.add_routine(routine, f"there{number}")
+        flow.connect("here", "out", f"there{number}", "input")
+        if routine._routilux.events:
+            flow.add_output(f"there{number}", "out")
+    return flow
+
+
+def ran(flow: Flow, values: list[Any]) -> JobState:
+    job = flow.execute("here", {"values": values})
+    assert job.wait(SECONDS), job.explain()
+    assert job.ledger.balanced
+    return job
+
+
+def results(job: JobState, number: int = 0) -> list[dict[str, Any]]:
+    return job.outputs[f"there{number}.out"]
+
+
+def test_what_arrives_can_be_written_to_and_nobody_else_sees_that(make_flow: MakeFlow, shipped: dict[str, Any]) -> None:
+    values = [blob(size, n + 1) for n, size in enumerate(SIZES)]
+    job = ran(flow_to(make_flow, shipped, Spoils(), Spoils()), values)
+    assert [each.data[0] for each in values] == [1, 2, 3, 4, 5]
+    for number in (0, 1):
+        found = sorted(results(job, number), key=lambda result: result["n"])
+        assert [each["seen"] for each in found] == [(size, n + 1, n + 1) for n, size in enumerate(SIZES)]
+        assert [each["value"].data[0] for each in found] == [99] * len(SIZES)
+        for each in found:
+            each["value"].data[0] = 7  # what came home can be written to as well
+    assert [each["value"].data[0] for each in results(job)] == [7] * len(SIZES)
+
+
+@pytest.mark.parametrize("size", [10, 1 << 17])
+def test_what_cannot_be_written_to_arrives_so(make_flow: MakeFlow, shipped: dict[str, Any], size: int) -> None:
+    job = ran(flow_to(make_flow, shipped, Spoils()), [Blob(b"x" * size), b"y" * size, bytearray(b"z") * size])
+    found = sorted(results(job), key=lambda result: result["n"])
+    assert [each["seen"] for each in found] == [(size, ord(each), ord(each)) for each in "xyz"]
+    assert not found[0]["value"].is_writable
+    assert found[1]["value"] == b"y" * size
+    assert found[2]["value"][:2] == b"cz"
+
+
+def test_what_is_there_twice_is_one_thing_there_too(make_flow: MakeFlow, shipped: dict[str, Any]) -> None:
+    value = blob(1 << 17)
+    (result,) = results(ran(flow_to(make_flow, shipped, Twice()), [[value, value]]))
+    assert result["same"]
+    assert result["value"][0] is result["value"][1]
+    assert result["value"][0] == value
+
+
+def test_a_large_state_comes_home_with_what_each_call_made_of_it(make_flow: MakeFlow, shipped: dict[str, Any]) -> None:
+    flow = flow_to(make_flow, shipped, Keeps())
+    for jobs in (1, 2):
+        assert ran(flow, [b"a" * 100_000, 2, 3]).status == "completed"
+        kept = flow.routines["there0"]
+        assert isinstance(kept, Keeps)
+        assert bytes(kept.blob.data[:4]) == bytes([jobs, jobs, jobs, 0])
+        kept.blob.data[5] = 1  # at home it is its own, too
+
+
+def test_what_is_gathered_arrives_whole(make_flow: MakeFlow, shipped: dict[str, Any]) -> None:
+    job = ran(flow_to(make_flow, shipped, Gathers()), [blob(size) for size in SIZES])
+    assert results(job) == [{"sizes": SIZES}]
+
+
+def test_a_payload_whose_pickling_fails_halfway_is_one_clear_error(
+    make_flow: MakeFlow, shipped: dict[str, Any]
+) -> None:
+    flow = flow_to(make_flow, shipped, Spoils(), error_handler="continue")
+    job = ran(flow, [blob(1 << 17, 3), HalfPickled(), blob(1 << 17, 5)])
+    (failure,) = job.errors
+    assert isinstance(failure.exception, ShippingError)
+    assert failure.exception.path == "value.lock"
+    assert sorted(each["seen"][1] for each in results(job)) == [3, 5]
+
+
+def test_an_emission_whose_pickling_fails_halfway_is_refused_and_those_before_it_stand(
+    make_flow: MakeFlow, shipped: dict[str, Any]
+) -> None:
+    flow = make_flow(**shipped)
+    flow.add_routine(Makes(), "there0")
+    flow.add_output("there0", "out")
+    job = flow.run("there0", {"n": 8})
+    (failure,) = job.errors
+    assert isinstance(failure.exception, ShippingError)
+    assert failure.exception.path == "value.lock"
+    assert [each["value"] for each in results(job)] == [blob(1 << 20, 8)]
+
+
+def test_arrays_arrive_as_they_are(make_flow: MakeFlow, shipped: dict[str, Any]) -> None:
+    numpy = pytest.importorskip("numpy")
+    whole = numpy.arange(1 << 16, dtype="f8").reshape(256, 256)
+    fixed = whole.copy()
+    fixed.setflags(write=False)
+    values = [whole, whole.T, whole[::2, ::3], fixed, numpy.array([1, "a", None, [2]], dtype=object), numpy.float64(3)]
+    job = ran(flow_to(make_flow, shipped, Twice()), [[value, value] for value in values])
+    found = [each["value"][0] for each in sorted(results(job), key=lambda result: result["n"])]
+    assert len(found) == len(values)
+    assert all(numpy.array_equal(each, value) for each, value in zip(found, values, strict=True))
+    assert [each.flags.writeable for each in found[:5]] == [each.flags.writeable for each in values[:5]]
