@@ -130,10 +130,11 @@ class ParentEnd:
                 at += HEAD.size
             else:
                 break
-            if self._filling is not None:
+            while self._filling is not None:
                 at += self._filling.take(data, at)
-                if self._filling.is_full():
-                    self._filled(frames)
+                if not self._filling.is_full():
+                    break
+                self._filled(frames)
         del data[:at]
 
     def _take(self, frames: list[Frame], kind: int, number: int, body: Piece) -> None:
@@ -160,6 +161,7 @@ class _Places:
         self.kind, self.number = kind, number
         self.places = [_memory(length) for length in lengths]
         self._at = self._filled = 0  # the place that is being filled, and how many of its bytes are there
+        self._count(0)  # the first ones may be empty: nothing is received for these
 
     def take(self, data: bytearray, at: int) -> int:
         """Take what is in `data` from there on; return how much that was."""

@@ -421,7 +421,8 @@ def test_pieces_go_and_come_back_whole_whatever_their_sizes(pool: ProcessPool) -
         task.with_pieces = tuple(os.urandom(size) for size in sizes)
         pool.submit(task)
     for task in tasks:
-        assert [bytes(each) for each in task.wait().beside] == list(task.with_pieces)
+        assert task.wait().error is None
+        assert [bytes(each) for each in task.beside] == list(task.with_pieces)
         assert task.results is not None
         assert task.results[0] == ["bytearray"] * len(sizes)
         assert not any(memoryview(each).readonly for each in task.beside)
