@@ -139,8 +139,7 @@ class LedgerCounts:
 
     @guarded
     def add(self, worker: int, records: list[Any]) -> None:
-        """Count completed activations of a worker, and record them."""
-        self.over += len(records) // self.history.width
+        """Record completed activations of a worker, which have just been counted as over."""
         if self.payloads is not None:
             self.payloads.end(records[::WIDTH])
         if self.recorder is not None:
@@ -171,6 +170,7 @@ class LedgerCounts:
         flat[1::WIDTH] = [item[CAUSE] for item in items]
         flat[3::WIDTH] = [item[POSTED] for item in items]
         flat[4::WIDTH], flat[5::WIDTH] = started, ended
+        self.over += len(items)
         self.add(worker, flat)
 
     @guarded

@@ -292,18 +292,23 @@ class Emitter:
         """Let the job take over the records. In the worker's own thread."""
         if self.records:
             assert self.joined is not None
-            taken, self.records = self.records, []
-            self.joined.ledger.add(self.thread, taken)
+            taken, ledger = self.records, self.joined.ledger
+            count = len(taken) // ledger.history.width
+            # Counted and taken away with no call in between, at which a Ctrl-C may come: it would lose all of them.
+            self.records, ledger.over = [], ledger.over + count
+            ledger.add(self.thread, taken)
 
     @guarded
     def flush_records_of_another(self) -> None:
         """Let the job take over the records so far. Any other thread: the worker may append meanwhile."""
         if self.records:
             assert self.joined is not None
-            # In place, and as many as were copied: what the worker has appended since stays.
-            taken = self.records[:]
-            del self.records[: len(taken)]
-            self.joined.ledger.add(self.thread, taken)
+            taken, ledger = self.records[:], self.joined.ledger
+            length = len(taken)
+            count = length // ledger.history.width
+            # With no call in between, as above; in place, and as many as were copied: what came since stays.
+            self.records[:length], ledger.over = [], ledger.over + count
+            ledger.add(self.thread, taken)
 
     @guarded
     def flush_posted(self) -> None:

@@ -6,11 +6,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextvars import Context
 from typing import Any
 
 import pytest
 
 from routilux_core import Flow, Routine, event, slot
+from stress.at_each_line import Interruption
 
 MakeFlow = Callable[..., Flow]
 SECONDS = 20.0
@@ -104,6 +106,49 @@ def test_a_signal_handler_may_cancel_the_job_of_the_handler_that_it_interrupts(
     on_signal(flow.cancel)
     job = flow.run("first")
     assert (job.status, collect.seen, job.ledger.pending) == ("cancelled", 0, 0)
+
+
+# -- a Ctrl-C where calls are counted: their job is told of many at a time
+
+
+def press_ctrl_c() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("counted_by", ["flush_records", "flush_records_of_another"])
+def test_a_ctrl_c_while_calls_are_counted_loses_no_more_than_one(make_flow: MakeFlow, counted_by: str) -> None:
+    last = 20
+    flow = make_flow()
+    flow.add_routine(Source(), "source")
+
+    class Interrupted(Routine):
+        """Has lines of the engine interrupted from its last call on, in which it may read the ledger."""
+
+        @slot
+        def n(self, n: int) -> None:
+            if n == last:
+                interruption.begin()
+                if counted_by != "flush_records":
+                    assert flow.job_state is not None
+                    assert flow.job_state.ledger.completed == last + 1
+
+    flow.add_routine(Interrupted(), "interrupted")
+    flow.connect("source", "item", "interrupted", "n")
+    places: set[str] = set()
+    for at in range(1, 40):
+        interruption = Interruption(at, press_ctrl_c)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                Context().run(flow.run, "source", {"count": last + 1})  # with nothing in it: so calls are drained
+        finally:
+            sys.settrace(None)
+        job = flow.job_state
+        assert job is not None
+        ledger = job.ledger
+        assert (ledger.balanced, ledger.pending) == (True, 0), interruption.where
+        assert 0 <= last + 2 - ledger.completed - ledger.failed <= 1, f"{interruption.where}: {ledger}"
+        places.add(interruption.where.split()[-1])
+    assert {counted_by, "add"} <= places
 
 
 # -- exceptions inside `emit`, which the handler may catch

@@ -28,11 +28,15 @@ class Interruption:
 
     def __call__(self, work: Callable[[], Any]) -> None:
         """Do some work under it; what is raised is the caller's."""
-        sys.settrace(self._on_call)
+        self.begin()
         try:
             work()
         finally:
             sys.settrace(None)
+
+    def begin(self) -> None:
+        """Count lines from here on, in what is called; who calls this ends the tracing."""
+        sys.settrace(self._on_call)
 
     def _on_call(self, frame: FrameType, event: str, argument: object) -> Any:
         return self._on_line if frame.f_code.co_filename.startswith(HOMES) else None
