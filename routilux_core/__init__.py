@@ -33,7 +33,7 @@ from routilux_core.graph import Connection
 from routilux_core.job import JobState
 from routilux_core.ports import Event, Slot, event, per_worker, slot
 from routilux_core.routine import Routine
-from routilux_core.strategy import Busy, Capabilities, Done, ExecutionStrategy, Host, Task, WorkerPool
+from routilux_core.strategy import UNKNOWN, Busy, Capabilities, Done, ExecutionStrategy, Host, Task, WorkerPool
 
 if TYPE_CHECKING:
     from routilux_core.executors import ExecutorStrategy, make_strategy
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "UNKNOWN",
     "Activation",
     "ActivationRecord",
     "ActivationTimeout",

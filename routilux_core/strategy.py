@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from enum import Enum
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Protocol
 
 from attrs import Attribute, field, frozen
 
@@ -75,6 +76,15 @@ class Capabilities:
     ahead_below: float = field(default=0.002, converter=_ahead_below)
 
 
+class Unknown(Enum):
+    """The type of `UNKNOWN`: for `at` of `Task.fail`, where a pool can't say which activation was running."""
+
+    UNKNOWN = "unknown"
+
+
+UNKNOWN: Final = Unknown.UNKNOWN
+
+
 class Busy(StrategyError):
     """Raised by `submit`: the pool can't take this task now. It is given to it again after `retry_after` seconds.
 
@@ -135,12 +145,13 @@ class Task(ABC):
         self.fail(CapabilityError(f"task {self.id} can't be awaited: its strategy does not declare coroutines"))
 
     @abstractmethod
-    def fail(self, error: BaseException, at: int | None = None) -> None:
+    def fail(self, error: BaseException, at: int | Unknown | None = None) -> None:
         """Say that the pool could not run this task, or lost it.
 
         `at` is the index of the activation that was running (from `mark` of `worker.run`): that one failed, what was
-        told before stands, and the rest is run again. None: everything that was not told yet failed; of a routine with
-        state, whose task is a transaction, only the first, and the rest is run again.
+        told before stands, and the rest is run again. `UNKNOWN`: one of those that were not told yet, which are run
+        again, each in a task of its own, until it is known which. None: everything that was not told yet failed; of a
+        routine with state, whose task is a transaction, only the first, and the rest is run again.
         """
 
 

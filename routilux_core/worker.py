@@ -22,6 +22,7 @@ def run(
     *,
     mark: Callable[[int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
+    mark_every: float | None = None,
 ) -> bytes: ...
 
 
@@ -33,6 +34,7 @@ def run(
     pieces: Sequence[Piece],
     mark: Callable[[int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
+    mark_every: float | None = None,
 ) -> list[Piece]: ...
 
 
@@ -43,6 +45,7 @@ def run(
     pieces: Sequence[Piece] | None = None,
     mark: Callable[[int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
+    mark_every: float | None = None,
 ) -> Any:
     """Run the activations of a task's `payload`, and return the reply for `Task.finish`.
 
@@ -52,14 +55,16 @@ def run(
     Never raises for what a handler does. Chunks for `Task.stream` are given to `send` while it runs, from this or
     another thread, one at a time. `mark` is called with the index of each activation before it begins; `cancelled` is
     asked before each, and by `Routine.cancelled`: the rest is then not begun. Both are called for each activation: a
-    word in memory that the worker shares with its pool costs the least. Several threads may run tasks at once.
+    word in memory that the worker shares with its pool costs the least. Where a mark is dear, let marks ride in the
+    stream: with `mark_every`, a chunk says how far the task is, after so many seconds in which nothing else did; of a
+    worker that dies, say `task.fail(error, at=UNKNOWN)`. Several threads may run tasks at once.
     """
     message = payload if pieces is None else pieces
     if message is None:
         raise TypeError("worker.run() needs what `Task.payload` has returned, or `pieces` of `Task.pieces`")
     label, request, parts = read_payload(message)
     context = copy_context()
-    executor = BatchExecutor(label, request, send, mark, cancelled, pieces is not None)
+    executor = BatchExecutor(label, request, send, mark, cancelled, pieces is not None, mark_every)
     return context.run(executor.run, parts, context)
 
 

@@ -294,7 +294,7 @@ class PlainCall(Task):
     def __call__(self) -> None:
         self._call()
 
-    def fail(self, error: BaseException, at: int | None = None) -> None:
+    def fail(self, error: BaseException, at: object = None) -> None:
         self.refused = True  # inside `submit`: there is no thread for it
 
 

@@ -9,7 +9,7 @@ from routilux_core._engine.scheduler import Scheduler
 from routilux_core._local.cooperative import CooperativeWorker
 from routilux_core._local.worker import Worker
 from routilux_core._routines.frame import in_greenlet
-from routilux_core.strategy import Task
+from routilux_core.strategy import Task, Unknown
 
 
 class WorkTask(Task):
@@ -31,7 +31,7 @@ class WorkTask(Task):
             shares = in_greenlet() and not (pool is not None and pool.in_caller)
             (CooperativeWorker if shares else Worker)(self.scheduler).start()
 
-    def fail(self, error: BaseException, at: int | None = None) -> None:
+    def fail(self, error: BaseException, at: int | Unknown | None = None) -> None:
         if self._first() and self.pool is self.scheduler.pool:  # else it was closed, and what comes of it is history
             self.scheduler.lost(as_exception(error, f"strategy {self.scheduler.strategy.name!r}"))
 

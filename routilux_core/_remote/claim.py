@@ -19,6 +19,7 @@ from routilux_core._tracking.history import FAILED, RETRIED
 from routilux_core._tracking.tracebacks import forget_frames
 from routilux_core.error_handling import Decision, ErrorStrategy
 from routilux_core.errors import ActivationTimeout, ShippingError
+from routilux_core.strategy import UNKNOWN, Unknown
 
 
 class Owner(Protocol):
@@ -110,10 +111,16 @@ class Claim:
             run.settle(item, outcome, delay, permit)
             run.end_if_idle()
 
-    def fail_rest(self, error: BaseException, at: int | None, sent: float) -> None:
-        """Fail the activation that ran, or all that were not told where the pool can't say which."""
+    def fail_rest(self, error: BaseException, at: int | Unknown | None, sent: float) -> None:
+        """Fail the activation that ran, or all that were not told where the pool does not say which."""
         now = perf_counter()
         count = len(self.items)
+        if at is UNKNOWN:
+            # What has emitted is what ran: its end would have been told before another began.
+            if not self.emitted and count - self.next > 1:
+                self.owner.losses.suspect(self.items[self.next :])  # so each travels alone the next time
+                return
+            at = self.next
         if at is not None and self.next < at < count:
             self.owner.losses.suspect(self.items[self.next : at])
             if self.has_state:

@@ -56,6 +56,7 @@ class BatchExecutor:
         mark: Mark | None,
         cancelled: Cancelled | None,
         in_pieces: bool,
+        mark_every: float | None,
     ) -> None:
         self._process = here = process()
         at_home = request.home == here.token  # an executor's thread runs what its own process sends
@@ -67,6 +68,9 @@ class BatchExecutor:
         self._callees = Callees(request, here)
         alone = len(self._calls) == 1 and len(self._calls[0].payloads) == 1
         self._reporter = Reporter(label, send, here.flusher, None if at_home else here.relay, alone, in_pieces)
+        # The state of a routine comes home with the reply, or not at all: until then, how far its task is says nothing.
+        if mark_every is not None and send is not None and self._state is None:
+            self._mark = _in_stream(self._reporter, mark_every, mark)
         self._frame = RemoteFrame(self._reporter, here.resources, cancelled)
         self._forked = False  # whether this is a copy of the task, in a process that the call which runs has forked
         self._variables: Variables
@@ -177,6 +181,21 @@ class BatchExecutor:
             self._count(index, ready)
         reporter.upto.append(len(reporter.names))
         reporter.ends.append(perf_counter())
+
+
+def _in_stream(reporter: Reporter, every: float, mark: Mark | None) -> Mark:
+    """Return a mark that lets chunks tell how far the task is, so many seconds after the last one that did so."""
+    due = perf_counter() + every
+
+    def marked(index: int) -> None:
+        nonlocal due
+        if perf_counter() >= due:
+            reporter.tell_ends()
+            due = perf_counter() + every
+        if mark is not None:
+            mark(index)
+
+    return marked
 
 
 def _call_in_copy(context: Context, call: Callable[[Payload], Any], payload: Payload) -> Any:

@@ -93,10 +93,21 @@ class Reporter:
         with self._lock:
             if self.half_told:
                 self._tell()
-            self._drop_told()
-            self.half_told = False
-            if not self.ends:
-                self.started = perf_counter()  # the sending took its time
+            self._begin_next()
+
+    def tell_ends(self) -> None:
+        """Send what has ended, though nothing was emitted. Between two activations."""
+        with self._lock:
+            if len(self.ends) > self._ended:
+                self._tell()
+            self._begin_next()
+
+    def _begin_next(self) -> None:
+        # The lock is held.
+        self._drop_told()
+        self.half_told = False
+        if not self.ends:
+            self.started = perf_counter()  # the sending took its time
 
     def leave(self) -> None:
         """Tell nothing any more, and be asked when the call that runs ends: this is a fork."""

@@ -22,7 +22,7 @@ from routilux_core._remote.receiver import Receiver
 from routilux_core._remote.wire import Message, new_label
 from routilux_core.error_handling import Decision
 from routilux_core.errors import StrategyError, is_interrupt
-from routilux_core.strategy import Busy, ExecutionStrategy, Piece, Task, WorkerPool
+from routilux_core.strategy import Busy, ExecutionStrategy, Piece, Task, Unknown, WorkerPool
 
 PATIENCE_S = 1.0  # that a cancel waits for a pool to take a task that it is just given
 
@@ -165,7 +165,7 @@ class RemoteTask(Task):
     def finish(self, reply: Message) -> None:
         self._end_with(partial(self.receiver.read_last, reply, self.size), by_pool=True)
 
-    def fail(self, error: BaseException, at: int | None = None) -> None:
+    def fail(self, error: BaseException, at: int | Unknown | None = None) -> None:
         known = as_exception(error, f"strategy {self.sender.strategy.name!r}")
 
         def fail_rest() -> None:

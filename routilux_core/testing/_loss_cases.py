@@ -6,6 +6,7 @@ import os
 import random
 import signal
 from contextlib import suppress
+from typing import ClassVar
 
 import pytest
 
@@ -24,10 +25,12 @@ KILLS = 4
 class LossCases:
     """The promises about failures that are nobody's fault."""
 
+    names_the_call: ClassVar[bool] = True
+
     @case
     def test_a_dead_worker_costs_the_call_that_ran(self, bench: Bench) -> None:
         needs(not bench.capabilities.shares_memory, "shares_memory=False")
-        dies = DiesOnce(folder=bench.folder, deadly=DEADLY)
+        dies = DiesOnce(folder=bench.folder, deadly=DEADLY, always=not self.names_the_call)
         dies.set_as_optional()
         flow = bench.flow({"source": Source(), "dies": dies}, "source.out dies.n")
         _skip_if_workers_are_here(bench)
@@ -37,7 +40,7 @@ class LossCases:
         assert (lost, len(job.errors)) == (list(DEADLY), len(DEADLY)), (
             f"two workers were killed while they ran calls {list(DEADLY)}; lost are {lost[:9]}, {len(lost)} in all, "
             f"and there are {len(job.errors)} errors. Say which call ran: `task.fail(error, at=index)`, with the index "
-            "that routilux_core.worker.run gave to `mark` last"
+            "that routilux_core.worker.run gave to `mark` last, or `at=UNKNOWN` where that can't be known"
         )
         again = [int(note.text) for note in bench.notes("again")]
         assert not again, (

@@ -135,16 +135,17 @@ class Dies(Routine, stateless=True):
 
 
 class DiesOnce(Routine, stateless=True):
-    """Kills the worker that it runs in for some numbers, the first time that each of them comes."""
+    """Kills the worker that it runs in for some numbers, the first time that each of them comes, or `always`."""
 
     folder: str
     deadly: tuple[int, ...]
+    always: bool = False
     out = event("n")
 
     @slot
     def n(self, n: int) -> None:
         if n in self.deadly:
-            if n not in [int(each.text) for each in notes(self.folder, "died")]:
+            if self.always or n not in [int(each.text) for each in notes(self.folder, "died")]:
                 note(self.folder, "died", n)
                 os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
             note(self.folder, "again", n)

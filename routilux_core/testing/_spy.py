@@ -14,7 +14,7 @@ from attrs import Factory, define, evolve, field, frozen
 
 from routilux_core._remote.preparation import preparation
 from routilux_core._threads.completion import Completion
-from routilux_core.strategy import Busy, Done, ExecutionStrategy, Host, Piece, Task, WorkerPool
+from routilux_core.strategy import Busy, Done, ExecutionStrategy, Host, Piece, Task, Unknown, WorkerPool
 from routilux_core.testing._patient import Turn
 
 
@@ -219,7 +219,7 @@ class SpyTask(TrailTask):
         with self.reported("finish"):
             self._task.finish(reply)
 
-    def fail(self, error: BaseException, at: int | None = None) -> None:
+    def fail(self, error: BaseException, at: int | Unknown | None = None) -> None:
         self.check(error)
         with self.reported("fail"):
             if at is None:
@@ -268,7 +268,7 @@ class Errand(TrailTask):
         with self.reported("finish"):
             self.ended.set()
 
-    def fail(self, error: BaseException, at: int | None = None) -> None:
+    def fail(self, error: BaseException, at: int | Unknown | None = None) -> None:
         self.check(error)
         with self.reported("fail"):
             self.error = error

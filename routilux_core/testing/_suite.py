@@ -36,6 +36,8 @@ class StrategySuite(PoolCases, WorkCases, JobCases, LossCases, ProgramCases):
     workers: ClassVar[int | None] = None
     #: False where workers live on after `close` by design, such as those of a cluster.
     owns_workers: ClassVar[bool] = True
+    #: False where the pool can't say which call a worker made when it died (`task.fail(error, at=UNKNOWN)`).
+    names_the_call: ClassVar[bool] = True
     #: How many generated flows are compared with `sequential`; None: 12 where memory is shared, else 4.
     generated_flows: ClassVar[int | None] = None
     #: Cases that are not asked of this strategy: their names, and why not.

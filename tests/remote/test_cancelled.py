@@ -80,9 +80,7 @@ class Hesitant(Mortal):
 
 
 class HesitantPool(MortalPool):
-    def __init__(self, strategy: Hesitant) -> None:
-        super().__init__(1, 0.0, None, 0, [])
-        self._strategy = strategy
+    _strategy: Hesitant
 
     def submit(self, task: Task) -> None:
         self._strategy.asked.set()
@@ -108,7 +106,7 @@ def stopped(job: JobState) -> bool:
 def test_cancel_returns_when_the_pool_was_asked_for_a_task_that_it_is_just_given(
     make_flow: MakeFlow, tmp_path: Path
 ) -> None:
-    strategy = Hesitant()
+    strategy = Hesitant(max_workers=1)
     flow = sending_flow(make_flow, {"execution_strategy": strategy}, tmp_path / "calls")
     job = flow.execute("sends", {"n": 7})
     assert strategy.asked.wait(SECONDS)

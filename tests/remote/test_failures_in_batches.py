@@ -223,7 +223,7 @@ class DiesLate(MortalPool):
 @frozen(kw_only=True)
 class LateDeaths(Mortal):
     def open(self, host: Host) -> WorkerPool:
-        return DiesLate(1, 0.0, None, 0, self.sizes)
+        return DiesLate(self)
 
 
 @pytest.mark.parametrize("target", [Poison(), PoisonInTurn(seen=[])])

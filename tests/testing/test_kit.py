@@ -69,6 +69,19 @@ class TestPipes(StrategySuite):
 
 
 @pytest.mark.soak
+class TestDearMarks(StrategySuite):
+    """Nobody knows which call a worker made when it died."""
+
+    names_the_call = False
+
+    @pytest.fixture
+    def strategy(self) -> Any:
+        from strategies.dear_marks import DearMarks
+
+        return DearMarks
+
+
+@pytest.mark.soak
 class TestTwentyTimesOutOfTwenty(StrategySuite):
     @pytest.fixture(params=BUNDLED.values(), ids=BUNDLED)
     def strategy(self, request: pytest.FixtureRequest) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from typing import ClassVar
 
 from routilux_core import Routine, event, slot
 
@@ -27,6 +29,22 @@ class Dies(Routine, stateless=True):
 
 class DiesAgain(Dies, stateless=True, on_worker_lost="retry"):
     """The same, run again in another worker."""
+
+
+class Deadly(Routine, stateless=True):
+    """Notes each of its calls in a file, takes its time, and kills its worker for one number, whenever that comes."""
+
+    SECONDS: ClassVar[float] = 0.001
+    calls: str
+    deadly: int
+
+    @slot
+    def n(self, n: int) -> None:
+        with open(self.calls, "a") as file:
+            print(n, file=file)
+        if n == self.deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(self.SECONDS)
 
 
 class Counts(Routine):

@@ -14,7 +14,17 @@ from typing import Any, ClassVar
 
 from attrs import field, frozen
 
-from routilux_core import Capabilities, ExecutionStrategy, ExecutorStrategy, Host, Task, WorkerLost, WorkerPool, worker
+from routilux_core import (
+    UNKNOWN,
+    Capabilities,
+    ExecutionStrategy,
+    ExecutorStrategy,
+    Host,
+    Task,
+    WorkerLost,
+    WorkerPool,
+    worker,
+)
 
 
 @frozen(kw_only=True)
@@ -93,19 +103,19 @@ class Mortal(ExecutionStrategy):
     chunks: int | None = None  # a worker dies when it has sent so many
     seed: int = 0
     max_worker_losses: int = 3
+    says_which: bool = True  # it ran when it died
     sizes: list[tuple[int, int]] = field(factory=list, eq=False)  # of each task, and how many were away with it
 
     def open(self, host: Host) -> WorkerPool:
-        return MortalPool(self.max_workers or 2, self.deaths, self.chunks, self.seed, self.sizes)
+        return MortalPool(self)
 
 
 class MortalPool(WorkerPool):
-    def __init__(self, workers: int, deaths: float, chunks: int | None, seed: int, sizes: list[Any]) -> None:
-        self.workers = workers
-        self._chunks = chunks
-        self._sizes, self._away, self._lock = sizes, 0, threading.Lock()
-        self._deaths = deaths
-        self._random = random.Random(seed)
+    def __init__(self, strategy: Mortal) -> None:
+        self.workers = workers = strategy.max_workers or 2
+        self._strategy: Any = strategy
+        self._away, self._lock = 0, threading.Lock()
+        self._random = random.Random(strategy.seed)
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._cancelled: set[Task] = set()
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(workers)]
@@ -114,7 +124,7 @@ class MortalPool(WorkerPool):
 
     def submit(self, task: Task) -> None:
         self._count_away(1)
-        self._sizes.append((task.size, self._away))
+        self._strategy.sizes.append((task.size, self._away))
         self._tasks.put(task)
 
     def _count_away(self, change: int) -> None:
@@ -144,7 +154,7 @@ class MortalPool(WorkerPool):
             known = known | task.parts if self._run(task, payload) else frozenset()
 
     def _run(self, task: Task, payload: bytes) -> bool:
-        at, left = -1, self._chunks
+        at, left, says_which = -1, self._strategy.chunks, self._strategy.says_which
 
         def send(chunk: bytes) -> None:
             nonlocal left
@@ -157,14 +167,20 @@ class MortalPool(WorkerPool):
         def mark(index: int) -> None:
             nonlocal at
             at = index
-            if self._random.random() < self._deaths:
+            if self._random.random() < self._strategy.deaths:
                 raise Died
 
         try:
-            reply = worker.run(payload, send, mark=mark, cancelled=lambda: task in self._cancelled)
+            reply = worker.run(
+                payload,
+                send,
+                mark=mark,
+                cancelled=lambda: task in self._cancelled,
+                mark_every=None if says_which else 0.0005,
+            )
         except Died:
             self._count_away(-1)  # before the engine hears of it, and sends the next
-            task.fail(WorkerLost(worker=threading.get_ident(), reason="drawn by lot"), at)
+            task.fail(WorkerLost(worker=threading.get_ident(), reason="drawn by lot"), at if says_which else UNKNOWN)
             return False
         self._count_away(-1)
         task.finish(reply)
