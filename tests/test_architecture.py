@@ -18,6 +18,8 @@ import pytest
 
 from places import CHECKOUT
 
+pytestmark = pytest.mark.once  # it reads sources
+
 PACKAGES = {
     "routilux_core": CHECKOUT / "routilux_core",
     "routilux_core_plugins": CHECKOUT / "plugins" / "routilux_core_plugins",

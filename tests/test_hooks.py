@@ -185,6 +185,7 @@ def test_the_documentation_names_every_attribute_of_what_plugins_get_and_give(re
     assert not unnamed - {"decision"}  # it is taken when all have been asked
 
 
+@pytest.mark.once
 @pytest.mark.skipif(not GUIDE.exists(), reason="the documentation is not beside the tests")
 def test_the_python_in_the_documentation_runs() -> None:
     blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)

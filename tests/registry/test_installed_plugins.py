@@ -227,6 +227,7 @@ def test_each_bad_strategy_is_named_in_one_line_and_the_others_work(bad_site: Si
     ]
 
 
+@pytest.mark.once
 def test_the_list_of_strategies_names_each_with_its_state(bad_site: Site) -> None:
     listed = subprocess.run(
         [sys.executable, "-m", "routilux_core.cli", "strategies", "--json"],
@@ -329,6 +330,7 @@ def test_each_bad_plugin_is_named_in_one_warning_and_the_others_work(bad_plugins
     assert len(done.stderr.splitlines()) == len(reasons) + 3
 
 
+@pytest.mark.once
 def test_the_list_of_plugins_names_each_with_its_state(bad_plugins: Site) -> None:
     command = [sys.executable, "-m", "routilux_core.cli", "plugins", "--json"]
     environment = bad_plugins.environment(ROUTILUX_DISABLE_PLUGINS="tracker,exits")
@@ -346,6 +348,7 @@ def test_the_list_of_plugins_names_each_with_its_state(bad_plugins: Site) -> Non
     assert (future["hooks"], future["distribution"]) == (["routilux_job_finished"], "good-future")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("command", ["plugins", "strategies"])
 def test_what_a_plugin_prints_while_it_is_imported_spoils_no_list(site: Site, command: str) -> None:
     site.install("loud-tracker", code="print('loud')\n" + dedent(TRACKER), plugins="loud = loud_tracker")
@@ -362,6 +365,7 @@ def test_what_a_plugin_prints_while_it_is_imported_spoils_no_list(site: Site, co
     assert listed.stderr == "loud\n"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("disabled", "heard"), [("", 2), ("one", 1), (" one , two", 0), ("*", 0), ("other", 2)])
 def test_plugins_can_be_disabled_by_name(site: Site, disabled: str, heard: int) -> None:
     for name in ("one", "two"):
@@ -371,6 +375,7 @@ def test_plugins_can_be_disabled_by_name(site: Site, disabled: str, heard: int) 
     assert done.stderr == ""
 
 
+@pytest.mark.once
 def test_tracing_tells_what_was_loaded_and_called(site: Site) -> None:
     site.install("tracker-one", version="3.1", code=TRACKER, plugins="one = tracker_one")
     done = site.run(PROGRAM + "\n    attempt('sequential')", ROUTILUX_TRACE_PLUGINS="1")
@@ -398,6 +403,7 @@ def test_a_strategy_is_imported_when_it_is_selected_and_not_before(site: Site) -
     assert done.stdout.splitlines() == ["now", "imported"]
 
 
+@pytest.mark.once
 def test_an_installed_plugin_that_makes_strategies_is_asked_before_the_first_job(site: Site) -> None:
     code = strategy("pattern") + (
         "\n    from routilux_core import hookimpl\n"
@@ -412,6 +418,7 @@ def test_an_installed_plugin_that_makes_strategies_is_asked_before_the_first_job
     assert second.startswith("UnknownStrategyError: unknown execution strategy 'patern'")
 
 
+@pytest.mark.once
 def test_the_plugins_of_a_flow_are_asked_before_the_installed_ones(site: Site) -> None:
     decides = """
         from routilux_core import Decision, hookimpl
@@ -452,6 +459,7 @@ def test_the_plugins_of_a_flow_are_asked_before_the_installed_ones(site: Site) -
     )
 
 
+@pytest.mark.once
 def test_installed_plugins_are_asked_in_the_order_of_their_names(site: Site) -> None:
     code = """
         from routilux_core import hookimpl
@@ -483,6 +491,7 @@ def test_installed_plugins_are_asked_in_the_order_of_their_names(site: Site) -> 
     assert said == ["c is asked"] + [f"{name} is told" for name in "abcd"], "trackers listen without being named"
 
 
+@pytest.mark.once
 def test_an_installed_plugin_spares_no_call_where_nobody_has_named_it(site: Site) -> None:
     code = """
         from routilux_core import Decision, hookimpl
@@ -542,6 +551,7 @@ FAILING = """
 """
 
 
+@pytest.mark.once
 def test_an_error_plugin_acts_in_the_flows_that_name_it(site: Site) -> None:
     site.install("break-it", code=BREAKER, plugins="breaker = break_it:Breaker\nplain = break_it:plain")
     said = site.run(
@@ -569,6 +579,7 @@ def test_an_error_plugin_acts_in_the_flows_that_name_it(site: Site) -> None:
     assert sum(line.startswith(("3 ", "4 ")) for line in told) == 2, "with options it is made for the flow"
 
 
+@pytest.mark.once
 def test_the_list_of_plugins_tells_which_hooks_are_active(site: Site) -> None:
     site.install("break-it", code=BREAKER, plugins="breaker = break_it:Breaker")
     [found] = json.loads(cli(site, "plugins", "--json").stdout)
@@ -596,6 +607,7 @@ def test_a_finder_of_distributions_that_is_broken_leaves_the_core_working(site: 
     assert done.stderr.strip() == "LOG the installed plugins can't be listed, and none is used: OSError: no index"
 
 
+@pytest.mark.once
 def test_unknown_names_say_what_is_close_what_there_is_and_what_to_install(site: Site) -> None:
     site.install("good-strategy", code=strategy("good"), strategies="good = good_strategy:Strategy")
     done = site.run(PROGRAM + "\n    for name in ('gopd', 'dask', 'threads', 'xyz'): print(attempt(name))")
@@ -654,6 +666,7 @@ def test_an_entry_point_with_extras_works(site: Site) -> None:
     assert entry(site, "extra")["target"] == "extra_one:Strategy"
 
 
+@pytest.mark.once
 def test_the_list_of_strategies_has_exit_code_0_only_where_all_work(site: Site) -> None:
     site.install("good-one", code=strategy("good"), strategies="good = good_one:Strategy")
     assert cli(site, "strategies").returncode == 0
@@ -665,12 +678,14 @@ def test_the_list_of_strategies_has_exit_code_0_only_where_all_work(site: Site) 
     assert "'address'" in found["why"], "it can't be made by its name alone"
 
 
+@pytest.mark.once
 def test_a_strategy_that_raises_when_it_is_made_is_broken(site: Site) -> None:
     code = strategy("raises").replace("contract = 2", "contract = 2\n        def __attrs_post_init__(self): 1 / 0")
     site.install("raises-one", code=code, strategies="raises = raises_one:Strategy")
     assert entry(site, "raises")["why"] == "it can't be made: ZeroDivisionError: division by zero"
 
 
+@pytest.mark.once
 def test_requirements_that_are_not_met_are_shown(site: Site) -> None:
     site.install("wants-one", code=strategy("wants"), strategies="wants = wants_one:Strategy")
     site.install("tracks-one", code=TRACKER, plugins="tracks = tracks_one")
@@ -709,6 +724,7 @@ def test_versions_are_compared_by_their_numbers(clause: str, here: str, holds: b
     assert _holds(clause, here) is holds
 
 
+@pytest.mark.once
 def test_an_import_that_takes_long_is_named(site: Site) -> None:
     slow = "import time\nfrom routilux_core._registry import entry_points\nentry_points.SLOW_S = 0.1\ntime.sleep(0.2)\n"
     site.install("slow-one", code=slow + dedent(strategy("slow")), strategies="slow = slow_one:Strategy")
@@ -716,6 +732,7 @@ def test_an_import_that_takes_long_is_named(site: Site) -> None:
     assert "LOG the import of 'slow_one:Strategy' took " in done.stderr
 
 
+@pytest.mark.once
 def test_no_control_character_of_a_plugin_reaches_the_terminal(site: Site) -> None:
     evil = "\x1b[2Jevil\x07"
     site.install("evil-one", code=f"raise OSError({evil!r})", strategies="evil = evil_one:Strategy")

@@ -14,6 +14,8 @@ from textwrap import dedent
 
 import pytest
 
+pytestmark = pytest.mark.once  # programs and their texts
+
 STRATEGY = """
     import threading
     from attrs import frozen

@@ -88,7 +88,9 @@ def run(make_flow: MakeFlow, target: Routine, handler: Any, strategy: Mortal, **
 
 
 @pytest.mark.parametrize("with_state", [True, False])
-@pytest.mark.parametrize("every", [1, 2, 10])
+@pytest.mark.parametrize(
+    "every", [pytest.param(1, marks=pytest.mark.once), 2, pytest.param(10, marks=pytest.mark.once)]
+)
 @pytest.mark.parametrize("policy", ["continue", "skip"])
 def test_a_batch_goes_on_behind_failures_that_cannot_stop_the_job(
     make_flow: MakeFlow, policy: str, every: int, with_state: bool

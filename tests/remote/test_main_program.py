@@ -102,6 +102,7 @@ def program(tmp_path: Path, main: str, *, typed_in: bool = False) -> str:
     return done.stdout
 
 
+@pytest.mark.once
 def test_globals_that_cannot_be_pickled_stay_where_they_are(tmp_path: Path) -> None:
     said = program(
         tmp_path,
@@ -115,6 +116,7 @@ def test_globals_that_cannot_be_pickled_stay_where_they_are(tmp_path: Path) -> N
     assert said == "as it should be 0\n"
 
 
+@pytest.mark.once
 def test_what_the_worker_s_main_module_has_not_goes_by_value(tmp_path: Path) -> None:
     said = program(
         tmp_path,
@@ -166,6 +168,7 @@ def test_workers_with_another_main_module_get_it_by_value(tmp_path: Path) -> Non
     assert "since it uses the global 'LOCK' (lock)" in said
 
 
+@pytest.mark.once
 def test_what_is_typed_in_goes_by_value_and_a_refusal_names_the_global(tmp_path: Path) -> None:
     said = program(
         tmp_path,

@@ -19,6 +19,8 @@ from chromium import Browser
 from routilux_core import Flow, JobState, Routine, event, slot
 from routilux_core._report.live import Live
 
+pytestmark = pytest.mark.once
+
 SECONDS = 30.0
 
 

@@ -22,6 +22,8 @@ from routilux_core._report.columns import FREE, OUTCOMES, ROOM, packed
 from routilux_core._report.timeline import arranged
 from routilux_core.cli import main
 
+pytestmark = pytest.mark.once  # files and texts
+
 
 class Parts(HTMLParser):
     """A page in its parts: each element with its attributes, and scripts and styles by id or kind."""

@@ -26,6 +26,8 @@ fcntl = pytest.importorskip("fcntl", reason="there are no pseudo-terminals here"
 import struct  # noqa: E402
 import termios  # noqa: E402
 
+pytestmark = pytest.mark.once
+
 SUPPORT = Path(__file__).parents[1] / "support"
 SECONDS = 30.0
 

@@ -16,6 +16,8 @@ from routilux_core import ActivationRecord, Flow, JobState
 from routilux_core._report.timeline import arranged, critical_path
 from routilux_core._report.trace import events_of
 
+pytestmark = pytest.mark.once
+
 Event = dict[str, Any]
 
 

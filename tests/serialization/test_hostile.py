@@ -11,6 +11,8 @@ import pytest
 
 from places import SUPPORT
 
+pytestmark = pytest.mark.once
+
 PROGRAM = SUPPORT / "saving" / "hostile.py"
 
 

@@ -19,6 +19,8 @@ from places import DOCS
 from routilux_core import Flow, JobState
 from saving import flows
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from places import SUPPORT
 
 CHECKED = """
@@ -28,6 +30,7 @@ def run(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, env=variables)
 
 
+@pytest.mark.once
 def test_random_flows_call_what_is_guarded_with_the_lock_held() -> None:
     done = run(CHECKED)
     assert done.stdout == "as they should be\n", done.stderr

@@ -114,6 +114,7 @@ def test_errors(flow_runner):
 """
 
 
+@pytest.mark.once
 def test_the_fixture_runs_a_flow_under_each_strategy(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(PROGRAM, encoding="utf-8")
     names = ("sequential", "concurrent", "process")

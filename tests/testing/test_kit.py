@@ -35,11 +35,16 @@ SHIPPED: dict[str, Any] = {"loky": loky, "spawn-executor": executors.SpawnExecut
 
 
 class TestBundledStrategies(StrategySuite):
-    @pytest.fixture(params=[*BUNDLED.values(), ShuffledStrategy(5)], ids=[*BUNDLED, "shuffled"])
+    # What is shuffled by a seed is the same on every interpreter.
+    @pytest.fixture(
+        params=[*BUNDLED.values(), pytest.param(ShuffledStrategy(5), marks=pytest.mark.once)],
+        ids=[*BUNDLED, "shuffled"],
+    )
     def strategy(self, request: pytest.FixtureRequest) -> Any:
         return request.param
 
 
+@pytest.mark.once
 class TestExecutorOfThreads(StrategySuite):
     exempt = executors.EXEMPT_THREADS
 
@@ -99,6 +104,7 @@ class TestExecutorsTwentyTimesOutOfTwenty(TestExecutorsOfProcesses):
         return request.param
 
 
+@pytest.mark.once
 def test_a_case_that_is_exempted_is_skipped_with_its_reason(tmp_path: Path) -> None:
     module = tmp_path / "test_exempt.py"
     module.write_text(
@@ -148,6 +154,7 @@ def test_a_difference_between_two_answers_is_said_in_words() -> None:
     assert differences(expected, found) == "job 1, status: sequential has 'completed', this strategy 'failed'"
 
 
+@pytest.mark.once
 def test_every_case_of_the_kit_is_explained_in_the_documentation() -> None:
     guide = (DOCS / "testing.md").read_text("utf-8")
     cases = {name for name in dir(StrategySuite) if name.startswith("test_")}
@@ -161,6 +168,7 @@ def run_python(code: str) -> str:
     return done.stdout
 
 
+@pytest.mark.once
 def test_workers_and_those_who_look_for_races_need_no_pytest() -> None:
     assert (
         run_python(

@@ -11,8 +11,10 @@ from routilux_core.testing import StrategySuite
 from strategies.event_loop import EventLoopStrategy
 from strategies.greenlets import GreenletStrategy
 
+# The bundled `asyncio`, whose workers take turns as well, is tested everywhere; so are answers on greenlets.
+pytestmark = pytest.mark.once
 
-@pytest.mark.once  # the bundled `asyncio`, of which it is the small form, is tested everywhere
+
 class TestEventLoop(StrategySuite):
     @pytest.fixture
     def strategy(self) -> Any:

@@ -128,6 +128,7 @@ def test_a_race_that_a_seed_has_found_is_replayed_step_by_step() -> None:
     assert account.refused == 1
 
 
+@pytest.mark.once
 def test_a_seed_is_the_same_order_in_every_process() -> None:
     program = "import test_ordered; print([test_ordered.orders_with(seed) for seed in range(20)])"
     told = {

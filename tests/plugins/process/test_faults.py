@@ -150,23 +150,27 @@ def check_killed_at_shutdown(case: Case, seed: int) -> None:
     case.run("")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("fault", LOST)
 def test_a_worker_that_dies_in_a_call_costs_that_call(case: Case, fault: str) -> None:
     for _ in range(SHORT):
         check_lost(case, fault)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("fault", RAISED)
 def test_what_cant_be_sent_back_fails_readably(case: Case, fault: str) -> None:
     for _ in range(SHORT):
         check_raised(case, fault)
 
 
+@pytest.mark.once
 def test_an_argument_that_cant_be_sent_fails_the_call_that_it_is_for(source_at_home: Case) -> None:
     for _ in range(SHORT):
         check_unsendable_argument(source_at_home)
 
 
+@pytest.mark.once
 def test_what_a_routine_with_state_emits_and_cant_be_read_at_home_costs_that_call_and_doubles_none(
     make_flow: MakeFlow,
 ) -> None:
@@ -185,11 +189,13 @@ def test_what_a_routine_with_state_emits_and_cant_be_read_at_home_costs_that_cal
     assert "routine 'keeps', event 'done': what it emitted can't be unpickled" in str(failure.exception)
 
 
+@pytest.mark.once
 def test_a_worker_killed_while_it_returns_a_large_result_costs_that_call_at_most(case: Case) -> None:
     for seed in range(SHORT):
         check_killed_while_it_returns(case, seed)
 
 
+@pytest.mark.once
 def test_a_worker_killed_while_it_is_idle_costs_nothing(case: Case) -> None:
     for seed in range(SHORT):
         check_killed_idle(case, seed)

@@ -25,6 +25,7 @@ def test_a_script_runs_and_leaves_nothing(script: Path) -> None:
     assert run(script, guarded(HELLO)) == (0, "[{'n': 7}]\n", "")
 
 
+@pytest.mark.once
 def test_a_program_on_the_command_line_works(tmp_path: Path) -> None:
     (tmp_path / "lib.py").write_text(PRELUDE)
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nfrom lib import *\n{dedent(HELLO)}"
@@ -65,10 +66,12 @@ with Flow(execution_strategy="process", max_workers=1) as flow:
 """
 
 
+@pytest.mark.once
 def test_a_local_class_of_a_class_typed_in_works_with_cloudpickle() -> None:
     assert ended(start("-c", TYPED_IN.format(block=""))) == (0, "[{'n': 42}]\n", "")
 
 
+@pytest.mark.once
 def test_without_cloudpickle_a_class_typed_in_is_refused_and_it_is_said_what_to_do() -> None:
     code, out, err = ended(start("-c", TYPED_IN.format(block="sys.modules['cloudpickle'] = None")))
     assert (code, out) == (1, "")
@@ -99,6 +102,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("how", ["package", "folder", "archive", "stdin"])
 def test_a_main_module_that_workers_never_import_is_refused_before_the_run(tmp_path: Path, how: str) -> None:
     application = tmp_path / "application"
@@ -117,6 +121,7 @@ def test_a_main_module_that_workers_never_import_is_refused_before_the_run(tmp_p
     assert "install routilux-core[cloudpickle], or move it to a module that the worker can import" in out
 
 
+@pytest.mark.once
 def test_a_module_of_an_archive_or_a_package_works(tmp_path: Path) -> None:
     application = tmp_path / "application"
     application.mkdir()
@@ -133,12 +138,14 @@ def test_a_module_run_with_m_works(tmp_path: Path) -> None:
     assert ended(start("-m", "tool", env=environment)) == (0, "[{'n': 7}]\n", "")
 
 
+@pytest.mark.once
 def test_an_interpreter_that_finds_its_packages_by_itself_only_passes_that_on(script: Path) -> None:
     outside = Path(sys.executable).resolve()  # of a virtual environment: the interpreter that it was made from
     script.write_text(f"import sys\nif __name__ == '__main__':\n    sys.path[:] = {sys.path!r}\n{guarded(HELLO)}")
     assert ended(start("-I", script, python=outside)) == (0, "[{'n': 7}]\n", "")
 
 
+@pytest.mark.once
 def test_a_flow_runs_in_a_daemon_thread(script: Path) -> None:
     body = """
     def work():
@@ -151,6 +158,7 @@ def test_a_flow_runs_in_a_daemon_thread(script: Path) -> None:
     assert run(script, guarded(body)) == (0, "[{'n': 7}]\n", "")
 
 
+@pytest.mark.once
 def test_what_handlers_print_arrives(script: Path) -> None:
     body = """
     with make() as flow:
@@ -159,6 +167,7 @@ def test_what_handlers_print_arrives(script: Path) -> None:
     assert run(script, guarded(body)) == (0, "from a worker\n", "")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("broken", "reason", "patience"),
     [
@@ -186,6 +195,7 @@ def test_a_main_module_that_workers_cant_import_is_named(
         assert err.count("Traceback") == err.count("Error") - err.count("raise StrategyError") == 1  # the program's own
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_a_module_that_runs_a_flow_when_the_main_module_imports_it_is_found_in_the_worker(
     script: Path, method: str
@@ -212,6 +222,7 @@ with routilux_core.Flow(execution_strategy="process", max_workers=1) as flow:
 """
 
 
+@pytest.mark.once
 def test_a_module_that_runs_a_flow_of_its_own_routines_when_it_is_imported_is_named(script: Path) -> None:
     (script.parent / "steps.py").write_text(f"{PRELUDE}\n{RUNS_AT_IMPORT.format(before='')}")
     code, out, _ = run(script, guarded("    import steps; print(steps.job.status, steps.job.errors[0].exception)"))
@@ -221,6 +232,7 @@ def test_a_module_that_runs_a_flow_of_its_own_routines_when_it_is_imported_is_na
     assert "move what runs the flow into a function" in ended
 
 
+@pytest.mark.once
 def test_a_module_that_a_worker_imports_later_and_that_runs_a_flow_is_named_there(script: Path) -> None:
     package = script.parent / "package"
     package.mkdir()
@@ -251,6 +263,7 @@ def test_a_module_that_a_worker_imports_later_and_that_runs_a_flow_is_named_ther
     assert "was to start workers in a worker process, which is importing module 'package.steps'" in out
 
 
+@pytest.mark.once
 def test_a_fork_of_the_program_leaves_the_pool_alone(script: Path) -> None:
     body = """
     import warnings
@@ -301,6 +314,7 @@ def test_a_program_that_ends_while_its_handlers_run_ends_after_the_grace(script:
     assert "Traceback" not in err
 
 
+@pytest.mark.once
 def test_a_daemonic_process_is_told_why_it_gets_no_pool(script: Path) -> None:
     body = """
     child = multiprocessing.get_context("spawn").Process(target=work, daemon=True)
