@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from quickest import keywords
 from routilux_core import (
     ConfigurationError,
     Flow,
@@ -54,7 +55,7 @@ class Gated(Routine):
 
 
 def counting(make_flow: MakeFlow, name: str, entry: Routine | None = None, **settings: Any) -> Flow:
-    flow = make_flow(execution_strategy=name, **settings)
+    flow = make_flow(**{**keywords(name), **settings})
     flow.add_routine(entry or Count(), "count")
     flow.add_output("count", "done", "done")
     return flow

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import routilux_core
+from quickest import keywords
 from routilux_core import (
     ConfigurationError,
     DefinitionError,
@@ -188,7 +189,7 @@ def test_functions_are_added_by_their_names(make_flow: MakeFlow) -> None:
         flow.serialize()
 
 
-@pytest.mark.parametrize("more", [{}, {"execution_strategy": "process", "max_workers": 1}])
+@pytest.mark.parametrize("more", [{}, keywords("process", 1)])
 def test_functions_are_chained(make_flow: MakeFlow, strategy: dict[str, Any], more: dict[str, Any]) -> None:
     if more and strategy["execution_strategy"] != "concurrent":
         pytest.skip("once is enough")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from failing.broken import Emits, Row
+from quickest import keywords
 from routilux_core import (
     ConfigurationError,
     Decision,
@@ -35,7 +36,7 @@ STRATEGIES = ("sequential", "concurrent", "process")
 @pytest.fixture(params=STRATEGIES)
 def alone(request: pytest.FixtureRequest) -> dict[str, Any]:
     """One worker: if it is lost, nothing runs any more."""
-    return {"execution_strategy": request.param, "max_workers": 1}
+    return keywords(request.param, 1)
 
 
 def run(flow: Flow, name: str, routine_id: str = "row", **params: Any) -> JobState:

@@ -12,6 +12,7 @@ import pytest
 from attrs import frozen
 
 from failing import by_policy as routines
+from quickest import keywords
 from routilux_core import ErrorHandler, Failure, Flow, JobState, hookimpl
 
 MakeFlow = Callable[..., Flow]
@@ -20,7 +21,7 @@ ALWAYS = 99
 STRATEGIES: dict[str, dict[str, Any]] = {
     "sequential": {"execution_strategy": "sequential"},
     "concurrent": {"execution_strategy": "concurrent", "max_workers": 4},
-    "process": {"execution_strategy": "process", "max_workers": 2},
+    "process": keywords("process", 2),
 }
 
 

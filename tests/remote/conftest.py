@@ -1,18 +1,13 @@
 """Flows whose handlers share no memory with them, on executors of the standard library and on the bundled pool."""
 
-import multiprocessing
-import sys
 from concurrent.futures import Executor
 from typing import Any
 
 import pytest
 
+from quickest import QUICKEST
 from routilux_core_plugins.process import ProcessStrategy
 from shipped.strategies import Mortal, Shared, SharedBatches
-
-QUICKEST = "spawn" if sys.platform == "win32" else "forkserver"  # the pool's own tests use what is the default
-if QUICKEST == "forkserver":
-    multiprocessing.set_forkserver_preload(["routilux_core.worker", "shipped.routines"])
 
 
 @pytest.fixture(params=["one by one", "in batches", "streamed", "process"])

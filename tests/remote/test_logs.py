@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from quickest import OPTIONS, keywords
 from routilux_core import Flow, JobState
 from routilux_core._remote.logs import MOST, Relay, environment
 from routilux_core_plugins.process import ProcessStrategy
@@ -91,7 +92,7 @@ def test_handlers_of_an_imported_module_handle_each_record_once_and_those_of_a_c
     monkeypatch.syspath_prepend(str(tmp_path))
     import module_that_logs  # type: ignore[import-not-found]
 
-    flow = make_flow(execution_strategy=ProcessStrategy(max_workers=1))
+    flow = make_flow(execution_strategy=ProcessStrategy(max_workers=1, **OPTIONS))
     flow.add_routine(module_that_logs.Says(), "says")
     for n in range(3):
         finished(flow.execute("says", {"n": n}))
@@ -107,7 +108,7 @@ def test_handlers_of_an_imported_module_handle_each_record_once_and_those_of_a_c
 
 
 def test_what_is_dropped_is_told(make_flow: MakeFlow, caplog: pytest.LogCaptureFixture) -> None:
-    flow = make_flow(execution_strategy=ProcessStrategy(max_workers=1))
+    flow = make_flow(execution_strategy=ProcessStrategy(max_workers=1, **OPTIONS))
     flow.add_routine(LogsMany(), "logs")
     finished(flow.execute("logs", {"n": MOST + 7}))
     told = [record.getMessage() for record in caplog.records if record.name == "routilux_core"]
@@ -175,7 +176,7 @@ def test_a_process_that_works_for_nobody_any_more_logs_for_itself_again(own_hand
 def test_what_a_stateless_routine_collects_in_a_worker_is_named_as_lost(
     make_flow: MakeFlow, caplog: pytest.LogCaptureFixture
 ) -> None:
-    flow = make_flow(execution_strategy="process", max_workers=1)
+    flow = make_flow(**keywords("process", 1))
     flow.add_routine(Collects(), "collects")
     flow.add_output("collects", "out", "out")
     with caplog.at_level(logging.WARNING, "routilux_core"):

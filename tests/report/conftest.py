@@ -11,6 +11,7 @@ import pytest
 
 import seen_routines
 from chromium import Browser, browser, find_browser
+from quickest import keywords
 
 SEEDS = (
     "<script>alert(1)</script>",
@@ -56,7 +57,7 @@ def hostile_names() -> list[str]:
 STRATEGIES: dict[str, dict[str, Any]] = {
     "sequential": {"execution_strategy": "sequential"},
     "concurrent": {"execution_strategy": "concurrent", "max_workers": 4},
-    "process": {"execution_strategy": "process", "max_workers": 2},
+    "process": keywords("process", 2),
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from failing.broken import Mixed, MixedStateless, Returns
+from quickest import keywords
 from routilux_core import DefinitionError, Flow, JobState, Routine, hookimpl, slot
 
 MakeFlow = Callable[..., Flow]
@@ -21,7 +22,7 @@ SLOTS = (
 
 @pytest.fixture(params=["sequential", "concurrent", "process"])
 def anywhere(request: pytest.FixtureRequest) -> dict[str, Any]:
-    return {"execution_strategy": request.param, "max_workers": 1}
+    return keywords(request.param, 1)
 
 
 class Details:

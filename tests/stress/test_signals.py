@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from places import SUPPORT
+from quickest import OPTIONS
 from routilux_core import Flow, FlowStateError, JobState
+from stress import signalled
 from stress.at_each_line import Interruption
-from stress.signalled import make_flow
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends real signals")
 
@@ -112,6 +113,10 @@ CALLS: dict[str, Callable[[Flow], Any]] = {
     "wait": lambda flow: job_of(flow).wait(0.001),
     "shutdown without waiting": lambda flow: flow.shutdown(wait=False),
 }
+
+
+def make_flow(strategy: str) -> Flow:
+    return signalled.make_flow(strategy, **(OPTIONS if strategy == "process" else {}))
 
 
 def job_of(flow: Flow) -> JobState:

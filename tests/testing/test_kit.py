@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from places import CHECKOUT, DOCS
+from quickest import QUICKEST
 from routilux_core.testing import ShuffledStrategy, StrategySuite
 from routilux_core.testing._generated import answer, differences
+from routilux_core_plugins.process import ProcessStrategy
 from strategies import executors
 
 sys.path.insert(0, str(CHECKOUT / "examples" / "custom_strategy" / "src"))
@@ -31,14 +33,19 @@ def loky(**settings: Any) -> Any:
 # A strategy more is a line more: a name, an object, or what makes one of `max_workers=`. Some fifty pools of processes
 # are started for one, so what another of that kind already shows is left to the soak.
 BUNDLED: dict[str, Any] = {each: each for each in ("sequential", "concurrent", "process", "asyncio")}
+FORKED = ProcessStrategy(start_method=QUICKEST)  # stands for "process" where it is enough that it is quick
 SHIPPED: dict[str, Any] = {"loky": loky, "spawn-executor": executors.SpawnExecutor()}
 
 
 class TestBundledStrategies(StrategySuite):
-    # What is shuffled by a seed is the same on every interpreter.
+    # What is shuffled by a seed is the same on every interpreter, and how a worker starts has tests of its own.
     @pytest.fixture(
-        params=[*BUNDLED.values(), pytest.param(ShuffledStrategy(5), marks=pytest.mark.once)],
-        ids=[*BUNDLED, "shuffled"],
+        params=[
+            *("sequential", "concurrent", "asyncio"),
+            pytest.param(FORKED, id="process, quickest"),
+            pytest.param("process", marks=pytest.mark.once),
+            pytest.param(ShuffledStrategy(5), id="shuffled", marks=pytest.mark.once),
+        ]
     )
     def strategy(self, request: pytest.FixtureRequest) -> Any:
         return request.param

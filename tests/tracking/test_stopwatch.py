@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from processes.timed import WORK, Collects, Computes, Source, Waits
+from quickest import keywords
 from routilux_core import ErrorHandler, ExecutionTracker, Flow, JobState
 
 MakeFlow = Callable[..., Flow]
@@ -25,7 +26,7 @@ COUNT = 12
 BUNDLED = [
     {"execution_strategy": "sequential"},
     {"execution_strategy": "concurrent", "max_workers": 2},
-    {"execution_strategy": "process", "max_workers": 2},
+    keywords("process", 2),
 ]
 EACH = pytest.mark.parametrize("bundled", BUNDLED, ids=lambda each: each["execution_strategy"])
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from processes.endless import Blocks, BlocksWithState, Loops
+from quickest import keywords
 from routilux_core import ActivationTimeout, ErrorHandler, ErrorStrategy, Flow, JobState, Routine
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="ends processes in a C loop")
@@ -19,7 +20,7 @@ MakeFlow = Callable[..., Flow]
 
 
 def of_one(make_flow: MakeFlow, routine: Routine, **settings: object) -> Flow:
-    flow = make_flow(execution_strategy="process", max_workers=1, **settings)
+    flow = make_flow(**keywords("process", 1), **settings)
     flow.add_routine(routine, "only")
     return flow
 

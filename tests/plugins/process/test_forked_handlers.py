@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from processes.forking import Forks, Keeps, Many
+from quickest import keywords
 from routilux_core import Flow
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
@@ -20,7 +21,7 @@ ENDINGS = {"returns": 0, "emits": 0, "raises": 1, "exits": 3}
 def test_a_child_that_a_handler_forks_ends_with_the_call_and_costs_nothing(
     make_flow: Callable[..., Flow], how: str, routine: type[Forks] | type[Keeps]
 ) -> None:
-    flow = make_flow(execution_strategy="process", max_workers=1)
+    flow = make_flow(**keywords("process", 1))
     flow.add_routine(Many(), "many", execution_strategy="sequential")
     flow.add_routine(routine(how=how), "forks")
     flow.connect("many", "item", "forks", "input")

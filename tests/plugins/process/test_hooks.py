@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from processes.timed import Collects, Source, Waits
+from quickest import keywords
 from routilux_core import Flow, JobState, hookimpl
 
 MakeFlow = Callable[..., Flow]
@@ -60,7 +61,7 @@ def test_a_tracker_that_raises_beside_processes_changes_nothing_but_one_log_line
     make_flow: MakeFlow, caplog: pytest.LogCaptureFixture
 ) -> None:
     listens = Listens()
-    flow = make_flow(execution_strategy="process", max_workers=2, plugins=[RaisesInBatches, listens])
+    flow = make_flow(**keywords("process", 2), plugins=[RaisesInBatches, listens])
     with caplog.at_level(logging.WARNING, logger="routilux_core"):
         job = run(flow)
     assert (job.status, job.ledger.completed, job.errors) == ("completed", 13, [])
@@ -90,7 +91,7 @@ class Held:
 @pytest.mark.parametrize("hook", ["routilux_job_finished", "routilux_activations_finished", "routilux_event_emitted"])
 def test_a_listener_that_takes_its_time_stalls_no_worker_process(make_flow: MakeFlow, hook: str) -> None:
     plugin = Held(hook)
-    flow = make_flow(execution_strategy="process", max_workers=2, plugins=[plugin])
+    flow = make_flow(**keywords("process", 2), plugins=[plugin])
     flow.add_routine(Source(), "source")
     flow.add_routine(Waits(), "waits")
     flow.connect("source", "item", "waits", "n")
@@ -121,7 +122,7 @@ def test_a_listener_that_can_not_keep_up_holds_up_what_is_sent_and_hears_all(
             assert go_on.wait(SECONDS)
             heard.update(record.routine_id for record in records)
 
-    flow = make_flow(execution_strategy="process", max_workers=2, plugins=[Slow])
+    flow = make_flow(**keywords("process", 2), plugins=[Slow])
     flow.add_routine(Source(), "source", execution_strategy="concurrent")
     flow.add_routine(Collects(), "collects")
     flow.connect("source", "item", "collects", "seconds", {"n": "seconds"})
@@ -148,7 +149,7 @@ def test_the_strategy_may_be_changed_when_a_job_has_ended(make_flow: MakeFlow) -
             took.append(perf_counter() - began)
 
     took: list[float] = []
-    flow = make_flow(execution_strategy="process", max_workers=2, plugins=[Changes])
+    flow = make_flow(**keywords("process", 2), plugins=[Changes])
     assert run(flow).status == "completed"
     assert flow.execution_strategy == "concurrent"
     assert flow.run("source", {"count": 3}).status == "completed"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from processes.lost import Counts, Dies, DiesAgain
+from quickest import keywords
 from routilux_core import ErrorHandler, Flow, JobState, Routine, WorkerLost
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -21,7 +22,7 @@ MakeFlow = Callable[..., Flow]
 def run(
     make_flow: MakeFlow, routine: Routine, options: dict[str, object] | None = None, **settings: object
 ) -> JobState:
-    flow = make_flow(execution_strategy="process", max_workers=2, strategy_options=options, **settings)
+    flow = make_flow(**keywords("process", 2, **(options or {})), **settings)
     flow.add_routine(routine, "only")
     flow.add_output("only", "done")
     job = flow.execute("only")
@@ -78,7 +79,7 @@ def test_a_retry_policy_applies_to_a_lost_worker_up_to_the_same_number(make_flow
 
 
 def test_workers_are_replaced_when_they_have_done_their_number_of_activations(make_flow: MakeFlow) -> None:
-    flow = make_flow(execution_strategy="process", max_workers=1, strategy_options={"max_tasks_per_worker": 3})
+    flow = make_flow(**keywords("process", 1, max_tasks_per_worker=3))
     counts = Counts()
     flow.add_routine(counts, "counts")
     flow.add_output("counts", "done")

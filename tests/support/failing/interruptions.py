@@ -17,6 +17,7 @@ from typing import Any
 from attrs import frozen
 
 import failing.interrupted as routines
+from quickest import keywords
 from routilux_core import ErrorHandler, Flow, JobState
 from stress.watch import switching_often, watched
 
@@ -54,7 +55,8 @@ def moments_of(seed: int, calls: int, shared: bool) -> list[Moment]:
 
 def make_flow(strategy: str) -> Flow:
     retry = ErrorHandler("retry", max_retries=1, retry_delay=0.001, after_retries="skip")
-    flow = Flow("interrupted", strategy, None if strategy == "sequential" else 2 if strategy == "process" else 6)
+    workers = None if strategy == "sequential" else 2 if strategy == "process" else 6
+    flow = Flow("interrupted", **keywords(strategy, workers))
     flow.add_routine(routines.Source(), "source")
     work = routines.Work()
     work.set_error_handler(retry)

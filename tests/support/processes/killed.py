@@ -22,22 +22,18 @@ class Source(Routine, stateless=True):
             self.emit("item", n=n, seconds=LONG_SECONDS if n % ((tiny + long) // long) == 0 else 0.00002)
 
 
-def sign() -> int:
-    """Leave a file with the number of this process where the killer looks for its victims."""
-    Path(os.environ["KILLER"], str(os.getpid())).touch()
-    return os.getpid()
-
-
 class Work(Routine, stateless=True):
-    """Is busy for so long, and emits before and after."""
+    """Is busy for so long, and emits before and after. It signs where the killer looks for its victims."""
 
-    pid = per_worker(sign)
+    folder: str
+    pid = per_worker(os.getpid)
     begun = event("n")
     done = event("n")
 
     @slot
     def input(self, n: int, seconds: float) -> None:
         assert self.pid == os.getpid()
+        Path(self.folder, str(self.pid)).touch()
         self.emit("begun", n=n)
         until = perf_counter() + seconds
         while perf_counter() < until:

@@ -60,8 +60,9 @@ class Count(Routine):
         self.seen += 1
 
 
-def make_flow(strategy: str) -> Flow:
-    flow = Flow("signalled", strategy, None if strategy == "sequential" else 2, max_pending=64)
+def make_flow(strategy: str, **options: Any) -> Flow:
+    workers = None if strategy == "sequential" else 2
+    flow = Flow("signalled", strategy, workers, strategy_options=options, max_pending=64)
     flow.add_routine(Source(), "source")
     flow.add_routine(Pass(), "pass")
     flow.add_routine(Count(), "count")
