@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter, sub
 from time import perf_counter
+from typing import Any
 
 from routilux_core._engine.engine import logger
 from routilux_core._engine.plan import INLET, NUMBER, Item, Node
@@ -15,7 +16,7 @@ from routilux_core._remote.envelopes import PartStore
 from routilux_core._remote.exceptions import Encoded, decode, encode
 from routilux_core._remote.logs import replay
 from routilux_core._remote.pickling import loads
-from routilux_core._remote.routines import add_stats, restore
+from routilux_core._remote.routines import add_stats, changed_elsewhere, restore
 from routilux_core._remote.wire import Data, HomeState, Label, Message, Told, read_report
 from routilux_core._routines.signature import Payload
 from routilux_core._threads.guard import guarded
@@ -60,6 +61,7 @@ def take_state_home(node: Node, home: HomeState, sent_stats: dict[str, float]) -
     routine = node.routine
     try:
         state = loads(home.state, routine)
+        _tell_of_changes(node, state[0])
         restore(routine, state, frozenset() if home.stuck else home.attributes)
     except BaseException as error:
         if is_interrupt(error):
@@ -69,6 +71,17 @@ def take_state_home(node: Node, home: HomeState, sent_stats: dict[str, float]) -
         node.inlets[name].rebind(routine._routilux.slots[name])
     _take_stats_home(routine, home.stats, sent_stats)
     return home.stuck
+
+
+def _tell_of_changes(node: Node, coming: dict[str, Any]) -> None:
+    """Warn of a list, say, that the routine was given, and whose owner does not see what a worker does to a copy."""
+    name = changed_elsewhere(node.routine, coming)
+    if name is not None:
+        logger().warning(
+            "routine %r: a call in a worker process has changed what its attribute %r holds, which somebody else "
+            "holds, too: there it stays as it was; read it from flow.routines[%r].%s",
+            *(node.routine_id, name, node.routine_id, name),
+        )
 
 
 def _take_stats_home(routine: Routine, stats: dict[str, float], before: dict[str, float]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
 from routilux_core._remote.pickling import Pickled, dumps, dumps_apart, explain, loads
-from routilux_core._routines.attributes import attributes_of, drop, give
+from routilux_core._routines.attributes import attributes_of, drop, give, own_attributes
 from routilux_core._routines.internals import Internals
 from routilux_core._routines.methods import bound
 from routilux_core._routines.signature import Handler, Payload, Signature, bind
@@ -198,6 +199,42 @@ class Changes:
             elif type(value) in CONTAINERS:
                 found[name] = b""
         return found
+
+
+def changed_elsewhere(routine: Routine, coming: dict[str, Any]) -> str | None:
+    """Return an attribute whose container comes home changed, while somebody else holds the one that is here.
+
+    Such a one that comes home as it was is kept, so that it stays theirs, too. Only small containers.
+    """
+    held, changed = own_attributes(routine), None
+    for name in [name for name, value in held.items() if type(value) in CONTAINERS and len(value) <= SMALL]:
+        if _holders(held, name) <= ALONE or _is_held_within(routine, held, name) or name not in coming:
+            continue
+        if _look_alike(held[name], coming[name]):
+            coming[name] = held[name]
+        else:
+            changed = changed or name
+    return changed
+
+
+def _holders(held: dict[str, Any], name: str) -> int:
+    return sys.getrefcount(held[name])
+
+
+def _is_held_within(routine: Routine, held: dict[str, Any], name: str) -> bool:
+    """Return whether it is the routine that holds a container more than once."""
+    own = [held, held, routine._routilux.given or {}]  # the attributes themselves, and the copy of them
+    return _holders(held, name) - (ALONE - 2) <= sum(value is held[name] for each in own for value in each.values())
+
+
+def _look_alike(one: Any, other: Any) -> bool:
+    with suppress(Exception):
+        return pickle.dumps(one) == pickle.dumps(other)
+    return False
+
+
+_PROBE: dict[str, Any] = {"": []}
+ALONE = _holders(_PROBE.copy(), "")  # references to a container that one attribute has, and the copy of them all
 
 
 class Tally(dict[str, float]):

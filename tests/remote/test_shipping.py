@@ -60,6 +60,35 @@ def finished(job: JobState) -> JobState:
     return job
 
 
+def test_a_list_of_the_callers_that_a_worker_changes_is_named_once(
+    make_flow: MakeFlow, shipped: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    flow, mine = make_flow(**shipped), [0]
+    total = Sum(seen=mine)
+    flow.add_routine(total, "sum")
+    for n in (1, 2):
+        finished(flow.execute("sum", {"n": n}))
+    text = "routine 'sum': a call in a worker process has changed what its attribute 'seen' holds, which somebody else"
+    assert [record.getMessage()[: len(text)] for record in caplog.records] == [text]
+    assert "flow.routines['sum'].seen" in caplog.text
+    assert (mine, total.seen) == ([0], [0, 1, 2])
+
+
+def test_a_list_that_nobody_else_holds_may_change_in_a_worker(
+    make_flow: MakeFlow, shipped: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    flow = make_flow(**shipped)
+    flow.add_routine(Sum(seen=[0]), "given")
+    flow.add_routine(Sum(), "made")
+    mine = [1]
+    kept = Carries(other=mine)
+    flow.add_routine(kept, "carries")
+    for name in ("given", "made", "carries"):
+        finished(flow.execute(name, {"n": 1}))
+    assert caplog.records == []
+    assert kept.other is mine  # it came home as it was
+
+
 # -- before the run
 
 
