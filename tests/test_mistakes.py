@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import warnings
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,11 +113,24 @@ def test_values_without_names_have_no_parameter() -> None:
                 pass
 
 
-@pytest.mark.parametrize("kind", [list, dict, set, bytearray])
-def test_what_all_instances_would_share_is_refused(kind: type) -> None:
-    form = rf"write seen: {kind.__name__} = field\(factory={kind.__name__}\), or annotate it with ClassVar"
-    with pytest.raises(DefinitionError, match=rf"class P: 'seen' is a {kind.__name__} that all instances .*{form}"):
-        type("P", (Routine,), {"seen": kind()})
+@pytest.mark.parametrize(
+    ("value", "form"),
+    [
+        *((kind(), f"field(factory={kind.__name__})") for kind in (list, dict, set, bytearray, deque, Counter)),
+        ([1, 2], "field(factory=lambda: [1, 2])"),
+        (defaultdict(list), "field(factory=lambda: defaultdict(...))"),
+    ],
+)
+def test_what_all_instances_would_share_is_refused(value: Any, form: str) -> None:
+    kind = type(value)
+    share = f"is a {kind.__name__} that all instances would share; write"
+    told = f"'seen' {share} seen: {kind.__name__} = {form}, or annotate"
+    with pytest.raises(DefinitionError, match=re.escape(f"class P: {told} it with ClassVar")):
+        type("P", (Routine,), {"seen": value})
+    told = f"the default of field 'seen' {share} {form}"
+    for stateless in (True, False):
+        with pytest.raises(DefinitionError, match=re.escape(f"class P: {told}")):
+            type("P", (Routine,), {"seen": value, "__annotations__": {"seen": kind}}, stateless=stateless)
 
 
 def test_what_a_stateless_class_shares_is_warned_of() -> None:

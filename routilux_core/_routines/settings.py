@@ -6,6 +6,7 @@ import inspect
 import math
 import sys
 import warnings
+from collections import defaultdict, deque
 from collections.abc import Mapping
 from types import MemberDescriptorType
 from typing import NamedTuple
@@ -16,6 +17,8 @@ from routilux_core._text.secrets import is_secret
 from routilux_core.errors import ConfigurationError, DefinitionError, UnknownNameError, brief
 from routilux_core.ports import Event, per_worker
 from routilux_core.seconds import check_seconds
+
+SHARED = (list, dict, set, bytearray, deque)  # with all that are made of them: defaultdict, OrderedDict, Counter
 
 
 class RoutineSettings(NamedTuple):
@@ -71,15 +74,23 @@ def check_shared(cls: type, stateless: bool) -> None:
     annotated = inspect.get_annotations(cls)
     for name, value in vars(cls).items():
         kind = type(value)
-        if name in annotated or name.isupper() or name.startswith("__") or kind not in (list, dict, set, bytearray):
+        if name in annotated or name.isupper() or name.startswith("__") or not issubclass(kind, SHARED):
             continue
         text = (
             f"class {cls.__name__}: {name!r} is a {kind.__name__} that all instances would share; write "
-            f"{name}: {kind.__name__} = field(factory={kind.__name__}), or annotate it with ClassVar if that is meant"
+            f"{name}: {kind.__name__} = {_own_one(value)}, or annotate it with ClassVar if that is meant"
         )
         if not stateless:
             raise DefinitionError(text)
         warnings.warn(text, stacklevel=4)
+
+
+def _own_one(value: object) -> str:
+    """Return how a field is declared of which each instance has its own, with what is in it."""
+    kind = type(value)
+    if not value and kind is not defaultdict:
+        return f"field(factory={kind.__name__})"
+    return f"field(factory=lambda: {brief(value) if kind in (list, dict, set) else f'{kind.__name__}(...)'})"
 
 
 def check_fields(cls: type, given: tuple[object, ...], fields: Mapping[str, object]) -> None:
@@ -145,10 +156,10 @@ def check_defaults(cls: type) -> None:
             raise DefinitionError(
                 f"class {cls.__name__}: {attribute.name!r} is a field of dataclasses; take `field` from routilux_core"
             )
-        if issubclass(kind, (list, dict, set, bytearray)):
+        if issubclass(kind, SHARED):
             raise DefinitionError(
                 f"class {cls.__name__}: the default of field {attribute.name!r} is a {kind.__name__} that all "
-                f"instances would share; write field(factory={kind.__name__})"
+                f"instances would share; write {_own_one(kind() if is_secret(attribute) else attribute.default)}"
             )
         if isinstance(attribute.default, (Event, per_worker)):
             raise DefinitionError(f"class {cls.__name__}: {attribute.name!r} is declared without an annotation")
