@@ -19,6 +19,7 @@ version = release = version_of("routilux-core")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
+default_role = "code"  # docstrings say `name`, as the code's comments do
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
@@ -28,8 +29,10 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 
 html_theme = "furo"
+pygments_dark_style = "one-dark"
 html_title = "Routilux Core"
 html_static_path = ["_static"]
+html_favicon = "_static/favicon.svg"
 html_css_files = ["site.css"]
 html_extra_path = ["llms.txt"]
 html_copy_source = False
@@ -48,7 +51,7 @@ def link_outside(app: Sphinx, page: str, source: list[str]) -> None:
     def replace(found: re.Match[str]) -> str:
         written = found.group(0).partition("#")[0]
         target = (Path(app.srcdir, page).parent / written).resolve()
-        if target.is_relative_to(app.srcdir) and target.suffix == ".md":
+        if target.is_relative_to(app.srcdir) and target.exists():
             return found.group(0)
         if not target.exists():
             logging.getLogger(__name__).warning("link to %s, which is not there", written, location=page)

@@ -15,7 +15,7 @@ made in the program, a name with a pattern such as `ssh:host`.
 A plugin is a module, an object, or a class (which is called without arguments). It is found through an entry point in
 the group `routilux_core.plugins`, or given to one flow with `Flow(plugins=[...])`. Installed trackers listen to every
 flow. Those that decide, about errors or strategies, act only where they are named: in `Flow(plugins=["name"])`, or for
-all flows of a process in `ROUTILUX_PLUGINS=name`. Implementations are marked:
+all flows of a process in `ROUTILUX_PLUGINS=name`. Implementations are marked::
 
     from routilux_core import hookimpl
 

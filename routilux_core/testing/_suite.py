@@ -18,7 +18,7 @@ from routilux_core.testing._work_cases import WorkCases
 
 
 class StrategySuite(PoolCases, WorkCases, JobCases, LossCases, ProgramCases):
-    """The conformance kit. Subclass it in a test module, and say what it tests:
+    """The conformance kit. Subclass it in a test module, and say what it tests::
 
         class TestLoky(StrategySuite):
             @pytest.fixture

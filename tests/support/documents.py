@@ -10,6 +10,7 @@ see; each is about the next block:
     <!-- hidden: shop.py ... -->        code of a file that is not shown
     <!-- hidden console: ... -->        commands that are not shown
     <!-- needs: postgresql -->          the page needs a server, whose address is in DATABASE_URL
+    <!-- needs: data -->                the page reads the observations of examples/data, in a folder `data`
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Page:
         self.name = name
         self.text = text
         self.blocks = list(_blocks(text))
-        self.needs = {block.of["needs"] for block in self.blocks if "needs" in block.of}
+        self.needs = {found["value"] for found in PIECE.finditer(text) if found["key"] == "needs"}
 
     @property
     def files(self) -> dict[str, str]:
@@ -104,6 +105,8 @@ class Page:
     def run(self, folder: Path, variables: Mapping[str, str]) -> None:
         """Do all that the page says, in this folder."""
         self.write(folder)
+        if "data" in self.needs:
+            shutil.copytree(CHECKOUT / "examples" / "data", folder / "data")
         for command in self.commands:
             check(command, folder, variables)
 
