@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 PATIENCE = 40.0  # seconds; a process that hangs says where after 20
+TRIES = 3  # for what has to be soon
 GRACE = 3.0  # seconds that running handlers get when the interpreter exits
 
 HEAD = """
@@ -418,17 +419,21 @@ INTERRUPTED = {
 @pytest.mark.skipif(os.name != "posix", reason="sends a real SIGINT to a process")
 @pytest.mark.parametrize("name", INTERRUPTED)
 def test_ctrl_c_cancels_and_is_raised_within_a_second(name: str) -> None:
-    began = time.monotonic()
-    process = start(INTERRUPTED[name])
-    assert process.stdout is not None
-    ready = process.stdout.readline()
-    assert "ready" in ready, ready + finish(process, began).err
-    sent = time.monotonic()  # of one clock for all processes
-    process.send_signal(signal.SIGINT)
-    ended = finish(process, began)
-    assert ended.code == 0, ended.err
-    result = ended.said[0]
-    assert result["caught"] - sent < 1.0
+    for _ in range(TRIES):  # a busy machine may be late once
+        began = time.monotonic()
+        process = start(INTERRUPTED[name])
+        assert process.stdout is not None
+        ready = process.stdout.readline()
+        assert "ready" in ready, ready + finish(process, began).err
+        sent = time.monotonic()  # of one clock for all processes
+        process.send_signal(signal.SIGINT)
+        ended = finish(process, began)
+        assert ended.code == 0, ended.err
+        result = ended.said[0]
+        if result["caught"] - sent < 1.0:
+            break
+    else:
+        pytest.fail(f"it was raised {result['caught'] - sent:.1f} s later")
     assert (result["status"], result["ended"], result["pending"], result["balanced"]) == ("cancelled", True, 0, True)
     assert ended.said[-1]["calls"] == result["entered"]
     workers = 8 if name.startswith("concurrent") else 0  # at most: each may have committed to one call more

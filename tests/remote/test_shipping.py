@@ -252,7 +252,7 @@ def test_times_and_workers_are_told_on_this_clock(make_flow: MakeFlow, executor:
     (record,) = job.get_execution_history()
     assert before <= record.posted <= record.started <= record.ended <= perf_counter()
     assert record.worker != os.getpid()
-    assert record.run_time < 0.01
+    assert record.run_time < 1.0
 
 
 def test_state_over_a_megabyte_is_warned_of_once(

@@ -15,6 +15,7 @@ from routilux_core import ActivationTimeout, ErrorHandler, ErrorStrategy, Flow, 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="ends processes in a C loop")
 
 SECONDS = 30.0
+LATE = 5.0  # seconds: what is ended would go on for a minute, or for ever
 
 MakeFlow = Callable[..., Flow]
 
@@ -42,7 +43,7 @@ def test_a_call_beyond_its_time_out_ends_in_time_and_the_pool_is_whole_again(
     assert flow.run("only", {"n": 0, "seconds": 0.0}).status == "completed"
     begun = time.monotonic()
     job = flow.run("only", {"n": 1, "seconds": 60.0})
-    assert time.monotonic() - begun < 1.5
+    assert time.monotonic() - begun < LATE
     assert isinstance(job.errors[0].exception, ActivationTimeout)
     assert str(job.errors[0].exception).startswith(
         "routine 'only', slot 'input': the call ran longer than its time-out"
@@ -70,7 +71,7 @@ def test_cancel_with_kill_ends_what_runs_at_once(make_flow: MakeFlow, gate: str)
     begun = time.monotonic()
     job.cancel(kill=True)
     assert job.wait(SECONDS)
-    assert time.monotonic() - begun < 1.5
+    assert time.monotonic() - begun < LATE
     assert job.status == "cancelled"
 
 
@@ -78,6 +79,6 @@ def test_shutdown_with_a_deadline_ends_what_runs(make_flow: MakeFlow, gate: str)
     flow, job = in_a_loop(make_flow, gate)
     begun = time.monotonic()
     flow.shutdown(timeout=0.2)
-    assert time.monotonic() - begun < 1.5
+    assert time.monotonic() - begun < LATE
     assert job.wait(SECONDS)
     assert job.status == "cancelled"

@@ -13,7 +13,7 @@ from time import monotonic
 
 import pytest
 
-from processes.programs import GRACE, ended, guarded, left_after, running
+from processes.programs import GRACE, LATE, SECONDS, ended, guarded, left_after, running
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
@@ -43,7 +43,7 @@ def test_an_interrupt_ends_the_program_within_the_grace(script: Path, times: int
         assert program.stdout.readline().startswith("interrupted")
         if times == 2:
             os.killpg(program.pid, signal.SIGINT)
-        code, _out, err = ended(program, within=GRACE + 1.0)
+        code, _out, err = ended(program, within=GRACE + LATE)
     assert code == -signal.SIGINT
     assert err.count("Traceback") <= times + 1
     assert "SpawnProcess" not in err
@@ -59,7 +59,7 @@ def test_an_interrupt_inside_a_with_block_ends_the_program_within_the_grace(scri
     with running(script) as program:
         assert program.stdout.readline() == "running\n"
         os.killpg(program.pid, signal.SIGINT)
-        code, _out, _err = ended(program, within=GRACE + 1.0)
+        code, _out, _err = ended(program, within=GRACE + LATE)
     assert code == -signal.SIGINT
 
 
@@ -74,10 +74,10 @@ def test_an_interrupt_while_the_pool_starts_ends_the_program(script: Path) -> No
         began = monotonic()
         os.killpg(program.pid, signal.SIGINT)
         said = program.stdout.readline()  # nothing: it has ended
-        assert said or monotonic() - began < GRACE + 1.0
+        assert said or monotonic() - began < GRACE + LATE
         if said:  # Python drops an interrupt that comes in a callback of a weak reference, of which imports have many
             os.killpg(program.pid, signal.SIGINT)
-        code, _out, err = ended(program, within=GRACE + 1.0)
+        code, _out, err = ended(program, within=GRACE + LATE)
     assert not said or "Exception ignored" in err
     assert code == -signal.SIGINT
 
@@ -87,7 +87,7 @@ def test_sigterm_ends_the_program_and_its_workers(script: Path) -> None:
     with running(script) as program:
         assert program.stdout.readline() == "running\n"
         program.terminate()
-        code, _out, _err = ended(program, within=1.0)
+        code, _out, _err = ended(program, within=LATE)
     assert code == -signal.SIGTERM
 
 
@@ -96,7 +96,7 @@ def test_workers_in_a_c_loop_die_with_a_killed_parent(script: Path) -> None:
     with running(script) as program:
         assert program.stdout.readline() == "running\n"
         program.kill()
-        ended(program, within=1.0)
+        ended(program, within=LATE)
 
 
 def test_where_the_system_does_not_end_workers_they_see_to_it_themselves(script: Path) -> None:
@@ -123,7 +123,7 @@ def _kill_at_a_random_moment(script: Path, seed: int) -> None:
     with running(script) as program, suppress(subprocess.TimeoutExpired):
         program.wait(random.Random(seed).uniform(0.05, 1.0))
         pytest.fail("the program ended by itself")
-    assert not left_after(program.pid, 5.0), "processes left behind"
+    assert not left_after(program.pid, SECONDS), "processes left behind"
 
 
 def test_nothing_outlives_a_parent_that_is_killed_at_a_random_moment(script: Path) -> None:

@@ -22,6 +22,7 @@ from routilux_core_plugins.process import ProcessPool, ProcessStrategy
 
 MakePool = Callable[..., ProcessPool]
 MB = 1 << 20
+LATE = 5.0  # seconds: what is ended would go on for a minute, or for ever
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals, named pipes and /proc")
 
@@ -177,7 +178,7 @@ def test_a_call_beyond_its_time_out_is_ended_and_the_pool_is_whole_again(single:
     task, behind = Steps(("sleep", 60), timeout=0.5), Steps(("give", 2))
     submit(single, task, behind)
     assert isinstance(task.wait().error, ActivationTimeout)
-    assert 0.5 <= time.monotonic() - start < 1.5
+    assert 0.5 <= time.monotonic() - start < LATE
     assert "0.5 s" in str(task.error)
     assert task.at == 0
     assert behind.wait().results == [2]
@@ -326,7 +327,7 @@ def test_close_with_a_deadline_ends_what_runs(make_pool: MakePool) -> None:
     task.heard()
     start = time.monotonic()
     pool.close(timeout=0.2)
-    assert time.monotonic() - start < 1.5
+    assert time.monotonic() - start < LATE
     assert isinstance(task.wait().error, WorkerLost)
     pool.close()
 

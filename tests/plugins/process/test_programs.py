@@ -11,7 +11,7 @@ from textwrap import dedent
 
 import pytest
 
-from processes.programs import GRACE, HELLO, PRELUDE, ended, guarded, run, start
+from processes.programs import GRACE, HELLO, LATE, PRELUDE, ended, guarded, run, start
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
@@ -308,7 +308,7 @@ def test_a_program_that_ends_while_its_handlers_run_ends_after_the_grace(script:
     job = flow.execute("work", {"n": 1, "seconds": 60})
 """
     script.write_text(guarded(body))
-    code, _out, err = ended(start(script), within=GRACE + 3.0)
+    code, _out, err = ended(start(script), within=GRACE + LATE)
     assert code == 0
     assert "the interpreter exits while 1 jobs run" in err
     assert "Traceback" not in err
