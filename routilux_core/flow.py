@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Never, Self
 
 from routilux_core._engine.control import JobControl
 from routilux_core._engine.engine import Engine, deadline_of, seconds_left
-from routilux_core._engine.views import FlowSource
 from routilux_core._registry.lookup import Plugins
 from routilux_core._routines.frame import check_outside
 from routilux_core._runtime.runtime import EXIT_GRACE_S, Order, Runtime
@@ -123,6 +122,7 @@ class Flow:
     @property
     def execution_tracker(self) -> ExecutionTracker:
         """What all jobs begun since its `reset()` have done, in figures."""
+        from routilux_core._engine.views import FlowSource
         from routilux_core.tracking import ExecutionTracker
 
         return ExecutionTracker(FlowSource(self._runtime.engine))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from routilux_core._engine.ending import announce_end_again
 from routilux_core._engine.plan import INLET, JOB
 from routilux_core._engine.run import Run
-from routilux_core._engine.views import JobSource
 from routilux_core._routines.frame import check_outside, here
 from routilux_core._routines.signature import Payload
 from routilux_core._threads.visits import Visit
@@ -92,6 +91,8 @@ class JobControl:
         return [record for record in found if routine_id in (None, record.routine_id)]
 
     def source(self) -> Source:
+        from routilux_core._engine.views import JobSource
+
         return JobSource(self.run)
 
     def activity(self) -> Activity:

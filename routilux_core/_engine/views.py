@@ -1,17 +1,19 @@
-"""What a tracker reads of one job, and of all jobs of a flow: their counts as they are now, and hints."""
+"""What a tracker reads of one job, and of all jobs of a flow: their counts as they are now, and hints.
+
+Loaded where somebody looks at the figures.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
 
 from routilux_core._engine.engine import Engine
 from routilux_core._engine.explain import hints
 from routilux_core._engine.run import Run
-from routilux_core._tracking.totals import by_routine
+from routilux_core._tracking.history import Record, Totals
+from routilux_core._tracking.times import merge
 from routilux_core.errors import FlowStateError
-
-if TYPE_CHECKING:
-    from routilux_core.tracking import Counts
+from routilux_core.tracking import Counted, Counts
 
 
 class JobSource:
@@ -22,8 +24,6 @@ class JobSource:
 
     def counts(self) -> Counts:
         """Return what this job has counted so far."""
-        from routilux_core.tracking import Counts  # loaded where somebody looks at the figures
-
         ledger, history = self.run.ledger, self.run.ledger.history
         with self.engine.up_to_date((self.run,)):
             return Counts(
@@ -53,8 +53,16 @@ class FlowSource:
 
     def counts(self) -> Counts:
         """Return what the jobs since the last reset have counted so far."""
+        measures = self.engine.measures
         with self.engine.up_to_date():
-            return self.engine.measures.counts(self.engine.slots_by_routine())
+            timed = measures.history.timed
+            return Counts(
+                routines=by_routine(self.engine.slots_by_routine(), measures.totals(), measures.newest(), timed),
+                timed=timed,
+                jobs=measures.jobs(),
+                wall=measures.wall(),
+                emitted=measures.sent(),
+            )
 
     def hints(self) -> list[str]:
         """Return what would make the flow faster."""
@@ -66,3 +74,25 @@ class FlowSource:
         """Begin anew."""
         with self.engine.up_to_date(()):
             self.engine.measures.clear()
+
+
+def by_routine(
+    slots: Mapping[str, Iterable[int]], totals: Mapping[int, Totals], newest: Iterable[Record], timed: bool
+) -> dict[str, Counted]:
+    """Return what was counted for each routine, of which `slots` has the numbers of its slots."""
+    found = {routine_id: Counted(timed=timed) for routine_id in slots}
+    owners = {number: found[routine_id] for routine_id, numbers in slots.items() for number in numbers}
+    for slot, total in totals.items():
+        counted = owners[slot]
+        counted.completed += total.completed
+        counted.failed += total.failed
+        counted.skipped += total.skipped
+        counted.retried += total.retried
+        counted.run_time += total.run_time
+        counted.queue_wait += total.queue_wait
+        counted.longest = max(counted.longest, total.longest)
+        counted.shortest = min(counted.shortest, total.shortest)
+        merge(total.times, counted.times)
+    for record in newest:
+        owners[record[2]].newest.append(record[8] - record[7])
+    return found

@@ -1,18 +1,13 @@
-"""The counts of finished and running jobs, by routine: sums of what their ledgers have."""
+"""The counts of finished and running jobs: sums of what their ledgers have."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from operator import itemgetter
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 from routilux_core._engine.ledger import LedgerCounts
 from routilux_core._threads.guard import guarded
 from routilux_core._tracking.history import History, Record, Totals
-from routilux_core._tracking.times import merge
-
-if TYPE_CHECKING:
-    from routilux_core.tracking import Counted, Counts
 
 
 class Measures:
@@ -57,43 +52,22 @@ class Measures:
         return self.history.totals(*(ledger.history for ledger in self.running))
 
     @guarded
-    def counts(self, slots: Mapping[str, Iterable[int]]) -> Counts:
-        """Return the counts of all jobs since the last `clear`, those that still run included."""
-        from routilux_core.tracking import Counts
-
-        totals = self.totals()
+    def newest(self) -> list[Record]:
+        """Return the newest records of all of them, by the time at which they ended."""
         records = [*self.history.newest(), *(record for ledger in self.running for record in ledger.history.newest())]
-        newest = sorted(records, key=lambda record: record[8])[-self._size :] if self._size else []
-        wall = self.busy + (perf_counter() - self.busy_since if self.running else 0.0)
-        timed = self.history.timed
-        return Counts(
-            routines=by_routine(slots, totals, newest, timed),
-            timed=timed,
-            jobs=self.finished + len(self.running),
-            wall=wall,
-            emitted=self.emitted + sum(ledger.emitted for ledger in self.running),
-        )
+        return sorted(records, key=itemgetter(8))[-self._size :] if self._size else []
 
+    @guarded
+    def jobs(self) -> int:
+        """Return how many there are."""
+        return self.finished + len(self.running)
 
-def by_routine(
-    slots: Mapping[str, Iterable[int]], totals: Mapping[int, Totals], newest: Iterable[Record], timed: bool
-) -> dict[str, Counted]:
-    """Return what was counted for each routine, of which `slots` has the numbers of its slots."""
-    from routilux_core.tracking import Counted  # loaded where somebody looks at the figures
+    @guarded
+    def wall(self) -> float:
+        """Return the seconds in which any of them ran."""
+        return self.busy + (perf_counter() - self.busy_since if self.running else 0.0)
 
-    found = {routine_id: Counted(timed=timed) for routine_id in slots}
-    owners = {number: found[routine_id] for routine_id, numbers in slots.items() for number in numbers}
-    for slot, total in totals.items():
-        counted = owners[slot]
-        counted.completed += total.completed
-        counted.failed += total.failed
-        counted.skipped += total.skipped
-        counted.retried += total.retried
-        counted.run_time += total.run_time
-        counted.queue_wait += total.queue_wait
-        counted.longest = max(counted.longest, total.longest)
-        counted.shortest = min(counted.shortest, total.shortest)
-        merge(total.times, counted.times)
-    for record in newest:
-        owners[record[2]].newest.append(record[8] - record[7])
-    return found
+    @guarded
+    def sent(self) -> int:
+        """Return how many emissions they have sent."""
+        return self.emitted + sum(ledger.emitted for ledger in self.running)
