@@ -13,14 +13,13 @@ from routilux_core._engine.run import Run
 from routilux_core._routines.frame import check_outside, here
 from routilux_core._routines.signature import Payload
 from routilux_core._threads.visits import Visit
-from routilux_core._tracking.history import activation_records
 from routilux_core.error_handling import Failure, LeftOut
 from routilux_core.job import Activity, Stream
+from routilux_core.routine import Routine
 from routilux_core.seconds import check_patience
 
 if TYPE_CHECKING:
     from routilux_core.records import ActivationRecord, Ledger
-    from routilux_core.routine import Routine
     from routilux_core.tracking import Source
 
 
@@ -82,6 +81,8 @@ class JobControl:
             return {**states, **self.run.ledger.decided}
 
     def history_of(self, routine_id: str | None) -> list[ActivationRecord]:
+        from routilux_core._tracking.records import activation_records
+
         inlets = self.run.engine.inlets
         with self.run.engine.up_to_date((self.run,)):
             newest, kept = self.run.ledger.history.newest(), self.run.ledger.payloads

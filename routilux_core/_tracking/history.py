@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from operator import itemgetter, sub
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from routilux_core._tracking import times
-
-if TYPE_CHECKING:
-    from routilux_core.records import ActivationRecord
 
 # The record of an attempt: id, cause, slot number, attempt, outcome, worker, posted, started, ended.
 Record = tuple[int, int, int, int, int, int, float, float, float]
@@ -303,43 +299,3 @@ def _add_sums(more: dict[int, list[Any]], by_slot: dict[int, list[Any]]) -> None
 
 def _count(by_slot: dict[int, list[Any]], slot: int, outcome: int, count: int) -> None:
     by_slot.setdefault(slot, [0.0, 0.0, 0.0, 0.0, 0, 0, 0, 0, {}])[COUNTS + outcome] += count
-
-
-def activation_records(
-    records: Iterable[Record],
-    name: Callable[[int], tuple[str, str]],
-    causes: Mapping[int, tuple[int, ...]] = MappingProxyType({}),
-    payloads: Mapping[int, dict[str, Any]] = MappingProxyType({}),
-) -> Iterable[ActivationRecord]:
-    """Yield the user's record for each of ours; `name` gives routine id and slot of a slot number.
-
-    `causes` are those of calls of gather slots, and `payloads` what calls were given, where they are kept.
-    """
-    from routilux_core.records import ActivationRecord  # loaded where somebody looks at records
-
-    for number, cause, slot, attempt, outcome, worker, posted, started, ended in records:
-        routine_id, slot_name = name(slot)
-        yield ActivationRecord(
-            id=number,
-            cause=cause or None,
-            routine_id=routine_id,
-            slot=slot_name,
-            attempt=attempt,
-            outcome=OUTCOMES[outcome],
-            worker=worker,
-            posted=posted,
-            started=started,
-            ended=ended,
-            extra=_extra(number, causes, payloads) if causes or payloads else {},
-        )
-
-
-def _extra(
-    number: int, causes: Mapping[int, tuple[int, ...]], payloads: Mapping[int, dict[str, Any]]
-) -> dict[str, Any]:
-    extra: dict[str, Any] = {}
-    if number in causes:
-        extra["causes"] = causes[number]
-    if number in payloads:
-        extra["payload"] = payloads[number].copy()
-    return extra

@@ -21,7 +21,8 @@ from routilux_core._text.trace import trace
 from routilux_core._threads.guard import guarded
 from routilux_core._threads.timers import Timer
 from routilux_core._tracking.activations import activation_of
-from routilux_core._tracking.history import Chunk, Record, activation_records
+from routilux_core._tracking.history import Chunk, Record
+from routilux_core._tracking.records import activation_records
 from routilux_core.error_handling import Failure
 from routilux_core.errors import EmitError, is_interrupt
 from routilux_core.hookspecs import Emission
