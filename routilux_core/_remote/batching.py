@@ -20,11 +20,12 @@ WEIGHT = 0.25  # of the newest measurement in the mean
 class Paces:
     """What is known of the calls of each inlet, by its number. Guarded by the engine's lock."""
 
-    __slots__ = ("_bounds", "_max_batch", "seconds")
+    __slots__ = ("_bounds", "_max_batch", "packs_slowly", "seconds")
 
     def __init__(self, capabilities: Capabilities) -> None:
         self._max_batch = capabilities.max_batch
         self.seconds: dict[int, float] = {}  # of a call, in the mean
+        self.packs_slowly: dict[int, bool] = {}  # whether it took long to pickle the last batch
         self._bounds: dict[int, int] = {}  # calls in a batch, where that is bounded
 
     def of(self, inlet: Inlet) -> float:

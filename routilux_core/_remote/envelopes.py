@@ -12,7 +12,16 @@ from routilux_core._engine.engine import logger
 from routilux_core._engine.plan import Inlet, Node
 from routilux_core._remote.cache import process
 from routilux_core._remote.logs import environment
-from routilux_core._remote.pickling import PROTOCOL, WITH_VALUES, Pickled, dumps, dumps_payload, is_plain, size_of
+from routilux_core._remote.pickling import (
+    PROTOCOL,
+    WITH_VALUES,
+    Pickled,
+    dumps,
+    dumps_payload,
+    for_another,
+    is_plain,
+    size_of,
+)
 from routilux_core._remote.routines import definition_of, pickle_state, pickle_state_apart
 from routilux_core._remote.wire import (
     Callee,
@@ -52,6 +61,7 @@ class PartStore:
         self.environment: Part = ("", b"")
         self.carriers = Carriers(dumps)
         self.whole: set[str] = set()  # jobs whose tasks take every part along, since a worker had lost one
+        self.pickled: tuple[Payload, Pickled] | None = None  # the last payload, where another call is given it, too
         self._parts: dict[Node, Part] = {}
         self._warned: set[str] = set()
         self._with_values = False
@@ -60,10 +70,21 @@ class PartStore:
         """Send by value what the main program defines, too: the workers have another main module."""
         self._with_values = True
         self._parts.clear()
+        self.pickled = None
 
     def send_whole(self, job_id: str) -> None:
         """Let a job's tasks take every part along: a worker did not have one that it was thought to have."""
         self.whole.add(job_id)
+
+    def packed(self, inlet: Inlet, payload: Payload, again: bool) -> Data:
+        """Return a payload as it travels, pickled once where it goes to several; `again`: it is wanted once more."""
+        found = self.pickled  # read and written once: other threads may pack, too
+        if found is not None and found[0] is payload:
+            data: Data = for_another(found[1])
+        else:
+            data = packed(inlet, payload)
+        self.pickled = None if isinstance(data, dict) or not again else (payload, data)
+        return data
 
     @contextmanager
     def packing(self) -> Iterator[None]:

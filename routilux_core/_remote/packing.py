@@ -8,9 +8,11 @@ from operator import itemgetter
 from routilux_core._engine.merging import merged
 from routilux_core._engine.plan import GATHERED, INLET, NUMBER, PAYLOAD, Item, Node
 from routilux_core._engine.run import Run
+from routilux_core._remote.batching import BULKY
 from routilux_core._remote.claim import Claim
-from routilux_core._remote.envelopes import Envelope, PartStore, Row, crate, packed, travels
+from routilux_core._remote.envelopes import Envelope, PartStore, Row, crate, travels
 from routilux_core._remote.losses import retries_losses
+from routilux_core._remote.pickling import size_of
 from routilux_core._remote.wire import NOT, UNTIL_END, UNTIL_SUCCESS, Label
 from routilux_core._routines.signature import Payload
 from routilux_core.error_handling import Decision, ErrorHandler, ErrorStrategy
@@ -53,17 +55,23 @@ def _pack_at_once(label: Label, claim: Claim, parts: PartStore) -> Envelope | No
 def _pack_one_by_one(label: Label, claim: Claim, parts: PartStore) -> Envelope | BaseException | None:
     rows: list[Row] = []
     payloads: list[Payload] = []
+    weight = 0
     for index, item in enumerate(claim.items):
         try:
             parts.part(item[INLET].node)
             payloads.append(_payload(item))
-            rows.append((item[INLET], [packed(item[INLET], payloads[-1])]))
+            data = parts.packed(item[INLET], payloads[-1], _follows(claim, index, payloads[-1]))
+            rows.append((item[INLET], [data]))
         except BaseException as error:  # of a merge function, or of a payload's own
             if is_interrupt(error):
                 raise
             if index == 0:
                 return error
             claim.put_back(index)  # it is the first of the next task, and fails then
+            break
+        weight += 0 if isinstance(data, dict) else size_of(data)
+        if weight >= BULKY and index + 1 < len(claim.items):
+            claim.put_back(index + 1)  # a worker holds a whole batch, and so do we
             break
     # Its pool may have been lost meanwhile: then all of it was put back or failed, and is no longer this task's.
     made = None if claim.ended else _crated(label, claim, parts, rows)
@@ -75,6 +83,18 @@ def _pack_one_by_one(label: Label, claim: Claim, parts: PartStore) -> Envelope |
             attempt = claim.run.retries.attempt(item[NUMBER])
             listeners.activation_started(item[INLET], item[NUMBER], attempt, item, payload, worker=0)
     return made
+
+
+def _follows(claim: Claim, index: int, payload: Payload) -> bool:
+    """Return whether the next call is given the same emission: it is connected to several slots."""
+    if index + 1 < len(claim.items):
+        return claim.items[index + 1][PAYLOAD] is payload
+    ready = claim.owner.ready
+    try:  # without the lock: whoever takes it meanwhile pickles for himself
+        following = ready.first[0] if ready.first else ready.queue[0]
+    except IndexError:
+        return False
+    return following[PAYLOAD] is payload
 
 
 def _crated(label: Label, claim: Claim, parts: PartStore, rows: list[Row]) -> Envelope | None:

@@ -105,6 +105,14 @@ def dumps_apart(value: Any, routine: Routine | None = None) -> Pickled:
     return (data, apart) if apart else data
 
 
+def for_another(data: Pickled) -> Pickled:
+    """Return a pickle for one more call: what is unpickled there has its buffers to itself.
+
+    A pickle of both would have the same buffer but once, and what one call writes to it the other would see.
+    """
+    return data if isinstance(data, bytes) else (data[0], [PickleBuffer(each) for each in data[1]])
+
+
 def _put_apart(apart: list[PickleBuffer], buffer: PickleBuffer) -> bool:
     """Put a buffer apart if it is large; return whether it is pickled as usual."""
     with memoryview(buffer) as view:

@@ -8,19 +8,21 @@ from threading import get_ident
 from typing import Any
 
 from routilux_core._engine.engine import Engine, logger
-from routilux_core._engine.plan import Inlet, Item, Node
+from routilux_core._engine.plan import INLET, PAYLOAD, Inlet, Item, Node
 from routilux_core._engine.roles import JobRole
 from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Scheduler
 from routilux_core._remote.batching import Batcher, Paces
 from routilux_core._remote.envelopes import PartStore, check_payload
 from routilux_core._remote.losses import MAX_LOSSES, Losses
+from routilux_core._remote.pickling import is_plain
 from routilux_core._remote.task import GIVEN, RemoteTask, Tasks
 from routilux_core._threads.guard import guarded
 from routilux_core.errors import StrategyError
 from routilux_core.strategy import Busy, ExecutionStrategy, WorkerPool
 
 LIMITLESS = 1 << 29  # batches
+LONG_S = 0.001  # to pickle a batch: what takes longer is not done by a thread that others wait for
 
 
 class _Hand:
@@ -36,6 +38,7 @@ class RemoteScheduler(Scheduler):
         "_broken",
         "_recruiters",
         "batcher",
+        "bringing",
         "losses",
         "paces",
         "parts",
@@ -49,6 +52,7 @@ class RemoteScheduler(Scheduler):
         self.losses = Losses(getattr(strategy, "max_worker_losses", MAX_LOSSES))
         self.batcher = Batcher(self, self.paces, self.losses)
         self.tasks = Tasks()
+        self.bringing: set[int] = set()  # threads of the pool that bring something home now
         self._recruiters: set[int] = set()  # threads that send batches now
         self._broken: BaseException | None = None
 
@@ -66,6 +70,7 @@ class RemoteScheduler(Scheduler):
             self.losses.forget()
             self.parts.whole.clear()
             self.parts.carriers.forget()
+            self.parts.pickled = None
 
     # -- sending
 
@@ -80,13 +85,29 @@ class RemoteScheduler(Scheduler):
         finally:
             self._recruiters.discard(me)
 
-    def _recruit(self) -> None:
+    def _submit_aside(self) -> None:
+        """Send batches, where the thread that brings replies home has asked for it; where there is no other, in it."""
+        me = get_ident()
+        inside = me in self._recruiters
+        self._recruiters.add(me)
+        try:
+            self._recruit(aside=True)
+        finally:
+            if not inside:
+                self._recruiters.discard(me)
+
+    def _recruit(self, aside: bool = False) -> None:
         with self.engine.lock:
             revoked = self.tasks.take_revoked()
         self._ask_back(revoked)
         if self._broken is not None and self.pool is None and self._refuse(self._broken):
             return
+        me = get_ident()
         while True:
+            if not aside and me in self.bringing and self._packs_slowly():
+                # What reads from the workers is not to wait for that. Others ask for nobody meanwhile: `recruiting`.
+                self.engine.aside.do(self._submit_aside)
+                return
             with self.engine.lock:
                 if self.pause is not None:
                     return
@@ -105,6 +126,16 @@ class RemoteScheduler(Scheduler):
             runs = list(self.engine.runs)
         self.lose(runs, error)
         return True
+
+    def _packs_slowly(self) -> bool:
+        """Return whether it may take long to pickle what is next. Without the lock: others may just take it."""
+        ready = self.ready
+        try:
+            item = ready.first[0] if ready.first else ready.queue[0]
+        except IndexError:
+            return False
+        slow = self.paces.packs_slowly.get(item[INLET].number)
+        return slow if slow is not None else not is_plain(item[PAYLOAD])
 
     @guarded
     def _next_to_send(self) -> Callable[[], None] | None:
@@ -170,10 +201,11 @@ class RemoteScheduler(Scheduler):
             task.claim.run.end_if_idle()
             self.want_worker()
 
-    def weigh(self, inlet: Inlet, size: int, weight: int) -> None:
-        """Learn how many bytes the calls of a batch are."""
+    def weigh(self, inlet: Inlet, size: int, weight: int, seconds: float) -> None:
+        """Learn how many bytes the calls of a batch are, and how long it took to pickle them."""
         with self.engine.lock:
             self.paces.weigh(inlet, size, weight)
+            self.paces.packs_slowly[inlet.number] = seconds > LONG_S
 
     # -- after an interruption
 

@@ -36,11 +36,12 @@ class Sender(Owner, Protocol):
     strategy: ExecutionStrategy
     pool: WorkerPool | None
     parts: PartStore
+    bringing: set[int]
 
     def put_off(self, task: RemoteTask, busy: Busy) -> None: ...
     def came_back(self, task: RemoteTask) -> None: ...
     def is_home(self, task: RemoteTask) -> None: ...
-    def weigh(self, inlet: Inlet, size: int, weight: int) -> None: ...
+    def weigh(self, inlet: Inlet, size: int, weight: int, seconds: float) -> None: ...
 
 
 class RemoteTask(Task):
@@ -73,6 +74,7 @@ class RemoteTask(Task):
         sender, claim, around = self.sender, self.claim, sys.exception()  # which those are handling who emit
         # What a merge function sets in there, or code that pickles, is for nobody else.
         context = copy_context() if claim.run.context is None else claim.run.context.copy()
+        began = perf_counter()
         try:
             self.receiver.sent_stats = claim.node.routine.stats() if claim.has_state else {}
             made = context.run(pack, self.receiver.label, claim, sender.parts)
@@ -87,7 +89,7 @@ class RemoteTask(Task):
         if claim.ended or not isinstance(made, Envelope):
             return
         self._envelope, self.size, self.parts = made, len(claim.items), frozenset(made.parts)
-        sender.weigh(claim.items[0][INLET], self.size, made.weight)
+        sender.weigh(claim.items[0][INLET], self.size, made.weight, perf_counter() - began)
         self.send_again()
 
     def send_again(self) -> None:
@@ -147,7 +149,17 @@ class RemoteTask(Task):
 
     # -- and back again
 
+    # While a thread brings something home, nothing that takes long is packed by it: see `RemoteScheduler`. Several
+    # add and discard themselves without a lock: each looks for itself only.
+
     def stream(self, chunk: Message) -> None:
+        self.sender.bringing.add(me := get_ident())
+        try:
+            self._stream(chunk)
+        finally:
+            self.sender.bringing.discard(me)
+
+    def _stream(self, chunk: Message) -> None:
         broken: BaseException | None = None
         with self._lock:
             if self.claim.ended:
@@ -163,7 +175,7 @@ class RemoteTask(Task):
         self.sender.engine.settle([self.claim.run])
 
     def finish(self, reply: Message) -> None:
-        self._end_with(partial(self.receiver.read_last, reply, self.size), by_pool=True)
+        self._end_by_pool(partial(self.receiver.read_last, reply, self.size))
 
     def fail(self, error: BaseException, at: int | Unknown | None = None) -> None:
         known = as_exception(error, f"strategy {self.sender.strategy.name!r}")
@@ -172,7 +184,14 @@ class RemoteTask(Task):
             self.claim.fail_rest(known, at, self.receiver.clock.sent)
             self.claim.forget_frames(known, sys.exception())  # it may lead to this task, and to what is in it
 
-        self._end_with(fail_rest, by_pool=True)
+        self._end_by_pool(fail_rest)
+
+    def _end_by_pool(self, what: Callable[[], None]) -> None:
+        self.sender.bringing.add(me := get_ident())
+        try:
+            self._end_with(what, by_pool=True)
+        finally:
+            self.sender.bringing.discard(me)
 
     def give_up(self, error: BaseException) -> None:
         """Fail it for its pool, which is lost or closed, and may still say something of this task."""

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from routilux_core import Flow, JobState, ShippingError
-from shipped.large import Blob, Gathers, HalfPickled, Here, Keeps, Makes, Spoils, Twice, blob
+from routilux_core._remote.envelopes import PartStore
+from routilux_core_plugins.process import ProcessStrategy
+from shipped.large import (
+    PICKLED_IN,
+    Blob,
+    Gathers,
+    HalfPickled,
+    Here,
+    Keeps,
+    Makes,
+    Slow,
+    Spoils,
+    Takes,
+    Twice,
+    blob,
+)
 
 MakeFlow = Callable[..., Flow]
 SECONDS = 30.0
+QUICKEST = "spawn" if sys.platform == "win32" else "forkserver"
 SIZES = [1, (1 << 16) - 1, 1 << 16, (1 << 16) + 1, (1 << 20) + 3]
 
 
@@ -106,6 +123,26 @@ def test_an_emission_whose_pickling_fails_halfway_is_refused_and_those_before_it
     assert isinstance(failure.exception, ShippingError)
     assert failure.exception.path == "value.lock"
     assert [each["value"] for each in results(job)] == [blob(1 << 20, 8)]
+
+
+def test_the_thread_that_reads_from_workers_pickles_nothing_that_takes_long(make_flow: MakeFlow) -> None:
+    flow = flow_to(make_flow, {"execution_strategy": ProcessStrategy(max_workers=2, start_method=QUICKEST)}, Takes())
+    PICKLED_IN.clear()
+    job = ran(flow, [Slow() for _ in range(12)])
+    assert job.ledger.completed == 13
+    assert len(PICKLED_IN) == 12
+    assert "routilux-process" not in PICKLED_IN
+
+
+def test_a_payload_that_the_next_call_is_given_too_is_pickled_once(make_flow: MakeFlow) -> None:
+    flow = flow_to(make_flow, {}, Takes())
+    store, payload = PartStore(), {"value": blob(1 << 17), "n": 1}
+    inlet = flow._runtime.engine.nodes["there0"].inlets["input"]
+    first, second = (store.packed(inlet, payload, again) for again in (True, False))
+    assert first[0] is second[0]
+    assert first[1][0] is not second[1][0]  # there, each call is to have a buffer of its own
+    assert store.pickled is None  # nothing is kept for nobody
+    assert store.packed(inlet, payload, False)[0] is not first[0]
 
 
 def test_arrays_arrive_as_they_are(make_flow: MakeFlow, shipped: dict[str, Any]) -> None:

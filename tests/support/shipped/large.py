@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from pickle import PickleBuffer
+from time import perf_counter
 from typing import Any
 
 from routilux_core import Routine, event, slot
@@ -31,6 +32,27 @@ class Blob:
 
 def blob(size: int, filling: int = 1) -> Blob:
     return Blob(bytearray([filling]) * size)
+
+
+PICKLED_IN: list[str] = []  # names of the threads of this process that have pickled `Slow`
+
+
+class Slow:
+    """Takes its time to be pickled."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        PICKLED_IN.append(threading.current_thread().name)
+        until = perf_counter() + 0.003
+        while perf_counter() < until:
+            pass
+        return Slow, ()
+
+
+class Takes(Routine, stateless=True):
+    """Takes what comes."""
+
+    @slot
+    def input(self, value: Any, n: int) -> None: ...
 
 
 class Here(Routine, stateless=True):
