@@ -113,6 +113,11 @@ class Task(ABC):
     timeout: float | None = None
     parts: frozenset[str] = frozenset()
 
+    @property
+    def routine_ids(self) -> tuple[str, ...]:
+        """The routines whose calls are in it, in their order. Where memory is shared none: a task is all there is."""
+        return ()
+
     def __call__(self) -> None:
         """Do the work here, in shared memory; returns when there is no more of it, and never raises."""
         raise NotImplementedError(f"task {self.id} travels as bytes: send payload() to routilux_core.worker.run")
@@ -235,7 +240,12 @@ class WorkerPool(ABC):
         return False
 
     def kill(self, task: Task) -> bool:
-        """End the worker that runs this task, at once; return whether it will: `task.fail` follows."""
+        """End the worker that runs this task, at once; return whether it will: `task.fail` follows.
+
+        Where memory is shared, end the call that the task runs, if that can be done, by an exception that reaches its
+        handler: of a job that is cancelled with `kill`, and, with `enforces_timeout`, of one whose time is over. The
+        task itself goes on, and returns.
+        """
         return False
 
     def spare(self, more: int) -> None:  # noqa: B027

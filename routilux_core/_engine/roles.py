@@ -15,7 +15,13 @@ from routilux_core._routines.frame import Frame
 from routilux_core._routines.signature import Payload
 from routilux_core._threads.resources import Resources
 from routilux_core._threads.timers import Timer
-from routilux_core.strategy import WorkerPool
+from routilux_core.strategy import Task, WorkerPool
+
+
+class SeatRole(Protocol):
+    """The place of a thread among the workers, and the task that it came with."""
+
+    task: Task | None
 
 
 class WorkerRole(Hand, Protocol):
@@ -23,7 +29,10 @@ class WorkerRole(Hand, Protocol):
 
     thread: int
     shares_thread: bool
+    depth: int
 
+    @property
+    def seat(self) -> SeatRole: ...
     @property
     def claimed(self) -> deque[Item]: ...
     def counts(self) -> bool: ...

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from routilux_core._engine.engine import Engine
+from routilux_core._engine.engine import Engine, logger
 from routilux_core._engine.plan import INLET, JOB, Inlet, Item, Node
 from routilux_core._engine.ready import ChosenReady, LockedReady, SharedReady, SoloReady, allowed, as_waiting
 from routilux_core._engine.roles import AwaitingRole, JobRole, WorkerRole
@@ -231,11 +231,32 @@ class Scheduler:
         """Ask the pool for what it was given of a run that was stopped: in shared memory, nothing."""
 
     def kill(self, run: JobRole) -> None:
-        """End the calls of a run that are awaited in an event loop; a thread can't be ended."""
+        """End the calls of a run: those that are awaited in an event loop, and others where the pool can end them."""
         with self.engine.lock:
-            awaited = list(self.awaited)
+            awaited, tasks = list(self.awaited), self._tasks_at(run)
         for hand in awaited:
             hand.kill(run)
+        for task in tasks:
+            self.kill_task(task)
+
+    @guarded
+    def _tasks_at(self, run: JobRole) -> list[Task]:
+        """Return the tasks of workers that are in a call of a run: not only below another one, which `emit` runs."""
+        inner: dict[Task, WorkerRole] = {}
+        for hand in self.hands:
+            task = hand.seat.task
+            if task is not None and hand.item is not None and (task not in inner or hand.depth > inner[task].depth):
+                inner[task] = hand
+        return [task for task, hand in inner.items() if hand.item is not None and hand.item[JOB] is run]
+
+    def kill_task(self, task: Task) -> None:
+        """Ask the pool to end what a task runs. Outside the lock."""
+        pool = self.pool
+        try:
+            if pool is not None:
+                pool.kill(task)
+        except Exception:
+            logger().exception("strategy %r: its pool raised in kill", self.strategy.name)
 
     def abandon(self) -> None:
         """Give up what the pool, now closed, has not brought back: in shared memory, nothing."""

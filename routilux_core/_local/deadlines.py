@@ -1,7 +1,8 @@
 """The end of a call's time, on threads: the activation fails when it comes, and the call itself goes on.
 
-Nothing can end a thread. So the call is given up: another worker takes its worker's place, what it still emits is
-dropped and counted, and a routine with state keeps its permit until the call has returned.
+Nothing can end a thread; a pool of greenlets can end one, and is asked to. Either way the call is given up: another
+worker takes its worker's place, what it still emits is dropped and counted, and a routine with state keeps its permit
+until the call has returned.
 """
 
 from __future__ import annotations
@@ -87,6 +88,8 @@ class Deadline(CallState):
                 self._node.scheduler.want_worker()
             else:
                 worker.seat.step_out()
+        if not self._returned and worker.seat.task is not None and ends_calls(worker.scheduler):
+            worker.scheduler.kill_task(worker.seat.task)
 
     @guarded
     def come_back(self) -> None:
@@ -99,6 +102,11 @@ class Deadline(CallState):
                 self._node.scheduler.ready.release(self._node)
         worker.item = worker.call = None
         scheduler.engine.deferred.append(partial(_spare, scheduler, -1))
+
+
+def ends_calls(scheduler: Scheduler) -> bool:
+    """Return whether the pool of a scheduler ends calls whose time is over."""
+    return scheduler.strategy.capabilities.enforces_timeout
 
 
 def start_deadline(worker: Emitter, node: Node) -> Deadline | None:

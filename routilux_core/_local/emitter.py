@@ -17,6 +17,7 @@ from routilux_core._routines.signature import Payload
 from routilux_core._threads.guard import guarded
 from routilux_core.errors import UnknownNameError
 from routilux_core.routine import Routine
+from routilux_core.strategy import Task
 
 
 class CallState:
@@ -51,12 +52,13 @@ class Seat:
     While calls in the thread go on whose time is over, another worker has its place. The lock guards that.
     """
 
-    __slots__ = ("_late", "_scheduler", "in_caller")
+    __slots__ = ("_late", "_scheduler", "in_caller", "task")
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._late = 0  # calls that go on though their time is over
         self.in_caller = scheduler.pool is not None and scheduler.pool.in_caller  # who waits for a job does the work
+        self.task: Task | None = None  # which the pool was given for this worker
 
     @property
     @guarded

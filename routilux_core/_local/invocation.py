@@ -9,7 +9,7 @@ from routilux_core._engine.failures import OUTCOMES, carry_out, decide, decline
 from routilux_core._engine.merging import merged
 from routilux_core._engine.plan import GATHERED, JOB, Inlet, Item, Node
 from routilux_core._engine.run import Run
-from routilux_core._local.deadlines import Deadline, start_deadline, too_long
+from routilux_core._local.deadlines import Deadline, ends_calls, start_deadline, too_long
 from routilux_core._local.emitter import CallState, Emitter
 from routilux_core._routines.frame import CURRENT
 from routilux_core._routines.returns import check_returned
@@ -68,7 +68,8 @@ def call(worker: Emitter, inlet: Inlet, payload: Payload, run: Run, number: int)
             check_returned(returned, node.routine_id, inlet.name, node.told)
     except BaseException as error:
         if isinstance(state, Deadline) and state.close():
-            _log_late(node, error)
+            if not ends_calls(worker.scheduler):  # else that is how it was ended
+                _log_late(node, error)
             return RETURNED_LATE
         if isinstance(error, Exception) and state is not None and state.is_over():
             raise too_long(node, inlet.name, perf_counter() - began - state.lent) from error

@@ -29,7 +29,9 @@ class WorkTask(Task):
         if self._first():
             pool = self.scheduler.pool
             shares = in_greenlet() and not (pool is not None and pool.in_caller)
-            (CooperativeWorker if shares else Worker)(self.scheduler).start()
+            worker = (CooperativeWorker if shares else Worker)(self.scheduler)
+            worker.seat.task = self
+            worker.start()
 
     def fail(self, error: BaseException, at: int | Unknown | None = None) -> None:
         if self._first() and self.pool is self.scheduler.pool:  # else it was closed, and what comes of it is history

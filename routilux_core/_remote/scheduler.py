@@ -257,13 +257,10 @@ class RemoteScheduler(Scheduler):
     def kill(self, run: JobRole) -> None:
         """End the workers that run something of a run; its tasks fail as lost."""
         with self.engine.lock:
-            running, pool = self.tasks.away_of(run), self.pool
+            running = self.tasks.away_of(run)
         for task in running:
-            try:
-                if pool is not None and task.where >= GIVEN:
-                    pool.kill(task)
-            except Exception:
-                logger().exception("strategy %r: its pool raised in kill", self.strategy.name)
+            if task.where >= GIVEN:
+                self.kill_task(task)
 
     def lost(self, error: BaseException, opened: int | None = None) -> None:
         """Fail what is away, and every job that has work here: the executor broke. The next job opens a new pool."""

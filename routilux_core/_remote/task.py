@@ -67,6 +67,10 @@ class RemoteTask(Task):
         self._handing = threading.RLock()  # held while the pool is given it, or is asked for it back
         self._lock = threading.RLock()
 
+    @property
+    def routine_ids(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(item[INLET].node.routine_id for item in self.claim.items))
+
     # -- there
 
     def send(self) -> None:

@@ -14,7 +14,7 @@ from routilux_core.errors import WorkerLost
 from routilux_core.job import JobState
 from routilux_core.testing._bench import Bench, case, needs
 from routilux_core.testing._board import until
-from routilux_core.testing._patient import Watches
+from routilux_core.testing._patient import Meeting, Watches
 from routilux_core.testing._routines import DiesOnce, Forward, Lingers, Opener, Prints, Source, TellsAndDies
 
 CALLS = 400
@@ -105,6 +105,23 @@ class LossCases:
             "routilux_core.worker.run returns, so `cancel` of the pool has to tell the worker"
         )
         assert bench.ended(job), f"the job was cancelled, and does not end: {job.explain()}"
+        thread.ended()
+
+    @case
+    def test_cancel_with_kill_ends_a_running_call(self, bench: Bench) -> None:
+        needs(bench.capabilities.enforces_timeout, "enforces_timeout=True")
+        flow = bench.flow({"meeting": bench.patient(Meeting, 2 * bench.deadline, party=2)})  # it waits in vain
+        thread = bench.in_background(flow.execute, "meeting", {"n": 1})
+        assert bench.noted("calls", 1), "no call was made"
+        job = flow.job_state
+        assert job is not None
+        job.cancel(kill=True)
+        assert job.wait(bench.moment), (
+            "enforces_timeout is declared, so the pool can end a call, and a job that was cancelled with kill=True "
+            "still waits for its handler: `kill(task)` ends the worker, or raises an exception in the handler"
+        )
+        assert job.status == "cancelled"
+        assert job.ledger.balanced, f"the ledger does not balance: {job.ledger}"
         thread.ended()
 
     @case

@@ -196,6 +196,11 @@ class SpyTask(TrailTask):
         self.size, self.timeout = task.size, task.timeout
         self.parts: frozenset[str] = getattr(task, "parts", frozenset())
 
+    @property
+    def routine_ids(self) -> tuple[str, ...]:
+        found: tuple[str, ...] = self._task.routine_ids
+        return found
+
     def __call__(self) -> None:
         with self.reported("run"):
             self._task()

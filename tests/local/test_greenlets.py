@@ -12,7 +12,7 @@ import gevent
 import gevent.event
 import pytest
 
-from routilux_core import EmitError, Flow, JobState, Routine, event, field, slot
+from routilux_core import ActivationTimeout, EmitError, Flow, JobState, Routine, event, field, slot
 from strategies.greenlets import GreenletStrategy
 
 MakeFlow = Callable[..., Flow]
@@ -209,3 +209,48 @@ def refused_to_emit(routine: Routine, n: str) -> str:
     with pytest.raises(EmitError) as refused:
         routine.emit("sent", n=n)
     return str(refused.value)
+
+
+def test_calls_in_greenlets_are_ended_by_cancel_with_kill(make_flow: MakeFlow) -> None:
+    begun, ended = threading.Event(), []
+
+    def waits(routine: Any, n: int) -> None:
+        if n == 9:
+            begun.set()
+        try:
+            gevent.sleep(10 * SECONDS)
+        finally:
+            ended.append(n)
+
+    flow, _ = build(make_flow, Does(action=waits))
+    job = flow.execute("source", {"count": 10})
+    assert begun.wait(SECONDS)
+    job.cancel(kill=True)
+    assert job.wait(SECONDS), job.explain()
+    assert sorted(ended) == list(range(10))
+    assert (job.status, job.ledger.failed, job.ledger.balanced) == ("cancelled", 10, True)
+    assert {type(each.exception) for each in job.errors} == {gevent.GreenletExit}
+
+
+def test_a_call_in_a_greenlet_is_ended_when_its_time_is_over(
+    make_flow: MakeFlow, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = threading.Event()
+
+    class Limited(Does, timeout=0.05):
+        """Its calls may not take long."""
+
+    def waits(routine: Any, n: int) -> None:
+        try:
+            gevent.sleep(10 * SECONDS if n == 3 else 0)
+        except gevent.GreenletExit:
+            ended.set()
+            raise
+
+    flow, _ = build(make_flow, Limited(action=waits), error_handler="continue")
+    job = flow.execute("source", {"count": 6})
+    assert job.wait(SECONDS), job.explain()
+    assert (job.status, [type(each.exception) for each in job.errors]) == ("completed", [ActivationTimeout])
+    assert ended.wait(SECONDS)
+    assert flow.execute("source", {"count": 2}).wait(SECONDS)
+    assert "has raised" not in caplog.text

@@ -14,16 +14,20 @@ from time import perf_counter
 from typing import Any
 
 import pytest
+from attrs import frozen
 
 from routilux_core import (
     ActivationTimeout,
     EmitError,
     Flow,
     FlowStateError,
+    Host,
     JobState,
     RemoteError,
     Routine,
     ShippingError,
+    Task,
+    WorkerPool,
     event,
     slot,
 )
@@ -48,7 +52,7 @@ from shipped.routines import (
     UsesClient,
     Waits,
 )
-from shipped.strategies import Mortal
+from shipped.strategies import Mortal, MortalPool
 
 MakeFlow = Callable[..., Flow]
 SECONDS = 20.0
@@ -479,3 +483,24 @@ def test_a_part_that_the_worker_lost_is_sent_again(make_flow: MakeFlow) -> None:
 def test_stubborn_is_as_stubborn_as_it_claims() -> None:
     with pytest.raises(RuntimeError):
         pickle.loads(pickle.dumps(Stubborn("a")))
+
+
+def test_a_task_says_whose_calls_it_holds(make_flow: MakeFlow) -> None:
+    seen: set[tuple[str, ...]] = set()
+
+    class Looks(MortalPool):
+        def submit(self, task: Task) -> None:
+            seen.add(task.routine_ids)
+            super().submit(task)
+
+    @frozen(kw_only=True)
+    class Looking(Mortal):
+        def open(self, host: Host) -> WorkerPool:
+            return Looks(self)
+
+    flow = make_flow(execution_strategy=Looking(max_workers=1))
+    flow.add_routine(Source(), "source")
+    flow.add_routine(Square(), "square")
+    flow.connect("source", "item", "square", "n")
+    assert flow.execute("source", {"count": 5}).wait(SECONDS)
+    assert seen == {("source",), ("square",)}

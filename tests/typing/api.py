@@ -11,6 +11,7 @@ from typing import Any, assert_type
 from attrs import frozen
 
 from routilux_core import (
+    UNKNOWN,
     Activation,
     ActivationRecord,
     ActivationTimeout,
@@ -241,7 +242,10 @@ def tasks_are_bytes(task: Task, pool: WorkerPool) -> None:
     assert_type(task.parts, frozenset[str])
     task.stream(task.payload())
     task.finish(worker.run(task.payload(task.parts), task.stream, mark=print, cancelled=bool))
+    task.finish(worker.run(task.payload(), task.stream, mark_every=0.05))
     task.fail(WorkerLost(worker=1, reason="killed by signal 9"), at=3)
+    task.fail(WorkerLost(reason="nobody knows where"), at=UNKNOWN)
+    assert_type(task.routine_ids, tuple[str, ...])
     assert_type(pool.kill(task), bool)
     worker.close()
 

@@ -19,7 +19,7 @@ class GreenletStrategy(ExecutionStrategy):
 
     name: ClassVar[str] = "greenlets"
     contract: ClassVar[int] = 2
-    capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(shares_memory=True, enforces_timeout=True)
 
     def open(self, host: Host) -> WorkerPool:
         return Greenlets(self.max_workers or 100, host)
@@ -32,6 +32,7 @@ class Greenlets(WorkerPool):
         self.workers = workers
         self._host = host
         self._closed = False
+        self._running: dict[Task, gevent.Greenlet] = {}
         self._lock = threading.Lock()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="routilux-greenlets", daemon=True)
@@ -42,9 +43,24 @@ class Greenlets(WorkerPool):
         with self._lock:
             closed = self._closed
             if not closed:
-                self._hub.loop.run_callback_threadsafe(self._group.spawn, task)
+                self._hub.loop.run_callback_threadsafe(self._spawn, task)
         if closed:
             task.fail(RuntimeError("the hub is closed"))
+
+    def _spawn(self, task: Task) -> None:
+        greenlet = self._running[task] = self._group.spawn(task)
+        greenlet.link(lambda _: self._running.pop(task))
+
+    def kill(self, task: Task) -> bool:
+        """Raise `GreenletExit` in the handler, the next time that it would have its turn."""
+        runs = task in self._running
+        if runs:
+            self._hub.loop.run_callback_threadsafe(self._end, task)
+        return runs
+
+    def _end(self, task: Task) -> None:
+        if task in self._running:
+            self._running[task].kill(block=False)
 
     def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
         with self._lock:
