@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from functools import partial
+from pickle import PickleBuffer
 from time import sleep
 from typing import Any
 
@@ -18,6 +19,30 @@ from routilux_core.testing._board import gate_is_open, note, notes, open_gate, u
 
 class Planted(Exception):
     """An error that a case asks for."""
+
+
+class Freight:
+    """A large value, pickled as arrays are: its bytes can travel beside the rest."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return Freight, (PickleBuffer(self.data),)
+
+
+class Stamps(Routine, stateless=True):
+    """Writes to what it is given, and sends it on with what it was before."""
+
+    out = event("freight", "was")
+
+    @slot
+    def freight(self, freight: Freight, plain: bytes) -> None:
+        data = freight.data
+        was = (len(data), data[0], data[-1], len(plain), not memoryview(data).readonly)
+        if was[-1]:
+            data[0] = 2
+        self.emit("out", freight=freight, was=was)
 
 
 class Source(Routine, stateless=True):

@@ -24,11 +24,13 @@ from routilux_core.testing._routines import (
     EmitsLock,
     Fails,
     Forward,
+    Freight,
     HoldsLock,
     Opener,
     Planted,
     Record,
     Source,
+    Stamps,
     Total,
     Uses,
 )
@@ -146,6 +148,25 @@ class WorkCases:
             assert shared or what.strip("'") in str(error), f"the error does not name {what}: {error}"
         job = bench.finished(flow.execute("carries", {"cargo": 1}))
         assert job.outputs["carries.out"] == [{"kind": "int"}], "after such an error the flow does not work any more"
+
+    @case
+    def test_what_is_large_arrives_whole_and_belongs_to_the_call(self, bench: Bench) -> None:
+        needs(not bench.capabilities.shares_memory, "shares_memory=False")
+        flow = bench.flow({"stamps": Stamps()})
+        for size in (1, 70_000, 3_000_000):
+            mine = Freight(bytearray(b"\x01") * size)
+            job = bench.finished(flow.execute("stamps", {"freight": mine, "plain": b"x" * size}))
+            (output,) = job.outputs["stamps.out"]
+            *whole, writable = output["was"]
+            assert whole == [size, 1, 1, size], f"{size:,} bytes were sent, and the call found others: {whole}"
+            assert mine.data[0] == 1, (
+                "what a call wrote to its payload, the sender sees as well: copy each of `task.pieces()` on its way, "
+                "into memory of its own"
+            )
+            assert writable, "a payload can't be written to: give `worker.run` pieces that can, such as a bytearray"
+            home = output["freight"].data
+            assert (len(home), home[0]) == (size, 2), "what a call emitted has not come home as it was"
+            home[0] = 3
 
     @case
     def test_emissions_leave_while_the_handler_runs(self, bench: Bench) -> None:

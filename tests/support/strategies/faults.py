@@ -241,6 +241,18 @@ class Shipped(Threads):
         worker.close()
 
 
+class SharesPieces(Shipped):
+    """Gives a call the memory of its sender, where it was to copy that."""
+
+    def run(self, task: Task) -> None:
+        try:
+            reply = worker.run(pieces=task.pieces())
+        except Exception as error:
+            task.fail(error)
+        else:
+            task.finish(reply)
+
+
 class ShippedDrops(Shipped):
     """Drops one reply in a hundred."""
 
@@ -327,6 +339,11 @@ FAULTS: dict[str, tuple[type[Threads], str, str]] = {
         Raises,
         "test_what_a_pool_can_not_run_is_failed_and_not_swallowed",
         "it never raises",
+    ),
+    "shares what it was to copy": (
+        SharesPieces,
+        "test_what_is_large_arrives_whole_and_belongs_to_the_call",
+        "the sender sees as well",
     ),
     "drops a reply in a hundred": (ShippedDrops, "test_no_task_is_lost", "neither run nor reported"),
     "finishes twice": (FinishesTwice, "test_no_task_is_reported_twice", "again after their first report"),
