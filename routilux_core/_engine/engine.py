@@ -175,7 +175,8 @@ class Engine:
 
         A handler that has forked is the last that its thread calls: the rest of its job is the parent's.
         """
-        running = [*self.runs, *self.ending]
+        # Who waits for a job may fork as soon as it is told, and be faster than the thread that told it.
+        running = [*self.runs, *(run for run in self.ending if not run.done.is_set())]
         for hand in self.hands():
             if hand.thread == get_ident():
                 hand.claimed.clear()

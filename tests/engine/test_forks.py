@@ -149,6 +149,32 @@ flow.shutdown()
     assert said == ["the child 13", "the child 13", "the parent [0, 0] 4"]
 
 
+def test_whoever_was_told_that_a_job_has_ended_may_fork_before_the_thread_that_told_it_goes_on(tmp_path: Path) -> None:
+    body = """
+os.mkfifo("gate")
+gate = os.open("gate", os.O_RDWR)
+flow = make("concurrent")
+answer(flow, 1)
+job = flow.execute("work", {"n": 1, "waits": gate})
+told, go_on = threading.Event(), threading.Event()
+job._controls.run.done.add_callback(lambda: (told.set(), go_on.wait(20)))
+os.write(gate, b"x")
+told.wait(20)
+say(job.wait(20))
+if not os.fork():
+    say(answer(flow, 10))
+    os._exit(0)
+os.wait()
+go_on.set()
+say(answer(flow, 1))
+os._exit(0)
+"""
+    code, lines, err = outcome(tmp_path, body, "concurrent")
+    assert (code, err) == (0, "")
+    said = [line for line in lines if not line.startswith("closed")]
+    assert said == ["the parent True", "the child 15", "the parent 6"]
+
+
 def test_what_workers_of_the_parent_made_is_not_closed_in_the_child(tmp_path: Path) -> None:
     body = """
 flow = make(strategy)
