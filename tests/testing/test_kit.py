@@ -19,6 +19,7 @@ from strategies import executors
 
 sys.path.insert(0, str(CHECKOUT / "examples" / "custom_strategy" / "src"))
 sys.path.insert(0, str(CHECKOUT / "examples" / "pipes_strategy" / "src"))
+sys.path.insert(0, str(CHECKOUT / "examples" / "interpreters_strategy" / "src"))
 
 ROUNDS = 20
 
@@ -78,6 +79,18 @@ class TestPipes(StrategySuite):
         from routilux_pipes import PipesStrategy
 
         return PipesStrategy
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="interpreters in threads need Python 3.13, and an executor 3.14")
+class TestInterpreters(StrategySuite):
+    exempt = executors.EXEMPT_INTERPRETERS
+
+    @pytest.fixture
+    def strategy(self) -> Any:
+        from routilux_interpreters import InterpretersStrategy
+
+        return InterpretersStrategy
 
 
 @pytest.mark.soak

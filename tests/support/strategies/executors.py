@@ -42,3 +42,9 @@ EXEMPT_PROCESSES = {
     "test_a_program_that_is_killed_leaves_nothing": "workers of executors don't see that their parent was killed",
     "test_workers_know_the_classes_of_the_program": "loky sends classes of the main module by value",
 }
+EXEMPT_INTERPRETERS = {
+    "test_a_running_handler_sees_that_its_job_was_cancelled": "nothing of an executor reaches a worker that runs",
+    "test_a_program_that_ends_leaves_nothing": "the interpreter waits for what executors run when it exits",
+    "test_workers_know_the_classes_of_the_program": "an interpreter has no main module",
+    "test_what_a_worker_made_for_itself_is_closed": "what belongs to a thread is there for one task of it only",
+}
