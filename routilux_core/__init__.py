@@ -7,6 +7,7 @@ from attrs import field
 from routilux_core.error_handling import Decision, ErrorHandler, ErrorStrategy, Failure
 from routilux_core.errors import (
     ActivationTimeout,
+    CallInDoubt,
     CapabilityError,
     ConfigurationError,
     DefinitionError,
@@ -14,6 +15,7 @@ from routilux_core.errors import (
     EmitError,
     FlowStateError,
     JobTimeout,
+    JournalError,
     NotAdmitted,
     PayloadError,
     Problem,
@@ -31,6 +33,7 @@ from routilux_core.errors import (
 from routilux_core.flow import Flow
 from routilux_core.graph import Connection
 from routilux_core.job import JobState
+from routilux_core.journal import InDoubt, Journal
 from routilux_core.ports import Event, Slot, event, per_worker, slot
 from routilux_core.routine import Routine
 from routilux_core.strategy import UNKNOWN, Busy, Capabilities, Done, ExecutionStrategy, Host, Task, WorkerPool
@@ -51,6 +54,7 @@ __all__ = [
     "ActivationRecord",
     "ActivationTimeout",
     "Busy",
+    "CallInDoubt",
     "Capabilities",
     "CapabilityError",
     "ConfigurationError",
@@ -71,8 +75,11 @@ __all__ = [
     "Flow",
     "FlowStateError",
     "Host",
+    "InDoubt",
     "JobState",
     "JobTimeout",
+    "Journal",
+    "JournalError",
     "Ledger",
     "NotAdmitted",
     "PayloadError",

@@ -101,6 +101,17 @@ class SavedError(RoutiluxError):
         super().__init__(printable(f"{type_name}: {message}"))
 
 
+class JournalError(RoutiluxError, OSError):
+    """A journal can't be opened, read or written, or what it holds does not fit the flow. The file stays as it is."""
+
+    def __str__(self) -> str:
+        return str(self.strerror if len(self.args) > 1 else super().__str__())
+
+
+class CallInDoubt(RoutiluxError):
+    """A call ran when its process died, and its routine says `on_crash="fail"`: it is not made again by itself."""
+
+
 class NotAdmitted(RoutiluxError):
     """A handler was not called, because a plugin has decided so before (`routilux_admit`)."""
 

@@ -16,14 +16,16 @@ from routilux_core._registry.lookup import Plugins
 from routilux_core._routines.frame import check_outside
 from routilux_core._runtime.runtime import EXIT_GRACE_S, Order, Runtime
 from routilux_core.error_handling import ErrorHandler, ErrorStrategy
-from routilux_core.errors import ConfigurationError, FlowStateError, JobTimeout, PayloadError, brief
+from routilux_core.errors import ConfigurationError, FlowStateError, JobTimeout, PayloadError, UnknownNameError, brief
 from routilux_core.graph import Connection
-from routilux_core.job import JobState, class_only
+from routilux_core.job import FINAL_STATUSES, JobState, class_only
+from routilux_core.journal import Journal
 from routilux_core.routine import Routine
 from routilux_core.seconds import check_patience
 from routilux_core.strategy import ExecutionStrategy
 
 if TYPE_CHECKING:
+    from routilux_core._journal.keeper import Keeper
     from routilux_core._report.picture import Picture
     from routilux_core.tracking import ExecutionTracker
 
@@ -38,8 +40,11 @@ class Flow:
     Beyond `max_pending` queued activations a handler that emits first works some of them off. `history_size` is the
     number of newest records that a job keeps. Of an exception the text of its traceback is kept; `capture="frames"`
     keeps its frames, too, with all that was in them, for a debugger, and `capture="payload"` what each call was given,
-    in short, in its record (`ActivationRecord.payload`). `progress` shows what its jobs have done and what
-    they are at, on a terminal or in a notebook. Neither is saved with the flow. All methods may be called from any
+    in short, in its record (`ActivationRecord.payload`). `progress` shows what its jobs have done and what they are at,
+    on a terminal or in a notebook. With a `journal`, a path or a `Journal`, jobs outlive the process: `recover()` goes
+    on with what is left. Under `durability="sync"` nothing begins before what it comes from is on disk; "async" is
+    quicker, and a crash costs the last moments, which are done again. None of these is saved with the flow.
+    All methods may be called from any
     thread, and by signal handlers: what would wait for what they interrupt is refused.
     """
 
@@ -56,8 +61,13 @@ class Flow:
         history_size: int = 1000,
         capture: str = "text",
         progress: bool = False,
+        journal: str | os.PathLike[str] | Journal | None = None,
+        durability: str = "sync",
     ) -> None:
-        self.flow_id = f"flow-{os.urandom(4).hex()}" if flow_id is None else flow_id
+        keeper = None if journal is None else _keeper(journal, durability)
+        if flow_id is None:
+            flow_id = f"flow-{os.urandom(4).hex()}" if keeper is None else keeper.journal.name
+        self.flow_id = flow_id
         if not isinstance(self.flow_id, str):
             raise ConfigurationError(f"a flow id is a string, not {flow_id!r}")
         if execution_strategy is None and max_workers is not None:
@@ -68,9 +78,11 @@ class Flow:
             )
         history_size = _whole(history_size, "history_size", 0)
         engine = Engine(_whole(max_pending, "max_pending", 1), history_size, _captured(capture, history_size))
+        engine.journaled = keeper is not None
         self._runtime = Runtime(
             *(self.flow_id, engine, history_size, Plugins(plugins)),
             *(execution_strategy or "sequential", max_workers, dict(strategy_options or {})),
+            keeper=keeper,
         )
         self.set_error_handler(error_handler)
         if progress:
@@ -357,6 +369,7 @@ class Flow:
         entry_params: Mapping[str, Any] | None = None,
         *,
         slot: str | None = None,
+        job_id: str | None = None,
         **unknown: Never,
     ) -> JobState:
         """Start a job at a routine, and return it: finished under `sequential`, else at once.
@@ -366,10 +379,42 @@ class Flow:
         variables, which don't travel to other processes; what it sets there ends with it. An entry that was placed on
         `sequential` in a flow of another strategy is called here, before this returns; what else is placed there runs
         where somebody waits.
+
+        With a journal `job_id` is an idempotency key: of a job of this id that has ended, the record is returned, and
+        one that has not is recovered, or returned where it runs here.
         """
         if unknown:
             raise _params_unpacked("execute", entry_routine_id, unknown)
-        return self._runtime.execute(Order(entry_routine_id, _checked_params(entry_params), slot))
+        order = Order(entry_routine_id, _checked_params(entry_params), slot, _checked_id(job_id))
+        return self._runtime.execute(order)
+
+    def recover(
+        self,
+        job_id: str | None = None,
+        *,
+        retry_failed: bool = False,
+        accept_changes: bool = False,
+        types: Iterable[type | ModuleType] = (),
+    ) -> list[JobState]:
+        """Go on with all jobs of this flow that the journal has, and that have not ended, or with one; return them.
+
+        What was done is not done again: each goes on with exactly the work that is left, in this process. Calls that
+        ran when the other one died are in `job.in_doubt`, and are made again. With `retry_failed` what has failed or
+        was discarded is done again as well, also of jobs that have ended. A flow that has changed is refused, and the
+        differences are named; `accept_changes` takes it where the routines and slots of the pending work are there.
+        `types` as in `deserialize`, for values in payloads.
+        """
+        return self._runtime.recover(job_id, retry_failed, accept_changes, types)
+
+    def abandon(self, job_id: str) -> JobState:
+        """Give a job up that the journal has, and that has not ended: what is pending is discarded; return its record.
+
+        One that runs here is cancelled.
+        """
+        [job] = self._runtime.recover(job_id, ends_as="cancelled")
+        if job.status not in FINAL_STATUSES:
+            job.cancel()
+        return job
 
     def run(
         self,
@@ -377,6 +422,7 @@ class Flow:
         entry_params: Mapping[str, Any] | None = None,
         *,
         slot: str | None = None,
+        job_id: str | None = None,
         timeout: float | None = None,
         raise_for_errors: bool = False,
         **unknown: Never,
@@ -397,7 +443,7 @@ class Flow:
         deadline = deadline_of(patience)
         job: JobState | None = None
         try:
-            job = self.execute(entry_routine_id, entry_params, slot=slot)
+            job = self.execute(entry_routine_id, entry_params, slot=slot, job_id=job_id)
             engine.check_may_wait("Flow.run", "await flow.arun(...)")  # nothing of the job has begun there
             if not job.wait(seconds_left(deadline)):
                 raise JobTimeout(job.job_id, patience or 0.0)
@@ -415,6 +461,7 @@ class Flow:
         entry_params: Mapping[str, Any] | None = None,
         *,
         slot: str | None = None,
+        job_id: str | None = None,
         timeout: float | None = None,
         raise_for_errors: bool = False,
         **unknown: Never,
@@ -431,7 +478,8 @@ class Flow:
         check_outside(self._runtime.engine, "Flow.arun")
         patience = check_patience(timeout, "the timeout of Flow.arun")
         deadline = deadline_of(patience)
-        job = await self._runtime.aexecute(Order(entry_routine_id, _checked_params(entry_params), slot))
+        order = Order(entry_routine_id, _checked_params(entry_params), slot, _checked_id(job_id))
+        job = await self._runtime.aexecute(order)
         if not await job.done(seconds_left(deadline)):
             job.cancel()
             raise JobTimeout(job.job_id, patience or 0.0)
@@ -452,6 +500,7 @@ class Flow:
         try:
             return self._runtime.wait(patience)
         except BaseException:  # perhaps before there was anything to wait for
+            self._runtime.detach()
             self.cancel()
             raise
 
@@ -503,6 +552,7 @@ class Flow:
         from routilux_core._threads.awaiting import in_thread
 
         if error is not None:
+            self._runtime.detach()
             self.cancel()  # here, so that nothing more begins
         await in_thread(lambda: self.__exit__(kind, error, trace))
 
@@ -513,6 +563,7 @@ class Flow:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
+            self._runtime.detach()  # with a journal: as after a crash, they can be recovered
             self.cancel()
         hurries = error is not None and not isinstance(error, Exception)  # a KeyboardInterrupt, or a SystemExit
         self.shutdown(timeout=EXIT_GRACE_S if hurries else None)
@@ -547,6 +598,27 @@ def _checked_params(entry_params: Mapping[str, Any] | None) -> dict[str, Any]:
         if not isinstance(name, str):
             raise ConfigurationError(f"entry_params has names that are no strings: {brief(name)}")
     return payload
+
+
+def _checked_id(job_id: str | None) -> str | None:
+    if job_id is not None and (not isinstance(job_id, str) or not job_id or not job_id.isprintable()):
+        raise ConfigurationError(f"job_id is a text of one line that is not empty, not {brief(job_id)}")
+    return job_id
+
+
+def _keeper(journal: str | os.PathLike[str] | Journal, durability: str) -> Keeper:
+    """Return what keeps the jobs of a flow; all that a journal needs is loaded here."""
+    from routilux_core._journal.keeper import Keeper
+
+    if durability not in ("sync", "async"):
+        raise UnknownNameError("durability", durability, ("sync", "async"))
+    if isinstance(journal, Journal):
+        return Keeper(journal, durability == "sync")
+    if not isinstance(journal, (str, os.PathLike)) or not os.fspath(journal):
+        raise ConfigurationError(f"journal is the path of a file, or a Journal, not {brief(journal)}")
+    from routilux_core._journal.sqlite import SqliteJournal
+
+    return Keeper(SqliteJournal(journal), durability == "sync")
 
 
 def _whole(value: Any, name: str, minimum: int) -> int:

@@ -13,6 +13,7 @@ from routilux_core._text.printable import printable
 from routilux_core.error_handling import ErrorStrategy, Failure, LeftOut
 from routilux_core.errors import ConfigurationError, UnknownNameError
 from routilux_core.graph import Graph
+from routilux_core.journal import InDoubt
 from routilux_core.routine import Routine
 from routilux_core.strategy import ExecutionStrategy
 
@@ -38,6 +39,7 @@ class Controls(Protocol):
     def history_of(self, routine_id: str | None) -> list[ActivationRecord]: ...
     def source(self) -> Source: ...
     def late_emissions(self) -> int: ...
+    def in_doubt(self) -> list[InDoubt]: ...
     def times(self) -> tuple[float | None, float | None]: ...
     def activity(self) -> Activity: ...
     def explain(self) -> str: ...
@@ -169,6 +171,14 @@ class JobState:
     def late_emissions(self) -> int:
         """How many emissions came from calls that had timed out, and were dropped."""
         return self._controls.late_emissions()
+
+    @property
+    def in_doubt(self) -> list[InDoubt]:
+        """The calls that ran when the process died from which this job was recovered; see `Flow.recover`.
+
+        They are made again, with the same key, unless their routine says `on_crash="fail"`.
+        """
+        return self._controls.in_doubt()
 
     @property
     def started_at(self) -> float | None:

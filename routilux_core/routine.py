@@ -38,6 +38,7 @@ from routilux_core.errors import (
     UnknownNameError,
     brief,
 )
+from routilux_core.journal import RunningActivation
 from routilux_core.ports import Declared, Event, Merge, Slot, check_slot, per_worker
 
 R = typing.TypeVar("R", bound="Routine")
@@ -51,7 +52,8 @@ class Routine:
     `stateless=True` (calls may run in parallel; sealed when added to a flow; not inherited), `concurrency=N` (a bound
     on the parallel calls of a stateless routine), `scope="job"` (each job gets a fresh copy), `timeout` (seconds
     for one call), `type_name` (the name it is saved under), `on_worker_lost="retry"` (a call whose worker process dies
-    is made again; by default it has failed).
+    is made again; by default it has failed), `on_crash="fail"` (a call that ran when the process died has failed, where
+    the flow has a journal; by default it is made again).
 
     A copy of a routine (`copy.copy`, `copy.deepcopy`, `pickle`) is in no flow, and its slots call its own methods.
     """
@@ -69,6 +71,7 @@ class Routine:
         timeout: float | None = None,
         type_name: str | None = None,
         on_worker_lost: str = "fail",
+        on_crash: str = "retry",
         **rest: Any,
     ) -> None:
         try:
@@ -85,6 +88,7 @@ class Routine:
             timeout=timeout,
             type_name=type_name,
             on_worker_lost=on_worker_lost,
+            on_crash=on_crash,
         )
         check_settings(cls, cls.__routilux_settings__)
         check_names(cls, _RESERVED)
@@ -282,6 +286,17 @@ class Routine:
     def set_as_critical(self, max_retries: int = 3, retry_delay: float = 1.0, retry_backoff: float = 2.0) -> None:
         """Retry after an error in this routine, and stop the job when that did not help."""
         self.set_error_handler(ErrorHandler(ErrorStrategy.RETRY, max_retries, retry_delay, retry_backoff))
+
+    @property
+    def activation(self) -> RunningActivation:
+        """The call that runs: `self.activation.key` is the same at each of its attempts, and after each crash.
+
+        Only inside a handler of this routine, in the handler's own thread.
+        """
+        frame = frame_of(self)
+        if frame is None:
+            raise EmitError(f"activation of routine {_name_of(self)!r} was asked for outside a handler of it")
+        return RunningActivation(*frame.call_id())
 
     @property
     def cancelled(self) -> bool:

@@ -32,6 +32,7 @@ FLOOR = {
     "graph",
     "hookspecs",
     "job",
+    "journal",
     "ports",
     "records",
     "routine",
@@ -55,8 +56,12 @@ MAY_SEE = {
     "_remote": {*BASE, "_tracking", "_engine"},
     "serialization": {"floor", "_text", "_routines"},
     "_report": {"floor", "_text", "serialization"},
-    "_runtime": {*BASE, "_registry", "_tracking", "_engine", "_local", "_remote", "serialization"},
-    "face": {*BASE, "_registry", "_tracking", "_engine", "_remote", "_runtime", "serialization", "_report"},
+    "_journal": {*BASE, "_tracking", "_engine", "serialization"},
+    "_runtime": {*BASE, "_registry", "_tracking", "_engine", "_local", "_remote", "_journal", "serialization"},
+    "face": {
+        *BASE,
+        *("_registry", "_tracking", "_engine", "_remote", "_runtime", "_journal", "serialization", "_report"),
+    },
     "_context": {"_routines"},  # where programs outside look for CURRENT
     "testing": {*BASE, "_registry", "_engine", "_runtime", "_remote", "face"},
     "cli": {*BASE, "_registry", "_report", "serialization", "testing", "face"},
@@ -71,7 +76,7 @@ INSTEAD = {  # what to do about it, where that is not plain
     ("serialization", "_engine"): "a file holds what a user gave: take it from the flow's parts (`snapshot`)",
 }
 
-MOST_MODULES = 20  # in a folder, its `__init__` included
+MOST_MODULES = 21  # in a folder, its `__init__` included
 MOST_FOR_TYPES = 20  # imports in `TYPE_CHECKING` blocks: each is a place where the order of the house is not told
 MOST_LOCKING = 8  # modules that take the lock of a flow
 # Folders whose `__init__` holds a docstring and nothing else: `import routilux_core` passes through it.
@@ -96,6 +101,8 @@ NOT_AT_IMPORT = (
     "routilux_core.executors",
     "routilux_core.records",
     "routilux_core._report",
+    "routilux_core._journal",
+    "sqlite3",
     "routilux_core._tracking.listeners",
     "routilux_core._registry.plugins",
     "routilux_core.serialization.snapshot",

@@ -15,6 +15,7 @@ from routilux_core._routines.signature import Payload
 from routilux_core._threads.visits import Visit
 from routilux_core.error_handling import Failure, LeftOut
 from routilux_core.job import Activity, Stream
+from routilux_core.journal import InDoubt
 from routilux_core.routine import Routine
 from routilux_core.seconds import check_patience
 
@@ -105,6 +106,9 @@ class JobControl:
     def times(self) -> tuple[float | None, float | None]:
         return self.run.ledger.began_at, self.run.ledger.ended_by_clock()
 
+    def in_doubt(self) -> list[InDoubt]:
+        return [] if self.run.book is None else self.run.book.doubts()
+
     def late_emissions(self) -> int:
         return self.run.ledger.late
 
@@ -163,6 +167,8 @@ class JobControl:
                 run.paused = run.halted = True
                 run.ledger.reason = reason
                 run.refresh_flags()
+                if run.book is not None:
+                    run.book.pause("paused", reason)
                 at_rest = run.ending.at_rest
             if at_rest is not None:
                 at_rest.set()
@@ -176,6 +182,8 @@ class JobControl:
             if run.paused:
                 run.paused = run.halted = False
                 run.unpark()
+                if run.book is not None:
+                    run.book.pause("running", "")
         return None
 
     def cancel(self, kill: bool = False, reason: str = "") -> None:

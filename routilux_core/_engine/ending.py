@@ -52,6 +52,8 @@ class Ended(Protocol):
     slots: SlotMemory
 
     @property
+    def book(self) -> Any: ...
+    @property
     def engine(self) -> EngineRole: ...
     @property
     def done(self) -> Completion: ...
@@ -63,7 +65,11 @@ def announce_end(run: Ended) -> None:
 
     One thread does it, once; what interrupts it leaves the rest to `announce_end_again`.
     """
-    if not run.ended or run.ending.finisher is not None or not run.engine.close_books(run):
+    if not run.ended or run.ending.finisher is not None:
+        return
+    if run.book is not None and not run.book.end():  # its record is on disk before anybody is told
+        return
+    if not run.engine.close_books(run):
         return  # who ended it, or ends it just now, is here, too
     run.slots.merged.clear()
     if run.listeners is None or getattr(CURRENT.get(), "in_caller", False):

@@ -57,6 +57,7 @@ class Engine:
         "held_up",
         "hurt",
         "inlets",
+        "journaled",
         "keeps_frames",
         "lock",
         "mask",
@@ -93,6 +94,7 @@ class Engine:
         self.timers = Timers(self.lock, self.run_deferred, self._nudge)
         self.held_up = 0  # handlers in event loops that wait for room for what they emit
         self.has_timeouts = False  # of any routine
+        self.journaled = False  # each job has a journal
         self.error_handler = ErrorHandler()
         self.gather_order: list[Inlet] = []
         self.raised: list[Node] = []  # nodes whose mark was raised
@@ -247,6 +249,23 @@ class Engine:
             self.hurt = True
             raise
 
+    def take_back(self, run: JobRole, queue: Callable[[], list[Item]]) -> list[Item]:
+        """Have a run that was begun in another process; `queue` queues what is left of it. `settle` follows."""
+        try:
+            with self.lock:
+                self.runs.add(run)
+                for twin in run.own.values():
+                    twin.place(twin.scheduler)
+                self.measures.start(run.ledger)
+                refused = queue()
+                run.end_if_idle()
+                for scheduler in self.schedulers:
+                    scheduler.want_worker()
+        except BaseException:
+            self.hurt = True
+            raise
+        return refused
+
     def note_failure(
         self, run: JobRole, failure: Failure, decision: Decision, state: str | None, status: str
     ) -> Decision:
@@ -256,6 +275,8 @@ class Engine:
                 decision = Decision(ErrorStrategy.STOP)  # there is no other attempt
             failure.decision = decision.strategy
             run.ledger.note_failure(failure, state)
+            if run.book is not None:
+                run.book.decide(failure, state)
             if decision.strategy is ErrorStrategy.STOP:
                 run.stop(status)
         return decision
@@ -362,6 +383,8 @@ class Engine:
             self.hurt = True
             self.recover()
             for run in waited:
+                if run.book is not None:  # who waited goes on as after a crash: the job can be recovered
+                    run.book.detach()
                 run.abort()
             self.mend()
             raise

@@ -8,7 +8,7 @@ from routilux_core._engine.run import Run
 from routilux_core._text.printable import Lines
 from routilux_core._tracking.history import RETRIED, SKIPPED
 from routilux_core.error_handling import Decision, ErrorStrategy, Failure, by_policy
-from routilux_core.errors import UNREADABLE, NotAdmitted, text_of
+from routilux_core.errors import UNREADABLE, JournalError, NotAdmitted, text_of
 
 OUTCOMES = {ErrorStrategy.SKIP: SKIPPED, ErrorStrategy.RETRY: RETRIED}
 STATES = {ErrorStrategy.STOP: "failed", ErrorStrategy.CONTINUE: "error_continued", ErrorStrategy.SKIP: "skipped"}
@@ -16,6 +16,8 @@ STATES = {ErrorStrategy.STOP: "failed", ErrorStrategy.CONTINUE: "error_continued
 
 def decide(failure: Failure, run: Run) -> Decision:
     """Ask the plugins and the policy. What had emitted is not tried again: that would be sent twice."""
+    if run.book is not None and isinstance(failure.exception, JournalError):
+        return Decision(ErrorStrategy.STOP)  # nothing goes on without its journal
     decision = by_policy(failure) if run.decide is None else run.decide(failure)
     if decision.strategy is not ErrorStrategy.RETRY or not failure.emitted:
         return decision
@@ -40,6 +42,8 @@ def decline(run: Run, item: Item, decision: Decision) -> Decision:
 
 def carry_out(run: Run, item: Item, failure: Failure, decision: Decision, status: str = "failed") -> Decision:
     """Note a failure with the decision, and stop the job as `status` on STOP; return what is done in the end."""
+    if run.book is not None:
+        run.book.failing(item, failure)
     decision = run.engine.note_failure(run, failure, decision, STATES.get(decision.strategy), status)
     _log(run, failure, decision.strategy, status)
     if run.listeners is not None:  # before the activation is counted: behind that, its job may end

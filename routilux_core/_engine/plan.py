@@ -180,6 +180,7 @@ class Node:
         "crew",
         "holds",
         "inlets",
+        "journaled",
         "mailbox",
         "mark",
         "outlets",
@@ -215,7 +216,8 @@ class Node:
         self.told: set[str] = set()  # the slots of which was told that what their handlers return is not used
         self.unmade: threading.Lock | None = None  # held by who makes the copy of the routine; None when there is one
         self.policy = DEFAULT_POLICY
-        self.holds = False  # under a RETRY policy: emissions are held until the call has succeeded
+        self.journaled = False  # what its calls do is kept on disk when they have succeeded
+        self.holds = False  # under a RETRY policy, or a journal: emissions are held until the call has succeeded
         self.mark = 0  # raised above the flow's max_pending while nobody can work off what waits here
         self.inlets: dict[str, Inlet] = {}
         self.outlets: dict[str, Outlet] = {}
@@ -233,7 +235,7 @@ class Node:
     def set_policy(self, default: ErrorHandler) -> None:
         """Take over the routine's own error policy, or the given one of its flow."""
         self.policy = self.routine._routilux.error_handler or default
-        self.holds = self.policy.strategy is ErrorStrategy.RETRY
+        self.holds = self.journaled or self.policy.strategy is ErrorStrategy.RETRY
         for outlet in self.outlets.values():
             outlet.short = not (self.holds or self.timeout)
             outlet.look_again()
@@ -252,7 +254,7 @@ class Node:
         twin.place(self.scheduler)
         twin.routine, twin.unmade = self.routine, threading.Lock()
         twin.per_job, twin.mark, twin.timeout, twin.outlets = False, 0, self.timeout, self.outlets
-        twin.told, twin.told_blocked = self.told, self.told_blocked
+        twin.told, twin.told_blocked, twin.journaled = self.told, self.told_blocked, self.journaled
         slots = twin.routine._routilux.slots
         twin.inlets = {name: Inlet(twin, slots[name], inlet.number) for name, inlet in self.inlets.items()}
         twin.set_policy(self.policy)

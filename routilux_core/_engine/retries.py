@@ -54,6 +54,15 @@ class Retries:
         self.waiting[number] = Waiting(timer, item, keeps)
         return keeps
 
+    @guarded
+    def take_up(self, item: Item, attempt: int, delay: float) -> None:
+        """Wait for another attempt that was due in another process; nothing else of its routine is queued yet."""
+        inlet, number = item[INLET], item[NUMBER]
+        self.attempts[number] = attempt
+        self.may_retry = self.may_retry or inlet.is_fast
+        keeps = inlet.node.mailbox.limit == 1 and inlet.node.mailbox.acquire()
+        self.waiting[number] = Waiting(self._timers.add(delay, lambda: self._try_again(number)), item, keeps)
+
     def _try_again(self, number: int) -> None:
         _, item, keeps = self.waiting.pop(number)
         node = item[INLET].node

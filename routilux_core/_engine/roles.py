@@ -8,13 +8,15 @@ from typing import Any, Protocol
 
 from routilux_core._engine.ending import Ended
 from routilux_core._engine.ledger import LedgerCounts
-from routilux_core._engine.plan import Inlet, Item, Lane, Node
+from routilux_core._engine.plan import Inlet, Item, Lane, Node, Outlet
 from routilux_core._engine.ready import Hand, LockedReady
 from routilux_core._engine.retries import Retries
 from routilux_core._routines.frame import Frame
 from routilux_core._routines.signature import Payload
 from routilux_core._threads.resources import Resources
 from routilux_core._threads.timers import Timer
+from routilux_core.error_handling import Failure
+from routilux_core.journal import InDoubt
 from routilux_core.strategy import Task, WorkerPool
 
 
@@ -47,6 +49,23 @@ class AwaitingRole(Hand, Protocol):
     def kill(self, run: Any, /) -> None: ...
 
 
+class BookRole(Protocol):
+    """What a journal has of a job: it is told what happens, most of it in the step in which it does. See `_journal`."""
+
+    def text_of(self, node: Node, outlet: Outlet, data: Payload, /) -> str: ...
+    def begin(self, item: Item, /) -> None: ...
+    def complete(self, item: Item, held: Iterable[tuple[Outlet, Payload, str]], /) -> list[Inlet]: ...
+    def failing(self, item: Item, failure: Failure, /) -> None: ...
+    def decide(self, failure: Failure, state: str | None, /) -> None: ...
+    def settle(self, item: Item, outcome: int, delay: float, /) -> None: ...
+    def gather(self, number: int, inlet: Inlet, /) -> None: ...
+    def stop(self, status: str, gone: Iterable[int], /) -> None: ...
+    def pause(self, status: str, reason: str, /) -> None: ...
+    def detach(self) -> None: ...
+    def end(self) -> bool: ...
+    def doubts(self) -> list[InDoubt]: ...
+
+
 class JobRole(Ended, Protocol):
     """A job that runs: a `Run`."""
 
@@ -58,6 +77,8 @@ class JobRole(Ended, Protocol):
     swept: set[int]
     waiters: list[Frame]
 
+    @property
+    def book(self) -> BookRole | None: ...
     @property
     def ledger(self) -> LedgerCounts: ...
     @property

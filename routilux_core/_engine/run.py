@@ -14,7 +14,7 @@ from routilux_core._engine.ledger import LedgerCounts
 from routilux_core._engine.merging import SlotMemory
 from routilux_core._engine.plan import CAUSES, INLET, JOB, NUMBER, PAYLOAD, Inlet, Item, Node, Outlet, arrived, rename
 from routilux_core._engine.retries import Retries
-from routilux_core._engine.roles import SchedulerRole
+from routilux_core._engine.roles import BookRole, SchedulerRole
 from routilux_core._routines.frame import Frame
 from routilux_core._routines.signature import Payload
 from routilux_core._threads.completion import Completion
@@ -33,6 +33,7 @@ class Run:
 
     __slots__ = (
         "admit",
+        "book",
         "context",
         "decide",
         "done",
@@ -65,6 +66,7 @@ class Run:
         self.ledger = LedgerCounts(job_id, self.retries, history_size, len(engine.inlets))
         self.timed = self.ledger.history.timed
         self.paused = False
+        self.book: BookRole | None = None  # what a journal has of the job, if the flow has one
         self.own: dict[Node, Node] = {}  # its own twins of nodes with `scope="job"`
         self.listeners: Listeners | None = None
         self.context = context
@@ -117,7 +119,7 @@ class Run:
         """Work out `may_emit_fast` and `is_fast`. Under the lock, or before anything is posted."""
         self.may_emit_fast = not self.stopped and (self.listeners is None or not self.listeners.details)
         plain = self.context is None and self.admit is None and not self.retries.may_retry
-        plain = plain and self.ledger.payloads is None
+        plain = plain and self.ledger.payloads is None and self.book is None
         self.is_fast = self.may_emit_fast and not self.halted and plain
 
     # -- posting (lock)
@@ -130,25 +132,42 @@ class Run:
         if inlet.gathers:
             self.ledger.gathered += 1
             if not self.stopped:
-                told = self.listeners is not None or self.admit is not None
-                self.slots.gather(inlet, payload, cause if told else 0)
+                self.slots.gather(inlet, payload, cause if self.keeps_causes else 0)
             return
         self._queue(inlet, payload, cause, now)
 
+    @property
+    def keeps_causes(self) -> bool:
+        """Whether somebody is told by what a gather slot was called."""
+        return self.listeners is not None or self.admit is not None
+
     def _queue(self, inlet: Inlet, payload: Payload, cause: int, now: float) -> int:
-        scheduler, ledger = inlet.node.scheduler, self.ledger
+        ledger = self.ledger
         ledger.last += 1
         ledger.placed += 1
         if self.stopped:
             ledger.discard(1)
             return 0
         number = next(self.numbers)
+        self.put(inlet, payload, number, cause, now)
+        return number
+
+    @guarded
+    def put(self, inlet: Inlet, payload: Payload, number: int, cause: int, now: float) -> None:
+        """Queue an activation that is counted as posted."""
+        scheduler = inlet.node.scheduler
         inlet.node.queue.append((inlet, payload, self, number, cause, now))
         if inlet.node.waits is not None:
             scheduler.admit(inlet.node)
         elif scheduler.active < scheduler.workers and not scheduler.recruiting:
             scheduler.want_worker()
-        return number
+
+    @guarded
+    def post_numbered(self, inlet: Inlet, payload: Payload, number: int, cause: int, now: float) -> None:
+        """Queue an activation that has its number already, since a journal had it first."""
+        self.ledger.last += 1
+        self.ledger.placed += 1
+        self.put(inlet, payload, number, cause, now)
 
     @guarded
     def send(self, outlet: Outlet, data: Payload, cause: int, now: float) -> None:
@@ -159,6 +178,17 @@ class Run:
             return
         for inlet, mapping in outlet.targets:
             self.post(inlet, data if mapping is None else rename(data, mapping), cause, now)
+        if outlet.outputs and not self.stopped:
+            for name in outlet.outputs:
+                self.ledger.collected.setdefault(name, []).append(dict(data))
+            if self.readers:
+                self._wake_readers()
+        elif not outlet.targets:
+            self.ledger.unconnected += 1
+
+    @guarded
+    def collect(self, outlet: Outlet, data: Payload) -> None:
+        """Do for an emission what `send` does behind its targets: a journal had it first, and has sent it to those."""
         if outlet.outputs and not self.stopped:
             for name in outlet.outputs:
                 self.ledger.collected.setdefault(name, []).append(dict(data))
@@ -237,6 +267,8 @@ class Run:
             found = self.slots.next_gathered(self.engine.gather_order, self.own)
             if found is not None:
                 number = self._queue(*found, 0, perf_counter())
+                if self.book is not None:
+                    self.book.gather(number, found[0])
                 if self.listeners is not None:
                     self.listeners.causes[number] = tuple(found[1][CAUSES])
             return False
@@ -248,7 +280,10 @@ class Run:
     def doubt(self) -> None:
         """Let what there really is decide about the end, from now on: the counts may be wrong."""
         self.ledger.doubtful = True
-        if self.stopped and not self.ended:
+        if self.book is not None and not self.ended:  # what is in the journal is right: another process goes on with it
+            self.book.detach()
+            self.stop("cancelled")
+        elif self.stopped and not self.ended:
             self._discard_all()
 
     @guarded
@@ -262,12 +297,16 @@ class Run:
             self.ledger.retried += 1
             kept = self.retries.add(item, delay, permit)
             self.refresh_flags()
+            if self.book is not None:
+                self.book.settle(item, outcome, delay)
             if permit and not kept:
                 node.scheduler.ready.release(node)
             return
         if outcome == RETRIED:  # the job was stopped since that was decided: discarded, as waiting ones are
             self.ledger.retried += 1
             outcome = DISCARDED
+        if self.book is not None:
+            self.book.settle(item, outcome, delay)
         self.retries.forget(item[NUMBER])
         self.ledger.count(outcome)
         if permit:
@@ -303,8 +342,18 @@ class Run:
         gone = self.engine.drop(self) + self.parked + self.retries.give_up()
         self.parked, self.slots.arrivals, self.slots.causes = [], {}, {}
         self.ledger.discard(len(gone))
+        if self.book is not None:
+            self.book.stop(self.ledger.final, [item[NUMBER] for item in gone])
         for scheduler in self.engine.schedulers:
             scheduler.want_worker()
+
+    @guarded
+    def fail_with(self, error: BaseException, entry: Inlet) -> None:
+        """Let a job that has ended have failed after all, and say why."""
+        failure = self.ledger.failure((entry, {}, self, 1, 0, 0.0), error)
+        failure.decision = ErrorStrategy.STOP
+        self.ledger.note_failure(failure, None)
+        self.ledger.final = "failed"
 
     @guarded
     def lost(self, scheduler: SchedulerRole, error: BaseException) -> None:

@@ -137,6 +137,7 @@ class Wiring:
 
     def _wire(self, name: str, routine: Routine, scheduler: Lane) -> None:
         node = Node(name, routine, scheduler)
+        node.journaled = self.engine.journaled
         self.engine.add_node(node)
         self.engine.has_timeouts = self.engine.has_timeouts or node.timeout is not None
         internals = routine._routilux

@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from routilux_core._engine.engine import Engine
-from routilux_core._engine.plan import INLET, JOB, NUMBER, Item, Node, Outlet
+from routilux_core._engine.plan import INLET, JOB, NUMBER, Inlet, Item, Node, Outlet
 from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Scheduler
 from routilux_core._routines.frame import CURRENT, Frame
@@ -28,10 +28,11 @@ class CallState:
     top. `late` says that its time was over while it ran: then its activation is, or is just being, `decided` about.
     """
 
-    __slots__ = ("decided", "due", "held", "late", "lending", "lent")
+    __slots__ = ("counted", "decided", "due", "held", "late", "lending", "lent")
 
     def __init__(self) -> None:
-        self.held: list[tuple[Outlet, Payload]] | None = None
+        self.held: list[tuple[Outlet, Payload, str]] | None = None  # with its text, where there is a journal
+        self.counted: dict[str, float] | None = None  # what it added to the counters of its routine, where there is one
         self.due: float | None = None
         self.lent = 0.0  # seconds
         self.lending = 0.0  # since when it does so just now
@@ -212,7 +213,8 @@ class Emitter:
         except KeyError:
             raise UnknownNameError("event", event_name, node.outlets, f"routine {node.routine_id!r}") from None
         if call is not None and call.held is not None:
-            call.held.append((outlet, data))
+            book = item[JOB].book
+            call.held.append((outlet, data, "" if book is None else book.text_of(node, outlet, data)))
         else:
             self.send(outlet, data)
 
@@ -234,8 +236,13 @@ class Emitter:
         elif not outlet.targets:  # nobody is called for it, and nothing waits behind it
             return
         engine.run_deferred()
+        self.relieve_all([inlet for inlet, _ in outlet.targets], run)
+
+    def relieve_all(self, inlets: list[Inlet], run: Run) -> None:
+        """Do something about what waits where something was just sent, if that is too much."""
+        engine = self.scheduler.engine
         crowded = any(scheduler.ready.backlog() > engine.max_pending for scheduler in engine.schedulers)
-        for inlet, _ in outlet.targets:
+        for inlet in inlets:
             node = run.own.get(inlet.node, inlet.node) if run.own else inlet.node
             if crowded or node.mailbox.waiting:
                 self.relieve(node)
@@ -253,6 +260,12 @@ class Emitter:
         """Return whether the job of the running handler was stopped or cancelled, or the time of the call is over."""
         assert self.item is not None
         return self.item[JOB].stopped or (self.call is not None and self.call.is_over())
+
+    def call_id(self) -> tuple[str, int, int]:
+        """Return the job of the activation in hand, its number, and which attempt it is."""
+        assert self.item is not None
+        run: Run = self.item[JOB]
+        return run.job_id, self.item[NUMBER], run.retries.attempt(self.item[NUMBER])
 
     def resource(self, key: tuple[object, str], factory: Callable[[], Any], /) -> Any:
         """Return what this worker made for a routine with `per_worker`, making it when first asked for."""

@@ -59,6 +59,8 @@ def call(worker: Emitter, inlet: Inlet, payload: Payload, run: Run, number: int)
     payload = prepare(worker, inlet, payload, run, number)
     if run.stopped:  # that may have taken its time; behind this look the worker has committed to the call
         return NOT_BEGUN
+    if run.book is not None and worker.item is not None:
+        run.book.begin(worker.item)
     # From here on `emit` may be called, and the timers' thread may look at the time.
     state = worker.call = state_of_call(node, start_deadline(worker, node))
     began = perf_counter()
@@ -141,10 +143,14 @@ def succeed(worker: Emitter, run: Run, number: int) -> None:
     state = worker.call
     if state is None or state.held is None:
         return
+    if run.book is not None and worker.item is not None:
+        held, state.held = state.held, None
+        worker.relieve_all(run.book.complete(worker.item, held), run)
+        return
     # No longer held from here on: while these are sent, `emit` may run other handlers, not this one. All of it comes
     # before the activation is counted as over, else its job could end in between.
     held, state.held = state.held, None
-    for outlet, data in held:
+    for outlet, data, _ in held:
         worker.send(outlet, data)
 
 
@@ -157,6 +163,8 @@ def fail(worker: Emitter, item: Item, error: BaseException, before: int) -> Verd
     failure = run.ledger.failure(item, error, worker.emitted - before)
     if ends_program(error):  # a Ctrl-C may have come anywhere in `emit`, with the lock held
         engine.recover()
+        if run.book is not None:  # the program ends, as in a crash: another process goes on with the job
+            run.book.detach()
         carry_out(run, item, failure, Decision(ErrorStrategy.STOP), "cancelled")
         return Verdict(FAILED, interrupt=error)
     decision = carry_out(run, item, failure, decide(failure, run))

@@ -14,7 +14,7 @@ from routilux_core._remote.wire import Callee, Data
 from routilux_core._routines.frame import CURRENT, Frame
 from routilux_core._routines.signature import Payload
 from routilux_core._threads.resources import Resources
-from routilux_core.errors import ActivationTimeout, UnknownNameError
+from routilux_core.errors import ActivationTimeout, FlowStateError, UnknownNameError
 from routilux_core.routine import Routine
 
 
@@ -134,6 +134,12 @@ class RemoteFrame:
 
     def is_cancelled(self) -> bool:
         return (self.cancelled is not None and self.cancelled()) or self.time.is_over()
+
+    def call_id(self) -> tuple[str, int, int]:
+        raise FlowStateError(
+            f"routine {self._routine_id!r}: self.activation is not known in a worker process: send a key of your own "
+            "in the payload, or place the routine on 'concurrent'"
+        )
 
     def resource(self, key: tuple[object, str], factory: Callable[[], Any], /) -> Any:
         return self._resources.get(key, factory)

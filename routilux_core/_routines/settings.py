@@ -30,6 +30,7 @@ class RoutineSettings(NamedTuple):
     timeout: float | None = None
     type_name: str | None = None
     on_worker_lost: str = "fail"
+    on_crash: str = "retry"
 
 
 def check_settings(cls: type, settings: RoutineSettings) -> None:
@@ -38,6 +39,8 @@ def check_settings(cls: type, settings: RoutineSettings) -> None:
         raise UnknownNameError("scope", settings.scope, ("flow", "job"), f"class {cls.__name__}")
     if settings.on_worker_lost not in ("fail", "retry"):
         raise UnknownNameError("on_worker_lost", settings.on_worker_lost, ("fail", "retry"), f"class {cls.__name__}")
+    if settings.on_crash not in ("fail", "retry"):
+        raise UnknownNameError("on_crash", settings.on_crash, ("fail", "retry"), f"class {cls.__name__}")
     if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int) or not 1 <= bound <= sys.maxsize):
         raise ConfigurationError(
             f"class {cls.__name__}: concurrency has to be a whole number from 1 to {sys.maxsize}, not {brief(bound)}"

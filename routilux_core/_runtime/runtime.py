@@ -33,13 +33,17 @@ from routilux_core._text.printable import printable
 from routilux_core._threads.guard import is_held_here
 from routilux_core._threads.visits import Visit
 from routilux_core._tracking.payloads import Payloads
-from routilux_core.errors import FlowStateError, StrategyError
+from routilux_core.errors import CapabilityError, FlowStateError, StrategyError, UnknownNameError
 from routilux_core.graph import Graph
 from routilux_core.job import JobState, Origin
 from routilux_core.routine import Routine, let_go
 from routilux_core.strategy import ExecutionStrategy, Task
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import ModuleType
+
+    from routilux_core._journal.keeper import Keeper
     from routilux_core.serialization.snapshot import SavedFlow, SavedStrategy
 
 EXIT_GRACE_S = 3.0  # that running handlers get when the interpreter exits, or was told to
@@ -51,6 +55,7 @@ class Order(NamedTuple):
     routine_id: str
     payload: dict[str, Any]
     slot: str | None
+    job_id: str | None = None
 
 
 class Runtime:
@@ -64,6 +69,7 @@ class Runtime:
         "engine",
         "given",
         "history_size",
+        "keeper",
         "last",
         "made_in_handler",
         "numbers",
@@ -86,6 +92,7 @@ class Runtime:
         execution_strategy: str | ExecutionStrategy,
         max_workers: int | None,
         options: dict[str, Any],
+        keeper: Keeper | None = None,
     ) -> None:
         self.engine, self.history_size = engine, history_size
         self.schedulers: list[Scheduler] = []  # the flow's own first; the engine has the same list
@@ -96,6 +103,7 @@ class Runtime:
         self.opening, self.building = threading.RLock(), threading.RLock()
         self.wiring = Wiring(engine, Graph(flow_id), {}, self.building)
         self.plugins = plugins
+        self.keeper = keeper
         self.numbers = itertools.count(1)  # of jobs
         self.process, self.session = 0, ""  # which processes the ids of jobs tell apart, and how
         self.last: JobState | None = None
@@ -162,6 +170,8 @@ class Runtime:
         return scheduler
 
     def _new_scheduler(self, strategy: ExecutionStrategy) -> Scheduler:
+        if self.keeper is not None:
+            check_keeps(strategy)
         if strategy.capabilities.shares_memory:
             return Scheduler(self.engine, strategy, _task)
         from routilux_core._remote.scheduler import RemoteScheduler  # with it comes all that travelling needs
@@ -196,7 +206,7 @@ class Runtime:
         """Take over a flow that was read, all at once: after an error everything is as it was."""
         settings = saved.settings
         engine = Engine(settings["max_pending"], settings["history_size"], self.engine.capture)
-        engine.error_handler = saved.error_handler
+        engine.error_handler, engine.journaled = saved.error_handler, self.engine.journaled
         with self.opening:
             with self.building:
                 self.wiring.check_idle("deserialize")
@@ -257,6 +267,10 @@ class Runtime:
         engine.check_fork()
         if not self.made_in_handler and getattr(CURRENT.get(), "shipped", False):
             raise _is_a_copy(f"execute({order.routine_id!r}) of flow {self.wiring.graph.flow_id!r}")
+        if order.job_id is not None:
+            known = self._known(order.job_id)
+            if known is not None:
+                return known
         if self.is_interrupted():
             return self._execute_later(order)
         run: Run | None = None
@@ -308,24 +322,17 @@ class Runtime:
 
         Return it, and whether all of it, and its entry, are worked at here.
         """
-        plugins = self.plugins.all()
+        self.plugins.all()  # loaded before: that may take its time
         with self.opening, self.building:  # until it is posted, nobody closes the pools or changes anything
             inlet = self.wiring.entry(order.routine_id, order.slot)
             _warn_of_unknown(inlet, order.payload)
             self._prepare(inlet, order.payload)
-            run, job = made or self._new_job()
-            if plugins is not None and plugins.decides:
-                run.decide = plugins.decide
-            if plugins is not None and plugins.admits:
-                from routilux_core._tracking.activations import Admission
-
-                run.ask_before_calls(Admission(plugins.admit, run.job_id, run.retries))
-            if plugins is not None and plugins.listening:
-                from routilux_core._tracking.listeners import Listeners
-
-                run.listen(Listeners(plugins.listening, job, run, self.engine))
+            run, job = made or self._new_job(order.job_id)
+            self._equip(run, job)
             if inlet.node.per_job:
                 run.node_for(inlet.node).make()  # what raises there, raises before the job begins
+            if self.keeper is not None:
+                self.keeper.start(self.wiring, run, job, inlet, order.payload)
             try:
                 self.last = job  # first: once it is posted, another thread may let it begin, whatever comes in between
                 self.engine.take_in(run, inlet, order.payload)
@@ -340,6 +347,94 @@ class Runtime:
             run.abort()
             raise
         return run, job, whole, entry
+
+    def _equip(self, run: Run, job: JobState) -> None:
+        """Let a job ask, and tell, the plugins that want that."""
+        plugins = self.plugins.all()
+        if plugins is None:
+            return
+        if plugins.decides:
+            run.decide = plugins.decide
+        if plugins.admits:
+            from routilux_core._tracking.activations import Admission
+
+            run.ask_before_calls(Admission(plugins.admit, run.job_id, run.retries))
+        if plugins.listening:
+            from routilux_core._tracking.listeners import Listeners
+
+            run.listen(Listeners(plugins.listening, job, run, self.engine))
+
+    # -- jobs that a journal has
+
+    def _known(self, job_id: str) -> JobState | None:
+        """Return a job of this id: one that runs, the record of one that has ended, or one that is taken up now."""
+        if self.keeper is None:
+            if any(run.job_id == job_id for run in self.running()):
+                raise FlowStateError(f"job {printable(job_id)} of flow {self.wiring.graph.flow_id!r} runs already")
+            return None
+        with self.opening:
+            found = self.keeper.find(self.wiring.graph.flow_id, job_id)
+            if isinstance(found, str):
+                [found] = self.recover(found)
+        return found
+
+    def recover(
+        self,
+        job_id: str | None = None,
+        retry_failed: bool = False,
+        accept_changes: bool = False,
+        types: Iterable[type | ModuleType] = (),
+        ends_as: str | None = None,
+    ) -> list[JobState]:
+        """Go on with one job, or all, that a journal has; work at them here as far as their strategies want that."""
+        keeper, flow_id = self.keeper, self.wiring.graph.flow_id
+        if keeper is None:
+            raise FlowStateError(f"flow {flow_id!r} has no journal: make it with Flow(..., journal=path)")
+        self.engine.check_fork()
+        types = list(types)
+        with Visit(self.engine):
+            with self.opening, self.building:
+                keeper.open(flow_id)
+                names = keeper.left(flow_id, retry_failed) if job_id is None else [job_id]
+                found = [keeper.find(flow_id, name) for name in names]
+                if job_id is not None and found == [None]:
+                    raise UnknownNameError("job", job_id, keeper.left(flow_id, True), f"See {keeper.journal.where}")
+                begun = [
+                    name
+                    for name, each in zip(names, found, strict=True)
+                    if isinstance(each, str) or (retry_failed and name in keeper.left(flow_id, True))
+                ]
+                if begun and ends_as is None:
+                    keeper.check_flow(self.wiring, accept_changes)
+                    keeper.share(self.wiring, types)
+                    self._prepare(None, {})
+                made = {name: self._take_up(name, types, retry_failed, ends_as) for name in begun}
+            for run, _, recovery, refused in made.values():
+                begin(run)
+                recovery.refuse(refused)
+                run.engine.settle([run])
+        for run, _, _, _ in made.values():
+            if not inside(self.engine) and any(map(_works_here, self.schedulers)):
+                drive(run, None if _works_here(self.default) else 0.0)
+        jobs = [made[name][1] if name in made else each for name, each in zip(names, found, strict=True)]
+        return [job for job in jobs if isinstance(job, JobState)]
+
+    def _take_up(
+        self, job_id: str, types: Iterable[type | ModuleType], retry_failed: bool, ends_as: str | None
+    ) -> tuple[Run, JobState, Any, Any]:
+        assert self.keeper is not None
+        run, job = self._new_job(job_id)
+        if ends_as is None:
+            self._equip(run, job)
+        recovery, items = self.keeper.take_up(self.wiring, run, job, types, retry_failed, ends_as)
+        self.last = job
+        refused = self.engine.take_back(run, lambda: recovery.queue(items))
+        return run, job, recovery, refused
+
+    def detach(self) -> None:
+        """Leave the jobs that run in the journal as they are, whatever becomes of them here."""
+        if self.keeper is not None:
+            self.keeper.detach()
 
     def is_interrupted(self) -> bool:
         """Return whether the calling thread is at work inside already: a signal handler calls, most often."""
@@ -361,7 +456,7 @@ class Runtime:
             logger().exception("job %s, executed in a signal handler, could not be started", run.job_id)
             JobControl(run).cancel()
 
-    def _prepare(self, entry: Inlet, payload: Mapping[str, Any]) -> None:
+    def _prepare(self, entry: Inlet | None, payload: Mapping[str, Any]) -> None:
         """Check what the flow needs, open its pools, order its gather slots. Outside the engine's lock."""
         if self.was_read:
             self._load_strategies()
@@ -372,7 +467,8 @@ class Runtime:
             wiring.order_gathers()
         self._close_what_is_over()
         for scheduler in self.schedulers:
-            scheduler.prepare(entry, payload, bool(engine.runs))
+            if entry is not None:
+                scheduler.prepare(entry, payload, bool(engine.runs))
             missing = missing or scheduler.pool is None
         if missing:
             self._open()
@@ -427,6 +523,7 @@ class Runtime:
         while not closed:  # again, where jobs have begun meanwhile
             self._cancel_paused()
             if not self.engine.wait(self.unfinished(), seconds_left(deadline)):
+                self.detach()
                 self.cancel()
             closed = self._close(seconds_left(deadline))
 
@@ -440,6 +537,8 @@ class Runtime:
     def _cancel_paused(self) -> None:
         for run in self.running():
             if run.paused:
+                if run.book is not None:  # it is paused in the journal, and can be recovered
+                    run.book.detach()
                 JobControl(run).cancel()
 
     def _closing(self) -> None:
@@ -458,6 +557,8 @@ class Runtime:
             if any(timeout is None or not run.stopped for run in self.running()):
                 return False
             self._close_pools(self.schedulers, cancel=timeout is not None, timeout=timeout)
+            if self.keeper is not None:
+                self.keeper.close()
         return True
 
     def _close_pools(self, schedulers: list[Scheduler], *, cancel: bool, timeout: float | None) -> None:
@@ -466,6 +567,17 @@ class Runtime:
         if self.at_exit is not None:
             atexit.unregister(self.at_exit)
             self.at_exit = None
+
+
+def check_keeps(strategy: ExecutionStrategy) -> None:
+    """Refuse a strategy whose jobs can't be kept in a journal yet."""
+    can = strategy.capabilities
+    if can.shares_memory and not can.coroutines:
+        return
+    raise CapabilityError(
+        f"strategy {strategy.name!r} can't run the jobs of a flow with a journal: what its workers do elsewhere is not "
+        "kept yet; use 'sequential' or 'concurrent', or leave journal= out"
+    )
 
 
 def _warn_of_unknown(entry: Inlet, payload: Mapping[str, Any]) -> None:
@@ -581,6 +693,8 @@ def _exit(flow_id: str, engine: Engine) -> None:
         )
     unfinished = _unfinished(engine)
     for run in running:
+        if run.book is not None:
+            run.book.detach()
         JobControl(run).cancel()
     deadline = monotonic() + EXIT_GRACE_S
     for scheduler in engine.schedulers:  # which lets what runs end, too

@@ -39,6 +39,12 @@ class Failures:
         if len(self._first) < most:
             self._first.append(numbered)
 
+    def resume(self, failures: list[Failure], counted: int, others: int) -> None:
+        """Keep failures from before, and know how many there were."""
+        for failure in failures:
+            self.note(failure)
+        self._counted, self._others = counted, others
+
     def is_new(self, failure: Failure) -> bool:
         """Whether it is the first of its kind: of this type, at this slot. Of very many kinds, the others are not."""
         kind = (failure.routine_id, failure.slot, type(failure.exception))

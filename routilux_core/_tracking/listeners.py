@@ -370,6 +370,9 @@ class _Telling:
     def is_cancelled(self) -> bool:
         return False
 
+    def call_id(self) -> tuple[str, int, int]:
+        raise EmitError("no handler runs in a tracking hook, so there is no activation")
+
     def resource(self, key: tuple[object, str], factory: Callable[[], Any], /) -> Any:
         return factory()
 

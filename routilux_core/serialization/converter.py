@@ -22,7 +22,15 @@ from routilux_core.error_handling import ErrorHandler
 from routilux_core.graph import Connection, Output
 from routilux_core.serialization.kinds import register_kinds
 from routilux_core.serialization.problems import MOST, ROOT, Name, Path, Problems
-from routilux_core.serialization.schema import FailureRecord, FlowRecord, JobRecord, PolicyRecord, SlotRecord, Value
+from routilux_core.serialization.schema import (
+    FailureRecord,
+    FlowRecord,
+    JobRecord,
+    PolicyRecord,
+    SettingsRecord,
+    SlotRecord,
+    Value,
+)
 from routilux_core.serialization.type_lookup import is_writable, shown
 
 R = TypeVar("R")
@@ -84,9 +92,17 @@ def _write_as_named(made: cattrs.Converter) -> None:
     """Write connections and outputs by their names in the file, and leave out what a record may lack."""
     made.register_unstructure_hook_func(lambda kind: kind == list[Connection], _write_connections)
     made.register_unstructure_hook_func(lambda kind: kind == list[Output], _write_outputs)
+    inner = make_dict_unstructure_fn(SettingsRecord, made)
+    made.register_unstructure_hook(SettingsRecord, lambda each: _without_default(inner(each)))
     _leave_out(made, SlotRecord, ("whole",))
     _leave_out(made, FailureRecord, ("activation", "cause"))
     _leave_out(made, JobRecord, ("errors_left_out",), ("started_at",), ("ended_at",))
+
+
+def _without_default(settings: dict[str, Any]) -> dict[str, Any]:
+    if settings["on_crash"] == "retry":
+        del settings["on_crash"]
+    return settings
 
 
 def _leave_out(made: cattrs.Converter, record: type[AttrsInstance], *groups: tuple[str, ...]) -> None:

@@ -11,6 +11,7 @@ from routilux_core._text.printable import printable
 from routilux_core.error_handling import Errors, Failure, LeftOut
 from routilux_core.errors import FlowStateError, SavedError
 from routilux_core.job import FINAL_STATUSES, ROUTINE_STATES, Activity, JobState
+from routilux_core.journal import InDoubt
 from routilux_core.records import ActivationRecord, Ledger
 from routilux_core.routine import Routine
 from routilux_core.seconds import check_patience
@@ -207,6 +208,9 @@ class SavedRun:
 
     def times(self) -> tuple[float | None, float | None]:
         return self._record.started_at, self._record.ended_at
+
+    def in_doubt(self) -> list[InDoubt]:
+        return []
 
     def late_emissions(self) -> int:
         return self._record.late_emissions

@@ -135,7 +135,7 @@ class RoutineReader:
                     self._allow(each)
 
     def _settings(self, form: Form, record: RoutineRecord, path: Path) -> None:
-        for name, own in form.settings.items():
+        for name, own in {"on_crash": "retry", **form.settings}.items():
             saved = getattr(record.settings, name)
             if saved != own or type(saved) is not type(own):
                 self.problems.add(

@@ -49,6 +49,7 @@ class SettingsRecord:
     scope: str
     timeout: float | None
     on_worker_lost: str
+    on_crash: str = "retry"  # written only where it is "fail"
 
 
 @frozen

@@ -75,6 +75,9 @@ class _Frame:
     def is_cancelled(self) -> bool:
         return False
 
+    def call_id(self) -> tuple[str, int, int]:
+        return "call", 1, 1
+
     def resource(self, key: tuple[object, str], factory: Callable[[], Any], /) -> Any:
         return self._resources.get(key, factory)
 

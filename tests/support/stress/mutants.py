@@ -165,7 +165,7 @@ COUNTS_BEFORE_ITS_EMISSIONS = (
         "succeed",
         """
         held, state.held = state.held, None
-        for outlet, data in held:
+        for outlet, data, _ in held:
         """,
         """
         held, state.held = state.held, None
@@ -183,7 +183,7 @@ COUNTS_BEFORE_ITS_EMISSIONS = (
         with worker.engine.lock:
             run.ledger.over -= 1  # the loop counts it for good
             run.ledger.members += 1
-        for outlet, data in held:
+        for outlet, data, _ in held:
         """,
     ),
 )

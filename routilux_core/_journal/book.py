@@ -1,0 +1,586 @@
+"""What a journal has of one job while it runs: each activation that ends is one record, in causal order.
+
+The engine says what happens, most of it under its lock, in the same step in which it numbers, counts or discards. So
+the order of the records is the order of the engine's steps, and whatever prefix of them is on disk, it is a state in
+which the job could have been.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from threading import get_ident
+from time import perf_counter, time
+from typing import Any, NamedTuple
+from zlib import crc32
+
+from routilux_core._engine.engine import logger
+from routilux_core._engine.plan import INLET, NUMBER, PAYLOAD, Inlet, Item, Node, Outlet, rename
+from routilux_core._engine.run import Run
+from routilux_core._journal.commits import Commits, Line
+from routilux_core._journal.texts import compact, failure_document, payload_text, record_text, state_text
+from routilux_core._routines.frame import CURRENT
+from routilux_core._routines.merge_strategies import MERGES
+from routilux_core._routines.signature import Payload
+from routilux_core._threads.guard import guarded
+from routilux_core._tracking.history import COMPLETED, DISCARDED, FAILED, RETRIED, SKIPPED
+from routilux_core.error_handling import ErrorStrategy, Failure
+from routilux_core.errors import JournalError
+from routilux_core.job import ROUTINE_STATES
+from routilux_core.journal import InDoubt, Key, Mark
+from routilux_core.routine import Routine
+
+LARGE = 1 << 20  # characters of a routine's state, which is written again after each of its calls
+APPEND = MERGES["append"].function
+RING = 100  # of the newest failures that were retried or skipped
+MOST_FAILURES = 10_000  # kept of those that count
+
+Rows = dict[Key, "str | Line | None"]
+Held = tuple[Outlet, Payload, str]  # what a call has emitted, and the text of the payload
+
+
+class JobLine(NamedTuple):
+    """The row of a job: its counts, as they are after the records up to now."""
+
+    flow_id: str
+    status: str  # running, paused; failed or cancelled where it was stopped; then what it ended as
+    reason: str
+    began_at: float
+    posted: int
+    over: int
+    failed: int
+    skipped: int
+    discarded: int
+    retried: int
+    sent: int
+    unconnected: int
+    gathered: int
+    last: int  # the number of the newest activation
+    arrivals: int  # numbers of arrivals at gather slots, of outputs, of failures, of retried or skipped attempts
+    outputs: int
+    failures: int
+    attempts: int
+    completed: list[str]  # routines of which calls have completed
+    decided: dict[str, str]  # and the gravest decision for each of which calls have failed
+    sizes: dict[str, int]  # rows by kind
+
+    def text(self) -> str:
+        return compact(self._asdict())
+
+
+class Target(NamedTuple):
+    """One delivery of an emission."""
+
+    inlet: Inlet
+    payload: Payload
+    text: str
+
+
+class Placed(NamedTuple):
+    """An activation, or an arrival at a gather slot, that has its number, and is on its way to its queue."""
+
+    inlet: Inlet
+    payload: Payload
+    number: int
+
+
+class Told(NamedTuple):
+    """What is known of a failure before it is counted: its document, and what the routine keeps by then."""
+
+    document: dict[str, Any]
+    kept: Rows
+    counted: dict[str, float]
+    node: Node
+
+
+class Book:
+    """The journal's side of one job."""
+
+    def __init__(
+        self, run: Run, commits: Commits, flow_id: str, waits: bool, shared: dict[str, str], entry: Inlet
+    ) -> None:
+        self.run, self.commits, self.flow_id, self.waits, self.entry = run, commits, flow_id, waits, entry
+        self.job: Any = None  # the JobState, whose record is kept at the end
+        self.ended: Callable[[str, bool], None] = lambda job_id, again: None  # who is told then
+        self.shared = shared  # the last text of the state of each routine that all jobs of the flow share
+        self.own: dict[str, str] = {}  # and of those with `scope="job"`
+        self.counts: Counter[str] = Counter()
+        self.sizes: Counter[str] = Counter()
+        self.completed: list[str] = []
+        self.decided: dict[str, str] = {}
+        self.status, self.reason = "running", ""
+        self.slots: dict[Inlet, list[int]] = {}  # numbers of what has arrived at gather slots, and was not called with
+        self.calls: dict[int, list[int]] = {}  # of what each call of a gather slot was called with
+        self.kept: dict[str, int] = {}  # rows of what slots have merged, by name
+        self.in_doubt: list[InDoubt] = []
+        self.appends = itertools.count(1)  # numbers of what slots have appended
+        self.appended: set[int] = set()  # activations that have appended theirs, and are not over
+        self._told: dict[int, Told] = {}  # failures that are decided about just now, by activation
+        self._early: set[int] = set()  # activations that have stopped the job, and are in the journal as failed
+        self._places: dict[int, int] = {}  # of marks, by activation
+        self._unsafe: dict[int, int] = {}  # activations that are not on disk, and the record in which they will be
+        self._stopper: int | None = None
+        self._heads: dict[Inlet, str] = {}
+        self._warned: set[str] = set()
+        self._job = crc32(run.job_id.encode())
+        self._ender: int | None = None  # the thread that writes the end
+        self._ended = False
+        self.detached = False
+
+    # -- a call (no lock)
+
+    def text_of(self, node: Node, outlet: Outlet, data: Payload) -> str:
+        """Return what a handler emits as text; what can't be kept fails the call that emits it."""
+        return payload_text(data, f"routine {node.routine_id!r}, event {outlet.name!r}: what was emitted")
+
+    def begin(self, item: Item) -> None:
+        """Note that a call begins, when all that it comes from is on disk."""
+        number = item[NUMBER]
+        if self.detached:
+            return
+        count_calls(item[INLET].node.routine)
+        try:
+            if self.waits:
+                self.commits.wait_for_mine()
+            self.commits.wait(self._unsafe.pop(number, 0))
+            self.commits.check()
+        except BaseException:
+            self.detach()
+            raise
+        place = self._places.get(number)
+        if place is None:
+            place = self._places[number] = self.commits.take_place()
+        self.commits.journal.mark(place, Mark(self._job, number, self.run.retries.attempt(number)))
+
+    def complete(self, item: Item, held: Iterable[Held]) -> list[Inlet]:
+        """Keep what came of a call that has succeeded, and let what it has emitted go on; return where that went.
+
+        Where it has to be on disk first, this waits for that.
+        """
+        run, number, node = self.run, item[NUMBER], item[INLET].node
+        prepared = [(outlet, data, text, self._targets(outlet, data, text)) for outlet, data, text in held]
+        rows, counted = self._kept_by(item), counted_here()
+        placed: list[Placed] = []
+        with run.engine.step():
+            if self.detached:
+                self._send_anyway(prepared, number)
+                return []
+            try:
+                for outlet, _, text, targets in prepared:
+                    placed += self._place(rows, outlet, text, targets, number)
+                if counted:
+                    self._count(rows, node, counted)
+                self._finish(rows, item, COMPLETED)
+                record = self._submit(rows, number)
+            except BaseException:  # it is in the journal, or not: the next process knows
+                self.detach()
+                raise
+        try:
+            if self.waits:
+                self.commits.wait(record)
+            with run.engine.step():
+                self._post(prepared, placed, number)
+        except BaseException:
+            self.detach()
+            raise
+        return [each.inlet for each in placed]
+
+    def failing(self, item: Item, failure: Failure) -> None:
+        """Take what the journal is to know of a call that has failed, before it is decided about under the lock."""
+        if self.detached:
+            return
+        try:
+            kept = self._kept_by(item, failed=True)
+        except Exception:  # what can't be saved in there has failed the call, or is lost with it
+            kept = {}
+        self._told[item[NUMBER]] = Told(failure_document(failure), kept, counted_here(), item[INLET].node)
+
+    def _targets(self, outlet: Outlet, data: Payload, text: str) -> list[Target]:
+        made = []
+        for inlet, mapping in outlet.targets:
+            payload = data if mapping is None else rename(data, mapping)
+            renamed = text if mapping is None else payload_text(payload, "what was emitted")
+            made.append(Target(inlet, payload, renamed))
+        return made
+
+    def _kept_by(self, item: Item, failed: bool = False) -> Rows:
+        """Return the rows of what a call has changed beside its emissions. Its routine's permit is held."""
+        inlet, run = item[INLET], self.run
+        node, rows = inlet.node, Rows()
+        if inlet.merge is not None:
+            self._keep_merged(rows, item, failed)
+        settings = node.routine.__routilux_settings__
+        if node.unmade is not None:
+            return rows  # the copy for the job could not be made
+        own = settings.scope == "job"
+        known = self.own if own else self.shared
+        if settings.stateless:
+            return rows
+        text = state_text(node.routine, node.routine_id)
+        if known.get(node.routine_id) != text:
+            key = Key(run.job_id if own else self.flow_id, "state" if own else "shared", 0, node.routine_id)
+            rows[key] = known[node.routine_id] = text
+            if len(text) > LARGE and node.routine_id not in self._warned:
+                self._warned.add(node.routine_id)
+                logger().warning(
+                    "job %s: the state of routine %r is %d characters, which the journal writes again after each "
+                    "of its calls: keep large data in files, and their names in the routine",
+                    *(run.job_id, node.routine_id, len(text)),
+                )
+        return rows
+
+    @guarded
+    def _count(self, rows: Rows, node: Node, added: dict[str, float]) -> None:
+        """Note what a call has added to the counters of a stateless routine: others may run just now."""
+        own = node.routine.__routilux_settings__.scope == "job"
+        known = self.own if own else self.shared
+        stats = json.loads(known.get(node.routine_id, '{"stats":{}}'))["stats"]
+        for name, more in added.items():
+            stats[name] = stats.get(name, 0) + more
+        key = Key(self.run.job_id if own else self.flow_id, "state" if own else "shared", 0, node.routine_id)
+        rows[key] = known[node.routine_id] = compact({"stats": stats})
+
+    def _keep_merged(self, rows: Rows, item: Item, failed: bool) -> None:
+        inlet, number = item[INLET], item[NUMBER]
+        name = f"{inlet.node.routine_id}.{inlet.name}"
+        if failed and number not in self.run.retries.merged:
+            return  # it has failed before anything was merged
+        head = f'{{"routine":{compact(inlet.node.routine_id)},"slot":{compact(inlet.name)},"merged":'
+        what = f"what slot {name!r} has merged"
+        if inlet.merge is APPEND:
+            if number not in self.appended:
+                self.appended.add(number)
+                rows[Key(self.run.job_id, "appended", next(self.appends), name)] = (
+                    f"{head}{payload_text(item[PAYLOAD], what)}}}"
+                )
+        else:
+            text = payload_text(self.run.slots.merged.get(inlet, {}), what)
+            rows[Key(self.run.job_id, "merged", 0, name)] = f"{head}{text}}}"
+
+    # -- what follows from it (lock)
+
+    @guarded
+    def _place(self, rows: Rows, outlet: Outlet, text: str, targets: list[Target], cause: int) -> list[Placed]:
+        """Number what an emission leads to, and note it in a record."""
+        counts, run, placed = self.counts, self.run, []
+        counts["sent"] += 1
+        for inlet, payload, payload_as_text in targets:
+            if inlet.node.per_job:
+                inlet = run.node_for(inlet.node).inlets[inlet.name]
+            if inlet.gathers:
+                counts["gathered"] += 1
+                counts["arrivals"] += 1
+                if not run.stopped:
+                    rows[Key(run.job_id, "arrival", counts["arrivals"])] = self._row(inlet, cause, payload_as_text)
+                    placed.append(Placed(inlet, payload, counts["arrivals"]))
+                continue
+            number = next(run.numbers)
+            counts["posted"] += 1
+            counts["last"] = number
+            rows[Key(run.job_id, "activation", number)] = self._row(inlet, cause, payload_as_text)
+            if run.stopped:
+                self._discard(rows, number)
+            else:
+                placed.append(Placed(inlet, payload, number))
+        if outlet.outputs and not run.stopped:
+            for name in outlet.outputs:
+                counts["outputs"] += 1
+                rows[Key(run.job_id, "output", counts["outputs"], name)] = text
+        elif not outlet.targets:
+            counts["unconnected"] += 1
+        return placed
+
+    def _row(self, inlet: Inlet, cause: int, text: str) -> str:
+        head = self._heads.get(inlet)
+        if head is None:
+            head = f'{{"routine":{compact(inlet.node.routine_id)},"slot":{compact(inlet.name)},"cause":'
+            self._heads[inlet] = head
+        return f'{head}{cause},"payload":{text}}}'
+
+    @guarded
+    def _post(
+        self, prepared: list[tuple[Outlet, Payload, str, list[Target]]], placed: list[Placed], cause: int
+    ) -> None:
+        """Let what is in the journal go on; what was stopped meanwhile is discarded there, too."""
+        run, now = self.run, perf_counter()
+        run.ledger.sent += len(prepared)
+        if run.stopped:
+            numbers = [each.number for each in placed if not each.inlet.gathers]
+            run.ledger.gathered += len(placed) - len(numbers)
+            run.ledger.last += len(numbers)
+            run.ledger.placed += len(numbers)
+            run.ledger.discard(len(numbers))
+            self.discard(numbers)
+            return
+        for inlet, payload, number in placed:
+            if inlet.gathers:
+                run.ledger.gathered += 1
+                self.slots.setdefault(inlet, []).append(number)
+                run.slots.gather(inlet, payload, cause if run.keeps_causes else 0)
+            else:
+                run.post_numbered(inlet, payload, number, cause, now)
+        for outlet, data, _, _ in prepared:
+            run.collect(outlet, data)
+
+    @guarded
+    def _send_anyway(self, prepared: list[tuple[Outlet, Payload, str, list[Target]]], cause: int) -> None:
+        """Let a job that has left the journal count what it emits: it was stopped here, and does nothing more."""
+        for outlet, data, _, _ in prepared:
+            self.run.send(outlet, data, cause, perf_counter())
+
+    @guarded
+    def _finish(self, rows: Rows, item: Item, outcome: int) -> None:
+        """Note the end of an activation; what has failed, or was discarded, stays, to be posted again."""
+        job_id, number, counts = self.run.job_id, item[NUMBER], self.counts
+        counts["over"] += 1
+        self.appended.discard(number)
+        if number in self.run.retries.attempts:
+            rows[Key(job_id, "retry", number)] = None
+        if outcome in (FAILED, DISCARDED):
+            counts["failed" if outcome == FAILED else "discarded"] += 1
+            rows[Key(job_id, "fate", number)] = "failed" if outcome == FAILED else "discarded"
+            return
+        if outcome == SKIPPED:
+            counts["skipped"] += 1
+        elif item[INLET].node.routine_id not in self.completed:
+            self.completed = [*self.completed, item[INLET].node.routine_id]
+        rows[Key(job_id, "activation", number)] = None
+        for arrival in self.calls.pop(number, ()):
+            rows[Key(job_id, "arrival", arrival)] = None
+
+    @guarded
+    def _discard(self, rows: Rows, number: int) -> None:
+        self.counts["over"] += 1
+        self.counts["discarded"] += 1
+        rows[Key(self.run.job_id, "fate", number)] = "discarded"
+
+    @guarded
+    def _submit(self, rows: Rows, number: int | None = None, ended: str | None = None) -> int:
+        """Queue a record, with the counts as they are now."""
+        for key, value in rows.items():
+            if key.owner == self.run.job_id and key.kind not in ("job", "record"):
+                self._measure(key, value is not None)
+        rows[Key(self.run.job_id, "job")] = self.line()
+        place = None if number is None else self._places.pop(number, None)
+        return self.commits.submit(rows, () if place is None else (place,), ended)
+
+    def _measure(self, key: Key, put: bool) -> None:
+        """Count the rows of each kind: of what is lost in a damaged file, the row of the job knows."""
+        if key.kind in ("state", "merged"):
+            name = f"{key.kind} {key.name}"
+            if name not in self.kept:
+                self.kept[name] = 1
+                self.sizes[key.kind] += 1
+        elif key.kind == "attempt":
+            self.sizes["attempt"] = min(self.counts["attempts"], RING)
+        elif key.kind == "retry":
+            known = f"retry {key.number}"
+            if put and known not in self.kept:
+                self.kept[known] = 1
+                self.sizes["retry"] += 1
+            elif not put and self.kept.pop(known, 0):
+                self.sizes["retry"] -= 1
+        else:
+            self.sizes[key.kind] += 1 if put else -1
+
+    @guarded
+    def line(self) -> JobLine:
+        """Return the row of the job."""
+        c = self.counts
+        return JobLine(
+            *(self.flow_id, self.status, self.reason, self.run.ledger.began_at),
+            *(c["posted"], c["over"], c["failed"], c["skipped"], c["discarded"], c["retried"], c["sent"]),
+            *(c["unconnected"], c["gathered"], c["last"], c["arrivals"], c["outputs"], c["failures"], c["attempts"]),
+            *(self.completed, self.decided, {kind: count for kind, count in self.sizes.items() if count}),
+        )
+
+    @guarded
+    def decide(self, failure: Failure, state: str | None) -> None:
+        """Note what was decided about a failure; STOP follows in the same step."""
+        told = self._told.get(failure.activation)
+        if told is not None and failure.decision is not None:
+            told.document["decision"] = failure.decision.value
+        if state is not None:
+            self._note_state(failure.routine_id, state)
+        self._stopper = failure.activation if failure.decision is ErrorStrategy.STOP else None
+
+    def _note_state(self, routine_id: str, state: str) -> None:
+        before = self.decided.get(routine_id, state)
+        self.decided = {**self.decided, routine_id: max(before, state, key=ROUTINE_STATES.index)}
+
+    @guarded
+    def settle(self, item: Item, outcome: int, delay: float) -> None:
+        """Note the end of a call that has not simply completed: it is over, or waits for another attempt."""
+        number = item[NUMBER]
+        told = self._told.pop(number, None)
+        if self.detached:
+            return
+        if number in self._early:
+            self._early.discard(number)
+            return
+        rows: Rows = {} if told is None else dict(told.kept)
+        if told is not None:
+            self._add_failure(rows, item[INLET].node, told)
+        if outcome == RETRIED:
+            self.counts["retried"] += 1
+            merged = number in self.run.retries.merged
+            attempt = self.run.retries.attempt(number)  # the next one
+            data = {"attempt": attempt, "due": time() + delay, "delay": delay, "merged": merged}
+            rows[Key(self.run.job_id, "retry", number)] = compact(data)
+        elif outcome != COMPLETED:
+            self._finish(rows, item, outcome)
+        else:
+            return  # what completed is in the journal already
+        self._submit(rows, number)
+
+    def _add_failure(self, rows: Rows, node: Node, told: Told) -> None:
+        if told.counted:
+            self._count(rows, node, told.counted)
+        order = self.counts["failures"] + self.counts["attempts"]
+        text = compact({"order": order, "failure": told.document})
+        if told.document["decision"] in ("stop", "continue"):
+            if self.counts["failures"] < MOST_FAILURES:
+                self.counts["failures"] += 1
+                rows[Key(self.run.job_id, "failure", self.counts["failures"])] = text
+        else:
+            self.counts["attempts"] += 1
+            rows[Key(self.run.job_id, "attempt", self.counts["attempts"] % RING)] = text
+
+    @guarded
+    def gather(self, number: int, inlet: Inlet) -> None:
+        """Note that a gather slot is called, with everything that has arrived."""
+        if self.detached:
+            return
+        arrivals = self.calls[number] = self.slots.pop(inlet, [])
+        self.counts["posted"] += 1
+        self.counts["last"] = number
+        where = f'"routine":{compact(inlet.node.routine_id)},"slot":{compact(inlet.name)}'
+        row = f'{{{where},"cause":0,"gathered":{compact(arrivals)}}}'
+        self._unsafe[number] = self._submit({Key(self.run.job_id, "activation", number): row})
+
+    @guarded
+    def stop(self, status: str, gone: Iterable[int]) -> None:
+        """Note that the job was stopped, by a failure or by `cancel`, and what is discarded therefore."""
+        if self.detached:
+            return
+        self.status, rows = status, Rows()
+        stopper, self._stopper = self._stopper, None
+        told = None if stopper is None else self._told.get(stopper)
+        if stopper is not None and told is not None:
+            self._told.pop(stopper)
+            self._early.add(stopper)
+            rows.update(told.kept)
+            self._add_failure(rows, told.node, told)
+            self.counts["over"] += 1
+            self.counts["failed"] += 1
+            rows[Key(self.run.job_id, "fate", stopper)] = "failed"
+        for number in gone:
+            self._discard(rows, number)
+        self._submit(rows)
+
+    @guarded
+    def discard(self, numbers: Iterable[int]) -> None:
+        """Note what was discarded since the job was stopped."""
+        rows = Rows()
+        for number in numbers:
+            self._discard(rows, number)
+        if rows and not self.detached:
+            self._submit(rows)
+
+    @guarded
+    def pause(self, status: str, reason: str) -> None:
+        """Note that the job is paused, or goes on."""
+        if not self.detached:
+            self.status, self.reason = status, reason
+            self._submit({})
+
+    # -- the end
+
+    def doubts(self) -> list[InDoubt]:
+        return list(self.in_doubt)
+
+    def detach(self) -> None:
+        """Write nothing of the job any more: it ends here, and not in the journal. Another process goes on with it."""
+        self.detached = True
+
+    def end(self) -> bool:
+        """Write the record of a job that has ended, and wait for it; False where another thread does so. No lock."""
+        me = get_ident()
+        with self.run.engine.step():
+            if self.detached or self._ended:
+                return True
+            if self._ender not in (None, me):
+                return False
+            self._ender = me
+        try:
+            self._write_end()
+        except JournalError as error:
+            self._fail(error)
+        except BaseException:
+            self.detach()
+            raise
+        self._ended = True
+        return True
+
+    def _write_end(self) -> None:
+        run = self.run
+        try:
+            seen = self.job._seen
+            document = {**self.job.serialize(), "status": run.ledger.final}
+            self.job._seen = seen
+        except Exception as error:
+            raise JournalError(0, f"the record of job {run.job_id} can't be kept: {error}") from error
+        with run.engine.step():
+            self.status = run.ledger.final
+            rows: Rows = {Key(run.job_id, "record"): record_text(document)}
+            ended = None
+            if not self.sizes["fate"]:  # else what has failed may be done again
+                ended = run.job_id
+                self.sizes.clear()
+            record = self._submit(rows, ended=ended)
+        self.commits.wait(record)
+        self.ended(run.job_id, ended is None)
+
+    def _fail(self, error: JournalError) -> None:
+        """Let a job fail whose end can't be written: it is not in the journal."""
+        run = self.run
+        with run.engine.step():
+            run.fail_with(error, self.entry)
+        self.detached = True
+
+
+class CallStats(dict[str, float]):
+    """The counters of a stateless routine, of which each call knows what it has added itself."""
+
+    def __setitem__(self, name: str, value: float) -> None:
+        self._note(name, value - self.get(name, 0))
+        super().__setitem__(name, value)
+
+    def pop(self, name: str, default: Any = None) -> Any:
+        self._note(name, -self.get(name, 0))
+        return super().pop(name, default)
+
+    def _note(self, name: str, more: float) -> None:
+        call = getattr(CURRENT.get(), "call", None)
+        if call is not None:
+            call.counted = call.counted or {}
+            call.counted[name] = call.counted.get(name, 0) + more
+
+
+def counted_here() -> dict[str, float]:
+    """Return what the call in this thread has added to the counters of its routine, since this was asked last."""
+    call = getattr(CURRENT.get(), "call", None)
+    counted: dict[str, float] = {}
+    if call is not None and call.counted:
+        counted, call.counted = call.counted, None
+    return counted
+
+
+def count_calls(routine: Routine) -> None:
+    """Let the calls of a stateless routine know what they add to its counters."""
+    internals = routine._routilux
+    if type(internals.stats) is dict and routine.__routilux_settings__.stateless:
+        with internals.lock:
+            internals.stats = CallStats(internals.stats)

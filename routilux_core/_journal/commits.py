@@ -1,0 +1,149 @@
+"""The one thread that writes a journal: what is queued goes into one transaction, and who waits for it is let go."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from routilux_core.errors import JournalError
+from routilux_core.journal import Journal, Key
+
+MOST = 256  # records in a transaction
+
+
+class Line(Protocol):
+    """A row that is written as it was last, however often it changes: as text only then."""
+
+    def text(self) -> str: ...
+
+
+Rows = Mapping[Key, "str | Line | None"]
+
+
+class Record(NamedTuple):
+    """Rows that are written together; `places` of marks may be taken by other calls when that is done.
+
+    Of a job that has `ended` all rows but its own and its record are deleted.
+    """
+
+    number: int
+    rows: Rows
+    places: Sequence[int]
+    ended: str | None
+
+
+class Commits:
+    """Records on their way to a journal, in the order in which they are queued."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.error: BaseException | None = None  # nothing is written any more
+        self._changed = threading.Condition(threading.Lock())
+        self._queue: deque[Record] = deque()
+        self._last = self._done = 0  # numbers of records
+        self._waiting: list[tuple[int, threading.Lock]] = []
+        self._free: list[int] = []  # places of marks
+        self._places = 0
+        self._mine = threading.local()  # the last record of each thread
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def submit(self, rows: Rows, places: Sequence[int] = (), ended: str | None = None) -> int:
+        """Queue a record, and return its number. Waits for nothing, and raises nothing: `wait` does both."""
+        with self._changed:
+            self._last += 1
+            self._mine.last = self._last
+            self._queue.append(Record(self._last, rows, places, ended))
+            if self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._run, name="routilux-journal", daemon=True)
+                self._thread.start()
+            elif len(self._queue) == 1:
+                self._changed.notify()
+            return self._last
+
+    def wait(self, number: int) -> None:
+        """Wait until a record is on disk, with all before it; raise a `JournalError` if it never will be."""
+        if self._done < number:
+            mine = threading.Lock()
+            mine.acquire()
+            with self._changed:
+                if self._done < number and self.error is None and not self._closed:
+                    self._waiting.append((number, mine))
+                else:
+                    mine.release()
+            mine.acquire()
+        if self._done < number:
+            self.check()
+            raise JournalError(0, f"{self.journal.where} was closed before all was written")
+
+    def wait_for_mine(self) -> None:
+        """Wait for what this thread has queued last."""
+        self.wait(getattr(self._mine, "last", 0))
+
+    def check(self) -> None:
+        """Raise a `JournalError` if nothing is written any more."""
+        error = self.error
+        if error is not None:
+            number = error.errno if isinstance(error, OSError) else None
+            raise JournalError(number or 0, str(error)) from error
+
+    def take_place(self) -> int:
+        """Return a place for a mark that no call has."""
+        try:
+            return self._free.pop()  # without the lock: one step, so no two get the same
+        except IndexError:
+            with self._changed:
+                self._places += 1
+                return self._places - 1
+
+    def runs(self) -> bool:
+        """Return whether a call has begun whose end is not written: it runs, or was interrupted."""
+        return len(self._free) < self._places
+
+    def close(self) -> None:
+        """Write what is queued, and end."""
+        with self._changed:
+            self._closed = True
+            thread = self._thread
+            self._changed.notify()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._queue and not self._closed:
+                    self._changed.wait()
+                if not self._queue:
+                    return
+                some = [self._queue.popleft() for _ in range(min(MOST, len(self._queue)))]
+            self._write(some)
+
+    def _write(self, some: list[Record]) -> None:
+        error = self.error
+        if error is None:
+            rows: dict[Key, str | Line | None] = {}
+            for record in some:
+                rows.update(record.rows)
+            try:
+                ended = [record.ended for record in some if record.ended is not None]
+                self.journal.commit({key: as_text(value) for key, value in rows.items()}, ended)
+            except BaseException as broken:
+                error = broken
+        with self._changed:
+            if error is None:
+                self._done = some[-1].number
+                for record in some:
+                    self._free.extend(record.places)
+            else:
+                self.error = error
+            ready = [lock for number, lock in self._waiting if error is not None or number <= self._done]
+            self._waiting = [each for each in self._waiting if error is None and each[0] > self._done]
+        for lock in ready:
+            lock.release()
+
+
+def as_text(value: str | Line | None) -> str | None:
+    return value if value is None or isinstance(value, str) else value.text()

@@ -1,0 +1,341 @@
+"""A journal in one SQLite file, with a small file beside it that says who has it, and which calls run."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sqlite3
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from ctypes import py_object, pythonapi
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from routilux_core.errors import JournalError
+from routilux_core.journal import KEPT, Journal, Key, Mark
+
+APPLICATION_ID = 0x52784A31  # "RxJ1"
+VERSION = 1
+FOREVER = (1 << 63) - 1
+
+TABLE = """
+CREATE TABLE rows (
+    owner TEXT NOT NULL, kind TEXT NOT NULL, number INTEGER NOT NULL, name TEXT NOT NULL,
+    value TEXT NOT NULL, crc INTEGER NOT NULL,
+    PRIMARY KEY (owner, kind, number, name)
+) WITHOUT ROWID
+"""
+CLOSED = Key("", "closed")
+PUT = "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?, ?)"
+FORGET = "DELETE FROM rows WHERE owner = ? AND kind NOT IN (?, ?, ?, ?)"
+DELETE = "DELETE FROM rows WHERE owner = ? AND kind = ? AND number = ? AND name = ?"
+
+
+class SqliteJournal(Journal):
+    """One file, `path`, beside which SQLite keeps `path-wal`, and this class `path-running`, while a flow has it open.
+
+    One connection has the file for itself. That fences off others, and where there is only one connection, none of the
+    bugs of SQLite's log occur that need two.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self.where = f"journal {self.path!r}"
+        self.name = Path(self.path).stem
+        self._connection: Any = None
+        self._running: Running | None = None
+        self._process = 0
+
+    def connect(self) -> Any:
+        """Return a connection of its own to the file."""
+        return sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
+
+    def open(self, durable: bool) -> None:
+        if self._connection is not None:
+            raise self._held(os.getpid())
+        self._check_file()
+        try:
+            self._connection = self.connect()
+            was_closed = self._lock(durable)
+            self._process = os.getpid()
+            self._running = Running(f"{self.path}-running", was_closed)
+        except sqlite3.Error as error:
+            self._drop()
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise self._held(owner_of(f"{self.path}-running")) from error
+            raise self._broken("can't be opened", error) from error
+        except OSError as error:
+            self._drop()
+            raise error if isinstance(error, JournalError) else self._broken("can't be opened", error) from error
+        except BaseException:
+            self._drop()
+            raise
+        os.register_at_fork(after_in_child=keep_for_ever(self._connection))
+
+    def _check_file(self) -> None:
+        if os.path.exists(self.path) and not os.path.isfile(self.path):
+            raise JournalError(errno.EINVAL, f"{self.where} is no file: give the path of one, which may not exist yet")
+        for beside in ("-running", "-wal"):
+            left = os.path.exists(self.path + beside) and os.path.getsize(self.path + beside) > 0
+            if left and not (os.path.exists(self.path) and os.path.getsize(self.path)):
+                raise JournalError(
+                    errno.ENOENT,
+                    f"{self.where} is gone, or empty, but {self.path + beside!r} says that it was in use: put it back, "
+                    "or delete what is left beside it to begin anew",
+                )
+
+    def _lock(self, durable: bool) -> bool:
+        """Have the file alone, and see that it is a journal of this version; return whether no call can have run."""
+        run = self._connection.execute
+        run("PRAGMA locking_mode = EXCLUSIVE")
+        is_new = self._is_new()
+        if not is_new:
+            self._check_format()
+        [[mode]] = run("PRAGMA journal_mode = WAL")
+        if mode != "wal":
+            raise JournalError(
+                errno.ENOTSUP,
+                f"{self.where} is on a file system on which SQLite can't keep a write-ahead log (it would use "
+                f"{mode!r}): put it on a local disk",
+            )
+        run(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        run("BEGIN IMMEDIATE")
+        if is_new:
+            run(f"PRAGMA application_id = {APPLICATION_ID}")
+            run(f"PRAGMA user_version = {VERSION}")
+            run(TABLE)
+        was_closed = is_new or run(DELETE, CLOSED).rowcount > 0
+        run("COMMIT")
+        return was_closed
+
+    def _is_new(self) -> bool:
+        """Return whether there is nothing in the file, which may have been made by a process that died over it."""
+        run = self._connection.execute
+        [[application]] = run("PRAGMA application_id")
+        [[tables]] = run("SELECT count(*) FROM sqlite_master")
+        return not (application or tables)
+
+    def _check_format(self) -> None:
+        [[application]] = self._connection.execute("PRAGMA application_id")
+        [[version]] = self._connection.execute("PRAGMA user_version")
+        if application != APPLICATION_ID:
+            raise JournalError(errno.EINVAL, f"{self.where} is an SQLite file of something else, and stays as it is")
+        if version > VERSION:
+            raise JournalError(
+                errno.EINVAL,
+                f"{self.where} has version {version} of the format, and this routilux-core reads up to version "
+                f"{VERSION}: install a newer one",
+            )
+        if version < 1:
+            raise JournalError(errno.EINVAL, f"{self.where} has version {version} of the format, which there never was")
+
+    def commit(self, rows: Mapping[Key, str | None], ended: Sequence[str] = ()) -> None:
+        self._check_process()
+        gone = [key for key, value in rows.items() if value is None]
+        put = [(*key, value, crc_of(key, value)) for key, value in rows.items() if value is not None]
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            if gone:
+                self._connection.executemany(DELETE, gone)
+            if put:
+                self._connection.executemany(PUT, put)
+            if ended:
+                self._connection.executemany(FORGET, [(owner, *KEPT) for owner in ended])
+            self._connection.execute("COMMIT")
+            self._check_there()
+        except sqlite3.Error as error:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.rollback()
+            raise self._broken("can't be written", error) from error
+
+    def _check_there(self) -> None:
+        """Refuse to go on with a file that nobody will find again."""
+        try:
+            os.stat(self.path)
+        except OSError as error:
+            raise self._broken("was deleted or moved while it was in use", error) from error
+
+    def read(self, owner: str | None = None, kind: str | None = None) -> Iterable[tuple[Key, str]]:
+        self._check_process()
+        asked = [(f"{name} = ?", value) for name, value in (("owner", owner), ("kind", kind)) if value is not None]
+        where = " AND ".join(clause for clause, _ in asked)
+        order = "ORDER BY owner, kind, number, name"
+        query = f"SELECT owner, kind, number, name, value, crc FROM rows {where and 'WHERE ' + where} {order}"
+        return list(self._checked(query, [value for _, value in asked]))
+
+    def _checked(self, query: str, values: list[str]) -> Iterator[tuple[Key, str]]:
+        try:
+            for *parts, value, crc in self._connection.execute(query, values):
+                key = Key(*parts)
+                kinds = [type(each) for each in (*parts, value, crc)]
+                if kinds != [str, str, int, str, str, int] or crc_of(key, value) != crc:
+                    raise JournalError(
+                        errno.EIO,
+                        f"{self.where} is damaged: row {tuple(key)!r} does not have its checksum; it stays as it is: "
+                        "restore a copy of it",
+                    )
+                yield key, value
+        except (sqlite3.Error, UnicodeError) as error:
+            raise self._broken("can't be read", error) from error
+
+    def close(self, in_doubt: bool = False) -> None:
+        connection, running = self._connection, self._running
+        self._connection = self._running = None
+        if connection is not None and self._process == os.getpid():
+            try:
+                if not in_doubt:
+                    connection.execute(PUT, (*CLOSED, "", crc_of(CLOSED, "")))
+                connection.close()
+            except sqlite3.Error:  # it was full, say, which has been told
+                with contextlib.suppress(sqlite3.Error):
+                    connection.close()
+            else:
+                if running is not None and not in_doubt:
+                    running.remove()
+            if running is not None:
+                running.close()
+
+    def mark(self, place: int, mark: Mark) -> None:
+        if self._running is not None:
+            self._running.write(place, mark)
+
+    def marks(self) -> Sequence[Mark] | None:
+        return None if self._running is None else self._running.found
+
+    def _drop(self) -> None:
+        connection, self._connection, self._running = self._connection, None, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+
+    def _check_process(self) -> None:
+        if self._connection is None:
+            raise JournalError(errno.EBADF, f"{self.where} is closed")
+        if self._process != os.getpid():
+            raise JournalError(errno.EBADF, f"{self.where} is open in process {self._process}, of which this is a fork")
+
+    def _held(self, pid: int) -> JournalError:
+        who = {0: "another process", os.getpid(): f"this process ({pid}), perhaps for another flow"}
+        return JournalError(
+            errno.EBUSY,
+            f"{self.where} is in use by {who.get(pid, f'process {pid}')}: a journal is open once; wait for its end, or "
+            "give this flow a journal of its own",
+        )
+
+    def _broken(self, what: str, error: Exception) -> JournalError:
+        return JournalError(
+            getattr(error, "errno", None) or errno.EIO,
+            f"{self.where} {what}: {error}; the file stays as it is: when its disk and its rights are in order again, "
+            "flow.recover() goes on with what is left",
+        )
+
+
+def crc_of(key: Key, value: str) -> int:
+    """Return the checksum of a row, its key included."""
+    return zlib.crc32(f"{key[0]}\0{key[1]}\0{key[2]}\0{key[3]}\0{value}".encode())
+
+
+def keep_for_ever(connection: Any) -> Any:
+    """Return what lets the child of a fork never close a connection: that would take the parent's log away."""
+    own = os.getpid()
+
+    def keep() -> None:
+        if os.getpid() != own:
+            pythonapi.Py_IncRef(py_object(connection))
+
+    return keep
+
+
+class Running:
+    """The file beside: who has the journal, and a place for each call that runs.
+
+    It outlives the process, not the machine: its head has the boot of that, and after another boot the marks may not be
+    whole.
+    """
+
+    HEAD = struct.Struct("<8sQ16s?I")  # magic, process, boot, whether it has all marks, checksum
+    PLACE = struct.Struct("<IQII")  # job, number, attempt, checksum
+    MAGIC = b"RxRuns1\n"
+    SIZE = 64  # bytes of the head; behind it the places, each `PLACE`
+
+    def __init__(self, path: str, was_closed: bool) -> None:
+        self._path = path
+        self.found = [] if was_closed else _marks_in(path)
+        head = (self.MAGIC, os.getpid(), boot(), self.found is not None)
+        # Those that were found come first, and stay: this process may die before it has made any of their calls.
+        kept = b"".join(self.PLACE.pack(*mark, _crc(*mark)) for mark in self.found or ())
+        self._first = len(self.found or ())
+        beside = f"{path}.{os.getpid()}.tmp"
+        self._file = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o644)
+        os.write(self._file, self.HEAD.pack(*head, _crc(*head)).ljust(self.SIZE, b"\0") + kept)
+        os.replace(beside, path)  # in one step: whoever comes next finds all of it
+
+    def write(self, place: int, mark: Mark) -> None:
+        at = self.SIZE + (self._first + place) * self.PLACE.size
+        os.pwrite(self._file, self.PLACE.pack(*mark, _crc(*mark)), at)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self._file)
+
+    def remove(self) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)
+
+
+def _crc(*parts: object) -> int:
+    return zlib.crc32(repr(parts).encode())
+
+
+def boot() -> bytes:
+    """Return what tells this boot of the machine from others; nothing where the system does not say."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return bytes.fromhex(file.read().strip().replace("-", ""))
+    except (OSError, ValueError):
+        return bytes(16)
+
+
+class Head(NamedTuple):
+    """Who has a journal, in which boot of the machine, and whether all marks are there."""
+
+    pid: int
+    boot: bytes
+    whole: bool
+
+
+def _head_of(raw: bytes) -> Head | None:
+    if len(raw) < Running.SIZE:
+        return None
+    magic, pid, when, whole, crc = Running.HEAD.unpack_from(raw)
+    return Head(pid, when, whole) if magic == Running.MAGIC and crc == _crc(magic, pid, when, whole) else None
+
+
+def _marks_in(path: str) -> list[Mark] | None:
+    """Return the marks that a process has left; None where there are none, or they may lack some."""
+    try:
+        with open(path, "rb") as file:
+            raw = file.read()
+    except OSError:
+        return None
+    head = _head_of(raw)
+    if head is None or head.boot != boot() or not head.whole:
+        return None
+    found = []
+    for at in range(Running.SIZE, len(raw) - Running.PLACE.size + 1, Running.PLACE.size):
+        *mark, crc = Running.PLACE.unpack_from(raw, at)
+        if crc == _crc(*mark):
+            found.append(Mark(*mark))
+    return found
+
+
+def owner_of(path: str) -> int:
+    """Return the process that has a journal open, as the file beside it says; 0 where that can't be told."""
+    try:
+        with open(path, "rb") as file:
+            head = _head_of(file.read(Running.SIZE))
+    except OSError:
+        return 0
+    return 0 if head is None else head.pid

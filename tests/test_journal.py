@@ -1,0 +1,359 @@
+"""Jobs with a journal: what is left of them is on disk, and another process goes on with exactly that."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from journal.everything import JOB, effects, make_flow, result, state_of, work
+from places import SUPPORT
+from routilux_core import ConfigurationError, Flow, FlowStateError, JournalError, Routine, event, slot
+from routilux_core.errors import CapabilityError, SerializationError, UnknownNameError
+
+STRATEGIES = ("sequential", "concurrent")
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EFFECTS", str(tmp_path / "effects"))
+    return tmp_path / "jobs.db"
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("durability", ["sync", "async"])
+def test_a_journal_changes_nothing_of_the_result(strategy: str, durability: str, file: Path) -> None:
+    with make_flow(None, strategy) as flow:
+        job = flow.run("source", {"count": 6})
+        expected = result(flow, job), state_of(flow, job)
+    with make_flow(file, strategy, durability) as flow:
+        job = work(flow, 6)
+        assert (result(flow, job), state_of(flow, job)) == expected
+
+
+def test_a_job_of_an_id_that_has_ended_is_not_done_again(file: Path) -> None:
+    with make_flow(file) as flow:
+        first = result(flow, work(flow, 6))
+        done = effects()
+        assert result(flow, work(flow, 6)) == first
+    with make_flow(file) as flow:
+        again = flow.execute("source", {"count": 6}, job_id=JOB)
+        assert result(flow, again) == first
+    assert effects() == done
+
+
+def test_a_flow_without_an_id_has_the_name_of_its_journal(file: Path) -> None:
+    with Flow(journal=file) as flow:
+        assert flow.flow_id == "jobs"
+
+
+WORLD = {"dies at": 0, "broken": False}  # outside of the routines: no journal has it
+
+
+class Steps(Routine):
+    """Counts to a number, a call for each step; ends the program at one of them, the first time."""
+
+    at: int = 0
+    next = event("n", "left")
+
+    @slot
+    def step(self, n: int, left: int) -> None:
+        if n == WORLD["dies at"]:
+            WORLD["dies at"] = 0
+            raise KeyboardInterrupt
+        self.at = n
+        if left:
+            self.emit("next", n=n + 1, left=left - 1)
+
+
+def steps(file: Path) -> Flow:
+    flow = Flow("steps", journal=file)
+    flow.add_routine(Steps(), "steps")
+    flow.connect("steps", "next", "steps", "step")
+    return flow
+
+
+def interrupted(file: Path) -> None:
+    WORLD["dies at"] = 4
+    with pytest.raises(KeyboardInterrupt), steps(file) as flow:
+        flow.run("steps", {"n": 1, "left": 5}, job_id=JOB)
+
+
+def test_a_job_that_was_interrupted_is_refused_by_name_until_it_is_recovered(file: Path) -> None:
+    interrupted(file)
+    with steps(file) as flow:
+        with pytest.raises(FlowStateError, match=JOB):
+            flow.execute("steps", {"n": 1, "left": 5})
+        [job] = flow.recover()
+        assert job.status == "completed"
+        assert job.ledger.completed == 6
+        assert flow.routines["steps"].at == 6
+        assert flow.execute("steps", {"n": 1, "left": 1}).status == "completed"
+
+
+def test_the_call_that_ran_is_in_doubt(file: Path) -> None:
+    interrupted(file)
+    with steps(file) as flow:
+        [job] = flow.recover(JOB)
+        assert [(each.routine_id, each.slot, each.key) for each in job.in_doubt] == [("steps", "step", f"{JOB}:4")]
+        assert job.in_doubt[0].payload_keys == ("n", "left")
+
+
+class Pays(Steps, on_crash="fail"):
+    pass
+
+
+def test_a_call_in_doubt_fails_where_its_routine_says_so_and_is_made_when_asked(file: Path) -> None:
+    def flow_of() -> Flow:
+        flow = Flow("pays", journal=file)
+        flow.add_routine(Pays(), "pays")
+        flow.connect("pays", "next", "pays", "step")
+        return flow
+
+    WORLD["dies at"] = 4
+    with pytest.raises(KeyboardInterrupt), flow_of() as flow:
+        flow.run("pays", {"n": 1, "left": 5}, job_id=JOB)
+    with flow_of() as flow:
+        [job] = flow.recover()
+        assert job.status == "failed"
+        assert "may have done its work" in str(job.errors[0].exception)
+        assert flow.routines["pays"].at == 3
+    with flow_of() as flow:
+        assert flow.recover() == []
+        [job] = flow.recover(JOB, retry_failed=True)
+        assert job.status == "completed"
+        assert not job.errors
+        assert flow.routines["pays"].at == 6
+
+
+def test_a_job_that_is_given_up_is_cancelled(file: Path) -> None:
+    interrupted(file)
+    with steps(file) as flow:
+        job = flow.abandon(JOB)
+        assert job.status == "cancelled"
+        assert (job.ledger.completed, job.ledger.discarded) == (3, 1)
+        assert flow.execute("steps", {"n": 1, "left": 0}).status == "completed"
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_paused_job_is_recovered_as_paused(strategy: str, file: Path) -> None:
+    with make_flow(None, strategy) as flow:
+        job = flow.run("source", {"count": 6})
+        expected = result(flow, job)
+    (file.parent / "effects").unlink()
+    with make_flow(file, strategy) as flow:
+        job = _paused(flow)
+    with make_flow(file, strategy) as flow:
+        [job] = flow.recover()
+        assert job.status == "paused"
+        assert job.reason == "lunch"
+        assert len(effects()) == 1
+        job.resume()
+        assert job.wait(30)
+        assert result(flow, job) == expected
+
+
+def _paused(flow: Flow) -> Any:
+    """Return a job that is paused in its first call, when that has ended."""
+    source: Any = flow.routines["source"]
+    begin = source.get_slot("begin").handler
+
+    def pause(count: int) -> None:
+        begin(count)
+        flow.pause("lunch")
+
+    flow._runtime.engine.nodes["source"].inlets["begin"].call = lambda payload: pause(**payload)
+    job = flow.execute("source", {"count": 6}, job_id=JOB)
+    while job.activity.running or job.ledger.completed < 1:
+        pass
+    return job
+
+
+class Fails(Routine):
+    """Fails until it is mended."""
+
+    seen: int = 0
+    out = event("n")
+
+    @slot
+    def work(self, n: int) -> None:
+        if WORLD["broken"] and n >= 2:
+            raise ValueError(f"{n} can't be done yet")
+        self.seen += 1
+        self.emit("out", n=n)
+
+
+class Counts(Routine):
+    out = event("n")
+
+    @slot
+    def begin(self, count: int) -> None:
+        for n in range(count):
+            self.emit("out", n=n)
+
+
+def failing(file: Path, policy: str, broken: bool) -> Flow:
+    WORLD["broken"] = broken
+    flow = Flow("failing", journal=file, error_handler=policy)
+    flow.add_routine(Counts(), "counts")
+    flow.add_routine(Fails(), "fails")
+    flow.connect("counts", "out", "fails", "work")
+    flow.add_output("fails", "out")
+    return flow
+
+
+@pytest.mark.parametrize("policy", ["stop", "continue"])
+def test_what_has_failed_or_was_discarded_is_done_again_when_asked(policy: str, file: Path) -> None:
+    with failing(file, policy, broken=True) as flow:
+        job = flow.run("counts", {"count": 5}, job_id=JOB)
+        assert job.status == ("failed" if policy == "stop" else "completed")
+        assert len(job.errors) == (1 if policy == "stop" else 3)
+    with failing(file, policy, broken=False) as flow:
+        assert flow.recover() == []
+        with pytest.raises(UnknownNameError):
+            flow.recover("another")
+        [job] = flow.recover(JOB, retry_failed=True)
+        assert job.status == "completed"
+        assert [each["n"] for each in job.outputs["fails.out"]] == [0, 1, 2, 3, 4]
+        assert not job.errors
+        assert job.ledger.completed == 6
+
+
+def test_what_can_not_be_kept_fails_the_call_that_emits_it_by_path(file: Path) -> None:
+    def emits() -> Any:
+        return {"rows": [1, sys]}
+
+    with Flow("bad", journal=file) as flow:
+        flow.add(emits, "emits")
+        job = flow.run("emits")
+        assert job.status == "failed"
+        assert isinstance(job.errors[0].exception, SerializationError)
+        assert "payload" in str(job.errors[0].exception)
+        with pytest.raises(SerializationError, match="entry_params"):
+            flow.execute("emits", {"x": sys})
+        assert flow.run("emits", {}).status == "failed"
+
+
+def test_a_changed_flow_is_refused_by_its_differences(file: Path) -> None:
+    interrupted(file)
+
+    def changed() -> Flow:
+        flow = steps(file)
+        flow.add_routine(Counts(), "counts")
+        return flow
+
+    with changed() as flow:
+        with pytest.raises(JournalError, match="routine 'counts' is new"):
+            flow.recover()
+        [job] = flow.recover(accept_changes=True)
+        assert job.status == "completed"
+
+
+def test_pending_work_of_a_routine_that_is_gone_is_refused(file: Path) -> None:
+    interrupted(file)
+    with Flow("steps", journal=file) as flow:
+        flow.add_routine(Counts(), "counts")
+        with pytest.raises(JournalError, match="no longer has"):
+            flow.recover(accept_changes=True)
+    with steps(file) as flow:  # nothing was lost by that
+        assert flow.recover()[0].status == "completed"
+
+
+def test_a_second_opener_is_refused_with_who_has_the_journal(file: Path) -> None:
+    with steps(file) as flow:
+        flow.run("steps", {"n": 1, "left": 0})
+        with steps(file) as other, pytest.raises(JournalError, match="this process"):
+            other.execute("steps", {"n": 1, "left": 0})
+        code = f"from routilux_core import Flow\nFlow('x', journal={str(file)!r}).recover()"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert f"process {os.getpid()}" in done.stderr
+    with steps(file) as other:
+        assert other.execute("steps", {"n": 1, "left": 0}).status == "completed"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.write_bytes(b"not a database" * 100), "can't be opened"),
+        (lambda path: path.mkdir(), "is no file"),
+        (lambda path: sqlite3.connect(path).execute("CREATE TABLE mine (x)").connection.close(), "something else"),
+    ],
+)
+def test_what_is_no_journal_is_refused_and_stays(make: Callable[[Path], Any], message: str, file: Path) -> None:
+    make(file)
+    before = file.read_bytes() if file.is_file() else b""
+    with steps(file) as flow, pytest.raises(JournalError, match=message):
+        flow.execute("steps", {"n": 1, "left": 0})
+    assert (file.read_bytes() if file.is_file() else b"") == before
+
+
+def test_a_newer_journal_is_refused(file: Path) -> None:
+    with steps(file) as flow:
+        flow.run("steps", {"n": 1, "left": 0})
+    connection = sqlite3.connect(file)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with steps(file) as flow, pytest.raises(JournalError, match="version 99"):
+        flow.recover()
+
+
+@pytest.mark.parametrize("settings", [{"journal": 3}, {"journal": ""}, {"journal": "x.db", "durability": "fast"}])
+def test_settings_that_can_not_work_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises((ConfigurationError, UnknownNameError)):
+        Flow("bad", **settings)
+
+
+@pytest.mark.parametrize("strategy", ["process", "asyncio"])
+def test_a_strategy_whose_jobs_are_not_kept_is_refused_at_once(strategy: str, file: Path) -> None:
+    with pytest.raises(CapabilityError, match="journal"):
+        Flow("bad", strategy, journal=file)
+
+
+def test_recover_without_a_journal_is_refused() -> None:
+    with Flow("none") as flow, pytest.raises(FlowStateError, match="journal="):
+        flow.recover()
+
+
+def without_checks() -> dict[str, str]:
+    """Return the environment of a program that forks: a look whether the lock is held is not made for that."""
+    kept = {name: value for name, value in os.environ.items() if name != "ROUTILUX_CHECK_LOCKS"}
+    return {**kept, "PYTHONPATH": str(SUPPORT)}
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> Callable[..., str]:
+    def kill(*arguments: object) -> str:
+        (tmp_path / "kills").mkdir()
+        done = subprocess.run(
+            [sys.executable, "-m", "journal.killing", str(tmp_path / "kills"), *map(str, arguments)],
+            cwd=SUPPORT, env=without_checks(), capture_output=True, text=True,
+        )  # fmt: skip
+        return done.stdout + done.stderr
+
+    return kill
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_kill_at_any_statement_costs_nothing(strategy: str, killed: Callable[..., str]) -> None:
+    said = killed(strategy, "sync", 2, 9)
+    assert said.endswith(" 0 wrong\n")
+    assert int(said.split()[0]) > 3
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("durability", ["sync", "async"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_kill_at_each_statement_of_60_activations_costs_nothing(
+    strategy: str, durability: str, killed: Callable[..., str]
+) -> None:
+    said = killed(strategy, durability, 20)
+    assert said.endswith(" 0 wrong\n")
+    assert int(said.split()[0]) > 30
