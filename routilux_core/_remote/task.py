@@ -98,12 +98,12 @@ class RemoteTask(Task):
 
     def send_again(self) -> None:
         """Give the task, as it was packed, to the pool."""
-        sender = self.sender
+        pool = self.sender.pool  # without the lock, once: another thread may let go of it
         if self.claim.ended:  # given up, or taken back, while it was put off
             return
-        if sender.pool is None:
-            self.give_up(StrategyError(f"strategy {sender.strategy.name!r}: its pool was closed"))
-        elif not self._hand_over(sender.pool, sys.exception()):
+        if pool is None:
+            self.give_up(StrategyError(f"strategy {self.sender.strategy.name!r}: its pool was closed"))
+        elif not self._hand_over(pool, sys.exception()):
             self.take_back()
 
     def _hand_over(self, pool: WorkerPool, around: BaseException | None) -> bool:
@@ -112,7 +112,11 @@ class RemoteTask(Task):
             if self.claim.run.stopped:
                 return False
             self.receiver.clock.sent = perf_counter()
-            self.where = GIVEN
+            # Who gives it up has done so before this, or finds it with its pool, which may still ask for its bytes.
+            with self._lock:
+                if self.claim.ended:
+                    return True
+                self.where = GIVEN
             try:
                 pool.submit(self)
             except Busy as busy:

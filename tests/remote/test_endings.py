@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -25,7 +26,9 @@ from routilux_core import (
     slot,
     worker,
 )
+from routilux_core._remote.task import RemoteTask
 from shipped.endings import Becomes, Logs, Makes
+from stress.at_each_line import Interruption
 
 MakeFlow = Callable[..., Flow]
 SECONDS = 20.0
@@ -264,6 +267,47 @@ def test_a_pool_that_ends_a_task_that_was_given_up_for_it_is_not_blamed(
     assert "ended twice" not in caplog.text
     task.fail(WorkerLost(reason="closed"))
     assert "ended twice" in caplog.text
+
+
+def test_a_task_that_is_given_up_while_it_is_handed_over_is_not_submitted_without_its_bytes(
+    make_flow: MakeFlow,
+) -> None:
+    submitted: list[bool] = []
+    losing: list[threading.Thread] = []
+
+    class Pool(HeldPool):
+        def submit(self, task: Task) -> None:
+            submitted.append(False)
+            submitted[-1] = bool(task.payload())
+            self.run(task)
+
+        def lose(self) -> None:
+            losing.append(threading.Thread(target=self.host.lost, args=(WorkerLost(reason="all of them"),)))
+            losing[-1].start()
+            losing[-1].join(0.2)  # or it waits, for what is held where this comes
+
+    @frozen(kw_only=True)
+    class Loses(Held):
+        def open(self, host: Host) -> WorkerPool:
+            self.pools.append(Pool(host, bytes))
+            return self.pools[-1]
+
+    strategy = Loses()
+    flow = make_flow(execution_strategy=strategy)
+    flow.add_routine(Adds(seen=[]), "adds")
+    statuses: list[str] = []
+    for at in itertools.count(1):
+        interruption = Interruption(at, lambda: strategy.pools[-1].lose(), RemoteTask.send_again, RemoteTask._hand_over)
+        interruption(lambda: flow.execute("adds", {"n": 1}))
+        assert flow.job_state is not None
+        statuses.append(finished(flow.job_state).status)
+        assert all(submitted), interruption.where
+        for each in losing:
+            each.join(SECONDS)
+        if interruption.where == "nowhere":
+            break
+    assert set(statuses) == {"failed", "completed"}
+    assert 0 < len(submitted) < len(statuses)  # where it was given up before, the pool was not given it
 
 
 class Gone(RuntimeError):

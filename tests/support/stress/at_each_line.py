@@ -19,10 +19,14 @@ HOMES = tuple(str(Path(package.__file__ or "").parent) for package in (routilux_
 
 
 class Interruption:
-    """Calls something before the `at`-th line of the engine that this thread executes, and counts them."""
+    """Calls something before the `at`-th line of the engine that this thread executes, and counts them.
 
-    def __init__(self, at: int, what: Callable[[], Any]) -> None:
+    Where functions are named, only their lines count.
+    """
+
+    def __init__(self, at: int, what: Callable[[], Any], *functions: Callable[..., Any]) -> None:
         self.at, self.what = at, what
+        self.codes = {each.__code__ for each in functions}
         self.lines = 0
         self.where = "nowhere"
 
@@ -39,7 +43,9 @@ class Interruption:
         sys.settrace(self._on_call)
 
     def _on_call(self, frame: FrameType, event: str, argument: object) -> Any:
-        return self._on_line if frame.f_code.co_filename.startswith(HOMES) else None
+        code = frame.f_code
+        counts = code in self.codes if self.codes else code.co_filename.startswith(HOMES)
+        return self._on_line if counts else None
 
     def _on_line(self, frame: FrameType, event: str, argument: object) -> Any:
         if event == "line" and not _cannot_be(frame):
