@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from documents import DATA, RUN, SHOWN, Command, Page, check, indented, pages, pattern
+from documents import DATA, RUN, SAME, SHOWN, Command, Page, check, indented, pages, pattern
+from places import CHECKOUT
 from postgresql import server
 
 PAGES = {page.name: page for page in pages()}
@@ -51,6 +54,20 @@ def test_no_block_is_left_out(name: str) -> None:
     # Two lines of the README are run by CI, which reads them there.
     alone = page.text.splitlines()
     assert [n for n in indented(page) if not alone[n - 1].startswith("    python3 -m venv .venv && ")] == []
+
+
+@pytest.mark.once
+def test_no_two_pages_have_a_file_of_one_name() -> None:
+    files = [name for page in PAGES.values() for name in page.files if name not in SAME]
+    assert [name for name, count in Counter(files).items() if count > 1] == [], "type checkers see them in one folder"
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("document", ["README.md", "SECURITY.md", "CONTRIBUTING.md", "docs/llms.txt"])
+def test_links_lead_to_files(document: str) -> None:
+    path = CHECKOUT / document
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", path.read_text("utf-8"))
+    assert [link for link in links if not path.parent.joinpath(link.replace(".html", ".md")).exists()] == []
 
 
 @pytest.mark.once

@@ -88,7 +88,7 @@ class Page:
             command
             for block in self.blocks
             if block.language == "console" and not block.is_fresh
-            for command in _commands(block)
+            for command in commands(block)
         ]
         said = " ".join(command.typed for command in typed)
         rest = [name for name in self.files if name not in said and name != "conftest.py"]
@@ -182,7 +182,8 @@ def _blocks(text: str) -> Iterator[Block]:
             of = {}
 
 
-def _commands(block: Block) -> Iterator[Command]:
+def commands(block: Block) -> Iterator[Command]:
+    """Return what the lines of a console block that begin with `$` type, each with what stands below it."""
     lines = block.code.splitlines()
     starts = [number for number, line in enumerate(lines) if line.startswith("$ ")]
     for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
