@@ -515,7 +515,7 @@ class Flow:
             JobControl(run).resume()
 
     def cancel(self, kill: bool = False, *, reason: str = "") -> None:
-        """Cancel every running job: what is queued is discarded and counted, what runs ends.
+        """Cancel every running job: calls that have not begun are discarded and counted, calls that run may finish.
 
         When this has returned, no worker commits to another call of theirs (see `JobState.cancel`). With `kill` what
         runs is ended at once, where the strategy can end its workers.

@@ -276,7 +276,7 @@ class JobState:
         self._controls.resume()
 
     def cancel(self, kill: bool = False, *, reason: str = "") -> None:
-        """Discard what is queued or waits for a retry, and count it; what runs ends.
+        """Discard calls that have not begun, retries included, and count them; calls that run may finish.
 
         When this has returned, no worker commits to another call of this job. A call that a worker had committed to
         goes on, even if its handler is only about to begin: at most one for each worker. With `kill` workers that run

@@ -29,6 +29,7 @@ def database() -> Iterator[str]:
 
 
 @pytest.mark.once
+@pytest.mark.timeout(900)  # a page starts up to ten programs, one after the other
 @pytest.mark.parametrize("name", [name for name, page in PAGES.items() if page.files or page.commands])
 def test_all_blocks_of_a_page_run(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     page = PAGES[name]
