@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice, product
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ from routilux_core.errors import (
 )
 from routilux_core.ports import ENTRY, Slot
 from routilux_core.routine import Routine
+
+MOST_COMPARED = 10_000  # events with slots, where a connection seems to be missing
 
 
 @frozen
@@ -324,6 +327,39 @@ class Graph:
             if declared and old not in declared:
                 text = f"{made.source}.{made.event} declares {', '.join(map(repr, declared))}, not {old!r}"
                 warnings.warn(printable(f"param_mapping {{{old!r}: {new!r}}} has no effect: {text}"), stacklevel=5)
+
+    def unconnected(self, entry: str) -> str | None:
+        """Say which connection seems to be missing in a job that begins at `entry`; None if none does.
+
+        An event that is reached and leads nowhere, and a slot of a routine that nothing leads to, which takes just what
+        the event has. Neither alone is a mistake: the last event of a flow leads nowhere, and a flow may have several
+        entries.
+        """
+        led_to = {each.target for each in self.connections} | {entry}
+        idle = [name for name in self.routines if name not in led_to]
+        if not idle:
+            return None
+        taken = {(each.source, each.event) for each in self.connections}
+        taken |= {(each.routine_id, each.event) for each in self.outputs}
+        reached = [entry, *reachable(entry, self.successors())]
+        events = [
+            (name, each)
+            for name in reached
+            for each in self.routines[name]._routilux.events.values()
+            if each.output_params and (name, each.name) not in taken
+        ]
+        slots = [
+            (name, each) for name in idle for each in self.routines[name]._routilux.slots.values() if each.name != ENTRY
+        ]
+        for (source, event), (target, slot) in islice(product(events, slots), MOST_COMPARED):
+            required = slot.signature.required
+            if required and {*required} <= {*event.output_params}:
+                wire = f"{source!r}, {event.name!r}, {target!r}, {slot.name!r}"
+                return printable(
+                    f"nothing is connected to the event {event.name!r} of routine {source!r}, and nothing leads to "
+                    f"routine {target!r}: is flow.connect({wire}) missing?"
+                )
+        return None
 
     def gather_order(self) -> list[tuple[str, str]]:
         """Return the gather slots (routine id, slot), each behind those that can reach it."""

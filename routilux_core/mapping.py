@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar, overload
 import attrs
 
 from routilux_core.error_handling import ErrorHandler, ErrorStrategy, Failure
-from routilux_core.errors import ConfigurationError, brief
+from routilux_core.errors import ConfigurationError, FlowStateError, brief
 from routilux_core.flow import Flow
 from routilux_core.functions import Function, check_function
 from routilux_core.ports import event, slot
@@ -52,6 +52,7 @@ def map(
     on_error: Literal["raise"] = ...,
     retries: int | ErrorHandler = ...,
     timeout: float | None = ...,
+    progress: bool = ...,
 ) -> list[R]: ...
 @overload
 def map(
@@ -63,6 +64,7 @@ def map(
     on_error: Literal["collect"],
     retries: int | ErrorHandler = ...,
     timeout: float | None = ...,
+    progress: bool = ...,
 ) -> list[R | BaseException]: ...
 def map(
     function: Callable[[T], R],
@@ -73,25 +75,25 @@ def map(
     on_error: Literal["raise", "collect"] = "raise",
     retries: int | ErrorHandler = 0,
     timeout: float | None = None,
+    progress: bool = False,
 ) -> Any:
     """Call a function on each item, as many at a time as the strategy has workers; the results in the items' order.
 
     `strategy` is any installed one, `max_workers` its number of workers. With `on_error="raise"` the first exception is
     raised, with a note that says which item it was, and what has not begun is not called; with `"collect"` the
     exceptions stand among the results. `retries` is how often a call is tried again, at once, or an `ErrorHandler`.
-    After `timeout` seconds `JobTimeout` is raised. The items are taken in the calling thread.
+    After `timeout` seconds `JobTimeout` is raised. `progress` shows how many calls are done. The items are taken in the
+    calling thread::
 
-    >>> map(len, ["Oslo", "Lima", "Accra"], strategy="concurrent", max_workers=8)
-    [4, 4, 5]
-    >>> map(int, ["1", "two"], on_error="collect")
-    [1, ValueError("invalid literal for int() with base 10: 'two'")]
+        lengths = routilux_core.map(fetch, urls, strategy="concurrent", max_workers=8)
 
-    It is a flow underneath: under strategies with worker processes, function, items and results travel by pickle.
+    It is a flow underneath: under strategies with worker processes, function, items and results travel by pickle. Each
+    call starts its own workers; who calls often makes a flow once, whose workers stay.
     """
     check_function(function, "map")
     if on_error not in ("raise", "collect"):
         raise ConfigurationError(f"on_error is 'raise' or 'collect', not {brief(on_error)}")
-    with Flow("map", strategy, max_workers, history_size=0) as flow:
+    with Flow("map", strategy, max_workers, history_size=0, progress=progress) as flow:
         flow.add_routine(_Items(), "items", execution_strategy="sequential")
         flow.add_routine(_Call(function=function), "call")
         flow.connect("items", "item", "call", "item")
@@ -103,6 +105,8 @@ def map(
     if failures and (on_error == "raise" or min(failures) < 0):
         raise failures[min(failures)]
     results: list[Any] = [None] * len(taken)
+    if job.errors_left_out.failures:
+        results = [_not_kept(index) for index in range(len(taken))]
     for index, error in failures.items():
         results[index] = error
     for payload in job.results("done"):
@@ -125,6 +129,10 @@ def _policy(on_error: str, retries: int | ErrorHandler) -> ErrorHandler:
     if not retries:
         return ErrorHandler(last)
     return ErrorHandler(ErrorStrategy.RETRY, max_retries=retries, retry_delay=0.0, after_retries=last)
+
+
+def _not_kept(index: int) -> BaseException:
+    return FlowStateError(f"routilux_core.map: item {index} failed, and of so many exceptions a job keeps the first")
 
 
 def _with_item(failure: Failure, taken: list[Any]) -> BaseException:

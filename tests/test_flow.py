@@ -471,7 +471,8 @@ def test_the_graph_cannot_change_while_a_job_runs(make_flow: MakeFlow) -> None:
     flow, blocks, extra = make_flow(execution_strategy="concurrent"), Blocks(), Total()
     flow.add_routine(blocks, "blocks")
     flow.add_routine(extra, "extra")
-    job = flow.execute("blocks")
+    with pytest.warns(UserWarning, match=r"is flow\.connect"):
+        job = flow.execute("blocks")
     assert blocks.running.wait(SECONDS)
     for change in (
         lambda: flow.add_routine(Total(), "late"),

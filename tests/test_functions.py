@@ -17,6 +17,7 @@ from routilux_core import (
     DefinitionError,
     ErrorHandler,
     Flow,
+    FlowStateError,
     JobTimeout,
     PayloadError,
     Routine,
@@ -26,6 +27,7 @@ from routilux_core import (
     event,
     slot,
 )
+from routilux_core._tracking import failures
 
 MakeFlow = Callable[..., Flow]
 
@@ -279,6 +281,17 @@ def test_map_raises_what_its_items_raise() -> None:
         routilux_core.map(str, items())
     with pytest.raises(LookupError, match="no more pages"):
         routilux_core.map(str, items(), on_error="collect")
+
+
+def test_map_takes_no_failure_that_was_not_kept_for_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failures, "MOST", 10)
+
+    def fails(n: int) -> int:
+        raise OSError(n)
+
+    found: list[Any] = routilux_core.map(fails, range(12), strategy="sequential", on_error="collect")
+    assert [type(each) for each in found[8:]] == [OSError, OSError, FlowStateError, FlowStateError]
+    assert str(found[-1]).startswith("routilux_core.map: item 11 failed")
 
 
 def test_map_gives_up_after_its_timeout() -> None:

@@ -576,6 +576,7 @@ def test_an_entry_that_can_not_be_copied_for_its_job_is_refused_and_leaves_nothi
     assert flow.job_state is None
     assert flow.wait_for_completion(SECONDS)
     flow.add_routine(Relay(), "relay")
+    flow.connect("uncopied", "item", "relay", "n")
     assert flow.run("uncopied", slot="n").status == "completed"
 
 

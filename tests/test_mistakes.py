@@ -276,6 +276,29 @@ def test_a_parameter_that_the_entry_does_not_take_is_warned_of(flow: Flow) -> No
         assert flow.run("src", {"m": 3}).status == "completed"
 
 
+def test_a_connection_that_seems_to_be_missing_is_named_once(make_flow: Callable[..., Flow]) -> None:
+    flow = make_flow(flow_id="f")
+    flow.add_routine(Source(), "src")
+    flow.add_routine(Sink(), "snk")
+    with pytest.warns(
+        UserWarning, match=r"routine 'src', and nothing .*: is flow\.connect\('src', 'out', 'snk', 'take'\) missing"
+    ):
+        flow.run("src")
+    flow.run("src")
+    flow.connect("src", "out", "snk", "take")
+    flow.run("src")
+
+
+def test_an_event_that_leads_nowhere_may_be_meant_so(make_flow: Callable[..., Flow]) -> None:
+    flow = make_flow()
+    flow.add_routine(Source(), "last")
+    flow.add(lambda path: path, "another entry")
+    flow.run("last")
+    flow.add_output("last", "out")
+    flow.add_routine(Sink(), "sink")
+    assert len(flow.run("last").results("last.out")) == 3
+
+
 def test_an_absent_parameter_of_the_entry_is_told_with_entry_params(flow: Flow) -> None:
     class Needy(Routine):
         def __call__(self, names: list[str]) -> None:

@@ -105,7 +105,8 @@ def test_a_routine_is_removed_with_what_was_connected(flow: Flow, make_flow: Mak
     gone = flow.remove_routine("times")
     assert list(flow.routines) == ["count", "sum"]
     assert flow.connections == ()
-    job = flow.run("count", {"n": 3})
+    with pytest.warns(UserWarning, match=r"is flow\.connect\('count', 'out', 'sum', 'take'\) missing"):
+        job = flow.run("count", {"n": 3})
     assert (job.status, job.results(), job.ledger.unconnected) == ("completed", {}, 3)
     other = make_flow()
     assert other.add_routine(gone) == "times"

@@ -19,12 +19,13 @@ from routilux_core.strategy import ExecutionStrategy
 class Wiring:
     """A graph, wired for its engine. `building` is held by who changes it: one thread at a time, while no job runs."""
 
-    __slots__ = ("awaiting", "building", "engine", "graph", "named", "ordered")
+    __slots__ = ("awaiting", "building", "checked", "engine", "graph", "named", "ordered")
 
     def __init__(self, engine: Engine, graph: Graph, named: dict[str, str], building: threading.RLock) -> None:
         self.engine, self.graph, self.building = engine, graph, building
         self.named = named  # routine id -> the strategy that it has of its own
         self.awaiting: set[str] = set()  # the routines with `async def` handlers
+        self.checked = -1  # the version of the graph in which missing connections were looked for
         self.ordered = -1  # the version of the graph for which the order of its gather slots is known
 
     def check_idle(self, what: str) -> None:
@@ -188,6 +189,11 @@ class Wiring:
         for routine_id in self.awaiting:
             node = self.engine.nodes[routine_id]
             check_coroutines(routine_id, node.routine, node.scheduler.strategy)
+
+    def missing(self, entry: str) -> str | None:
+        """Say which connection seems to be missing, the first time that this graph is asked."""
+        self.checked = self.graph.version
+        return self.graph.unconnected(entry)
 
     def order_gathers(self) -> None:
         """Work out which gather slot is called before which, for the graph as it is now."""

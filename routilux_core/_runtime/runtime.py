@@ -104,8 +104,6 @@ class Runtime:
         self.wiring = Wiring(engine, Graph(flow_id), {}, self.building)
         self.plugins = plugins
         self.keeper = keeper
-        if keeper is not None:
-            keeper.saved = self.saved
         self.numbers = itertools.count(1)  # of jobs
         self.process, self.session = 0, ""  # which processes the ids of jobs tell apart, and how
         self.last: JobState | None = None
@@ -328,6 +326,8 @@ class Runtime:
         with self.opening, self.building:  # until it is posted, nobody closes the pools or changes anything
             inlet = self.wiring.entry(order.routine_id, order.slot)
             _warn_of_unknown(inlet, order.payload)
+            if self.wiring.checked != self.wiring.graph.version and (missing := self.wiring.missing(order.routine_id)):
+                warnings.warn(missing, stacklevel=5)
             self._prepare(inlet, order.payload)
             run, job = made or self._new_job(order.job_id)
             self._equip(run, job)
@@ -573,10 +573,8 @@ class Runtime:
 
 def check_keeps(strategy: ExecutionStrategy) -> None:
     """Refuse a strategy whose jobs can't be kept in a journal yet."""
-    from routilux_core.serialization.snapshot import SavedStrategy  # loaded with a journal anyway
-
     can = strategy.capabilities
-    if (can.shares_memory and not can.coroutines) or isinstance(strategy, SavedStrategy):
+    if can.shares_memory and not can.coroutines:
         return
     raise CapabilityError(
         f"strategy {strategy.name!r} can't run the jobs of a flow with a journal: what its workers do elsewhere is not "

@@ -13,7 +13,6 @@ from attrs import field, frozen
 from routilux_core import Capabilities, ConfigurationError, ExecutionStrategy, Host, StrategyError, Task, WorkerPool
 from routilux_core.seconds import check_seconds
 from routilux_core_plugins.process.child import WORKER, check_start_method
-from routilux_core_plugins.process.cpus import cpus
 from routilux_core_plugins.process.launcher import UNGUARDED, Settings
 from routilux_core_plugins.process.supervisor import Supervisor
 
@@ -58,6 +57,8 @@ class ProcessStrategy(ExecutionStrategy):
     start_timeout: float = field(default=60.0, converter=_seconds)
 
     def open(self, host: Host) -> WorkerPool:
+        from routilux_core_plugins.process.cpus import cpus  # with it comes pathlib, which no worker needs
+
         _check_may_start()
         settings = Settings(
             workers=self.max_workers or cpus(),
