@@ -153,6 +153,10 @@ class ErrorHandler:
     The delay before retry *k* is `retry_delay * retry_backoff ** (k - 1)` seconds, at most `max_delay`, plus up to
     `jitter` seconds drawn evenly. `after_retries` is what happens when the retries are used up, and at once for an
     exception that is not in `retryable_exceptions` or is in `non_retryable_exceptions`.
+
+    >>> policy = ErrorHandler("retry", max_retries=5, retry_delay=0.5, max_delay=3.0, after_retries="continue")
+    >>> [policy.delay_before(retry) for retry in range(1, 6)]
+    [0.5, 1.0, 2.0, 3.0, 3.0]
     """
 
     strategy: ErrorStrategy = field(default=ErrorStrategy.STOP, converter=_strategy)

@@ -46,6 +46,17 @@ class Flow:
     quicker, and a crash costs the last moments, which are done again. None of these is saved with the flow.
     All methods may be called from any
     thread, and by signal handlers: what would wait for what they interrupt is refused.
+
+    >>> def double(n: int) -> int:
+    ...     return 2 * n
+    >>> with Flow(execution_strategy="concurrent", max_workers=5) as flow:
+    ...     name = flow.add(double)
+    ...     output = flow.add_output("double", "out")
+    ...     job = flow.run("double", {"n": 4}, timeout=10.0)
+    >>> job.status, job.results("double.out")
+    ('completed', [{'value': 8}])
+
+    Raises `ConfigurationError` for a value that can't be, and `UnknownStrategyError` for a name that is not installed.
     """
 
     def __init__(
@@ -491,6 +502,13 @@ class Flow:
         """Wait until all jobs have ended, however they ended; False when `timeout` seconds were over first.
 
         Jobs that begin meanwhile, in handlers perhaps, are waited for, too.
+
+        >>> flow = Flow(execution_strategy="concurrent")
+        >>> entry = flow.add(len)
+        >>> job = flow.execute(entry, {"obj": "Oslo"})
+        >>> flow.wait_for_completion(timeout=10.0), job.status
+        (True, 'completed')
+        >>> flow.shutdown()
         """
         check_outside(self._runtime.engine, "Flow.wait_for_completion")
         self._runtime.engine.visits.check_uninterrupted("Flow.wait_for_completion")
@@ -515,7 +533,7 @@ class Flow:
             JobControl(run).resume()
 
     def cancel(self, kill: bool = False, *, reason: str = "") -> None:
-        """Cancel every running job: what is queued is discarded and counted, what runs ends.
+        """Cancel every running job: calls that have not begun are discarded and counted, calls that run may finish.
 
         When this has returned, no worker commits to another call of theirs (see `JobState.cancel`). With `kill` what
         runs is ended at once, where the strategy can end its workers.

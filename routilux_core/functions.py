@@ -27,13 +27,15 @@ def as_routine(function: Function | None = None, /, *, stateless: bool = True, *
 
     A mapping is emitted as the payload, anything else as `value`; of a generator each item is emitted. None that is
     returned emits nothing. The class is stateless: its calls may run at the same time. `concurrency`, `timeout` and the
-    other class keywords of a routine can be given::
+    other class keywords of a routine can be given.
 
-        @as_routine(timeout=5.0)
-        def letters(name: str) -> int:
-            return len(name)
-
-        flow.add_routine(letters(), "letters")
+    >>> from routilux_core.testing import call
+    >>> @as_routine(timeout=5.0)
+    ... def letters(name: str) -> int:
+    ...     return len(name)
+    >>> [emitted] = call(letters(), "input", name="Oslo")
+    >>> emitted.data
+    {'value': 4}
     """
 
     def make(function: Function) -> type[Routine]:

@@ -97,7 +97,16 @@ else:
 
 
 class JobState:
-    """One execution of a flow. All of it may be read from any thread, also while the job runs."""
+    """One execution of a flow. All of it may be read from any thread, also while the job runs.
+
+    >>> from routilux_core import Flow
+    >>> flow = Flow()
+    >>> entry = flow.add(len)
+    >>> output = flow.add_output(entry, "out")
+    >>> job = flow.run(entry, {"obj": "Oslo"})
+    >>> job.status, job.results(output), job.errors, job.ledger.completed
+    ('completed', [{'value': 4}], [], 1)
+    """
 
     def __init__(self, job_id: str, flow_id: str, controls: Controls, origin: Origin | None = None) -> None:
         self.job_id = job_id
@@ -276,7 +285,7 @@ class JobState:
         self._controls.resume()
 
     def cancel(self, kill: bool = False, *, reason: str = "") -> None:
-        """Discard what is queued or waits for a retry, and count it; what runs ends.
+        """Discard calls that have not begun, retries included, and count them; calls that run may finish.
 
         When this has returned, no worker commits to another call of this job. A call that a worker had committed to
         goes on, even if its handler is only about to begin: at most one for each worker. With `kill` workers that run

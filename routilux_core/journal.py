@@ -16,7 +16,7 @@ class Key(NamedTuple):
     name: str = ""
 
 
-KEPT = ("job", "record", "flow", "shared")  # the kinds of rows that outlive the end of a job
+KEPT = ("job", "record", "flow", "document", "shared")  # the kinds of rows that outlive the end of a job
 
 
 class Mark(NamedTuple):

@@ -83,9 +83,12 @@ def map(
     raised, with a note that says which item it was, and what has not begun is not called; with `"collect"` the
     exceptions stand among the results. `retries` is how often a call is tried again, at once, or an `ErrorHandler`.
     After `timeout` seconds `JobTimeout` is raised. `progress` shows how many calls are done. The items are taken in the
-    calling thread::
+    calling thread.
 
-        lengths = routilux_core.map(fetch, urls, strategy="concurrent", max_workers=8)
+    >>> map(len, ["Oslo", "Lima", "Accra"], strategy="concurrent", max_workers=8)
+    [4, 4, 5]
+    >>> map(int, ["1", "two"], on_error="collect")
+    [1, ValueError("invalid literal for int() with base 10: 'two'")]
 
     It is a flow underneath: under strategies with worker processes, function, items and results travel by pickle. Each
     call starts its own workers; who calls often makes a flow once, whose workers stay.

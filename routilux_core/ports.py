@@ -107,7 +107,10 @@ class Event:
 
 
 def event(*output_params: str) -> Event:
-    """Declare an output of a routine class; the parameter names are documentation."""
+    """Declare an output of a routine class: `fetched = event("name", "letters")`.
+
+    The names of what is emitted are documentation; `Flow.connect` warns of a mapping that renames another one.
+    """
     return Event(output_params=output_params)
 
 
@@ -229,6 +232,18 @@ def slot(
     a dict of its own. With `emits="done"` what the handler returns is emitted as the event `done`, and each item where
     it yields: a mapping as the payload, anything else under the event's only parameter. None that is returned emits
     nothing. A handler of any other slot emits with `self.emit`, and what it returns is not used.
+
+    >>> from routilux_core import Routine, event, slot
+    >>> from routilux_core.testing import call
+    >>> class Join(Routine):
+    ...     joined = event("text")
+    ...
+    ...     @slot(emits="joined")
+    ...     def words(self, first: str, second: str = "") -> str:
+    ...         return first + second
+    >>> [emitted] = call(Join(), "words", first="Os", second="lo")
+    >>> emitted.data
+    {'text': 'Oslo'}
     """
 
     def mark(function: F) -> F:
@@ -255,6 +270,20 @@ class per_worker(typing.Generic[T]):  # noqa: N801 - reads as a declaration, lik
     only that, in the thread that made it. Under `sequential` each thread that waits is a worker: `shutdown()` closes
     what its own thread made, and any other thread closes its own when it ends, or when it next asks. What raises when
     it is closed, or hangs, is logged, and the rest is closed.
+
+    >>> import sqlite3
+    >>> from routilux_core import Routine, event, per_worker, slot
+    >>> from routilux_core.testing import call
+    >>> class Ask(Routine, stateless=True):
+    ...     database = per_worker(lambda: sqlite3.connect(":memory:"))
+    ...     answered = event("row")
+    ...
+    ...     @slot
+    ...     def query(self, text: str) -> None:
+    ...         self.emit("answered", row=self.database.execute(text).fetchone())
+    >>> [emitted] = call(Ask(), "query", text="SELECT 1 + 1")
+    >>> emitted.data
+    {'row': (2,)}
     """
 
     def __init__(self, factory: Callable[[], T] | Callable[[Any], T]) -> None:

@@ -56,6 +56,21 @@ class Routine:
     the flow has a journal; by default it is made again).
 
     A copy of a routine (`copy.copy`, `copy.deepcopy`, `pickle`) is in no flow, and its slots call its own methods.
+
+    >>> from routilux_core import Routine, event, slot
+    >>> from routilux_core.testing import call
+    >>> class Count(Routine):
+    ...     step: int = 1
+    ...     total: int = 0
+    ...     counted = event("total")
+    ...
+    ...     @slot
+    ...     def add(self, n: int) -> None:
+    ...         self.total += n * self.step
+    ...         self.emit("counted", total=self.total)
+    >>> [emitted] = call(Count(step=10), "add", n=4)
+    >>> emitted.event, emitted.data
+    ('counted', {'total': 40})
     """
 
     _routilux: Internals

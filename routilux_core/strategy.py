@@ -163,13 +163,17 @@ class Task(ABC):
 class Done(Protocol):
     """What a waiting pool is told about: it is set once, when all the jobs waited for have ended."""
 
-    def is_set(self) -> bool: ...
+    def is_set(self) -> bool:
+        """Return whether all the jobs waited for have ended."""
 
-    def wait(self, timeout: float | None = None) -> bool: ...
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is set, at most `timeout` seconds, and return whether it is."""
 
-    def add_callback(self, callback: Callable[[], None], /) -> None: ...
+    def add_callback(self, callback: Callable[[], None], /) -> None:
+        """Call this when it is set, or at once if it is set already. It must not block."""
 
-    def remove_callback(self, callback: Callable[[], None], /) -> None: ...
+    def remove_callback(self, callback: Callable[[], None], /) -> None:
+        """Call this no more."""
 
 
 class Host(Protocol):

@@ -64,7 +64,7 @@ MAY_SEE = {
     },
     "_context": {"_routines"},  # where programs outside look for CURRENT
     "testing": {*BASE, "_registry", "_engine", "_runtime", "_remote", "face"},
-    "cli": {*BASE, "_registry", "_report", "serialization", "testing", "face"},
+    "cli": {*BASE, "_registry", "_report", "_journal", "serialization", "testing", "face"},
     "__main__": {"cli"},
 }
 INSTEAD = {  # what to do about it, where that is not plain

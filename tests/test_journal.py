@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from journal.damage import SmallJournal, damaged, each_statement_raises, outcome
 from journal.everything import JOB, effects, make_flow, result, state_of, work
 from places import SUPPORT
 from routilux_core import ConfigurationError, Flow, FlowStateError, JournalError, Routine, event, slot
@@ -357,3 +358,68 @@ def test_a_kill_at_each_statement_of_60_activations_costs_nothing(
     said = killed(strategy, durability, 20)
     assert said.endswith(" 0 wrong\n")
     assert int(said.split()[0]) > 30
+
+
+@pytest.mark.once
+def test_a_statement_that_raises_fails_the_job_and_loses_nothing(file: Path) -> None:
+    (file.parent / "raising").mkdir()
+    for number, told, goes_on in each_statement_raises(file.parent / "raising", "sequential", 13):
+        assert told in ("told", "completed"), number  # what raises when the journal is closed costs nothing
+        assert goes_on, number
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_each_statement_that_raises_fails_the_job_and_loses_nothing(strategy: str, file: Path) -> None:
+    (file.parent / "raising").mkdir()
+    found = list(each_statement_raises(file.parent / "raising", strategy, 1))
+    assert [each for each in found if each[1] not in ("told", "completed") or not each[2]] == []
+    assert len(found) > 40
+
+
+def test_a_full_disk_fails_the_job_which_goes_on_when_there_is_room(file: Path) -> None:
+    with make_flow(None) as flow:
+        expected = result(flow, flow.run("source", {"count": 40}))
+    small = SmallJournal(file)
+    with make_flow(small) as flow:
+        work(flow, 1)
+    small.pages = 5
+    with make_flow(small) as flow:
+        job = flow.run("source", {"count": 40}, job_id="large")
+        assert job.status == "failed"
+        assert any(isinstance(each.exception, JournalError) for each in job.errors)
+        assert "recover" in str(job.errors[-1].exception)
+    with make_flow(file) as flow:
+        job = flow.execute("source", {"count": 40}, job_id="large")
+        assert result(flow, job) == expected
+
+
+def test_a_file_that_is_deleted_while_it_is_in_use_fails_the_job(file: Path) -> None:
+    journal = SmallJournal(file, before=lambda count: file.unlink() if count == 40 else None)
+    assert outcome(journal, "sequential") == "told"
+
+
+def test_a_file_that_may_not_be_written_is_refused(file: Path) -> None:
+    with steps(file) as flow:
+        flow.run("steps", {"n": 1, "left": 0})
+    file.chmod(0o444)
+    if os.access(file, os.W_OK):
+        pytest.skip("this user may write everything")
+    with steps(file) as flow, pytest.raises(JournalError):
+        flow.execute("steps", {"n": 1, "left": 0})
+
+
+@pytest.mark.once
+def test_a_damaged_journal_is_refused_or_gives_an_equal_result(file: Path) -> None:
+    (file.parent / "damaged").mkdir()
+    found = damaged(file.parent / "damaged", 20, seed=1)
+    assert found.keys() <= {"refused", "equal"}
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+def test_10_000_damaged_journals_are_refused_or_give_an_equal_result(file: Path) -> None:
+    (file.parent / "damaged").mkdir()
+    found = damaged(file.parent / "damaged", 10_000, seed=2)
+    assert found.keys() == {"refused", "equal"}

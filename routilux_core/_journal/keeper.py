@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -17,9 +17,10 @@ from routilux_core._journal.commits import Commits
 from routilux_core._journal.recovery import Recovery, SavedJob
 from routilux_core._journal.texts import Reading, compact, differences, outline, payload_text, state_text
 from routilux_core._text.printable import printable
-from routilux_core.errors import FlowStateError, JournalError
+from routilux_core.errors import FlowStateError, JournalError, SerializationError
 from routilux_core.job import JobState
 from routilux_core.journal import Journal, Key
+from routilux_core.serialization.snapshot import SavedFlow
 
 Types = Iterable[type | ModuleType]
 
@@ -29,6 +30,7 @@ class Keeper:
 
     def __init__(self, journal: Journal, waits: bool) -> None:
         self.journal, self.waits = journal, waits
+        self.saved: Callable[[], SavedFlow] | None = None  # what a file holds of the flow
         self.commits: Commits | None = None
         self.live: dict[str, tuple[Run, JobState]] = {}  # jobs that were begun, or taken up, since it was opened
         self.unfinished: dict[str, str] = {}  # those that have not ended, and the flow of each
@@ -77,7 +79,7 @@ class Keeper:
         known: int | None = None
         for owner, mine in rows.items():
             if any(key.kind == "job" for key, _ in mine):
-                jobs_own = [(key, text) for key, text in mine if key.kind not in ("flow", "shared")]
+                jobs_own = [(key, text) for key, text in mine if key.kind not in ("flow", "document", "shared")]
                 saved = SavedJob(owner, jobs_own, reading)
                 if saved.has_ended:
                     self.finished[owner] = (saved.line.flow_id, bool(saved.kinds["fate"]))
@@ -115,7 +117,9 @@ class Keeper:
         if commits is not None and self._process == os.getpid():
             atexit.unregister(self._exit)
             commits.close()
-            self.journal.close(in_doubt=commits.runs())
+            # Calls that the last process has left stay in doubt until their jobs have ended.
+            left = bool(self.unfinished) and self._marks != []
+            self.journal.close(in_doubt=commits.runs() or left)
 
     def _exit(self) -> None:
         """The interpreter exits: what runs can be recovered, and what is queued is written."""
@@ -201,11 +205,21 @@ class Keeper:
         run.refresh_flags()
         return book
 
+    def _document(self) -> str | None:
+        """Return the flow as it is saved, for who goes on with it by a command; None where it can't be saved."""
+        from routilux_core.serialization import flow_to_dict
+
+        try:
+            return None if self.saved is None else compact(flow_to_dict(self.saved()))
+        except SerializationError:
+            return None
+
     def _flow_rows(self, wiring: Wiring, engine: Engine) -> Rows:
         """Return what the journal is to know of the flow: what it looks like, and the state that its jobs share."""
         flow_id, rows, now = wiring.graph.flow_id, Rows(), outline(wiring.graph)
         if now != self._outline:
             rows[Key(flow_id, "flow")] = compact(now)
+            rows[Key(flow_id, "document")] = self._document()
             self._outline = now
         if engine.runs:
             return rows  # what they share is in the journal, and may be changing

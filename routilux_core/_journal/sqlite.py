@@ -29,7 +29,7 @@ CREATE TABLE rows (
 """
 CLOSED = Key("", "closed")
 PUT = "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?, ?)"
-FORGET = "DELETE FROM rows WHERE owner = ? AND kind NOT IN (?, ?, ?, ?)"
+FORGET = "DELETE FROM rows WHERE owner = ? AND kind NOT IN (?, ?, ?, ?, ?)"
 DELETE = "DELETE FROM rows WHERE owner = ? AND kind = ? AND number = ? AND name = ?"
 
 

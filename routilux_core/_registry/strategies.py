@@ -40,7 +40,7 @@ def made_of(
 ) -> ExecutionStrategy:
     """Return a strategy of a class that was loaded."""
     try:
-        return cls(max_workers=max_workers, **options)
+        made = cls(max_workers=max_workers, **options)
     except TypeError as error:
         known = _options_of(cls)
         unknown = [option for option in options if known is not None and option not in known]
@@ -54,6 +54,9 @@ def made_of(
             ) from error
         why = printable(str(error))
         raise ConfigurationError(f"strategy {name!r} can't take the options {options!r}: {why}") from error
+    if not isinstance(made.capabilities, Capabilities):
+        raise StrategyError(f"strategy {name!r} has capabilities={brief(made.capabilities)}, no Capabilities(...)")
+    return made
 
 
 def _options_of(cls: type[ExecutionStrategy]) -> list[str] | None:
@@ -105,7 +108,7 @@ def _checked(what: str, name: str, target: str, cls: Any) -> type[ExecutionStrat
     own = getattr(cls, "name", None)
     if own != name:
         raise StrategyError(f"{what}: {target!r} calls itself {own!r}; the two names have to agree")
-    if not isinstance(getattr(cls, "capabilities", None), Capabilities):
+    if not isinstance(getattr(cls, "capabilities", None), Capabilities | property):  # or each object's own
         raise StrategyError(f"{what}: {target!r} declares no capabilities = Capabilities(...)")
     if cls.__abstractmethods__:
         missing = ", ".join(sorted(cls.__abstractmethods__))

@@ -104,6 +104,8 @@ class Runtime:
         self.wiring = Wiring(engine, Graph(flow_id), {}, self.building)
         self.plugins = plugins
         self.keeper = keeper
+        if keeper is not None:
+            keeper.saved = self.saved
         self.numbers = itertools.count(1)  # of jobs
         self.process, self.session = 0, ""  # which processes the ids of jobs tell apart, and how
         self.last: JobState | None = None
@@ -573,8 +575,10 @@ class Runtime:
 
 def check_keeps(strategy: ExecutionStrategy) -> None:
     """Refuse a strategy whose jobs can't be kept in a journal yet."""
+    from routilux_core.serialization.snapshot import SavedStrategy  # loaded with a journal anyway
+
     can = strategy.capabilities
-    if can.shares_memory and not can.coroutines:
+    if (can.shares_memory and not can.coroutines) or isinstance(strategy, SavedStrategy):
         return
     raise CapabilityError(
         f"strategy {strategy.name!r} can't run the jobs of a flow with a journal: what its workers do elsewhere is not "

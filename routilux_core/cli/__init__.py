@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from routilux_core._text.printable import Lines
 
 # Each has `add_commands(subparsers)`; a command sets `run=function(options) -> exit code`.
-COMMANDS = ("routilux_core.cli.flows", "routilux_core.cli.plugins", "routilux_core.cli.new", "routilux_core.cli.demo")
+COMMANDS = tuple(f"routilux_core.cli.{name}" for name in ("flows", "journals", "plugins", "new", "demo"))
 
 NOBODY_READS = 141  # as a shell tells of a program that SIGPIPE has ended
 

@@ -67,12 +67,12 @@ def add_commands(subparsers: Any) -> None:
     run.add_argument("--report", metavar="FILE", help="write a page that shows the run to this file: run.html, say")
     run.add_argument("--trace", metavar="FILE", help="write a trace for Perfetto to this file: run.json.gz, say")
     run.add_argument("--traceback", action="store_true", help="show where each error was raised")
-    validate.set_defaults(run=_guarded(_validate))
-    show.set_defaults(run=_guarded(_show))
-    run.set_defaults(run=_guarded(_run))
+    validate.set_defaults(run=guarded(_validate))
+    show.set_defaults(run=guarded(_show))
+    run.set_defaults(run=guarded(_run))
 
 
-def _guarded(command: Any) -> Any:
+def guarded(command: Any) -> Any:
     """Turn what a user can put right into one message, and exit code 1."""
 
     def run(options: argparse.Namespace) -> int:
@@ -93,7 +93,7 @@ def _guarded(command: Any) -> Any:
 
 
 def _validate(options: argparse.Namespace) -> int:
-    document, types = _document(options.flow), [_imported(each) for each in options.types]
+    document, types = _document(options.flow), [imported(each) for each in options.types]
     file = printable(options.flow)
     if _is_job(document):
         job = JobState.deserialize(document, types=types)
@@ -107,7 +107,7 @@ def _validate(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    flow = _find(options.flow, options.types)
+    flow = find_flow(options.flow, options.types)
     if options.svg or options.dot:
         print(flow.to_svg() if options.svg else flow.to_dot(), end="")
         return 0
@@ -186,7 +186,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _run_logged(options: argparse.Namespace) -> int:
     params = dict(map(_param, options.param))
-    with _find(options.flow, options.types) as flow:
+    with find_flow(options.flow, options.types) as flow:
         if options.strategy or options.max_workers is not None:
             flow.set_execution_strategy(options.strategy or flow.execution_strategy, options.max_workers)
         if options.progress or options.watch:
@@ -265,12 +265,12 @@ def _shown(payload: dict[str, Any]) -> dict[str, Any]:
     return shown
 
 
-def _find(what: str, modules: list[str]) -> Flow:
+def find_flow(what: str, modules: list[str]) -> Flow:
     """Return the flow of a file, or the one that a module holds or makes under a name."""
     module, colon, name = what.partition(":")
     if os.path.exists(what) or not colon:
         return _load(what, modules)
-    found: Any = _imported(module)
+    found: Any = imported(module)
     for part in name.split("."):
         if not hasattr(found, part):
             raise Refused(
@@ -293,7 +293,7 @@ def _load(path: str, modules: list[str]) -> Flow:
         what = "is the record of a job: read it with JobState.load(); this takes what flow.save() wrote"
         raise Refused(f"{printable(path)} {what}")
     flow = Flow()
-    flow.deserialize(document, types=[_imported(each) for each in modules])
+    flow.deserialize(document, types=[imported(each) for each in modules])
     return flow
 
 
@@ -315,7 +315,7 @@ def _is_job(document: Any) -> bool:
     return isinstance(document, dict) and document.get("format") == JOB
 
 
-def _imported(name: str) -> Any:
+def imported(name: str) -> Any:
     """Import what the user names on the command line; the current folder is looked at first, as `python -m` does."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

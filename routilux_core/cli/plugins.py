@@ -14,11 +14,12 @@ from typing import Any
 from attrs import asdict
 
 from routilux_core._registry import strategies as strategies_module
-from routilux_core._registry.entry_points import ENABLE, Declared, declared, in_one_line
-from routilux_core._registry.plugins import Candidate, PluginSet, scan
+from routilux_core._registry.entry_points import ENABLE, PLUGINS, Declared, declared, in_one_line, mentioned
+from routilux_core._registry.plugins import Candidate, PluginSet, offered, scan
 from routilux_core._registry.requirements import unmet
 from routilux_core._text.printable import printable
 from routilux_core.errors import RoutiluxError
+from routilux_core.hookspecs import StrategyRequest
 from routilux_core.strategy import CONTRACT, Capabilities
 
 Entry = dict[str, Any]
@@ -71,11 +72,28 @@ def _list_strategies() -> list[Entry]:
             found.append(_strategy(claimed[0]))
         for each in claimed if len(claimed) > 1 else ():
             others = ", ".join(str(other) for other in claimed if other is not each)
-            found.append(_entry(each, "clash", f"{others} claims the name, too", {}))
+            why = f"{others} claims the name, too, and none of them runs: uninstall all but one"
+            found.append(_entry(each, "clash", why, {}))
     for each in declared(strategies_module.GROUP):
         if each.name in strategies_module.BUNDLED and each.distribution != "routilux-core":
-            found.append(_entry(each, "clash", "the name is reserved for the bundled strategy", {}))
+            why = "the name is reserved for the bundled strategy, and that one runs"
+            found.append(_entry(each, "clash", why, {}))
+    _note_makers([each for each in found if each["name"] not in strategies_module.BUNDLED])
     return found
+
+
+def _note_makers(entries: list[Entry]) -> None:
+    """Note with each strategy which plugins make one of its name: the first of them runs in its place."""
+    if not (entries and mentioned(PLUGINS)):
+        return
+    plugins = PluginSet()
+    scan(plugins, quiet=True)
+    for each in entries:
+        request = StrategyRequest(name=each["name"], max_workers=None, options={})
+        try:
+            each["made_by"] = [maker for maker, _ in offered(plugins, request)]
+        except RoutiluxError as error:  # of a plugin whose own the name is
+            each["made_by"] = [f"a plugin that refuses: {in_one_line(error)}"]
 
 
 def _strategy(each: Declared) -> Entry:
@@ -111,7 +129,7 @@ def _told_while_it_takes_long(each: Declared) -> Iterator[None]:
 
 
 def _entry(each: Declared, state: str, why: str, capabilities: Entry) -> Entry:
-    return each._asdict() | {"state": state, "why": why, "capabilities": capabilities}
+    return each._asdict() | {"state": state, "why": why, "capabilities": capabilities, "made_by": []}
 
 
 def _list_plugins() -> list[Entry]:
@@ -140,6 +158,7 @@ def _print(entries: list[Entry], last: str, as_json: bool) -> int:
     rows = [("name", "distribution", "state", last)]
     for each in entries:
         facts = each["why"] if each["state"] != "ok" else ", ".join(_words(each[last])) + _asleep(each)
+        facts += _made_by(each.get("made_by"))
         named, state = f"{each['distribution']} {each['version']}", each["state"]
         rows.append((printable(each["name"]), printable(named), state, printable(facts)))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
@@ -149,6 +168,13 @@ def _print(entries: list[Entry], last: str, as_json: bool) -> int:
     if len(rows) == 1:
         print("(none)")
     return code
+
+
+def _made_by(makers: list[str] | None) -> str:
+    if not makers:
+        return ""
+    also = f", and is known to {', '.join(makers[1:])}, too" if len(makers) > 1 else ""
+    return f" (not this one runs: the name is made by {makers[0]}{also})"
 
 
 def _asleep(each: Entry) -> str:

@@ -79,7 +79,8 @@ class LossCases:
         job = flow.execute("source", {"count": 600})
         for _ in range(KILLS):
             calls = len(bench.notes("calls")) + 1 + chance.randrange(60)
-            until(lambda calls=calls: job.wait(0.0) or len(bench.notes("calls")) >= calls, bench.patience)  # type: ignore[misc]
+            goes_on = until(lambda n=calls: job.wait(0.0) or len(bench.notes("calls")) >= n, bench.patience)  # type: ignore[misc]
+            assert goes_on, f"workers were killed (seed {seed}), and the job hangs: {job.explain()}"
             _kill_last(bench)
         assert bench.ended(job), f"workers were killed (seed {seed}), and the job hangs: {job.explain()}"
         _check_books(job, f"workers were killed (seed {seed})")

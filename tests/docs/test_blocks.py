@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from documents import DATA, RUN, SHOWN, Command, Page, check, indented, pages, pattern
+from documents import DATA, RUN, SAME, SHOWN, Command, Page, check, indented, pages, pattern
+from places import CHECKOUT
 from postgresql import server
 
 PAGES = {page.name: page for page in pages()}
@@ -26,6 +29,7 @@ def database() -> Iterator[str]:
 
 
 @pytest.mark.once
+@pytest.mark.timeout(900)  # a page starts up to ten programs, one after the other
 @pytest.mark.parametrize("name", [name for name, page in PAGES.items() if page.files or page.commands])
 def test_all_blocks_of_a_page_run(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     page = PAGES[name]
@@ -51,6 +55,20 @@ def test_no_block_is_left_out(name: str) -> None:
     # Two lines of the README are run by CI, which reads them there.
     alone = page.text.splitlines()
     assert [n for n in indented(page) if not alone[n - 1].startswith("    python3 -m venv .venv && ")] == []
+
+
+@pytest.mark.once
+def test_no_two_pages_have_a_file_of_one_name() -> None:
+    files = [name for page in PAGES.values() for name in page.files if name not in SAME]
+    assert [name for name, count in Counter(files).items() if count > 1] == [], "type checkers see them in one folder"
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("document", ["README.md", "SECURITY.md", "CONTRIBUTING.md", "docs/llms.txt"])
+def test_links_lead_to_files(document: str) -> None:
+    path = CHECKOUT / document
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", path.read_text("utf-8"))
+    assert [link for link in links if not path.parent.joinpath(link.replace(".html", ".md")).exists()] == []
 
 
 @pytest.mark.once

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -419,6 +420,31 @@ def test_an_installed_plugin_that_makes_strategies_is_asked_before_the_first_job
 
 
 @pytest.mark.once
+def test_the_list_of_strategies_says_which_of_two_runs(site: Site) -> None:
+    code = strategy("good") + (
+        "\n    from routilux_core import hookimpl\n"
+        "    @hookimpl\n    def routilux_make_strategy(request):\n"
+        "        return Strategy() if request.name == 'good' else None\n"
+    )
+    for owner in ("makes", "makes-too"):
+        site.install(owner, code=code, plugins=f"{owner} = {owner.replace('-', '_')}")
+    site.install("good-strategy", code=strategy("good"), strategies="good = good_strategy:Strategy")
+    for owner in ("clash-one", "clash-two"):
+        site.install(owner, code=strategy("clash"), strategies=f"clash = {owner.replace('-', '_')}:Strategy")
+
+    def shown(**variables: str) -> dict[str, str]:
+        command = [sys.executable, "-m", "routilux_core.cli", "strategies"]
+        environment = site.environment(**variables)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        return {line.split()[0]: line for line in done.stdout.splitlines()}
+
+    assert "clash-one 1.0 claims the name, too, and none of them runs: uninstall all but one" in shown()["clash"]
+    assert "made by" not in shown()["good"], "nobody has named the plugins"
+    makers = "the name is made by plugin 'makes', and is known to plugin 'makes-too', too"
+    assert f"(not this one runs: {makers})" in shown(ROUTILUX_PLUGINS="*")["good"]
+
+
+@pytest.mark.once
 def test_the_plugins_of_a_flow_are_asked_before_the_installed_ones(site: Site) -> None:
     decides = """
         from routilux_core import Decision, hookimpl
@@ -613,8 +639,11 @@ def test_unknown_names_say_what_is_close_what_there_is_and_what_to_install(site:
     done = site.run(PROGRAM + "\n    for name in ('gopd', 'dask', 'threads', 'xyz'): print(attempt(name))")
     close, dask, threads, other = done.stdout.splitlines()
     assert "did you mean 'good'?" in close
-    assert "'asyncio', 'concurrent', 'good', 'process', 'sequential'" in close
-    assert "pip install routilux-dask" in dask
+    there_is = re.findall("'([^']*)'", close.partition("(there is: ")[2])  # and what is installed beside
+    assert {"asyncio", "concurrent", "good", "process", "sequential"} <= set(there_is)
+    assert there_is == sorted(there_is)
+    installed = {point.name for point in importlib.metadata.entry_points(group="routilux_core.strategies")}
+    assert "pip install routilux-dask" in dask or "dask" in installed
     assert "Threads are called 'concurrent'" in threads
     assert "`routilux strategies` lists" in other
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -269,6 +270,12 @@ def test_each_of_the_twelve_is_named_in_one_line_and_everything_else_works(site:
             assert not answer + heard
 
 
+def installed_here(group: str) -> set[str]:
+    """Return the distributions of this environment that have plugins of a group, apart from the core."""
+    points = importlib.metadata.entry_points(group=f"routilux_core.{group}")
+    return {point.dist.name for point in points if point.dist is not None} - {"routilux-core"}
+
+
 def test_the_list_of_strategies_has_each_of_them_in_a_line_of_its_own(site: Path) -> None:
     lines = run(site, "-m", "routilux_core.cli", "strategies", code=1).stdout.splitlines()
     rows = {name: [line for line in lines if line.split()[0] == name] for name in [*OF_STRATEGIES, *OF_PLUGINS]}
@@ -277,11 +284,13 @@ def test_the_list_of_strategies_has_each_of_them_in_a_line_of_its_own(site: Path
     }
     assert "calls itself 'other'" in rows["mismatched"][0]
     assert "bad-clashing-too 1.0 claims the name, too" in rows["clashing"][0]
-    assert len(lines) == 1 + 4 + 1 + len(OF_STRATEGIES) + 1  # head, bundled, good, bad, and the second that clashes
+    here = sum(line.split()[1] in installed_here("strategies") for line in lines[1:])  # beside, in this environment
+    assert len(lines) == 1 + 4 + 1 + len(OF_STRATEGIES) + 1 + here  # head, bundled, good, bad, the second that clashes
 
 
 def test_the_list_of_plugins_has_each_of_them_with_its_state(site: Path) -> None:
-    entries = json.loads(run(site, "-m", "routilux_core.cli", "plugins", "--json", code=1).stdout)
+    listed = json.loads(run(site, "-m", "routilux_core.cli", "plugins", "--json", code=1).stdout)
+    entries = [each for each in listed if each["distribution"] not in installed_here("plugins")]
     states = {each["name"]: each["state"] for each in entries}
     assert states == dict.fromkeys(OF_PLUGINS, "broken") | {"good-tracker": "ok", "good-decides": "ok"}
     assert {each["version"] for each in entries} == {"1.0"}

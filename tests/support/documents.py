@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 from places import CHECKOUT
 
-SECONDS = 90
+SECONDS = 300
 RUN = ("python", "console")
 DATA = ("toml", "json")  # read, so that they are at least well-formed
 SHOWN = ("text", "mermaid")  # pictures, and parts of what a program prints
@@ -88,7 +88,7 @@ class Page:
             command
             for block in self.blocks
             if block.language == "console" and not block.is_fresh
-            for command in _commands(block)
+            for command in commands(block)
         ]
         said = " ".join(command.typed for command in typed)
         rest = [name for name in self.files if name not in said and name != "conftest.py"]
@@ -124,25 +124,20 @@ def _name(path: Path) -> str:
 
 
 def check(command: Command, folder: Path, variables: Mapping[str, str]) -> None:
-    """Type a command, and compare what appears with what the page shows."""
+    """Type a command, and compare what it prints with what the page shows: not its log, which may say more."""
     done = subprocess.run(
         ["bash", "-c", command.typed],
         cwd=folder,
         env=_environment(variables),
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        capture_output=True,
         text=True,
         timeout=SECONDS,
     )
-    assert done.returncode == command.code, f"$ {command.typed}\n{done.stdout}"
-    if command.expected:
-        wanted = pattern(command.expected)
-        assert re.fullmatch(wanted, done.stdout.rstrip("\n"), re.DOTALL), (
-            f"$ {command.typed}\n--- shown in the document:\n"
-            + "\n".join(command.expected)
-            + f"\n--- appeared:\n{done.stdout}"
-        )
+    said = f"$ {command.typed}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == command.code, said
+    if command.expected and not re.fullmatch(pattern(command.expected), done.stdout.rstrip("\n"), re.DOTALL):
+        raise AssertionError("\n".join((said, "--- shown in the document:", *command.expected)))
 
 
 def pattern(lines: list[str]) -> str:
@@ -182,7 +177,8 @@ def _blocks(text: str) -> Iterator[Block]:
             of = {}
 
 
-def _commands(block: Block) -> Iterator[Command]:
+def commands(block: Block) -> Iterator[Command]:
+    """Return what the lines of a console block that begin with `$` type, each with what stands below it."""
     lines = block.code.splitlines()
     starts = [number for number, line in enumerate(lines) if line.startswith("$ ")]
     for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):

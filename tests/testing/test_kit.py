@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -20,6 +21,7 @@ from strategies import executors
 sys.path.insert(0, str(CHECKOUT / "examples" / "custom_strategy" / "src"))
 sys.path.insert(0, str(CHECKOUT / "examples" / "pipes_strategy" / "src"))
 sys.path.insert(0, str(CHECKOUT / "examples" / "interpreters_strategy" / "src"))
+sys.path.insert(0, str(CHECKOUT / "examples" / "plugins"))
 
 ROUNDS = 20
 
@@ -79,6 +81,24 @@ class TestPipes(StrategySuite):
         from routilux_pipes import PipesStrategy
 
         return PipesStrategy
+
+
+@pytest.mark.once
+class TestWrapper(StrategySuite):
+    """A strategy that wraps another, and is busy now and then."""
+
+    inner: ClassVar[str] = "concurrent"
+
+    @pytest.fixture
+    def strategy(self) -> Any:
+        from limited import LimitedStrategy
+
+        return partial(LimitedStrategy, inner=self.inner, per_second=2000.0)
+
+
+@pytest.mark.soak
+class TestWrapperOfProcesses(TestWrapper):
+    inner = "process"
 
 
 @pytest.mark.soak

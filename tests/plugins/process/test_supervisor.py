@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 from collections.abc import Callable
 
@@ -12,14 +13,19 @@ from processes.faults import Source, Work
 from processes.pools import RecordingHost, Steps, run, submit, wait_all
 from routilux_core import Flow, StrategyError
 from routilux_core_plugins.process import ProcessPool
+from waiting import comes_true
 
 MakePool = Callable[..., ProcessPool]
 
 
 def raise_in_supervisor(kind: type[BaseException]) -> None:
-    """Raise in the thread of the supervisor, which is asleep: when something wakes it."""
+    """Raise in the thread of the supervisor when it is asleep, and something wakes it.
+
+    It may just be telling of the end of a job, which whoever waited has heard of: what is raised there ends nothing.
+    """
     (thread,) = (each for each in threading.enumerate() if each.name == "routilux-process")
     assert thread.ident is not None
+    assert comes_true(lambda: sys._current_frames()[thread.ident].f_code.co_name == "select")
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(kind))
 
 
