@@ -8,11 +8,14 @@ that reads after the worker's death, which then knows that it was not begun and 
 from __future__ import annotations
 
 import os
+import pickle
 import struct
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
+
+from routilux_dask._pieces import Cargo
 
 MARK, CHUNK, REPLY = b"m", b"c", b"r"
 MOST = 1 << 20  # bytes of a chunk or reply that are worth noting
@@ -26,8 +29,8 @@ class Story(NamedTuple):
 
     begun: bool
     at: int | None = 0  # None: nobody knows
-    chunks: tuple[bytes, ...] = ()
-    reply: bytes | None = None
+    chunks: tuple[Cargo, ...] = ()
+    reply: Cargo | None = None
 
 
 NOT_BEGUN = Story(begun=False)
@@ -80,16 +83,29 @@ class Entry:
     def mark(self, index: int) -> None:
         self.write(MARK, _INDEX.pack(index))
 
+    def tell(self, kind: bytes, told: Cargo) -> None:
+        """Note a message, unless it is too long to be worth it."""
+        if self._whole and told.weight() <= MOST:
+            self.write(kind, pickle.dumps(told, pickle.HIGHEST_PROTOCOL))
+        else:
+            self._give_up()
+
     def write(self, kind: bytes, data: bytes) -> None:
         if not self._whole:
             return
         record = _HEAD.pack(kind, len(data)) + data
         try:
-            self._whole = len(data) <= MOST and os.write(self._file, record) == len(record)
+            whole = os.write(self._file, record) == len(record)
         except OSError:  # the disk is full: the work goes on
+            whole = False
+        if not whole:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Leave a file that says: begun, and nobody knows where it is."""
+        if self._whole:
             self._whole = False
-        if not self._whole:
-            os.ftruncate(self._file, 0)  # an empty file: begun, and nobody knows where it is
+            os.ftruncate(self._file, 0)
             os.write(self._file, b"?")
 
     def close(self) -> None:
@@ -140,9 +156,9 @@ def _read(data: bytes) -> Story:
         if kind == MARK:
             story = story._replace(at=_INDEX.unpack(part)[0])
         elif kind == CHUNK:
-            story = story._replace(chunks=(*story.chunks, part))
+            story = story._replace(chunks=(*story.chunks, pickle.loads(part)))
         else:
-            story = story._replace(reply=part)
+            story = story._replace(reply=pickle.loads(part))
     return story
 
 

@@ -19,6 +19,7 @@ from routilux_dask import _remote
 from routilux_dask._checks import PACKAGES, problems
 from routilux_dask._fleet import AHEAD, Fleet, Worker
 from routilux_dask._journal import UNKNOWN, Story
+from routilux_dask._pieces import Cargo
 
 OVERDUE = 0.25  # seconds that a task may wait at one worker while another is idle
 GREETING = 1.0  # seconds that a goodbye waits for a hello that is on its way
@@ -220,7 +221,7 @@ class Traffic:
                 self._name,
                 worker.token,
                 number,
-                task.payload(worker.known),
+                Cargo(*task.pieces(worker.known)),
                 key=f"routilux-{self._name}-{number}",
                 pure=False,
                 retries=0,
@@ -263,7 +264,7 @@ class Traffic:
 
     async def _follow(self, task: Task, worker: Worker, number: int, future: Any) -> None:
         try:
-            told: list[bytes] = await future
+            told: list[Cargo] = await future
         except (Exception, asyncio.CancelledError) as error:
             mine = asyncio.current_task()
             if mine is not None and mine.cancelling():
@@ -312,9 +313,9 @@ def _settle(task: Task, story: Story, error: BaseException | None) -> None:
     """Take home what a task has told, and how it ended."""
     try:
         for chunk in story.chunks:
-            task.stream(chunk)
+            task.stream(chunk.pieces)
     finally:
         if story.reply is not None:
-            task.finish(story.reply)
+            task.finish(story.reply.pieces)
         elif error is not None:
             task.fail(error, story.at)
