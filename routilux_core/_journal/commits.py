@@ -11,6 +11,7 @@ from routilux_core.errors import JournalError
 from routilux_core.journal import Journal, Key
 
 MOST = 256  # records in a transaction
+WINDOW_S = 0.01  # that records wait for company where nobody waits for them
 
 
 class Line(Protocol):
@@ -37,8 +38,9 @@ class Record(NamedTuple):
 class Commits:
     """Records on their way to a journal, in the order in which they are queued."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, window: float = 0.0) -> None:
         self.journal = journal
+        self._window = window  # seconds that a record may wait for others
         self.error: BaseException | None = None  # nothing is written any more
         self._changed = threading.Condition(threading.Lock())
         self._queue: deque[Record] = deque()
@@ -59,7 +61,7 @@ class Commits:
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._run, name="routilux-journal", daemon=True)
                 self._thread.start()
-            elif len(self._queue) == 1:
+            elif len(self._queue) in (1, MOST):
                 self._changed.notify()
             return self._last
 
@@ -71,6 +73,8 @@ class Commits:
             with self._changed:
                 if self._done < number and self.error is None and not self._closed:
                     self._waiting.append((number, mine))
+                    if self._window:
+                        self._changed.notify()
                 else:
                     mine.release()
             mine.acquire()
@@ -118,6 +122,8 @@ class Commits:
                     self._changed.wait()
                 if not self._queue:
                     return
+                if self._window and len(self._queue) < MOST and not self._waiting and not self._closed:
+                    self._changed.wait(self._window)
                 some = [self._queue.popleft() for _ in range(min(MOST, len(self._queue)))]
             self._write(some)
 

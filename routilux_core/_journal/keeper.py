@@ -13,7 +13,7 @@ from routilux_core._engine.plan import Inlet
 from routilux_core._engine.run import Run
 from routilux_core._engine.wiring import Wiring
 from routilux_core._journal.book import Book, Rows
-from routilux_core._journal.commits import Commits
+from routilux_core._journal.commits import WINDOW_S, Commits
 from routilux_core._journal.recovery import Recovery, SavedJob
 from routilux_core._journal.texts import Reading, compact, differences, outline, payload_text, state_text
 from routilux_core._text.printable import printable
@@ -65,7 +65,7 @@ class Keeper:
         except BaseException:
             self.journal.close(in_doubt=True)
             raise
-        self.commits, self._process = Commits(self.journal), os.getpid()
+        self.commits, self._process = Commits(self.journal, 0.0 if self.waits else WINDOW_S), os.getpid()
         atexit.register(self._exit)
         return self.commits
 
