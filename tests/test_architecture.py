@@ -63,7 +63,7 @@ MAY_SEE = {
         *("_registry", "_tracking", "_engine", "_remote", "_runtime", "_journal", "serialization", "_report"),
     },
     "_context": {"_routines"},  # where programs outside look for CURRENT
-    "testing": {*BASE, "_registry", "_engine", "_runtime", "_remote", "face"},
+    "testing": {*BASE, "_registry", "_journal", "_engine", "_runtime", "_remote", "face"},
     "cli": {*BASE, "_registry", "_report", "_journal", "serialization", "testing", "face"},
     "__main__": {"cli"},
 }

@@ -9,16 +9,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from routilux_core._text.printable import printable
 from routilux_core.cli.flows import Refused, find_flow, guarded, imported
 from routilux_core.flow import Flow
-from routilux_core.journal import Key
-
-if TYPE_CHECKING:  # loaded by the command that needs them
-    from routilux_core._journal.recovery import SavedJob
-    from routilux_core._journal.sqlite import SqliteJournal
+from routilux_core.journal import Journal, Key
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -58,7 +54,7 @@ def _age(text: str) -> float:
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[SqliteJournal]:
+def _opened(path: str) -> Iterator[Journal]:
     """Open a journal, and leave it as it was; one that is not there is not made."""
     from routilux_core._journal.sqlite import SqliteJournal
 
@@ -74,7 +70,7 @@ def _opened(path: str) -> Iterator[SqliteJournal]:
         journal.close(in_doubt=journal.marks() != [])
 
 
-def _saved(journal: SqliteJournal) -> dict[str, SavedJob]:
+def _saved(journal: Journal) -> dict[str, Any]:
     from routilux_core._journal.recovery import SavedJob
     from routilux_core._journal.texts import Reading
 
@@ -88,7 +84,7 @@ def _saved(journal: SqliteJournal) -> dict[str, SavedJob]:
     return {job.job_id: job for job in sorted(found, key=lambda job: job.line.began_at)}
 
 
-def _facts(job: SavedJob) -> dict[str, Any]:
+def _facts(job: Any) -> dict[str, Any]:
     line = job.line
     stopping = "running" if line.status not in ("running", "paused") and not job.has_ended else line.status
     return {
@@ -169,7 +165,7 @@ def _prune(options: argparse.Namespace) -> int:
     return 0
 
 
-def _ended_at(job: SavedJob) -> float:
+def _ended_at(job: Any) -> float:
     """Return when a job has ended; never, where it has not."""
     for text in job.kinds["record"].values():
         record = json.loads(text)

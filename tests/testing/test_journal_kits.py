@@ -1,0 +1,80 @@
+"""The kit for journals passes the bundled one, and the kit for flows finds what may not be made again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from routilux_core import Flow, Journal, Routine, event, slot
+from routilux_core._journal.sqlite import SqliteJournal
+from routilux_core.testing import CrashSuite, JournalSuite
+
+pytestmark = pytest.mark.once
+
+PAID: list[str] = []
+
+
+class Bills(Routine):
+    bill = event("amount")
+
+    @slot
+    def begin(self, count: int) -> None:
+        for amount in range(count):
+            self.emit("bill", amount=amount)
+
+
+class Pays(Routine, stateless=True):
+    """Pays each bill once, whoever asks how often."""
+
+    paid = event("amount")
+
+    @slot
+    def pay(self, amount: int) -> None:
+        if self.activation.key not in PAID:
+            PAID.append(self.activation.key)
+        self.emit("paid", amount=amount)
+
+
+class PaysBlindly(Pays, stateless=True):
+    @slot
+    def pay(self, amount: int) -> None:
+        PAID.append(f"{amount}")
+        self.emit("paid", amount=amount)
+
+
+class TestSqliteJournal(JournalSuite):
+    @pytest.fixture
+    def make_journal(self, tmp_path: Path) -> Callable[[], Journal]:
+        return lambda: SqliteJournal(tmp_path / "kit.db")
+
+
+class TestThePaysOnce(CrashSuite):
+    entry, params = "bills", {"count": 3}
+    payer: type[Routine] = Pays
+
+    def make_flow(self, journal: Journal) -> Flow:
+        flow = Flow("bills", journal=journal)
+        flow.add_routine(Bills(), "bills")
+        flow.add_routine(self.payer(), "pays")
+        flow.connect("bills", "bill", "pays", "pay")
+        flow.add_output("pays", "paid")
+        return flow
+
+    def begin(self) -> None:
+        PAID.clear()
+
+    def outside(self) -> Any:
+        return sorted(PAID)
+
+
+class Blindly(TestThePaysOnce):
+    __test__ = False
+    payer = PaysBlindly
+
+
+def test_a_handler_that_does_again_what_it_has_done_is_found(tmp_path: Path) -> None:
+    with pytest.raises(pytest.fail.Exception, match=r"world outside is .*pays\.pay \(crash-suite:"):
+        Blindly().test_a_crash_behind_any_commit_changes_nothing(tmp_path)
