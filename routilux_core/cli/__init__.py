@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from routilux_core._text.printable import Lines
 
 # Each has `add_commands(subparsers)`; a command sets `run=function(options) -> exit code`.
-COMMANDS = tuple(f"routilux_core.cli.{name}" for name in ("flows", "journals", "plugins", "new", "demo"))
+COMMANDS = tuple(f"routilux_core.cli.{name}" for name in ("flows", "journals", "plugins", "new", "demo", "completion"))
 
 NOBODY_READS = 141  # as a shell tells of a program that SIGPIPE has ended
 
