@@ -21,6 +21,7 @@ from strategies import executors
 sys.path.insert(0, str(CHECKOUT / "examples" / "custom_strategy" / "src"))
 sys.path.insert(0, str(CHECKOUT / "examples" / "pipes_strategy" / "src"))
 sys.path.insert(0, str(CHECKOUT / "examples" / "interpreters_strategy" / "src"))
+sys.path.insert(0, str(CHECKOUT / "examples" / "queue_strategy" / "src"))
 sys.path.insert(0, str(CHECKOUT / "examples" / "plugins"))
 
 ROUNDS = 20
@@ -81,6 +82,20 @@ class TestPipes(StrategySuite):
         from routilux_pipes import PipesStrategy
 
         return PipesStrategy
+
+
+@pytest.mark.once
+class TestQueue(StrategySuite):
+    """Workers that take tasks from a database, and don't tell how far they are."""
+
+    deadline = 60.0  # many of them are started
+    names_the_call = False
+
+    @pytest.fixture
+    def strategy(self) -> Any:
+        from routilux_queue import QueueStrategy
+
+        return QueueStrategy
 
 
 @pytest.mark.once
