@@ -80,6 +80,9 @@ def test_a_block_that_does_not_do_what_the_page_shows_is_found(tmp_path: Path) -
         (typed.format("one\n0.31"), True),
         (typed.format("one"), False),
         (typed.format("..."), True),
+        (typed.format("one\n...\n0.25"), True),
+        (typed.format("one\n0.25\n..."), True),
+        (typed.format("one\n...\n0.25\nmore"), False),
     ):
         with nullcontext() if is_right else pytest.raises(AssertionError):
             Page("page", text).run(tmp_path, {})

@@ -141,9 +141,15 @@ def check(command: Command, folder: Path, variables: Mapping[str, str]) -> None:
 
 
 def pattern(lines: list[str]) -> str:
-    """Return the pattern of what a document shows: `...` is any text, and a number with a point any such number."""
-    text = re.escape("\n".join(lines)).replace(re.escape("..."), ".*?")
-    return NUMBER.sub(lambda _: r"\d+\.\d+", text)
+    """Return the pattern of what a document shows.
+
+    `...` in a line is any text, `...` alone any lines, or none. A number with a point is any such number.
+    """
+    text = re.escape("\n".join(lines))
+    dots, end = re.escape("..."), re.escape("\n")
+    text = re.sub(rf"(?:^|(?<={re.escape(end)})){re.escape(dots)}{re.escape(end)}", lambda _: r"(?:.*\n)?", text)
+    text = re.sub(rf"{re.escape(end)}{re.escape(dots)}$", lambda _: r"(?:\n.*)?", text)
+    return NUMBER.sub(lambda _: r"\d+\.\d+", text.replace(dots, ".*?"))
 
 
 def indented(page: Page) -> list[int]:
