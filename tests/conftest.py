@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
@@ -38,6 +39,13 @@ def pytest_unconfigure() -> None:
     faulthandler.dump_traceback_later(SECONDS_TO_EXIT, exit=True)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave a module unread all of whose tests run once, where those are not selected: reading it takes its time."""
+    if "not once" not in config.option.markexpr or collection_path.suffix != ".py":
+        return None
+    return "\npytestmark = pytest.mark.once" in collection_path.read_text("utf-8") or None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Let the tests of modules that are marked so run on worker processes as well, but for those that say why not."""
@@ -45,6 +53,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "strategy" in metafunc.fixturenames and marked("in_processes_too") and not marked("in_this_process"):
         everywhere = pytest.mark.parametrize("strategy", [*sorted(STRATEGIES), IN_PROCESSES], indirect=True)
         metafunc.definition.add_marker(everywhere)
+    if (rounds := marked("rounds")) is not None:
+        # Thousands of tests, which every other run would collect for nothing.
+        count = 1 if "not soak" in metafunc.config.option.markexpr else rounds.args[0]
+        metafunc.fixturenames.append("round_")
+        metafunc.parametrize("round_", range(count))
 
 
 # The kit's cases that start programs, or wait for workers to die: the same on every interpreter.

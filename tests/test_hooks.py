@@ -618,7 +618,9 @@ def test_who_waits_for_the_flow_waits_for_its_listeners_too(make_flow: MakeFlow)
     assert job.wait(0.0)
 
 
-@pytest.mark.parametrize("size", [0, 10, 5000])
+@pytest.mark.parametrize(
+    "size", [pytest.param(0, marks=pytest.mark.once), 10, pytest.param(5000, marks=pytest.mark.once)]
+)
 def test_routilux_activations_finished_has_every_attempt_once(
     make_flow: MakeFlow, strategy: dict[str, Any], size: int
 ) -> None:

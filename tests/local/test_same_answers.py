@@ -37,7 +37,7 @@ def play(flow: Flow, row: Row, style: Style) -> Answer:
 
 
 @EACH
-@pytest.mark.parametrize("workers", [1, 7])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.once), 7])
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 def test_a_strategy_gives_the_answer_of_sequential(
     make_flow: MakeFlow, row: Row, strategy: type[ExecutionStrategy], style: Style, workers: int
@@ -49,7 +49,7 @@ def test_a_strategy_gives_the_answer_of_sequential(
 
 @pytest.mark.stress
 @EACH
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.once) for seed in range(2, 6))])
 def test_a_random_flow_gives_the_answer_of_its_plan(
     monkeypatch: pytest.MonkeyPatch, strategy: type[ExecutionStrategy], style: Style, seed: int
 ) -> None:

@@ -24,8 +24,6 @@ sys.path.insert(0, str(CHECKOUT / "examples" / "interpreters_strategy" / "src"))
 sys.path.insert(0, str(CHECKOUT / "examples" / "queue_strategy" / "src"))
 sys.path.insert(0, str(CHECKOUT / "examples" / "plugins"))
 
-ROUNDS = 20
-
 
 def loky(**settings: Any) -> Any:
     """Make the strategy of the example; `tox run -e example` tests it as it is installed, by its name."""
@@ -142,21 +140,17 @@ class TestDearMarks(StrategySuite):
 
 
 @pytest.mark.soak
+@pytest.mark.rounds(20)
 class TestTwentyTimesOutOfTwenty(StrategySuite):
     @pytest.fixture(params=BUNDLED.values(), ids=BUNDLED)
     def strategy(self, request: pytest.FixtureRequest) -> Any:
         return request.param
 
-    @pytest.fixture(params=range(ROUNDS), autouse=True)
-    def round(self, request: pytest.FixtureRequest) -> int:
-        return request.param
-
 
 @pytest.mark.soak
+@pytest.mark.rounds(20)
 class TestExecutorsTwentyTimesOutOfTwenty(TestExecutorsOfProcesses):
-    @pytest.fixture(params=range(ROUNDS), autouse=True)
-    def round(self, request: pytest.FixtureRequest) -> int:
-        return request.param
+    """The same of those of processes."""
 
 
 @pytest.mark.once
