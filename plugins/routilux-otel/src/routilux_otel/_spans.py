@@ -87,18 +87,18 @@ class JobSpans:
 
     def _make(self, record: ActivationRecord, cause: SpanContext | None) -> None:
         """Make the span of an attempt, and of those that have waited for it, and so on; no deep recursion."""
-        ready = deque([(record, cause)])
+        made = self._attempt(record, cause)
+        if record.id not in self._held or record.outcome == "retried":
+            return  # the most frequent case; and a retry has caused nothing: the attempt that is the last one does
+        ready = deque([(record.id, made)])
         while ready:
-            record, cause = ready.popleft()
-            made = self._attempt(record, cause)
-            if record.outcome == "retried":  # it has caused nothing: the attempt that is the last one does
-                continue
-            self._contexts[record.id] = made
-            waiting = self._held.pop(record.id, ())
+            number, made = ready.popleft()
+            waiting = self._held.pop(number, ())
             self._count -= len(waiting)
-            ready.extend((each, made) for each in waiting)
-            if len(self._contexts) > REMEMBERED:
-                del self._contexts[next(iter(self._contexts))]
+            for each in waiting:
+                span = self._attempt(each, made)
+                if each.outcome != "retried":
+                    ready.append((each.id, span))
 
     def _attempt(self, record: ActivationRecord, cause: SpanContext | None) -> SpanContext:
         attributes: dict[str, str | int | float] = {
@@ -114,21 +114,26 @@ class JobSpans:
             attributes["routilux.cause"] = record.cause
         span = self._tracer.start_span(
             f"{record.routine_id}.{record.slot}",
-            context=self._parent,
+            self._parent,
             attributes=attributes,
-            links=self._links(record, cause),
-            start_time=self._wall(record.started),
+            links=[Link(cause)] if cause is not None else self._links(record),
+            start_time=int(record.started * 1e9) + self._offset,
         )
-        ended = self._wall(record.ended)
+        ended = int(record.ended * 1e9) + self._offset
+        made = span.get_span_context()
         if record.outcome != "completed":
             self._say_why(span, self._failures.pop((record.id, record.attempt), None), ended)
+        if record.outcome != "retried":
+            self._contexts[record.id] = made
+            if len(self._contexts) > REMEMBERED:
+                del self._contexts[next(iter(self._contexts))]
         span.end(ended)
-        return span.get_span_context()
+        return made
 
-    def _links(self, record: ActivationRecord, cause: SpanContext | None) -> list[Link]:
-        """Link an attempt to its cause; at a gather slot to all of them, which are over by then, if they are few."""
-        if cause is not None:
-            return [Link(cause)]
+    def _links(self, record: ActivationRecord) -> list[Link]:
+        """Link an attempt at a gather slot to all of its causes, which are over by then, if they are few."""
+        if not record.extra:
+            return []
         causes = dict.fromkeys(record.extra.get("causes", ()))
         return [Link(self._contexts[each]) for each in list(causes)[-LINKS:] if each in self._contexts]
 
@@ -140,6 +145,3 @@ class JobSpans:
         attributes = {"exception.stacktrace": failure.traceback}
         span.record_exception(failure.exception, attributes, timestamp=ended)
         span.set_status(Status(StatusCode.ERROR, type(failure.exception).__name__))
-
-    def _wall(self, seconds: float) -> int:
-        return int(seconds * 1e9) + self._offset
