@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
+import random
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +20,11 @@ import pytest
 
 from journal.damage import SmallJournal, damaged, each_statement_raises, outcome
 from journal.everything import JOB, effects, make_flow, result, state_of, work
-from places import SUPPORT
-from routilux_core import ConfigurationError, Flow, FlowStateError, JournalError, Routine, event, slot
+from places import CHECKOUT, SUPPORT
+from routilux_core import ConfigurationError, Flow, FlowStateError, JournalError, Routine, event, hookimpl, slot
+from routilux_core._journal.sqlite import SqliteJournal
 from routilux_core.errors import CapabilityError, SerializationError, UnknownNameError
+from routilux_core.journal import Key
 
 STRATEGIES = ("sequential", "concurrent")
 
@@ -423,3 +431,113 @@ def test_10_000_damaged_journals_are_refused_or_give_an_equal_result(file: Path)
     (file.parent / "damaged").mkdir()
     found = damaged(file.parent / "damaged", 10_000, seed=2)
     assert found.keys() == {"refused", "equal"}
+
+
+def test_a_journal_of_version_1_is_gone_on_with(file: Path) -> None:
+    with make_flow(None) as flow:
+        expected = result(flow, flow.run("source", {"count": 5}))
+    file.write_bytes((CHECKOUT / "tests" / "data" / "journal-1.db").read_bytes())  # of a process that was killed
+    with make_flow(file) as flow:
+        [job] = flow.recover()
+        assert job.ledger.posted > 0
+        assert job.in_doubt  # nothing says which calls ran: any of those that were pending
+        assert result(flow, job) == expected
+
+
+def test_of_several_that_recover_at_once_one_does(file: Path) -> None:
+    file.write_bytes((CHECKOUT / "tests" / "data" / "journal-1.db").read_bytes())
+    found: list[Any] = []
+    with make_flow(file, "concurrent") as flow:
+        threads = [threading.Thread(target=lambda: found.extend(flow.recover())) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert flow.wait_for_completion(60)
+    assert [job.status for job in found] == ["completed"]
+
+
+def test_a_retry_waits_no_longer_than_it_was_to_when_the_clock_is_set(file: Path) -> None:
+    file.write_bytes((CHECKOUT / "tests" / "data" / "journal-1.db").read_bytes())
+    journal = SqliteJournal(file)
+    journal.open(True)
+    row = json.dumps({"attempt": 2, "due": time.time() + 86_400, "delay": 0.01, "merged": False})
+    [line] = [json.loads(text) for _, text in journal.read(JOB, "job")]
+    pending = [key.number for key, text in journal.read(JOB, "activation") if '"log"' in text]
+    line["sizes"]["retry"] = 1
+    journal.commit({Key(JOB, "retry", pending[0]): row, Key(JOB, "job"): json.dumps(line)})
+    journal.close(in_doubt=True)
+    with make_flow(file) as flow:
+        [job] = flow.recover()
+        assert job.status == "completed"
+
+
+def paused_and_recovered(file: Path, strategy: str, seed: int) -> dict[str, Any]:
+    """Return the result of a job that is paused at some moment, left, recovered in another flow, and resumed."""
+    dice = random.Random(seed)
+    with make_flow(file, strategy) as flow:
+        after = dice.randrange(1, 30)
+        calls = itertools.count(1)
+
+        class Pauses:
+            @hookimpl
+            def routilux_activation_started(self, activation: Any) -> None:
+                if next(calls) == after:
+                    flow.pause()
+
+        flow._runtime.plugins.add(Pauses())
+        job = flow.execute("source", {"count": 6}, job_id=JOB)
+        job.wait(dice.uniform(0.0, 0.2))
+    with make_flow(file, strategy) as flow:
+        for each in flow.recover():
+            each.resume()
+        return result(flow, work(flow, 6))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_pause_at_any_moment_changes_nothing(strategy: str, file: Path) -> None:
+    with make_flow(None) as flow:
+        expected = result(flow, flow.run("source", {"count": 6}))
+    for seed in range(100):
+        assert paused_and_recovered(file.with_name(f"{seed}.db"), strategy, seed) == expected, seed
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_pause_changes_nothing(strategy: str, file: Path) -> None:
+    with make_flow(None) as flow:
+        expected = result(flow, flow.run("source", {"count": 6}))
+    for seed in range(2):
+        assert paused_and_recovered(file.with_name(f"{seed}.db"), strategy, seed) == expected, seed
+
+
+def timed_kill(file: Path, strategy: str, seconds: float, events: int) -> dict[str, Any]:
+    """Return what a new interpreter makes of a journal whose process was killed after some time."""
+    program = [sys.executable, "-m", "journal.program", str(file), strategy, str(events)]
+    with subprocess.Popen(program, cwd=SUPPORT, env=without_checks(), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(seconds)
+        process.kill()
+    done = subprocess.run(program, cwd=SUPPORT, env=without_checks(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_kill_at_any_moment_of_1000_events_costs_nothing(strategy: str, file: Path) -> None:
+    with make_flow(None) as flow:
+        expected = result(flow, flow.run("source", {"count": 330}))
+    (file.parent / "effects").unlink()
+    dice = random.Random(3)
+    for index in range(100):
+        told = timed_kill(file.with_name(f"{index}.db"), strategy, dice.uniform(0.0, 3.0), 330)
+        assert told["result"] == json.loads(json.dumps(expected)), index
+        twice = [line.split()[0] for line, times in Counter(effects()).items() if times > 1]
+        assert set(twice) <= set(told["in_doubt"]), index
+        assert len(twice) <= (1 if strategy == "sequential" else 3), index
+        (file.parent / "effects").unlink()

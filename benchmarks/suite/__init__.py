@@ -14,6 +14,7 @@ from suite import (
     w11_saving,
     w12_hooks,
     w14_dask,
+    w15_journal,
     w16_await,
     w17_arrays,
 )
@@ -35,6 +36,7 @@ WORKLOADS: dict[str, Workload] = {
         w11_saving.WORKLOAD,
         w12_hooks.WORKLOAD,
         w14_dask.WORKLOAD,
+        w15_journal.WORKLOAD,
         w16_await.WORKLOAD,
         w17_arrays.WORKLOAD,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import sqlite3
 import struct
@@ -29,6 +30,13 @@ CREATE TABLE rows (
 """
 CLOSED = Key("", "closed")
 PUT = "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?, ?)"
+PLACE = "json_extract(value, '$[{}]')"
+# All rows in one step: between two, the thread would let go of the interpreter, and wait for it each time.
+PUT_ALL = f"INSERT OR REPLACE INTO rows SELECT {', '.join(map(PLACE.format, range(6)))} FROM json_each(?)"
+DELETE_ALL = (
+    "DELETE FROM rows WHERE (owner, kind, number, name) IN "
+    f"(SELECT {', '.join(map(PLACE.format, range(4)))} FROM json_each(?))"
+)
 FORGET = "DELETE FROM rows WHERE owner = ? AND kind NOT IN (?, ?, ?, ?, ?)"
 DELETE = "DELETE FROM rows WHERE owner = ? AND kind = ? AND number = ? AND name = ?"
 
@@ -138,9 +146,9 @@ class SqliteJournal(Journal):
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             if gone:
-                self._connection.executemany(DELETE, gone)
+                self._connection.execute(DELETE_ALL, (as_json(gone),))
             if put:
-                self._connection.executemany(PUT, put)
+                self._connection.execute(PUT_ALL, (as_json(put),))
             if ended:
                 self._connection.executemany(FORGET, [(owner, *KEPT) for owner in ended])
             self._connection.execute("COMMIT")
@@ -230,6 +238,9 @@ class SqliteJournal(Journal):
             f"{self.where} {what}: {error}; the file stays as it is: when its disk and its rights are in order again, "
             "flow.recover() goes on with what is left",
         )
+
+
+as_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def crc_of(key: Key, value: str) -> int:

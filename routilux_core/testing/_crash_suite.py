@@ -96,9 +96,10 @@ class CrashSuite:
             found = self._run(StoppingJournal(path))
             for what, value in expected.items():
                 if found[what] != value and what != "in doubt":
+                    again = ", ".join(found["in doubt"]) or "no calls"
                     pytest.fail(
                         f"stopped behind commit {last} of {whole.commits}, and gone on with, the {what} is "
-                        f"{found[what]!r}, and not {value!r}. Made again were: {found['in doubt'] or 'no calls'}; let "
+                        f"{found[what]!r}, and not {value!r}. Made again were: {again}; let "
                         "them recognise that, by self.activation.key"
                     )
 
