@@ -14,6 +14,7 @@ from routilux_core_plugins.process.channel import BATCH, STOP, TIMED, BrokenChan
 from routilux_core_plugins.process.child import CANCEL, MARK, UNPACKING, WORDS, start
 
 GRACE = 5.0  # seconds that a worker gets to close its resources and to end
+EXIT_CODE_S = 2.0  # that a fork server gets to tell how one has ended
 
 
 class Batch:
@@ -145,7 +146,7 @@ class Worker:
     def exit_code(self) -> int | None:
         """Return the code with which it ended; None where somebody else has fetched it."""
         if self.process.exitcode is None:
-            self.process.join(0.5)  # a fork server passes it on a little later
+            self.process.join(EXIT_CODE_S)  # a fork server passes it on a little later
         return self.process.exitcode
 
     def error_for(self, batch: Batch) -> Exception:

@@ -64,6 +64,9 @@ def nothing_left(warm: None) -> Iterator[None]:
     processes, before = set(multiprocessing.active_children()), descriptors()
     yield
     gc.collect()
+    end = time.monotonic() + SECONDS
+    while set(multiprocessing.active_children()) - processes and time.monotonic() < end:
+        time.sleep(0.01)  # a fork server tells a little later that one has ended
     assert not set(multiprocessing.active_children()) - processes
     left = descriptors() - before
     assert not left, f"descriptors left open: {sorted(left)}"

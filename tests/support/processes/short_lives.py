@@ -1,12 +1,16 @@
-"""Stands in a worker where `routilux_core.worker` does, and ends it soon after it is ready."""
+"""Stands in a worker where `routilux_core.worker` does, and ends it as soon as it has said that it is ready."""
 
 from __future__ import annotations
 
 import os
-import threading
+from typing import Any
 
-from processes.pool_programs import close, run
+from processes.pool_programs import close
 
-__all__ = ["close", "run"]
+__all__ = ["close"]
 
-threading.Timer(0.02, os._exit, (3,)).start()
+
+def __getattr__(name: str) -> Any:
+    if name == "run":  # which is looked up behind that
+        os._exit(3)
+    raise AttributeError(name)
