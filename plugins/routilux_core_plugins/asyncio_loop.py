@@ -8,6 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import Context
 from time import monotonic
 from typing import Any, ClassVar
 
@@ -182,7 +183,8 @@ class LoopWork:
     def _call(self, call: Callable[..., None], *arguments: Any) -> bool:
         """Let the loop make a call; return whether it will: not when it is closed."""
         with suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(call, *arguments)
+            # In a context of its own: else a worker would keep the variables of whoever called for it.
+            self.loop.call_soon_threadsafe(call, *arguments, context=Context())
             return True
         return False
 

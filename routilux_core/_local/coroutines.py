@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
 from contextvars import Context
+from functools import partial
 from threading import get_ident
 from time import perf_counter
 from types import CoroutineType
 from typing import Any, TypeVar
 
-from routilux_core._engine.plan import INLET, JOB, Inlet, Item, Node
+from routilux_core._engine.plan import INLET, JOB, NUMBER, Inlet, Item, Node
 from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Scheduler
 from routilux_core._local.backpressure import nap, raise_mark, relieve_by, waits_with
@@ -21,6 +22,7 @@ from routilux_core._local.emitter import Emitter
 from routilux_core._local.invocation import (
     HAS_COMPLETED,
     NOT_BEGUN,
+    Verdict,
     ask,
     fail,
     prepare,
@@ -32,7 +34,7 @@ from routilux_core._local.tasks import WorkTask
 from routilux_core._routines.frame import CURRENT
 from routilux_core._routines.returns import check_returned, is_awaitable
 from routilux_core._tracking.history import DISCARDED
-from routilux_core.errors import ActivationTimeout, StrategyError, WorkerLost
+from routilux_core.errors import StrategyError, WorkerLost
 
 T = TypeVar("T")
 
@@ -52,132 +54,170 @@ class CoroutineTask(WorkTask):
     async def arun(self) -> None:
         """Work until nothing is left; raises only what ends this worker itself, such as its cancellation."""
         if self._first():
-            await work(self.scheduler)
+            await CoroutineWorker(self.scheduler).work()
 
 
-async def work(scheduler: Scheduler) -> None:
-    """Run activations one after the other until the queue has nothing left for this worker."""
-    with scheduler.engine.step():
-        scheduler.begin()
-    worker = CoroutineWorker(scheduler)
-    try:
-        while worker.take():
-            await worker.perform()
-            worker.count()
-            if worker.ending is not None:
-                raise worker.ending
-            if not worker.has_waited:  # handlers may never wait, and would keep the loop from everyone else
-                await asyncio.sleep(0)
-            worker = CoroutineWorker(scheduler)
-    finally:
-        worker.sign_out()
+class CoroutineWorker:
+    """A worker in an event loop: it takes one activation after the other.
+
+    The end of a call, in the task of its handler, is where the next is taken and begun. So this worker's own task
+    sleeps until nothing is left, or the pool ends it: a call costs it no turn of the loop.
+    """
+
+    __slots__ = ("_busy", "_over", "_starts", "ending", "hand", "loop", "scheduler")
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self.loop = asyncio.get_running_loop()
+        self.hand: CoroutineCall | None = None  # the call under way
+        self.ending: BaseException | None = None  # what ends the worker, not just the call in hand
+        self._busy = True
+        self._starts = False  # a call is just being begun
+        self._over: asyncio.Future[None] | None = None  # set when nothing is left
+
+    async def work(self) -> None:
+        """Run activations one after the other until the queue has nothing left for this worker."""
+        with self.scheduler.engine.step():
+            self.scheduler.begin()
+        try:
+            self.go_on()
+            while self._busy:
+                await self._sleep()
+            if self.ending is not None:
+                raise self.ending
+        finally:
+            self._sign_out()
+
+    def go_on(self) -> None:
+        """Count the call in hand, which is over, as the last thing of it, and begin the next."""
+        try:
+            call = self.hand = self._next(self.hand)
+            if call is None:
+                self._wake()
+            elif self._starts:  # handlers may never wait, and would keep the loop from everyone else
+                self.loop.call_soon(self._begin, call, context=Context())
+            else:
+                self._begin(call)
+        except BaseException as error:  # a KeyboardInterrupt: what it has left in hand is counted at the end
+            self.ending = self.ending or error
+            self._wake()
+
+    def _next(self, over: CoroutineCall | None) -> CoroutineCall | None:
+        """Count a call, and take an activation, in one step; call another worker if there is more."""
+        scheduler = self.scheduler
+        call = CoroutineCall(self) if self.ending is None else None
+        with scheduler.engine.step(None if over is None else over.at):
+            if over is not None:
+                over.count()
+                scheduler.awaited.discard(over)
+            if call is None or scheduler.ready.take(call) is None:
+                return None
+            scheduler.awaited.add(call)
+            scheduler.want_worker()
+        return call
+
+    def _begin(self, call: CoroutineCall) -> None:
+        self._starts = True
+        try:
+            call.begin()
+        finally:
+            self._starts = False
+
+    async def _sleep(self) -> None:
+        """Wait until nothing is left. A cancellation is passed on to the handler, whose clean-up is waited for."""
+        self._over = self.loop.create_future()
+        try:
+            await self._over
+        except asyncio.CancelledError as error:
+            self.ending = error
+            if self.hand is not None:
+                self.hand.cancel()
+        except GeneratorExit as error:  # the event loop was closed under it: nothing can be awaited any more
+            self.ending, self._over = error, None
+            if self.hand is not None:
+                self.hand.lose()
+
+    def _wake(self) -> None:
+        self._busy = False
+        if self._over is not None and not self._over.done():
+            self._over.set_result(None)
+
+    def _sign_out(self) -> None:
+        """Count the worker out; what a KeyboardInterrupt left in hand between two lines is counted, too."""
+        hand, engine = self.hand, self.scheduler.engine
+        item = None if hand is None else hand.item
+        with engine.step():
+            if hand is not None and item is not None:
+                hand.item = None
+                item[JOB].stop("cancelled")
+                self.scheduler.awaited.discard(hand)
+            self.scheduler.active -= 1
+            self.scheduler.want_worker()
+        if item is not None or engine.hurt:
+            engine.mend()
 
 
-class CoroutineWorker(Emitter):
-    """A worker in an event loop, for one activation, and the frame that its handler's `emit` finds.
+class CoroutineCall(Emitter):
+    """The call of a handler in an event loop, and the frame that its `emit` finds.
 
     `emit` never blocks the loop: beyond `max_pending` it neither waits nor runs other handlers there, so the mark is
-    soft. A handler that emits much should await something now and then. Each activation has a frame and a context of
+    soft. A handler that emits much should await something now and then. Each call has a frame, a task and a context of
     its own: tasks that a handler starts inherit them, may emit while it runs, and are refused by name when it has
     ended.
     """
 
-    __slots__ = ("called", "ended", "ending", "handler", "has_waited", "home", "killed", "loop", "started", "verdict")
+    __slots__ = ("called", "handler", "home", "killed", "late", "limit", "started", "verdict", "worker")
 
     tells = False  # listeners would stop all the others in its thread
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        super().__init__(scheduler)
+    def __init__(self, worker: CoroutineWorker) -> None:
+        super().__init__(worker.scheduler)
         self.outer = None  # the context may be a copy of an emitter's, on whose stack this is not
-        self.verdict = HAS_COMPLETED  # of the activation in hand
-        self.loop = asyncio.get_running_loop()
-        self.handler: asyncio.Task[BaseException | None] | None = None  # what is awaited
-        self.killed = self.has_waited = False
+        self.worker = worker
+        self.verdict = HAS_COMPLETED
+        self.handler: asyncio.Task[None] | None = None  # what is awaited
+        self.limit: asyncio.TimerHandle | None = None  # of its time
+        self.killed = self.late = False
         self.home = self.thread  # that runs the loop; `thread` is where the handler runs
-        self.started = self.called = self.ended = 0.0
-        self.ending: BaseException | None = None  # what ends the worker, not just this activation
+        self.started = self.called = 0.0
 
-    def take(self) -> Item | None:
-        """Take an activation, and call another worker if there is more."""
-        with self.scheduler.engine.step():
-            item = self.scheduler.ready.take(self)
-            if item is not None:
-                self.scheduler.awaited.add(self)
-                self.scheduler.want_worker()
-        return item
-
-    async def perform(self) -> None:
-        """Call the handler, or await it, and decide about what it raises."""
+    def begin(self) -> None:
+        """Call the handler; if it has to be awaited, or runs in a thread, its end comes later."""
         item = self.item
         assert item is not None
-        inlet, payload, run, number, _, _ = item
+        inlet, _, run, _, _, _ = item
         self.routine = inlet.node.routine
         self.started = perf_counter()
+        # Of its own, since tasks that the handler starts inherit it, and with it the frame in which they emit.
+        context = Context() if run.context is None else run.context.copy()
         try:
             if run.stopped:
                 self.verdict = NOT_BEGUN
+            elif run.admit is not None and (declined := context.run(self._ask, run)) is not None:
+                self.verdict = declined
             else:
-                await self._call_or_await(inlet, payload, run, number)
+                self._call_or_start(inlet, context)
+                return
         except BaseException as error:
-            self.verdict = fail(self, item, error, 0)
-            self.ending = self.ending or self.verdict.interrupt
-        finally:
-            self.routine = None
-            self.ended = perf_counter()
+            self.end(error)
+            return
+        self.routine = None
+        self.worker.go_on()
 
-    def count(self) -> None:
-        """Count the activation, as the last thing it does, and give its permit back."""
+    def _ask(self, run: Run) -> Verdict | None:
+        CURRENT.set(self)
+        return ask(self, run)
+
+    def _call_or_start(self, inlet: Inlet, context: Context) -> None:
+        pool = self.scheduler.pool
+        if inlet.awaits or pool is None or not pool.call_aside(partial(self._call_aside, context)):
+            self._go_on_with(context.run(self._call), context)
+
+    def _call(self) -> Any:
+        """Call the handler in the context of its own; an `async def` one returns what is to be awaited."""
         item = self.item
         assert item is not None
-        run: Run = item[JOB]
-        with self.scheduler.engine.step(run):
-            if self.verdict.outcome != DISCARDED:
-                run.ledger.record(item, self.verdict.outcome, self.thread, self.started, self.ended)
-            run.settle(item, self.verdict.outcome, self.verdict.delay)
-            self.item = None
-            self.scheduler.awaited.discard(self)
-
-    def sign_out(self) -> None:
-        """Count the worker out; what a KeyboardInterrupt left in hand between two lines is counted, too."""
-        item, self.item = self.item, None
-        with self.scheduler.engine.step():
-            if item is not None:
-                item[JOB].stop("cancelled")
-            self.scheduler.awaited.discard(self)
-            self.scheduler.active -= 1
-            self.scheduler.want_worker()
-        if item is not None or self.scheduler.engine.hurt:
-            self.scheduler.engine.mend()
-
-    async def _call_or_await(self, inlet: Inlet, payload: dict[str, Any], run: Run, number: int) -> None:
-        node = inlet.node
-        if run.admit is not None and (declined := ask(self, run)) is not None:
-            self.verdict = declined
-            return
-        # Of its own, since tasks that the handler starts inherit it, and with it the frame in which they emit.
-        context = Context() if run.context is None else run.context.copy()
-
-        def call() -> Any:
-            return context.run(self._call, inlet, payload, run, number)
-
-        try:
-            made = call() if inlet.awaits else await self._call_aside(call)
-            if self.verdict is NOT_BEGUN:
-                return
-            if made is not None and is_awaitable(made):
-                await self._await(made, context, inlet)
-            elif made is not None:
-                check_returned(made, node.routine_id, inlet.name, node.told)
-        except Exception as error:
-            if self._is_over() and not isinstance(error, ActivationTimeout):
-                raise too_long(node, inlet.name, perf_counter() - self.called) from error
-            raise
-        if self._is_over():
-            raise too_long(node, inlet.name, perf_counter() - self.called)
-        succeed(self, run, number)
-
-    def _call(self, inlet: Inlet, payload: dict[str, Any], run: Run, number: int) -> Any:
-        """Call the handler in the context of its own; an `async def` one returns what is to be awaited."""
+        inlet, payload, run, number, _, _ = item
         CURRENT.set(self)
         self.thread = get_ident()
         payload = prepare(self, inlet, payload, run, number)
@@ -188,101 +228,125 @@ class CoroutineWorker(Emitter):
         self.called = perf_counter()
         return inlet.call(payload)
 
-    def _is_over(self) -> bool:
-        return self.call is not None and self.call.is_over()
-
-    async def _call_aside(self, call: Callable[[], Any]) -> Any:
-        """Call a plain handler in a thread of the pool, and wait for it; in the loop where the pool has none."""
-        loop, pool = self.loop, self.scheduler.pool
-        ended: asyncio.Future[None] = loop.create_future()
-        outcome: list[tuple[Any, BaseException | None]] = []
-
-        def make() -> None:
-            try:
-                outcome.append((call(), None))
-            except BaseException as error:
-                outcome.append((None, error))
-            with suppress(RuntimeError):  # the loop was closed meanwhile, and nobody waits
-                loop.call_soon_threadsafe(_resolve, ended)
-
-        if pool is None or not pool.call_aside(make):
-            return call()
-        while not ended.done():
-            try:
-                await asyncio.wait((ended,))
-            except asyncio.CancelledError as error:  # nothing can end a thread: the worker ends behind this call
-                self.ending = error
-            except GeneratorExit as error:
-                self.ending = error
-                raise WorkerLost("the event loop was closed while a plain handler ran") from None
-        made, raised = outcome.pop()
-        if raised is not None:
-            raise raised
-        return made
-
-    async def _await(self, made: Awaitable[object], context: Context, inlet: Inlet) -> None:
-        """Await a handler in a task of its own, so that a cancellation in it is not one of the worker.
-
-        A strategy that declares `enforces_timeout` cancels it when its time is over. What the handler awaits while it
-        ends is awaited, too.
-        """
-        name, began = f"{inlet.node.routine_id}.{inlet.name}", perf_counter()
-        self.thread = get_ident()
-        task = self.handler = start(self._guarded(made, inlet), self.loop, name, context)
-        late = False
-        if not task.done():
-            self.has_waited = True
-            late = await self._end_of(task, inlet.node)
-        raised = _raised_in(task, made)
-        if late:
-            raise too_long(inlet.node, inlet.name, perf_counter() - began) from raised
-        if self.killed and raised is not None:
-            raise WorkerLost(f"the call of {name} was ended by cancel(kill=True)") from raised
-        if raised is not None:
-            raise raised
-
-    async def _end_of(self, task: asyncio.Task[Any], node: Node) -> bool:
-        """Wait for the end of a handler's task; return whether it was cancelled because its time was over."""
-        late = False
-        limit = node.timeout if self.scheduler.strategy.capabilities.enforces_timeout else None
-        if limit is None:  # the short way: a cancellation of this worker is passed on to what it awaits
-            try:
-                await task
-            except asyncio.CancelledError:  # of a handler that had not begun
-                pass
-            except GeneratorExit as error:  # the event loop was closed under it: nothing can be awaited any more
-                self.ending = error
-                raise WorkerLost(f"the event loop was closed while {task.get_name()!r} ran") from None
-            me = asyncio.current_task()
-            if me is not None and me.cancelling():
-                self.ending = asyncio.CancelledError()
-            return False
-        while not task.done():
-            try:
-                ended, _ = await asyncio.wait((task,), timeout=limit)
-            except asyncio.CancelledError as error:  # the pool ends this worker
-                self.ending, limit = error, None
-                task.cancel()
-            except GeneratorExit as error:  # the event loop was closed under it: nothing can be awaited any more
-                self.ending = error
-                raise WorkerLost(f"the event loop was closed while {task.get_name()!r} ran") from None
-            else:
-                if not ended:
-                    late, limit = True, None
-                    task.cancel()
-        return late
-
-    async def _guarded(self, made: Awaitable[object], inlet: Inlet) -> BaseException | None:
-        """Await a handler, and return what it raised: a SystemExit in a task would end the whole event loop."""
+    def _call_aside(self, context: Context) -> None:
+        """Call a plain handler in a thread of the pool, and let the loop go on with what it has returned or raised."""
+        made, raised = None, None
         try:
-            returned = await (Steps(made, inlet) if isinstance(made, CoroutineType) else made)
-            if returned is not None:
-                check_returned(returned, inlet.node.routine_id, inlet.name, inlet.node.told)
+            made = context.run(self._call)
         except BaseException as error:
-            return error
-        finally:
-            self.routine = None  # at once: tasks that outlive the handler can't emit for it
-        return None
+            raised = error
+        with suppress(RuntimeError):  # the loop was closed meanwhile, and nobody waits
+            self.worker.loop.call_soon_threadsafe(self._came_back, made, raised, context)
+
+    def _came_back(self, made: object, raised: BaseException | None, context: Context) -> None:
+        if self.item is None:  # given up meanwhile
+            return
+        try:
+            if raised is None:
+                self._go_on_with(made, context)
+        except BaseException as error:
+            raised = error
+        if raised is not None:
+            self.end(raised)
+
+    def _go_on_with(self, made: object, context: Context) -> None:
+        """Await what a handler has returned, if it can be awaited: in a task of its own, which can be cancelled."""
+        item = self.item
+        assert item is not None
+        inlet = item[INLET]
+        if self.verdict is NOT_BEGUN or made is None or not is_awaitable(made):
+            self._returned(made)
+            return
+        self.thread = self.home
+        handler = made if isinstance(made, CoroutineType) else _awaiting(made)
+        node, loop = inlet.node, self.worker.loop
+        task = start(Steps(handler, inlet, self._returned), loop, f"{node.routine_id}.{inlet.name}", context)
+        if self.item is item and not task.done():
+            self.handler = task
+            if node.timeout is not None and self.scheduler.strategy.capabilities.enforces_timeout:
+                self.limit = loop.call_later(node.timeout, self._be_late, context=context)
+
+    def _returned(self, returned: object, raised: BaseException | None = None) -> None:
+        """Check what a handler has returned, and let its call end."""
+        item = self.item
+        if item is None:  # given up meanwhile
+            return
+        if returned is not None:
+            try:
+                check_returned(returned, item[INLET].node.routine_id, item[INLET].name, item[INLET].node.told)
+            except BaseException as error:
+                raised = error
+        self.end(raised)
+
+    def end(self, raised: BaseException | None = None) -> None:
+        """Decide about what the handler has raised, and let the worker go on."""
+        item = self.item
+        if item is None:
+            return
+        self.routine = None  # at once: tasks that outlive the handler can't emit for it
+        if self.limit is not None:
+            self.limit.cancel()
+        try:
+            raised = self._judged(item, raised)
+            if raised is None:
+                if self.verdict is not NOT_BEGUN:
+                    succeed(self, item[JOB], item[NUMBER])
+            else:
+                self._fail(item, raised)
+        except BaseException as error:  # a KeyboardInterrupt
+            self._fail(item, error)
+        self.handler = None  # whose task has this
+        self.worker.go_on()
+
+    def _fail(self, item: Item, error: BaseException) -> None:
+        self.verdict = fail(self, item, error, 0)
+        self.worker.ending = self.worker.ending or self.verdict.interrupt
+
+    def _judged(self, item: Item, raised: BaseException | None) -> BaseException | None:
+        """Return what a call has failed with, if it has: its time may be over, or somebody has ended it."""
+        inlet = item[INLET]
+        over = self.late or (isinstance(raised, Exception | None) and self.call is not None and self.call.is_over())
+        failed: BaseException
+        if over:
+            failed = too_long(inlet.node, inlet.name, perf_counter() - self.called)
+        elif self.killed and raised is not None:
+            failed = WorkerLost(f"the call of {inlet.node.routine_id}.{inlet.name} was ended by cancel(kill=True)")
+        else:
+            return raised
+        failed.__cause__ = raised
+        return failed
+
+    def count(self) -> None:
+        """Count the activation, and give its permit back. Lock."""
+        item = self.item
+        assert item is not None
+        run: Run = item[JOB]
+        if self.verdict.outcome != DISCARDED:
+            run.ledger.record(item, self.verdict.outcome, self.thread, self.started, perf_counter())
+        run.settle(item, self.verdict.outcome, self.verdict.delay)
+        self.item = None
+
+    # -- what ends it from outside
+
+    def cancel(self) -> None:
+        """Cancel the handler: the pool ends this worker. Nothing can end a thread, which is waited for."""
+        if self.limit is not None:
+            self.limit.cancel()
+        if self.handler is not None:
+            self.handler.cancel()
+
+    def lose(self) -> None:
+        """Fail, since the event loop was closed under the handler."""
+        item = self.item
+        if item is not None:
+            name = f"{item[INLET].node.routine_id}.{item[INLET].name}"
+            what = "a plain handler" if self.handler is None else repr(name)
+            self.end(WorkerLost(f"the event loop was closed while {what} ran"))
+
+    def _be_late(self) -> None:
+        self.late = True
+        if self.handler is not None:
+            self.handler.cancel()
 
     async def room(self, event_name: str, /) -> None:
         """Wait until no more than `max_pending` wait where this event goes. Another worker comes meanwhile.
@@ -316,7 +380,7 @@ class CoroutineWorker(Emitter):
     def kill(self, run: Run) -> None:
         """Cancel the handler, if it is one of this job. Any thread."""
         with suppress(RuntimeError):  # the loop is closed
-            self.loop.call_soon_threadsafe(self._kill, run)
+            self.worker.loop.call_soon_threadsafe(self._kill, run)
 
     def _kill(self, run: Run) -> None:
         if self.at is run and self.handler is not None and not self.handler.done():
@@ -356,14 +420,6 @@ def _work_off_nothing(worker: Emitter, node: Node, enough: int, until: float) ->
     """Run no other handler here: what waits is for the event loop."""
 
 
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _raised_in(task: asyncio.Task[BaseException | None], made: Awaitable[object]) -> BaseException | None:
-    if task.cancelled():  # before its first step, so that it has not even begun to await the handler
-        if isinstance(made, Coroutine):
-            made.close()
-        return asyncio.CancelledError()
-    return task.result()
+async def _awaiting(made: Any) -> Any:
+    """Await what is no coroutine."""
+    return await made
