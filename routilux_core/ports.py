@@ -266,6 +266,7 @@ class per_worker(typing.Generic[T]):  # noqa: N801 - reads as a declaration, lik
 
     The factory is called in the worker's own thread or process: without arguments, or with the routine where it is a
     function of one parameter: `per_worker(lambda self: connect(self.dsn))`. `self.renew("db")` replaces a broken one.
+    An `async def` factory is awaited once for each event loop, by `await self.db` in an `async def` handler.
     What it made is never shipped, copied or saved. It is closed by its `close()` method, or by `__exit__` where it has
     only that, in the thread that made it. Under `sequential` each thread that waits is a worker: `shutdown()` closes
     what its own thread made, and any other thread closes its own when it ends, or when it next asks. What raises when
@@ -290,6 +291,7 @@ class per_worker(typing.Generic[T]):  # noqa: N801 - reads as a declaration, lik
         self.factory = factory
         self.name = ""
         self._takes_routine = _takes_one(factory)
+        self._opens = inspect.iscoroutinefunction(factory)
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -306,8 +308,18 @@ class per_worker(typing.Generic[T]):  # noqa: N801 - reads as a declaration, lik
             raise EmitError(
                 f"{owner.__name__}.{self.name} belongs to a worker: use it in a handler, in the thread that runs it"
             )
-        value: T = frame.resource((getattr(routine, INTERNALS).owner, self.name), self._factory_for(routine))
+        key, factory = (getattr(routine, INTERNALS).owner, self.name), self._factory_for(routine)
+        value: T = self._way_to_open(frame, owner)(key, factory) if self._opens else frame.resource(key, factory)
         return value
+
+    def _way_to_open(self, frame: Any, owner: type) -> Callable[..., Any]:
+        opening: Callable[..., Any] | None = getattr(frame, "opening", None)
+        if opening is None or frame.thread != frame.home:
+            raise EmitError(
+                f"{owner.__name__}.{self.name} is made by an `async def` factory, in an event loop: write "
+                f"`await self.{self.name}` in an `async def` handler"
+            )
+        return opening
 
     def _factory_for(self, routine: object) -> Callable[[], T]:
         factory: Any = self.factory

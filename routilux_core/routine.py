@@ -53,7 +53,8 @@ class Routine:
     on the parallel calls of a stateless routine), `scope="job"` (each job gets a fresh copy), `timeout` (seconds
     for one call), `type_name` (the name it is saved under), `on_worker_lost="retry"` (a call whose worker process dies
     is made again; by default it has failed), `on_crash="fail"` (a call that ran when the process died has failed, where
-    the flow has a journal; by default it is made again).
+    the flow has a journal; by default it is made again), `inline=True` (where an event loop runs coroutines, plain
+    handlers are called in it, not in a thread beside it: for those that are over at once).
 
     A copy of a routine (`copy.copy`, `copy.deepcopy`, `pickle`) is in no flow, and its slots call its own methods.
 
@@ -87,6 +88,7 @@ class Routine:
         type_name: str | None = None,
         on_worker_lost: str = "fail",
         on_crash: str = "retry",
+        inline: bool = False,
         **rest: Any,
     ) -> None:
         try:
@@ -104,6 +106,7 @@ class Routine:
             type_name=type_name,
             on_worker_lost=on_worker_lost,
             on_crash=on_crash,
+            inline=inline,
         )
         check_settings(cls, cls.__routilux_settings__)
         check_names(cls, _RESERVED)

@@ -65,10 +65,10 @@ class Inlet:
 
     __slots__ = (
         "advice",
-        "awaits",
         "call",
         "gathers",
         "handler",
+        "in_loop",
         "is_fast",
         "key",
         "merge",
@@ -88,7 +88,8 @@ class Inlet:
         self.number = number
         self.call: Callable[[Payload], Any] = bind(slot.handler, slot.signature, where)
         self.handler = slot.handler
-        self.awaits = slot.signature.is_async
+        # Whether it is called in the event loop itself, where there is one; else in a thread beside it.
+        self.in_loop = slot.signature.is_async or node.routine.__routilux_settings__.inline
         # A handler of one parameter, or of none, is called without `call` in between.
         self.key: object = NO_KEY if slot.signature.takes_nothing else slot.signature.lone
         self.required = slot.signature.required

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
@@ -33,6 +33,7 @@ from routilux_core._local.steps import Steps
 from routilux_core._local.tasks import WorkTask
 from routilux_core._routines.frame import CURRENT
 from routilux_core._routines.returns import check_returned, is_awaitable
+from routilux_core._threads.opening import Opening
 from routilux_core._tracking.history import DISCARDED
 from routilux_core.errors import StrategyError, WorkerLost
 
@@ -210,7 +211,7 @@ class CoroutineCall(Emitter):
 
     def _call_or_start(self, inlet: Inlet, context: Context) -> None:
         pool = self.scheduler.pool
-        if inlet.awaits or pool is None or not pool.call_aside(partial(self._call_aside, context)):
+        if inlet.in_loop or pool is None or not pool.call_aside(partial(self._call_aside, context)):
             self._go_on_with(context.run(self._call), context)
 
     def _call(self) -> Any:
@@ -325,6 +326,15 @@ class CoroutineCall(Emitter):
             run.ledger.record(item, self.verdict.outcome, self.thread, self.started, perf_counter())
         run.settle(item, self.verdict.outcome, self.verdict.delay)
         self.item = None
+
+    def opening(self, key: tuple[object, str], factory: Callable[[], Coroutine[Any, Any, Any]], /) -> Opening:
+        """Return what an `async def` factory makes for this event loop, to be awaited: anew if it has failed."""
+        resources, make = self.scheduler.resources, partial(Opening, factory)
+        opening: Opening = resources.get(key, make)
+        if opening.has_failed():
+            resources.drop(key)
+            opening = resources.get(key, make)
+        return opening
 
     # -- what ends it from outside
 

@@ -31,6 +31,7 @@ class RoutineSettings(NamedTuple):
     type_name: str | None = None
     on_worker_lost: str = "fail"
     on_crash: str = "retry"
+    inline: bool = False
 
 
 def check_settings(cls: type, settings: RoutineSettings) -> None:
@@ -41,6 +42,8 @@ def check_settings(cls: type, settings: RoutineSettings) -> None:
         raise UnknownNameError("on_worker_lost", settings.on_worker_lost, ("fail", "retry"), f"class {cls.__name__}")
     if settings.on_crash not in ("fail", "retry"):
         raise UnknownNameError("on_crash", settings.on_crash, ("fail", "retry"), f"class {cls.__name__}")
+    if not isinstance(settings.inline, bool):
+        raise ConfigurationError(f"class {cls.__name__}: inline has to be True or False, not {brief(settings.inline)}")
     if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int) or not 1 <= bound <= sys.maxsize):
         raise ConfigurationError(
             f"class {cls.__name__}: concurrency has to be a whole number from 1 to {sys.maxsize}, not {brief(bound)}"

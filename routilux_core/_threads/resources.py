@@ -55,7 +55,7 @@ class Resources:
         for key in [key for key, value in things.items() if _is_awaited(value)][::-1]:
             value = things.pop(key)
             try:
-                await _close_awaited(value)
+                await close_awaited(value)
             except Exception:
                 _log_raised(key[1], value)
 
@@ -126,7 +126,7 @@ class Closing:
         """Close one thing; an error is logged, and a Ctrl-C returned."""
         watch = self._watch(name, value) if self._left else None
         try:
-            _close(value)
+            close_plainly(value)
         except BaseException as error:  # a SystemExit, too
             if is_interrupt(error):
                 return error
@@ -168,14 +168,19 @@ def _is_awaited(value: Any) -> bool:
     return callable(getattr(value, "aclose", None)) or hasattr(type(value), "__aexit__")
 
 
-async def _close_awaited(value: Any) -> None:
+async def close_awaited(value: Any) -> bool:
+    """Await the end of something, and return whether it is of the kind that has to be awaited."""
+    if not _is_awaited(value):
+        return False
     if callable(getattr(value, "aclose", None)):
         await value.aclose()
     else:
         await value.__aexit__(None, None, None)
+    return True
 
 
-def _close(value: Any) -> None:
+def close_plainly(value: Any) -> None:
+    """Close something that has a `close`, or an `__exit__`."""
     if callable(getattr(value, "close", None)):
         value.close()
     elif hasattr(type(value), "__exit__"):

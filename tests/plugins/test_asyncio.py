@@ -124,6 +124,24 @@ def test_coroutines_run_in_the_loop_and_plain_handlers_beside_it(make_flow: Make
     assert all(name.startswith("routilux-plain") for name in threads["plain"])
 
 
+def test_plain_handlers_of_an_inline_class_run_in_the_loop(make_flow: MakeFlow) -> None:
+    threads: set[str] = set()
+
+    class DoesInline(DoesPlainly, stateless=True, inline=True):
+        """Is over at once."""
+
+    def plain(self: Routine, n: int) -> None:
+        threads.add(threading.current_thread().name)
+        self.emit("sent", n=n)
+
+    flow = make_flow(execution_strategy="asyncio")
+    keep = build(flow, DoesInline(action=plain))
+    assert run(flow, count=20).status == "completed"
+    assert (sorted(keep.seen), threads) == ([*range(20)], {"routilux-asyncio"})
+    with pytest.raises(ConfigurationError, match="class Bad: inline has to be True or False, not 1"):
+        type("Bad", (Routine,), {}, inline=1)
+
+
 @pytest.mark.parametrize("limit", [1, 3])
 def test_so_many_plain_handlers_run_at_once_and_no_more(make_flow: MakeFlow, limit: int) -> None:
     barrier, inside, most, lock = threading.Barrier(limit, timeout=SECONDS), 0, 0, threading.Lock()
@@ -480,6 +498,89 @@ def test_what_has_to_be_awaited_to_be_closed_is_awaited_at_the_end_of_the_loop(
     where = "routilux-asyncio" if loop == "own" else threading.current_thread().name
     assert Closed.log == [f"{what} in {where}" for what in ("WithAexit.aexit", "WithAclose.aclose", "WithClose.close")]
     assert "closing 'fourth' (Raises), made by per_worker, raised" in caplog.text
+
+
+class Opened(Closed):
+    async def aclose(self) -> None:
+        await asyncio.sleep(0)
+        self.note("aclose")
+
+
+async def open_slowly() -> Opened:
+    Closed.log.append(f"opened in {threading.current_thread().name}")
+    await asyncio.sleep(0.01)
+    return Opened()
+
+
+async def open_at_the_second_attempt() -> Opened:
+    Closed.log.append("tried")
+    await asyncio.sleep(0)
+    if Closed.log.count("tried") == 1:
+        raise OSError("not there yet")
+    return Opened()
+
+
+class Opens(Routine, stateless=True):
+    client = per_worker(open_slowly)
+    fickle = per_worker(open_at_the_second_attempt)
+    seen: list[Any] = field(factory=list)
+
+    @slot
+    async def n(self, n: int) -> None:
+        self.seen.append(await self.client)
+
+    @slot
+    async def again(self, n: int) -> None:
+        self.seen.append(await self.fickle)
+
+    @slot
+    async def renew_it(self, n: int) -> None:
+        before = await self.client
+        self.seen.append(await self.renew("client"))
+        assert self.seen[-1] is not before
+
+
+def test_an_async_factory_is_awaited_once_for_the_loop_and_what_it_made_closed_there(make_flow: MakeFlow) -> None:
+    Closed.log.clear()
+    flow, opens = make_flow(execution_strategy="asyncio"), Opens()
+    flow.add_routine(Source(), "source")
+    flow.add_routine(opens, "opens")
+    flow.connect("source", "item", "opens", "n")
+    assert run(flow, count=20).status == "completed"
+    assert len(opens.seen) == 20
+    assert len(set(map(id, opens.seen))) == 1
+    flow.shutdown()
+    assert Closed.log == ["opened in routilux-asyncio", "Opened.aclose in routilux-asyncio"]
+
+
+def test_an_async_factory_that_has_failed_is_tried_again_and_what_it_made_can_be_renewed(make_flow: MakeFlow) -> None:
+    Closed.log.clear()
+    flow, opens = make_flow(execution_strategy="asyncio"), Opens()
+    flow.add_routine(opens, "opens")
+    (failure,) = [f for _ in range(2) for f in flow.run("opens", {"n": 1}, slot="again").errors]
+    assert str(failure.exception) == "not there yet"
+    flow.run("opens", {"n": 1}, slot="renew_it").raise_for_errors()
+    flow.shutdown()
+    assert Closed.log.count("Opened.aclose in routilux-asyncio") == 3
+    assert len(opens.seen) == 2
+
+
+@pytest.mark.parametrize("strategy", ["asyncio", "concurrent"])
+def test_a_plain_handler_is_told_to_await_what_an_async_factory_makes(make_flow: MakeFlow, strategy: str) -> None:
+    class OpensPlainly(Routine):
+        client = per_worker(open_slowly)
+
+        @slot
+        def n(self, n: int) -> None:
+            self.client  # noqa: B018
+
+    flow = make_flow(execution_strategy=strategy)
+    flow.add_routine(OpensPlainly(), "opens")
+    (failure,) = run(flow, "opens", n=1).errors
+    assert str(failure.exception) == (
+        "OpensPlainly.client is made by an `async def` factory, in an event loop: write `await self.client` in an "
+        "`async def` handler"
+    )
 
 
 def test_each_call_has_a_context_of_its_own(make_flow: MakeFlow) -> None:
