@@ -300,7 +300,9 @@ class CoroutineCall(Emitter):
         self.worker.go_on()
 
     def _fail(self, item: Item, error: BaseException) -> None:
-        self.verdict = fail(self, item, error, 0)
+        # A thousand calls that end with their job, since somebody has asked for that, are not a thousand errors.
+        was_ended = item[JOB].stopped and (self.killed or self.worker.ending is not None)
+        self.verdict = fail(self, item, error, 0, "cancelled" if was_ended else "failed")
         self.worker.ending = self.worker.ending or self.verdict.interrupt
 
     def _judged(self, item: Item, raised: BaseException | None) -> BaseException | None:

@@ -154,8 +154,11 @@ def succeed(worker: Emitter, run: Run, number: int) -> None:
         worker.send(outlet, data)
 
 
-def fail(worker: Emitter, item: Item, error: BaseException, before: int) -> Verdict:
-    """Decide about an exception, and drop what was held. `before` is how much the worker had emitted until the call."""
+def fail(worker: Emitter, item: Item, error: BaseException, before: int, status: str = "failed") -> Verdict:
+    """Decide about an exception, and drop what was held. `before` is how much the worker had emitted until the call.
+
+    `status` is that of the job if this stops it; "cancelled" is no news to anybody, and logged as such.
+    """
     run: Run = item[JOB]
     engine = run.engine
     if worker.call is not None:
@@ -167,7 +170,7 @@ def fail(worker: Emitter, item: Item, error: BaseException, before: int) -> Verd
             run.book.detach()
         carry_out(run, item, failure, Decision(ErrorStrategy.STOP), "cancelled")
         return Verdict(FAILED, interrupt=error)
-    decision = carry_out(run, item, failure, decide(failure, run))
+    decision = carry_out(run, item, failure, decide(failure, run), status)
     if not engine.keeps_frames:
         # The failure has the traceback as text. The frames would keep payloads alive, and lead up to this one.
         forget_frames(error, worker.around)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -197,3 +199,102 @@ def test_shutdown_without_waiting_is_fine_in_that_loop(make_flow: MakeFlow) -> N
         return job
 
     assert asyncio.run(main()).status == "completed"
+
+
+# -- Ctrl-C in a terminal
+
+IN_A_TERMINAL = """
+import fcntl, signal, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # its Ctrl-C is for this program
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import asyncio
+from routilux_core import Flow, Routine, event, slot
+
+class Source(Routine):
+    item = event("n")
+    @slot
+    async def go(self, count):
+        for n in range(count):
+            self.emit("item", n=n)
+
+inside = 0
+
+class Fetch(Routine, stateless=True):
+    @slot
+    async def n(self, n):
+        global inside
+        inside += 1
+        if inside == 1000:
+            print("all under way", flush=True)
+        await asyncio.sleep(3600.0)
+
+def build(**options):
+    flow = Flow(execution_strategy="asyncio", max_workers=1001, strategy_options=options)
+    for name, routine in dict(source=Source(), fetch=Fetch()).items():
+        flow.add_routine(routine, name)
+    flow.connect("source", "item", "fetch", "n")
+    return flow
+"""
+
+INTERRUPTED = [
+    """
+    try:
+        with build() as flow:
+            flow.run("source", {"count": 1000})
+    except KeyboardInterrupt:
+        print("interrupted")
+    """,
+    """
+    async def main():
+        async with build(loop="running") as flow:
+            await flow.arun("source", {"count": 1000})
+    try:
+        asyncio.run(main())
+    except KeyboardInterrupt:
+        print("interrupted")
+    """,
+]
+
+
+@pytest.mark.once
+@pytest.mark.skipif(sys.platform != "linux", reason="makes a terminal")
+def test_ctrl_c_ends_a_thousand_calls_in_flight_within_the_grace_period_and_says_no_more_than_that() -> None:
+    began = [start_in_a_terminal(IN_A_TERMINAL + textwrap.dedent(program)) for program in INTERRUPTED]
+    for _, terminal in began:
+        read_until(terminal, b"all under way")
+    pressed = time.monotonic()
+    for _, terminal in began:
+        os.write(terminal, b"\x03")
+    for process, terminal in began:
+        said = read_until(terminal, None).replace(b"^C", b"").split()
+        os.close(terminal)
+        assert (process.wait(SECONDS), said) == (0, [b"interrupted"])
+    assert time.monotonic() - pressed < SECONDS  # some 4 s at rest: 3 s of them are the time that handlers get
+
+
+def start_in_a_terminal(program: str) -> tuple[subprocess.Popen[bytes], int]:
+    terminal, theirs = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", program],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    return process, terminal
+
+
+def read_until(terminal: int, text: bytes | None) -> bytes:
+    """Read what a program says up to a text, or until it ends."""
+    said = b""
+    while text is None or text not in said:
+        try:
+            more = os.read(terminal, 65536)
+        except OSError:  # it has ended
+            more = b""
+        if not more:
+            assert text is None, said.decode()
+            break
+        said += more
+    return said
