@@ -41,6 +41,40 @@ if __name__ == "__main__":
     with flow:
         print(flow.run("square", {"n": 7}).outputs)
 """
+SERVED = """\
+import asyncio, logging, sys
+
+import uvicorn
+
+sys.path.insert(0, sys.argv[1])
+import asgi_app
+
+logging.getLogger("routilux_core").setLevel(logging.ERROR)  # a busy machine may seem to block the loop
+
+
+async def ask(port, n):
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"GET /{'x' * n} HTTP/1.1\\r\\nHost: here\\r\\nConnection: close\\r\\n\\r\\n".encode())
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return answer.endswith(f': {n}}}'.encode())
+
+
+async def main():
+    server = uvicorn.Server(uvicorn.Config(asgi_app.app, port=0, log_level="warning", lifespan="on"))
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    answers = await asyncio.gather(*(ask(port, n) for _ in range(3) for n in range(1, 101)))
+    server.should_exit = True
+    await serving
+    print(sum(answers), "answers of", len(answers))
+
+
+asyncio.run(main())
+"""
 OURS = {"PYTHONPATH", "PYTHONSAFEPATH", "PYTEST_ADDOPTS", "COVERAGE_FILE"}  # what a user's environment has not
 ANSWER = "{'square.done': [{'n': 49}]}"
 
@@ -168,3 +202,11 @@ def test_the_pool_over_pipes_declares_what_it_is_and_uses_public_names_only() ->
         assert f"`{named}`" in readme
         assert "routilux_core._" not in text
         assert "routilux_core_plugins" not in text
+
+
+@fresh
+def test_the_web_service_of_the_examples_runs_under_uvicorn(environment: Environment) -> None:
+    environment.does("-m", "pip", "install", "--quiet", "uvicorn")
+    (environment.folder / "served.py").write_text(SERVED, "utf-8")
+    done = environment.run("-W", "error", "served.py", CHECKOUT / "examples")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "300 answers of 300\n", "")
