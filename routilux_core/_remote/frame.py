@@ -111,13 +111,13 @@ class RemoteFrame:
         for value in data.values():
             if type(value) not in ATOMS:
                 packed = dumps_payload(data, f"routine {self._routine_id!r}, event {event_name!r}")
+                if type(packed) is tuple:
+                    self._reporter.weigh(packed)
                 break
         # What may run again is not told before its end, or success: told twice, it would be done twice.
         if self.held is not None:
             self.held.append((event_name, packed))
             return
-        if type(packed) is tuple:
-            self._reporter.weigh(packed)
         self._data.append(packed)
         self._names.append(event_name)  # the last: what the flusher sees a name of is all there
         if len(self._names) > self._reporter.mark:
@@ -126,8 +126,6 @@ class RemoteFrame:
     def let_go(self) -> None:
         """Emit what was held back."""
         for name, data in self.held or ():
-            if type(data) is tuple:
-                self._reporter.weigh(data)
             self._data.append(data)
             self._names.append(name)
         self.held = None
