@@ -107,7 +107,13 @@ class _Caller:
         self.routine = routine
 
     def __repr__(self) -> str:
-        return f"the function {id_of(self.function)!r} (made a class with as_routine, it could be saved)"
+        return f"the function {id_of(self.function)!r}"
+
+    @property
+    def why_unsaved(self) -> str:
+        """Why no file can hold it, and what can be done."""
+        name = id_of(self.function)
+        return f"{self!r} is code, which no file holds: write @as_routine above it, and add {name}() instead of {name}"
 
     def __reduce__(self) -> Any:
         return type(self), (self.function, self.routine)

@@ -876,3 +876,20 @@ def test_a_late_call_leaves_the_next_one_its_own_time(make_flow: MakeFlow) -> No
     flow.add_output("twice", "out")
     job = run(flow, count=3)
     assert (job.outputs["twice.out"], job.late_emissions) == ([{"n": 1}, {"n": 2}], 1)
+
+
+@pytest.mark.in_this_process
+def test_calls_that_fail_at_once_are_told_with_one_traceback(
+    make_flow: MakeFlow, caplog: pytest.LogCaptureFixture
+) -> None:
+    together = threading.Barrier(3)
+
+    def meet(n: int) -> None:
+        together.wait(SECONDS)
+        raise ValueError(f"no {n}")
+
+    flow = make_flow(execution_strategy="concurrent", max_workers=4)
+    flow.chain(lambda count: (n for n in range(count)), meet)
+    job = flow.run("function", {"count": 3})
+    assert len(job.errors) == len(caplog.records) == 3
+    assert sorted(record.exc_info is not None for record in caplog.records) == [False, False, True]

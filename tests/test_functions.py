@@ -187,7 +187,7 @@ def test_functions_are_added_by_their_names(make_flow: MakeFlow) -> None:
         *("letters", "letters_2", "counts", "function"),
     ]
     assert flow.add(Returns(), "own") == "own"
-    with pytest.raises(SerializationError, match=r"the function 'letters' \(made a class with as_routine"):
+    with pytest.raises(SerializationError, match=r"the function 'letters' is code, .* and add letters\(\) instead of"):
         flow.serialize()
 
 

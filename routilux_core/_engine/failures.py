@@ -54,15 +54,13 @@ def carry_out(run: Run, item: Item, failure: Failure, decision: Decision, status
 def _log(run: Run, failure: Failure, decision: ErrorStrategy, status: str) -> None:
     """Log an error once, when it is decided for good; a retry is only news, and so is what is raised in the program.
 
-    The traceback comes with what stops the job, and with the first of a kind that it goes on after (CONTINUE). What is
-    skipped has a line, and its traceback at the level DEBUG.
+    The traceback comes with the first of a kind that stops the job, or that it goes on after (CONTINUE): several may
+    stop it at once. What is skipped has a line. All the others have their tracebacks at the level DEBUG.
     """
     import logging
 
     level = {ErrorStrategy.STOP: logging.ERROR, ErrorStrategy.RETRY: logging.INFO}.get(decision, logging.WARNING)
-    whole = decision is ErrorStrategy.STOP or (
-        decision is ErrorStrategy.CONTINUE and run.ledger.failures.is_new(failure)
-    )
+    whole = decision in (ErrorStrategy.STOP, ErrorStrategy.CONTINUE) and run.ledger.failures.is_new(failure)
     if status == "cancelled":  # a Ctrl-C, or an exit, which is raised where somebody waits: told there
         level, whole = logging.INFO, False
     if not whole:

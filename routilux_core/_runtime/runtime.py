@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
+import sys
 import threading
 import warnings
 import weakref
@@ -33,7 +34,7 @@ from routilux_core._text.printable import printable
 from routilux_core._threads.guard import is_held_here
 from routilux_core._threads.visits import Visit
 from routilux_core._tracking.payloads import Payloads
-from routilux_core.errors import CapabilityError, FlowStateError, StrategyError, UnknownNameError
+from routilux_core.errors import CapabilityError, FlowStateError, ShippingError, StrategyError, UnknownNameError
 from routilux_core.graph import Graph
 from routilux_core.job import JobState, Origin
 from routilux_core.routine import Routine, let_go
@@ -464,7 +465,7 @@ class Runtime:
         """Check what the flow needs, open its pools, order its gather slots. Outside the engine's lock."""
         if self.was_read:
             self._load_strategies()
-        wiring, engine, missing = self.wiring, self.engine, False
+        wiring, missing = self.wiring, False
         if wiring.awaiting:
             wiring.check_awaiting()
         if wiring.ordered != wiring.graph.version:
@@ -472,10 +473,18 @@ class Runtime:
         self._close_what_is_over()
         for scheduler in self.schedulers:
             if entry is not None:
-                scheduler.prepare(entry, payload, bool(engine.runs))
+                self._prepare_for(scheduler, entry, payload)
             missing = missing or scheduler.pool is None
         if missing:
             self._open()
+
+    def _prepare_for(self, scheduler: Scheduler, entry: Inlet, payload: Mapping[str, Any]) -> None:
+        try:
+            scheduler.prepare(entry, payload, bool(self.engine.runs))
+        except ShippingError:
+            if _is_being_started():  # the main module has no guard, which whoever opens a pool knows to say
+                self._open()
+            raise
 
     def _open(self, which: Callable[[Scheduler], bool] | None = None) -> None:
         with self.opening:
@@ -606,6 +615,12 @@ def _task(scheduler: Scheduler) -> Task:
     from routilux_core._local.coroutines import CoroutineTask  # imports asyncio
 
     return CoroutineTask(scheduler)
+
+
+def _is_being_started() -> bool:
+    """Return whether this process was started by multiprocessing, and imports the main module of the program."""
+    processes = sys.modules.get("multiprocessing.process")
+    return processes is not None and bool(getattr(processes.current_process(), "_inheriting", False))
 
 
 def _check_not_importing(strategy: ExecutionStrategy) -> None:

@@ -25,7 +25,7 @@ class Failures:
         self._first: list[tuple[int, Failure]] = []  # each with its number
         self._newest: deque[tuple[int, Failure]] = deque(maxlen=ring)
         self._counted = self._others = 0
-        self._kinds: set[tuple[str, str, type[BaseException]]] = set()
+        self._kinds: set[tuple[str, str, type[BaseException], ErrorStrategy | None]] = set()
 
     def note(self, failure: Failure) -> None:
         """Keep a failure that has been decided about, if there is room for it; count it in any case."""
@@ -46,8 +46,8 @@ class Failures:
         self._counted, self._others = counted, others
 
     def is_new(self, failure: Failure) -> bool:
-        """Whether it is the first of its kind: of this type, at this slot. Of very many kinds, the others are not."""
-        kind = (failure.routine_id, failure.slot, type(failure.exception))
+        """Whether it is the first of its kind: of this type, at this slot, decided so. Of very many kinds few are."""
+        kind = (failure.routine_id, failure.slot, type(failure.exception), failure.decision)
         if kind in self._kinds or len(self._kinds) >= KINDS:
             return False
         self._kinds.add(kind)

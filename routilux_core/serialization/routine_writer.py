@@ -150,7 +150,9 @@ class RoutineWriter:
         if method is None:
             self.problems.add(
                 (within, Name("handler")),
-                f"{shown(made.handler)} is no method of {form.shape.name}, and code is saved by the name of its method",
+                getattr(made.handler, "why_unsaved", None)
+                or f"{shown(made.handler)} is no method of {form.shape.name}, and code is saved by the name of its "
+                "method",
             )
         return slot_form(method or "", self._merge(form, routine, made, within), made.signature.whole)
 

@@ -264,6 +264,25 @@ def test_a_module_that_a_worker_imports_later_and_that_runs_a_flow_is_named_ther
 
 
 @pytest.mark.once
+def test_functions_of_a_program_without_a_guard_are_told_by_the_parent_alone(script: Path) -> None:
+    code, _, errors = run(
+        script,
+        """
+from routilux_core import Flow
+
+def letters(name):
+    return len(name)
+
+flow = Flow(execution_strategy="process", max_workers=2)
+flow.add(letters)
+flow.run("letters", {"name": "Oslo"})
+""",
+    )
+    assert code == 1
+    assert errors.count("Traceback") == 1
+    assert "put what starts the program behind `if __name__ == '__main__':`" in errors.splitlines()[-1]
+
+
 def test_a_fork_of_the_program_leaves_the_pool_alone(script: Path) -> None:
     body = """
     import warnings
