@@ -223,10 +223,12 @@ class Supervisor:
         with self.roster.lock:
             self.roster.closed = error
             self._close_at, self._drop = monotonic(), True
-        with ExitStack() as steps:
+        with (
+            ExitStack() as steps
+        ):  # the flow lets go of this pool first: who hears that a job has failed may run the next
+            steps.callback(fail_all, self.roster.give_up_waiting(error))
             if self._opened:
                 steps.callback(self._host.lost, error)
-            steps.callback(fail_all, self.roster.give_up_waiting(error))
 
     # -- reading
 

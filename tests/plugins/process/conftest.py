@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from processes.pools import PROGRAMS, SECONDS, RecordingHost, descriptors
+from processes.pools import PROGRAMS, SECONDS, RecordingHost, descriptors, is_alive
 from routilux_core_plugins.process import ProcessPool
 from routilux_core_plugins.process.launcher import Settings
+from waiting import comes_true
 
 
 @pytest.fixture(scope="session")
@@ -34,13 +35,18 @@ def fork_server() -> None:
 STANDING: list[ProcessPool] = []  # pools that several tests share
 
 
+def stays(worker: Any) -> bool:
+    """Whether a worker is neither gone nor about to go, also where its pool has not noticed yet."""
+    return worker.is_open and worker.reason is None and is_alive(worker.process.pid)
+
+
 def settle(pool: ProcessPool) -> None:
     """Wait until a shared pool is whole: a worker that an earlier test has ended is replaced a little later."""
     roster, end = pool._supervisor.roster, time.monotonic() + SECONDS
     while time.monotonic() < end:
         with roster.lock:
             workers = list(roster.workers)
-            if len(workers) == pool.workers and all(worker.is_open for worker in workers):
+            if len(workers) == pool.workers and all(map(stays, workers)):
                 return
         time.sleep(0.01)
     raise AssertionError(f"the shared pool did not become whole: {workers}")
@@ -64,12 +70,9 @@ def nothing_left(warm: None) -> Iterator[None]:
     processes, before = set(multiprocessing.active_children()), descriptors()
     yield
     gc.collect()
-    end = time.monotonic() + SECONDS
-    while set(multiprocessing.active_children()) - processes and time.monotonic() < end:
-        time.sleep(0.01)  # a fork server tells a little later that one has ended
-    assert not set(multiprocessing.active_children()) - processes
-    left = descriptors() - before
-    assert not left, f"descriptors left open: {sorted(left)}"
+    # The thread of a pool that was closed, and a fork server, let go of what they have a moment later.
+    assert comes_true(lambda: not set(multiprocessing.active_children()) - processes), multiprocessing.active_children()
+    assert comes_true(lambda: not descriptors() - before), f"left open: {sorted(descriptors() - before)}"
 
 
 @pytest.fixture
