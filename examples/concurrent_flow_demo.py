@@ -111,6 +111,7 @@ import itertools
 import logging
 import math
 import os
+import subprocess
 import sys
 import tempfile
 import textwrap
@@ -145,7 +146,12 @@ LEAST_SPEEDUP = 1.5
 # How far the tracker may be from a clock around the handler. Some microseconds on a quiet machine.
 TRACKER_SECONDS = 0.05
 
+# Far longer than the process lives that is killed while it waits for the database.
+FOR_EVER = 300.0
+
 Results = dict[str, dict[str, Any]]
+
+asked: Counter[str] = Counter()  # how often each service was, in this process, which has them all
 
 # -- the sources
 
@@ -166,6 +172,7 @@ def http_api(source: str, refusals: float = 0) -> Iterator[str]:
         disable_nagle_algorithm = True  # else the end of the body may wait for a delayed acknowledgement
 
         def do_GET(self) -> None:
+            asked[source] += 1
             time.sleep(API_SECONDS)
             if next(requests) < refusals:
                 self.send_error(500)
@@ -506,11 +513,68 @@ def serialization(sources: dict[str, str], results: Results) -> Section:
     return Section("Serialization", told, {"loaded": job}, problems)
 
 
+def durable_flow(sources: dict[str, str], journal: str, query_seconds: float) -> Flow:
+    flow = Flow("climate", execution_strategy="concurrent", max_workers=5, journal=journal)
+    slowest = FetchDatabase(path=sources[DATABASE], query=QUERY.replace(str(QUERY_SECONDS), str(query_seconds)))
+    wire(flow, fetchers(sources) | {DATABASE: slowest})
+    return flow
+
+
+def journaled_run(told: str) -> int:
+    """Be the other process: begin the job and wait to be killed, or go on with it, as the JSON in `told` says."""
+    sources, journal, seconds = json.loads(told)
+    with durable_flow(sources, journal, seconds) as flow:
+        job = flow.execute("trigger", {"subject": "temperature"}, job_id="today")
+        while seconds == FOR_EVER:
+            if all(job.routine_states.get(f"process {source}") == "completed" for source in APIS):
+                print("two of three", flush=True)
+            time.sleep(0.02)
+        job.wait(30.0)
+        in_doubt = [each.routine_id for each in job.in_doubt]
+        print(json.dumps({"status": job.status, "results": results_of(job), "in_doubt": in_doubt}))
+    return 0
+
+
+def durable_job(sources: dict[str, str], results: Results) -> Section:
+    before = asked.copy()
+    with tempfile.TemporaryDirectory() as folder:
+
+        def begin(query_seconds: float) -> subprocess.Popen[str]:
+            told = json.dumps([sources, os.path.join(folder, "climate.db"), query_seconds])
+            command = [sys.executable, os.path.abspath(__file__), "--journaled", told]
+            return subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
+
+        with begin(FOR_EVER) as first:
+            assert first.stdout is not None
+            said = first.stdout.readline()
+            first.kill()  # a real kill -9: nothing is told, and nothing is tidied up
+        with begin(QUERY_SECONDS) as second:
+            out, _ = second.communicate(timeout=60.0)
+    found = json.loads(out) if second.returncode == 0 else {"status": "not resumed", "results": {}, "in_doubt": []}
+    times = {source: asked[source] - before[source] for source in APIS}
+    problems = check_results("resumed", found["results"], results)
+    claims = {
+        f"the first process said {said!r}": said == "two of three\n",
+        f"the resumed job is {found['status']}, not completed": found["status"] == "completed",
+        f"the services were asked {times} times": set(times.values()) == {1},
+        f"in doubt were {found['in_doubt']}": found["in_doubt"] == [f"fetch {DATABASE}"],
+    }
+    problems += [problem for problem, holds in claims.items() if not holds]
+    told = (
+        "A process was killed (kill -9) when two of three sources had answered, and another went on with its job:\n"
+        f"{found['status']}, with the same figures. The two were not asked again. In doubt was {found['in_doubt']}."
+    )
+    return Section("A durable job", told, {}, problems)
+
+
 def sections(sources: dict[str, str], strategy: str) -> Iterator[Section]:
     first = concurrent_execution(sources, strategy)
     yield first
     results = results_of(first.jobs["main"])
-    for section in (sequential_against_concurrent, error_handling, switching_strategies, monitoring, serialization):
+    for section in (
+        *(sequential_against_concurrent, error_handling, switching_strategies, monitoring, serialization),
+        durable_job,
+    ):
         yield section(sources, results)
 
 
@@ -553,10 +617,13 @@ def main(argv: list[str] | None = None) -> int:
         "--report", metavar="FILE", help="write a page with sequential beside concurrent: run.html, say"
     )
     parser.add_argument("--trace", metavar="FILE", help="write a trace of both, for Perfetto: run.json.gz, say")
+    parser.add_argument("--journaled", help=argparse.SUPPRESS)  # for the processes of the last section
     arguments = parser.parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal without a degree sign is no reason to stop
     os.environ["no_proxy"] = "127.0.0.1"  # where the services are, and where no proxy gets
+    if arguments.journaled is not None:
+        return journaled_run(arguments.journaled)
     try:
         done = run_sections(arguments.strategy, (lambda text: None) if arguments.json else print)
     except (StrategyError, UnknownStrategyError) as error:
