@@ -8,6 +8,8 @@ import json
 import os
 import sqlite3
 import struct
+import threading
+import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ctypes import py_object, pythonapi
@@ -80,7 +82,7 @@ class SqliteJournal(Journal):
         except BaseException:
             self._drop()
             raise
-        os.register_at_fork(after_in_child=keep_for_ever(self._connection))
+        _opened.add(self)
 
     def _check_file(self) -> None:
         if os.path.exists(self.path) and not os.path.isfile(self.path):
@@ -199,11 +201,9 @@ class SqliteJournal(Journal):
             except sqlite3.Error:  # it was full, say, which has been told
                 with contextlib.suppress(sqlite3.Error):
                     connection.close()
-            else:
-                if running is not None and not in_doubt:
-                    running.remove()
+                in_doubt = True
             if running is not None:
-                running.close()
+                running.close(removes=not in_doubt)
 
     def mark(self, place: int, mark: Mark) -> None:
         if self._running is not None:
@@ -217,6 +217,11 @@ class SqliteJournal(Journal):
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
+
+    def leave(self) -> None:
+        """Never close the connection: this is a fork, and that would take the log away from its parent."""
+        if self._connection is not None:
+            pythonapi.Py_IncRef(py_object(self._connection))
 
     def _check_process(self) -> None:
         if self._connection is None:
@@ -248,15 +253,16 @@ def crc_of(key: Key, value: str) -> int:
     return zlib.crc32(f"{key[0]}\0{key[1]}\0{key[2]}\0{key[3]}\0{value}".encode())
 
 
-def keep_for_ever(connection: Any) -> Any:
-    """Return what lets the child of a fork never close a connection: that would take the parent's log away."""
-    own = os.getpid()
+_opened: weakref.WeakSet[SqliteJournal] = weakref.WeakSet()
 
-    def keep() -> None:
-        if os.getpid() != own:
-            pythonapi.Py_IncRef(py_object(connection))
 
-    return keep
+def _after_fork() -> None:
+    for journal in _opened:
+        journal.leave()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Running:
@@ -279,21 +285,27 @@ class Running:
         kept = b"".join(self.PLACE.pack(*mark, _crc(*mark)) for mark in self.found or ())
         self._first = len(self.found or ())
         beside = f"{path}.{os.getpid()}.tmp"
-        self._file = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o644)
-        os.write(self._file, self.HEAD.pack(*head, _crc(*head)).ljust(self.SIZE, b"\0") + kept)
+        with open(beside, "wb") as file:
+            file.write(self.HEAD.pack(*head, _crc(*head)).ljust(self.SIZE, b"\0") + kept)
         os.replace(beside, path)  # in one step: whoever comes next finds all of it
+        self._file = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+        self._lock = threading.Lock()
 
     def write(self, place: int, mark: Mark) -> None:
         at = self.SIZE + (self._first + place) * self.PLACE.size
-        os.pwrite(self._file, self.PLACE.pack(*mark, _crc(*mark)), at)
+        content = self.PLACE.pack(*mark, _crc(*mark))
+        if hasattr(os, "pwrite"):
+            os.pwrite(self._file, content, at)
+            return
+        with self._lock:
+            os.lseek(self._file, at, os.SEEK_SET)
+            os.write(self._file, content)
 
-    def close(self) -> None:
+    def close(self, removes: bool) -> None:
         with contextlib.suppress(OSError):
             os.close(self._file)
-
-    def remove(self) -> None:
-        with contextlib.suppress(OSError):
-            os.unlink(self._path)
+            if removes:
+                os.unlink(self._path)
 
 
 def _crc(*parts: object) -> int:
