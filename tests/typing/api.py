@@ -242,6 +242,7 @@ def tasks_are_bytes(task: Task, pool: WorkerPool) -> None:
     assert_type(task.parts, frozenset[str])
     task.stream(task.payload())
     task.finish(worker.run(task.payload(task.parts), task.stream, mark=print, cancelled=bool))
+    task.finish(worker.run(pieces=task.pieces(task.parts), send=task.stream))
     task.finish(worker.run(task.payload(), task.stream, mark_every=0.05))
     task.fail(WorkerLost(worker=1, reason="killed by signal 9"), at=3)
     task.fail(WorkerLost(reason="nobody knows where"), at=UNKNOWN)
