@@ -45,9 +45,8 @@ def running(capsys: pytest.CaptureFixture[str]) -> Iterator[tuple[JobState, thre
         flow.add_routine(Steps(may=may), "steps")
         flow.connect("steps", "step", "steps", "go")
         job = flow.execute("steps", {"n": 5})
-        found = re.search(
-            r"live-1 is shown, while it runs, at (http://127\.0\.0\.1:\d+/[\w-]{20,}/)\n", capsys.readouterr().err
-        )
+        said = capsys.readouterr().err
+        found = re.search(r"live-[0-9a-f]+-1 is shown, while it runs, at (http://127\.0\.0\.1:\d+/[\w-]{20,}/)\n", said)
         assert found
         yield job, may, found[1]
         for _ in range(6):
