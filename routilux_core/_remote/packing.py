@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from collections.abc import Sequence
+from itertools import chain, groupby, islice
 from operator import itemgetter
+from pickle import PickleBuffer
 
 from routilux_core._engine.merging import merged
 from routilux_core._engine.plan import GATHERED, INLET, NUMBER, PAYLOAD, Item, Node
@@ -12,8 +14,8 @@ from routilux_core._remote.batching import BULKY
 from routilux_core._remote.claim import Claim
 from routilux_core._remote.envelopes import Envelope, PartStore, Row, crate, travels
 from routilux_core._remote.losses import retries_losses
-from routilux_core._remote.pickling import size_of
-from routilux_core._remote.wire import NOT, UNTIL_END, UNTIL_SUCCESS, Label
+from routilux_core._remote.pickling import APART, ATOMS, dumps_plain, is_plain, size_of
+from routilux_core._remote.wire import NOT, UNTIL_END, UNTIL_SUCCESS, Data, Label
 from routilux_core._routines.signature import Payload
 from routilux_core.error_handling import Decision, ErrorHandler, ErrorStrategy
 from routilux_core.errors import is_interrupt
@@ -43,13 +45,37 @@ def _pack_at_once(label: Label, claim: Claim, parts: PartStore) -> Envelope | No
     # What is not plain, or not made yet, may raise: one by one it is only that call which fails.
     if run.own and any(item[INLET].node.unmade for item in claim.items):
         return None  # a copy for the job may fail, which is the failure of one call
-    rows: list[Row] = [(inlet, [item[PAYLOAD] for item in same]) for inlet, same in groupby(claim.items, itemgetter(0))]
+    payloads = _apart_from_each_other([item[PAYLOAD] for item in claim.items])
+    if payloads is None:
+        return None
+    each = iter(payloads)
+    rows: list[Row] = [
+        (inlet, list(islice(each, len(list(same))))) for inlet, same in groupby(claim.items, itemgetter(0))
+    ]
     try:
         return _crated(label, claim, parts, rows)
     except BaseException as error:  # one by one it is found out which
         if is_interrupt(error):
             raise
         return None
+
+
+def _apart_from_each_other(payloads: Sequence[Payload]) -> Sequence[Data] | None:
+    """Return payloads as they can be pickled in one go; None if one is not plain, or large.
+
+    One with a list in it is pickled by itself: what two calls have in common would be one object in the worker, and
+    each is to have its own, whatever the batch.
+    """
+    if ATOMS.issuperset(map(type, chain.from_iterable(map(dict.values, payloads)))):
+        return payloads
+    made: list[Data] = []
+    apart: list[PickleBuffer] = []
+    for payload in payloads:
+        data = payload if is_plain(payload) else dumps_plain(payload, apart)
+        if data is None or apart or len(data) >= APART:
+            return None
+        made.append(data)
+    return made
 
 
 def _pack_one_by_one(label: Label, claim: Claim, parts: PartStore) -> Envelope | BaseException | None:

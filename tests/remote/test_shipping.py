@@ -33,6 +33,7 @@ from routilux_core import (
 )
 from routilux_core._remote import cache
 from shipped.routines import (
+    AddsToIt,
     Carries,
     Emits,
     Executes,
@@ -43,6 +44,7 @@ from shipped.routines import (
     Late,
     LateStateless,
     Pause,
+    Repeats,
     Says,
     Source,
     Square,
@@ -91,6 +93,18 @@ def test_a_list_that_nobody_else_holds_may_change_in_a_worker(
         finished(flow.execute(name, {"n": 1}))
     assert caplog.records == []
     assert kept.other is mine  # it came home as it was
+
+
+def test_what_several_calls_of_a_batch_were_given_is_each_ones_own(
+    make_flow: MakeFlow, shipped: dict[str, Any]
+) -> None:
+    flow = make_flow(**shipped)
+    flow.add_routine(Repeats(), "repeats", execution_strategy="sequential")
+    flow.add_routine(AddsToIt(), "adds")
+    flow.connect("repeats", "item", "adds", "seen")
+    flow.add_output("adds", "length")
+    job = finished(flow.execute("repeats", {"count": 40}))
+    assert [each["length"] for each in job.outputs["adds.length"]] == [2] * 40
 
 
 # -- before the run

@@ -20,6 +20,28 @@ class Source(Routine, stateless=True):
             self.emit("item", n=n)
 
 
+class Repeats(Routine, stateless=True):
+    """Emits the same list again and again."""
+
+    item = event("seen")
+
+    def __call__(self, count: int) -> None:
+        seen = {"by": [0]}
+        for _ in range(count):
+            self.emit("item", seen=seen)
+
+
+class AddsToIt(Routine, stateless=True):
+    """Changes the list that it was given, which is its own."""
+
+    length = event("length")
+
+    @slot
+    def seen(self, seen: dict[str, list[int]]) -> None:
+        seen["by"].append(1)
+        self.emit("length", length=len(seen["by"]))
+
+
 class SlowSource(Routine, stateless=True):
     """Emits over some ten milliseconds."""
 
