@@ -365,16 +365,9 @@ def test_a_flow_of_a_module_is_refused_in_a_worker_and_one_of_the_handler_runs(
 
 
 def test_cancel_reaches_a_handler_that_asks(make_flow: MakeFlow, tmp_path: Path) -> None:
-    flow, streamed = make_flow(execution_strategy=Mortal(max_workers=1)), threading.Event()
-
-    class Hears(Routine):
-        @slot
-        def n(self, n: int) -> None:
-            streamed.set()
-
+    flow = make_flow(execution_strategy=Mortal(max_workers=1))
     flow.add_routine(Waits(), "waits")
     flow.add_routine(Square(), "square")
-    flow.add_routine(Hears(), "hears", execution_strategy="concurrent")
     flow.connect("waits", "passed", "square", "n")
     job = flow.execute("waits", {"n": 1, "path": str(tmp_path / "never")})
     job.cancel()
