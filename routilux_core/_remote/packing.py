@@ -18,7 +18,7 @@ from routilux_core._remote.pickling import APART, ATOMS, dumps_plain, is_plain, 
 from routilux_core._remote.wire import NOT, UNTIL_END, UNTIL_SUCCESS, Data, Label
 from routilux_core._routines.signature import Payload
 from routilux_core.error_handling import Decision, ErrorHandler, ErrorStrategy
-from routilux_core.errors import is_interrupt
+from routilux_core.errors import ShippingError, is_interrupt
 
 
 def pack(label: Label, claim: Claim, parts: PartStore) -> Envelope | Decision | BaseException | None:
@@ -101,6 +101,11 @@ def _pack_one_by_one(label: Label, claim: Claim, parts: PartStore) -> Envelope |
             break
     # Its pool may have been lost meanwhile: then all of it was put back or failed, and is no longer this task's.
     made = None if claim.ended else _crated(label, claim, parts, rows)
+    if made is None and not claim.ended:
+        # It is plain by now. What a signal handler has raised in there was taken for a payload that is not.
+        made = _crated(label, claim, parts, rows)
+        if made is None:
+            return ShippingError(f"the calls of task {label.task} could not be pickled")
     if made is not None and (kept := claim.run.ledger.payloads) is not None:
         for item, payload in zip(claim.items, payloads, strict=False):
             kept.begin(item[NUMBER], payload)

@@ -15,6 +15,7 @@ import pytest
 from places import SUPPORT
 from quickest import OPTIONS
 from routilux_core import Flow, FlowStateError, JobState
+from routilux_core._remote.pickling import dumps_plain
 from stress import signalled
 from stress.at_each_line import Interruption
 
@@ -100,6 +101,24 @@ def test_an_exception_at_any_line_of_the_engine_leaves_the_flow_working(
     finally:
         flow.shutdown(timeout=PATIENCE)
     assert count > 200 // each
+
+
+@pytest.mark.stress
+def test_an_exception_at_any_line_that_pickles_calls_loses_none_of_them(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL, logger="routilux_core")
+    flow, at, where = make_flow("process"), 0, ""
+    try:
+        while where != "nowhere":
+            at += 1
+            interrupted = Interruption(at, raising(TimeLimit), dumps_plain)
+            job = run_interrupted(flow, interrupted)
+            where = interrupted.where
+            if job is not None:
+                check_ended(job, where)
+            check_works(flow, where)
+    finally:
+        flow.shutdown(timeout=PATIENCE)
+    assert at > 3
 
 
 CALLS: dict[str, Callable[[Flow], Any]] = {
