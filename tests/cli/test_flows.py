@@ -188,6 +188,7 @@ def damaged(document: dict[str, Any], part: str) -> dict[str, Any]:
     "part", ["ids", "names", "strategy", "unknown strategy", "keys", "values", "slots", "refused", "connections"]
 )
 @pytest.mark.parametrize("command", [("validate",), ("show",), ("run", "--entry", "first.other", "--traceback")])
+@pytest.mark.filterwarnings("default:nothing is connected to the event:UserWarning")
 def test_nothing_of_a_file_moves_the_cursor_or_forges_a_line(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any, command: tuple[str, ...], part: str
 ) -> None:

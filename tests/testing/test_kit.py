@@ -15,6 +15,8 @@ from places import CHECKOUT, DOCS
 from quickest import QUICKEST
 from routilux_core.testing import ShuffledStrategy, StrategySuite
 from routilux_core.testing._generated import answer, differences
+from routilux_core.testing._loss_cases import LossCases
+from routilux_core.testing._program_cases import ProgramCases
 from routilux_core_plugins.process import ProcessStrategy
 from strategies import executors
 
@@ -35,22 +37,35 @@ def loky(**settings: Any) -> Any:
 # A strategy more is a line more: a name, an object, or what makes one of `max_workers=`. Some fifty pools of processes
 # are started for one, so what another of that kind already shows is left to the soak.
 BUNDLED: dict[str, Any] = {each: each for each in ("sequential", "concurrent", "process", "asyncio")}
-FORKED = ProcessStrategy(start_method=QUICKEST)  # stands for "process" where it is enough that it is quick
 SHIPPED: dict[str, Any] = {"loky": loky, "spawn-executor": executors.SpawnExecutor()}
 
 
 class TestBundledStrategies(StrategySuite):
-    # What is shuffled by a seed is the same on every interpreter, and how a worker starts has tests of its own.
+    # What is shuffled by a seed is the same on every interpreter; of "process" see below.
     @pytest.fixture(
         params=[
             *("sequential", "concurrent", "asyncio"),
-            pytest.param(FORKED, id="process, quickest"),
             pytest.param("process", marks=pytest.mark.once),
             pytest.param(ShuffledStrategy(5), id="shuffled", marks=pytest.mark.once),
         ]
     )
     def strategy(self, request: pytest.FixtureRequest) -> Any:
         return request.param
+
+
+class TestQuickProcesses(StrategySuite):
+    """Stands for "process" on every interpreter: its workers take no time to start."""
+
+    exempt: ClassVar = {
+        name: "programs, and workers that die, are tested once, with workers that are spawned"
+        for cases in (LossCases, ProgramCases)
+        for name in vars(cases)
+        if name.startswith("test_")
+    }
+
+    @pytest.fixture
+    def strategy(self) -> Any:
+        return ProcessStrategy(start_method=QUICKEST)
 
 
 @pytest.mark.once
