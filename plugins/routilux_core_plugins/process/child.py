@@ -170,11 +170,11 @@ def _flush() -> None:
 def _end_with_the_parent(parent: int) -> None:
     """Have this process killed when the thread that started it ends, or see to it here as well as that goes.
 
-    Only the system can end a process that is in a C loop; under `forkserver` its parent is the fork server, which
-    ends with the program.
+    Only the system can end a process that is in a C loop. Under `forkserver` it tells of the death of the fork server
+    alone, which lives for as long as one of its workers does: so a thread waits for the program itself.
     """
-    if sys.platform == "linux" and _set_death_signal():
-        if parent and os.getppid() != parent:  # it died before the signal was set
+    if sys.platform == "linux" and _set_death_signal() and parent:
+        if os.getppid() != parent:  # it died before the signal was set
             _die()
         return
     threading.Thread(target=_watch, name="routilux-parent-watch", daemon=True).start()
