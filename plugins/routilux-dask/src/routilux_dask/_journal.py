@@ -8,14 +8,11 @@ that reads after the worker's death, which then knows that it was not begun and 
 from __future__ import annotations
 
 import os
-import pickle
 import struct
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
-
-from routilux_dask._pieces import Cargo
 
 MARK, CHUNK, REPLY = b"m", b"c", b"r"
 MOST = 1 << 20  # bytes of a chunk or reply that are worth noting
@@ -29,8 +26,8 @@ class Story(NamedTuple):
 
     begun: bool
     at: int | None = 0  # None: nobody knows
-    chunks: tuple[Cargo, ...] = ()
-    reply: Cargo | None = None
+    chunks: tuple[bytes, ...] = ()
+    reply: bytes | None = None
 
 
 NOT_BEGUN = Story(begun=False)
@@ -83,29 +80,16 @@ class Entry:
     def mark(self, index: int) -> None:
         self.write(MARK, _INDEX.pack(index))
 
-    def tell(self, kind: bytes, told: Cargo) -> None:
-        """Note a message, unless it is too long to be worth it."""
-        if self._whole and told.weight() <= MOST:
-            self.write(kind, pickle.dumps(told, pickle.HIGHEST_PROTOCOL))
-        else:
-            self._give_up()
-
     def write(self, kind: bytes, data: bytes) -> None:
         if not self._whole:
             return
         record = _HEAD.pack(kind, len(data)) + data
         try:
-            whole = os.write(self._file, record) == len(record)
+            self._whole = len(data) <= MOST and os.write(self._file, record) == len(record)
         except OSError:  # the disk is full: the work goes on
-            whole = False
-        if not whole:
-            self._give_up()
-
-    def _give_up(self) -> None:
-        """Leave a file that says: begun, and nobody knows where it is."""
-        if self._whole:
             self._whole = False
-            os.ftruncate(self._file, 0)
+        if not self._whole:
+            os.ftruncate(self._file, 0)  # an empty file: begun, and nobody knows where it is
             os.write(self._file, b"?")
 
     def close(self) -> None:
@@ -156,9 +140,9 @@ def _read(data: bytes) -> Story:
         if kind == MARK:
             story = story._replace(at=_INDEX.unpack(part)[0])
         elif kind == CHUNK:
-            story = story._replace(chunks=(*story.chunks, pickle.loads(part)))
+            story = story._replace(chunks=(*story.chunks, part))
         else:
-            story = story._replace(reply=pickle.loads(part))
+            story = story._replace(reply=part)
     return story
 
 

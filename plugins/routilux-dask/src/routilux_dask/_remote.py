@@ -9,9 +9,7 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from routilux_core import worker
-from routilux_core.strategy import Piece
 from routilux_dask._journal import CHUNK, REPLY, Entry, Journal, Story, remove, stories
-from routilux_dask._pieces import Cargo
 
 MOST_CANCELLED = 10_000  # numbers remembered of tasks that were cancelled and have not come here (yet)
 
@@ -51,24 +49,22 @@ def hello(pool: str, keep: int) -> Hello:
     return Hello(desk.token, os.getpid(), desk.journal.directory)
 
 
-def run(pool: str, token: str, number: int, sent: Cargo) -> list[Cargo]:
+def run(pool: str, token: str, number: int, payload: bytes) -> list[bytes]:
     """Run a task, and return its chunks and, as the last, its reply."""
     desk = _desks.get(pool)
     entry = desk.journal.begin(number) if desk is not None and desk.token == token else None
     if desk is None or entry is None:
         raise NotMineError(f"task {number} of pool {pool} was not sent to process {os.getpid()}")
-    told: list[Cargo] = []
+    told: list[bytes] = []
 
-    def send(chunk: list[Piece], entry: Entry = entry) -> None:
-        told.append(Cargo(*chunk))
-        entry.tell(CHUNK, told[-1])
+    def send(chunk: bytes, entry: Entry = entry) -> None:
+        entry.write(CHUNK, chunk)
+        told.append(chunk)
 
     _count(1)
     try:
-        cancelled = desk.cancelled
-        pieces = worker.run(pieces=sent.pieces, send=send, mark=entry.mark, cancelled=lambda: number in cancelled)
-        reply = Cargo(*pieces)
-        entry.tell(REPLY, reply)
+        reply = worker.run(payload, send, mark=entry.mark, cancelled=lambda: number in desk.cancelled)
+        entry.write(REPLY, reply)
     finally:
         entry.close()
         desk.cancelled.pop(number, None)

@@ -19,7 +19,6 @@ from routilux_dask import _remote
 from routilux_dask._checks import PACKAGES, problems
 from routilux_dask._fleet import AHEAD, Fleet, Worker
 from routilux_dask._journal import UNKNOWN, Story
-from routilux_dask._pieces import Cargo
 
 OVERDUE = 0.25  # seconds that a task may wait at one worker while another is idle
 GREETING = 1.0  # seconds that a goodbye waits for a hello that is on its way
@@ -221,7 +220,7 @@ class Traffic:
                 self._name,
                 worker.token,
                 number,
-                Cargo(*task.pieces(worker.known)),
+                task.payload(worker.known),
                 key=f"routilux-{self._name}-{number}",
                 pure=False,
                 retries=0,
@@ -264,7 +263,7 @@ class Traffic:
 
     async def _follow(self, task: Task, worker: Worker, number: int, future: Any) -> None:
         try:
-            told: list[Cargo] = await future
+            told: list[bytes] = await future
         except (Exception, asyncio.CancelledError) as error:
             mine = asyncio.current_task()
             if mine is not None and mine.cancelling():
@@ -313,9 +312,9 @@ def _settle(task: Task, story: Story, error: BaseException | None) -> None:
     """Take home what a task has told, and how it ended."""
     try:
         for chunk in story.chunks:
-            task.stream(chunk.pieces)
+            task.stream(chunk)
     finally:
         if story.reply is not None:
-            task.finish(story.reply.pieces)
+            task.finish(story.reply)
         elif error is not None:
             task.fail(error, story.at)
