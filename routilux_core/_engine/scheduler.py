@@ -251,12 +251,16 @@ class Scheduler:
 
     def kill_task(self, task: Task) -> None:
         """Ask the pool to end what a task runs. Outside the lock."""
-        pool = self.pool
+        self.ask_pool("kill", lambda pool: pool.kill(task))
+
+    def ask_pool(self, what: str, ask: Callable[[WorkerPool], object]) -> object:
+        """Ask the pool something, if there is one; what it raises is logged, and the answer None. Outside the lock."""
+        pool = self.pool  # once: another thread may let go of it
         try:
-            if pool is not None:
-                pool.kill(task)
+            return None if pool is None else ask(pool)
         except Exception:
-            logger().exception("strategy %r: its pool raised in kill", self.strategy.name)
+            logger().exception("strategy %r: its pool raised in %s", self.strategy.name, what)
+            return None
 
     def abandon(self) -> None:
         """Give up what the pool, now closed, has not brought back: in shared memory, nothing."""

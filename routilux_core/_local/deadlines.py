@@ -11,7 +11,6 @@ import sys
 from functools import partial
 from time import perf_counter
 
-from routilux_core._engine.engine import logger
 from routilux_core._engine.failures import OUTCOMES, carry_out, decide
 from routilux_core._engine.plan import INLET, JOB, Item, Node
 from routilux_core._engine.run import Run
@@ -119,12 +118,7 @@ def start_deadline(worker: Emitter, node: Node) -> Deadline | None:
 
 def _spare(scheduler: Scheduler, more: int) -> None:
     """Tell the pool that it needs one worker more, or no longer. Outside the lock."""
-    pool = scheduler.pool
-    try:
-        if pool is not None:
-            pool.spare(more)
-    except Exception:
-        logger().exception("strategy %r: its pool raised in spare", scheduler.strategy.name)
+    scheduler.ask_pool("spare", lambda pool: pool.spare(more))
 
 
 def stack_of(thread: int) -> str:

@@ -39,6 +39,7 @@ class Sender(Owner, Protocol):
     bringing: set[int]
 
     def put_off(self, task: RemoteTask, busy: Busy) -> None: ...
+    def ask_pool(self, what: str, ask: Callable[[WorkerPool], object], /) -> object: ...
     def came_back(self, task: RemoteTask) -> None: ...
     def is_home(self, task: RemoteTask) -> None: ...
     def weigh(self, inlet: Inlet, size: int, weight: int, seconds: float) -> None: ...
@@ -161,11 +162,7 @@ class RemoteTask(Task):
     # add and discard themselves without a lock: each looks for itself only.
 
     def stream(self, chunk: Message) -> None:
-        self.sender.bringing.add(me := get_ident())
-        try:
-            self._stream(chunk)
-        finally:
-            self.sender.bringing.discard(me)
+        self._bring(partial(self._stream, chunk))
 
     def _stream(self, chunk: Message) -> None:
         broken: BaseException | None = None
@@ -195,9 +192,12 @@ class RemoteTask(Task):
         self._end_by_pool(fail_rest)
 
     def _end_by_pool(self, what: Callable[[], None]) -> None:
+        self._bring(partial(self._end_with, what, by_pool=True))
+
+    def _bring(self, what: Callable[[], None]) -> None:
         self.sender.bringing.add(me := get_ident())
         try:
-            self._end_with(what, by_pool=True)
+            what()
         finally:
             self.sender.bringing.discard(me)
 
@@ -312,8 +312,4 @@ class Tasks:
 
 def _gives_back(sender: Sender, task: RemoteTask) -> bool:
     """Return whether the pool gives a task back that it may have been given."""
-    try:
-        return sender.pool is not None and sender.pool.cancel(task)
-    except Exception:
-        logger().exception("strategy %r: its pool raised in cancel", sender.strategy.name)
-        return False
+    return bool(sender.ask_pool("cancel", lambda pool: pool.cancel(task)))
