@@ -20,7 +20,7 @@ from routilux_core._engine.engine import logger
 from routilux_core._engine.plan import INLET, NUMBER, PAYLOAD, Inlet, Item, Node, Outlet, rename
 from routilux_core._engine.run import Run
 from routilux_core._journal.commits import Commits, Line
-from routilux_core._journal.texts import compact, failure_document, payload_text, record_text, state_text
+from routilux_core._journal.texts import compact, failure_document, payload_text, state_text
 from routilux_core._routines.frame import CURRENT
 from routilux_core._routines.merge_strategies import MERGES
 from routilux_core._routines.signature import Payload
@@ -214,13 +214,11 @@ class Book:
         settings = node.routine.__routilux_settings__
         if node.unmade is not None:
             return rows  # the copy for the job could not be made
-        own = settings.scope == "job"
-        known = self.own if own else self.shared
         if settings.stateless:
             return rows
+        known, key = self._state_of(node)
         text = state_text(node.routine, node.routine_id)
         if known.get(node.routine_id) != text:
-            key = Key(run.job_id if own else self.flow_id, "state" if own else "shared", 0, node.routine_id)
             rows[key] = known[node.routine_id] = text
             if len(text) > LARGE and node.routine_id not in self._warned:
                 self._warned.add(node.routine_id)
@@ -234,13 +232,17 @@ class Book:
     @guarded
     def _count(self, rows: Rows, node: Node, added: dict[str, float]) -> None:
         """Note what a call has added to the counters of a stateless routine: others may run just now."""
-        own = node.routine.__routilux_settings__.scope == "job"
-        known = self.own if own else self.shared
+        known, key = self._state_of(node)
         stats = json.loads(known.get(node.routine_id, '{"stats":{}}'))["stats"]
         for name, more in added.items():
             stats[name] = stats.get(name, 0) + more
-        key = Key(self.run.job_id if own else self.flow_id, "state" if own else "shared", 0, node.routine_id)
         rows[key] = known[node.routine_id] = compact({"stats": stats})
+
+    def _state_of(self, node: Node) -> tuple[dict[str, str], Key]:
+        """Return the states among which that of a routine is, the job's own or those that all share, and its row."""
+        if node.routine.__routilux_settings__.scope == "job":
+            return self.own, Key(self.run.job_id, "state", 0, node.routine_id)
+        return self.shared, Key(self.flow_id, "shared", 0, node.routine_id)
 
     def _keep_merged(self, rows: Rows, item: Item, failed: bool) -> None:
         inlet, number = item[INLET], item[NUMBER]
@@ -534,7 +536,7 @@ class Book:
             raise JournalError(0, f"the record of job {run.job_id} can't be kept: {error}") from error
         with run.engine.step():
             self.status = run.ledger.final
-            rows: Rows = {Key(run.job_id, "record"): record_text(document)}
+            rows: Rows = {Key(run.job_id, "record"): compact(document)}
             ended = None
             if not self.sizes["fate"]:  # else what has failed may be done again
                 ended = run.job_id

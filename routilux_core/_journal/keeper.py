@@ -14,7 +14,7 @@ from routilux_core._engine.run import Run
 from routilux_core._engine.wiring import Wiring
 from routilux_core._journal.book import Book, Rows
 from routilux_core._journal.commits import WINDOW_S, Commits
-from routilux_core._journal.recovery import Recovery, SavedJob
+from routilux_core._journal.recovery import Recovery, SavedJob, rows_by_owner
 from routilux_core._journal.texts import Reading, compact, differences, outline, payload_text, state_text
 from routilux_core._text.printable import printable
 from routilux_core.errors import FlowStateError, JournalError, SerializationError
@@ -71,27 +71,24 @@ class Keeper:
 
     def _look_through(self, flow_id: str) -> None:
         reading = Reading((), self.journal.where)
-        rows: dict[str, list[tuple[Key, str]]] = {}
-        for key, text in self._read():
-            rows.setdefault(key.owner, []).append((key, text))
+        rows = self._read()
         self.unfinished, self.finished, self.live = {}, {}, {}
         self.shared, self._outline, self._restored = {}, None, False
         known: int | None = None
-        for owner, mine in rows.items():
+        for owner, mine in rows_by_owner(rows).items():
             if any(key.kind == "job" for key, _ in mine):
-                jobs_own = [(key, text) for key, text in mine if key.kind not in ("flow", "document", "shared")]
-                saved = SavedJob(owner, jobs_own, reading)
+                saved = SavedJob(owner, mine, reading)
                 if saved.has_ended:
                     self.finished[owner] = (saved.line.flow_id, bool(saved.kinds["fate"]))
                 else:
                     self.unfinished[owner] = saved.line.flow_id
-            for key, text in mine:
-                if key.kind == "flow" and owner == flow_id:
-                    self._outline = reading.load(text)
-                elif key.kind == "shared" and owner == flow_id:
-                    self.shared[key.name] = text
-                elif key.kind == "jobs":
-                    known = int(text)
+        for key, text in rows:
+            if key.kind == "flow" and key.owner == flow_id:
+                self._outline = reading.load(text)
+            elif key.kind == "shared" and key.owner == flow_id:
+                self.shared[key.name] = text
+            elif key.kind == "jobs":
+                known = int(text)
         if (known or 0) != self._count():
             raise JournalError(
                 0,

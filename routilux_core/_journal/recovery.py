@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter, time
 from typing import Any
 
-from routilux_core._engine.failures import OUTCOMES, carry_out, decide
+from routilux_core._engine.failures import OUTCOMES, STATES, carry_out, decide
 from routilux_core._engine.plan import CAUSES, GATHERED, INLET, NUMBER, POSTED, Inlet, Item
 from routilux_core._engine.run import Run
 from routilux_core._journal.book import Book, JobLine, Rows
@@ -24,7 +24,14 @@ from routilux_core.serialization.jobs import JobReader
 from routilux_core.serialization.problems import ROOT, reported
 from routilux_core.serialization.schema import FailureRecord
 
-STATES = {"stop": "failed", "continue": "error_continued", "skip": "skipped"}
+
+def rows_by_owner(rows: Iterable[tuple[Key, str]]) -> dict[str, list[tuple[Key, str]]]:
+    """Return the rows of each job; what a flow has is none of theirs, though a job may have its name."""
+    found: dict[str, list[tuple[Key, str]]] = {}
+    for key, text in rows:
+        if key.kind not in ("flow", "document", "shared"):
+            found.setdefault(key.owner, []).append((key, text))
+    return found
 
 
 class SavedJob:
@@ -76,6 +83,7 @@ class Recovery:
         self.reading, self.engine = saved.reading, run.engine
         self.rows: Rows = {}  # that are written first
         self.pending = saved.numbers("activation")
+        self.arrivals, self.waiting = saved.numbers("arrival"), saved.numbers("retry")
         self.fates = {key.number for key in saved.kinds["fate"]}
         self.line = saved.line
 
@@ -152,7 +160,7 @@ class Recovery:
         decided = {name: state for name, state in self.book.decided.items() if name not in again.values()}
         for _, _, failure in left:
             if failure.routine_id in again.values() and failure.decision is not None:
-                decided[failure.routine_id] = STATES.get(failure.decision.value, "skipped")
+                decided[failure.routine_id] = STATES.get(failure.decision, "skipped")
         self.book.decided, self.fates = decided, set()
         self.rows[Key(self.run.job_id, "record")] = None
         return left
@@ -216,7 +224,7 @@ class Recovery:
                 continue  # the flow was changed
             slots.merged[inlet] = merge(slots.merged.get(inlet, {}), self._payload(data["merged"], "what was appended"))
         called = {number for row in self.pending.values() for number in row.get("gathered", ())}
-        for number, data in self.saved.numbers("arrival").items():
+        for number, data in self.arrivals.items():
             if number in called:
                 continue
             inlet = self._inlet(data)
@@ -228,8 +236,7 @@ class Recovery:
     def _item(self, number: int, row: Mapping[str, Any]) -> Item:
         inlet = self._inlet(row)
         if "gathered" in row:
-            arrivals = self.saved.numbers("arrival")
-            mine = [arrivals[each] for each in row["gathered"]]
+            mine = [self.arrivals[each] for each in row["gathered"]]
             payloads = [self._payload(each["payload"], "what has arrived") for each in mine]
             self.book.calls[number] = list(row["gathered"])
             payload: dict[str, Any] = {GATHERED: payloads, CAUSES: tuple(each["cause"] for each in mine)}
@@ -241,9 +248,9 @@ class Recovery:
         from zlib import crc32
 
         job = crc32(self.run.job_id.encode())
-        attempts = {number: data["attempt"] for number, data in self.saved.numbers("retry").items()}
         for inlet, payload, _, number, _, _ in items:
-            mark = Mark(job, number, attempts.get(number, 1))
+            again = self.waiting.get(number)
+            mark = Mark(job, number, 1 if again is None else again["attempt"])
             if marks is None or mark in marks:
                 keys = dict.fromkeys(key for each in payload.get(GATHERED, (payload,)) for key in each)
                 key = key_of(self.run.job_id, number)
@@ -251,12 +258,12 @@ class Recovery:
 
     def queue(self, items: list[Item]) -> list[Item]:
         """Queue what is left, in the order posted; return what is not to be called again by itself. Under the lock."""
-        waiting, run, refused = self.saved.numbers("retry"), self.run, []
+        run, refused = self.run, []
         doubted = {each.key for each in self.book.in_doubt}
         now = time()
         for item in items:
             inlet, payload, _, number, cause, posted = item
-            again = waiting.get(number)
+            again = self.waiting.get(number)
             if again is not None and again["merged"]:
                 run.retries.merged.add(number)
                 self.book.appended.add(number)

@@ -39,7 +39,7 @@ DELETE_ALL = (
     "DELETE FROM rows WHERE (owner, kind, number, name) IN "
     f"(SELECT {', '.join(map(PLACE.format, range(4)))} FROM json_each(?))"
 )
-FORGET = "DELETE FROM rows WHERE owner = ? AND kind NOT IN (?, ?, ?, ?, ?)"
+FORGET = f"DELETE FROM rows WHERE owner = ? AND kind NOT IN ({', '.join('?' * len(KEPT))})"
 DELETE = "DELETE FROM rows WHERE owner = ? AND kind = ? AND number = ? AND name = ?"
 
 

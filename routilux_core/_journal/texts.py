@@ -171,11 +171,6 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return sorted(found)
 
 
-def record_text(document: Mapping[str, Any]) -> str:
-    """Return the record of a job as text."""
-    return compact(document)
-
-
 def failure_document(failure: Any) -> dict[str, Any]:
     """Return a failure as plain JSON."""
     from routilux_core.serialization.jobs import _failure

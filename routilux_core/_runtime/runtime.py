@@ -404,10 +404,9 @@ class Runtime:
                 found = [keeper.find(flow_id, name) for name in names]
                 if job_id is not None and found == [None]:
                     raise UnknownNameError("job", job_id, keeper.left(flow_id, True), f"See {keeper.journal.where}")
+                again = keeper.left(flow_id, True) if retry_failed else ()
                 begun = [
-                    name
-                    for name, each in zip(names, found, strict=True)
-                    if isinstance(each, str) or (retry_failed and name in keeper.left(flow_id, True))
+                    name for name, each in zip(names, found, strict=True) if isinstance(each, str) or name in again
                 ]
                 if begun and ends_as is None:
                     keeper.check_flow(self.wiring, accept_changes)

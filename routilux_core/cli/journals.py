@@ -71,14 +71,11 @@ def _opened(path: str) -> Iterator[Journal]:
 
 
 def _saved(journal: Journal) -> dict[str, Any]:
-    from routilux_core._journal.recovery import SavedJob
+    from routilux_core._journal.recovery import SavedJob, rows_by_owner
     from routilux_core._journal.texts import Reading
 
     reading = Reading((), journal.where)
-    rows: dict[str, list[tuple[Key, str]]] = {}
-    for key, text in journal.read():
-        if key.kind not in ("flow", "document", "shared"):
-            rows.setdefault(key.owner, []).append((key, text))
+    rows = rows_by_owner(journal.read())
     rows.pop("", None)
     found = [SavedJob(owner, mine, reading) for owner, mine in rows.items()]
     return {job.job_id: job for job in sorted(found, key=lambda job: job.line.began_at)}
