@@ -189,6 +189,7 @@ class Run:
     @guarded
     def collect(self, outlet: Outlet, data: Payload) -> None:
         """Do for an emission what `send` does behind its targets: a journal had it first, and has sent it to those."""
+        # `send` has the same lines: a call of its own would make each emission dearer that nobody journals.
         if outlet.outputs and not self.stopped:
             for name in outlet.outputs:
                 self.ledger.collected.setdefault(name, []).append(dict(data))

@@ -71,7 +71,10 @@ def _apart_from_each_other(payloads: Sequence[Payload]) -> Sequence[Data] | None
     made: list[Data] = []
     apart: list[PickleBuffer] = []
     for payload in payloads:
-        data = payload if is_plain(payload) else dumps_plain(payload, apart)
+        if is_plain(payload):
+            made.append(payload)
+            continue
+        data = dumps_plain(payload, apart)
         if data is None or apart or len(data) >= APART:
             return None
         made.append(data)
