@@ -496,22 +496,23 @@ def paused_and_recovered(file: Path, strategy: str, seed: int) -> dict[str, Any]
         return result(flow, work(flow, 6))
 
 
+def check_pauses(strategy: str, file: Path, count: int) -> None:
+    with make_flow(None) as flow:
+        expected = result(flow, flow.run("source", {"count": 6}))
+    for seed in range(count):
+        assert paused_and_recovered(file.with_name(f"{seed}.db"), strategy, seed) == expected, seed
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_pause_at_any_moment_changes_nothing(strategy: str, file: Path) -> None:
-    with make_flow(None) as flow:
-        expected = result(flow, flow.run("source", {"count": 6}))
-    for seed in range(100):
-        assert paused_and_recovered(file.with_name(f"{seed}.db"), strategy, seed) == expected, seed
+    check_pauses(strategy, file, 100)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_pause_changes_nothing(strategy: str, file: Path) -> None:
-    with make_flow(None) as flow:
-        expected = result(flow, flow.run("source", {"count": 6}))
-    for seed in range(2):
-        assert paused_and_recovered(file.with_name(f"{seed}.db"), strategy, seed) == expected, seed
+    check_pauses(strategy, file, 2)
 
 
 def timed_kill(file: Path, strategy: str, seconds: float, events: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from routilux_core import (
     ExecutionStrategy,
     Flow,
     Host,
+    JobState,
     StrategyError,
     Task,
     WorkerPool,
@@ -128,12 +129,18 @@ def test_a_task_is_told_of_once_however_often_its_pool_is_busy(make_flow: MakeFl
     assert sorted(plugin.told) == sorted(plugin.asked) == list(range(1, 10))
 
 
-def test_a_pool_that_has_room_again_is_asked_at_once(make_flow: MakeFlow, inner: ExecutionStrategy) -> None:
+def held_up(make_flow: MakeFlow, inner: ExecutionStrategy) -> tuple[Flow, JobState, DoorPool]:
+    """Return a flow, a job of it, and its pool, which has said that it is busy until it says more."""
     strategy = Door(inner=inner, answer=until_opened)
     flow = build(make_flow(execution_strategy=strategy))
     job = flow.execute("source", {"count": 3})
     [pool] = strategy.opened
     assert pool.waits.wait(SECONDS)
+    return flow, job, pool
+
+
+def test_a_pool_that_has_room_again_is_asked_at_once(make_flow: MakeFlow, inner: ExecutionStrategy) -> None:
+    _, job, pool = held_up(make_flow, inner)
     assert not job.wait(0.01)
     assert "strategy 'door': its pool is busy, and says when it is not" in job.explain()
     assert pool.asked == 1
@@ -144,11 +151,7 @@ def test_a_pool_that_has_room_again_is_asked_at_once(make_flow: MakeFlow, inner:
 
 
 def test_a_job_can_be_cancelled_while_its_pool_is_busy(make_flow: MakeFlow, inner: ExecutionStrategy) -> None:
-    strategy = Door(inner=inner, answer=until_opened)
-    flow = build(make_flow(execution_strategy=strategy))
-    job = flow.execute("source", {"count": 3})
-    [pool] = strategy.opened
-    assert pool.waits.wait(SECONDS)
+    flow, job, pool = held_up(make_flow, inner)
     job.cancel()
     assert job.wait(SECONDS)
     assert (job.status, job.ledger.discarded, job.ledger.balanced) == ("cancelled", 1, True)
@@ -160,11 +163,7 @@ def test_a_job_can_be_cancelled_while_its_pool_is_busy(make_flow: MakeFlow, inne
 
 
 def test_a_busy_pool_that_is_lost_fails_its_job(make_flow: MakeFlow, inner: ExecutionStrategy) -> None:
-    strategy = Door(inner=inner, answer=until_opened)
-    flow = build(make_flow(execution_strategy=strategy))
-    job = flow.execute("source", {"count": 3})
-    [pool] = strategy.opened
-    assert pool.waits.wait(SECONDS)
+    _, job, pool = held_up(make_flow, inner)
     pool.host.lost(RuntimeError("it will never have room"))
     assert job.wait(SECONDS)
     assert job.status == "failed"
