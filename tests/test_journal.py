@@ -289,7 +289,7 @@ def test_a_second_opener_is_refused_with_who_has_the_journal(file: Path) -> None
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: path.write_bytes(b"not a database" * 100), "can't be opened"),
+        (lambda path: path.write_bytes(b"not a database" * 100), "is no SQLite file"),
         (lambda path: path.mkdir(), "is no file"),
         (lambda path: sqlite3.connect(path).execute("CREATE TABLE mine (x)").connection.close(), "something else"),
     ],
@@ -300,6 +300,11 @@ def test_what_is_no_journal_is_refused_and_stays(make: Callable[[Path], Any], me
     with steps(file) as flow, pytest.raises(JournalError, match=message):
         flow.execute("steps", {"n": 1, "left": 0})
     assert (file.read_bytes() if file.is_file() else b"") == before
+
+
+def test_a_journal_in_a_folder_that_is_not_there_names_the_folder(tmp_path: Path) -> None:
+    with steps(tmp_path / "away" / "jobs.db") as flow, pytest.raises(JournalError, match=r"no folder '.*away'"):
+        flow.execute("steps", {"n": 1, "left": 0})
 
 
 def test_a_newer_journal_is_refused(file: Path) -> None:

@@ -75,6 +75,10 @@ class SqliteJournal(Journal):
             self._drop()
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise self._held(owner_of(f"{self.path}-running")) from error
+            if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_NOTADB:
+                raise JournalError(
+                    errno.EINVAL, f"{self.where} is no SQLite file, or is damaged; it stays as it is: give another path"
+                ) from error
             raise self._broken("can't be opened", error) from error
         except OSError as error:
             self._drop()
@@ -87,6 +91,9 @@ class SqliteJournal(Journal):
     def _check_file(self) -> None:
         if os.path.exists(self.path) and not os.path.isfile(self.path):
             raise JournalError(errno.EINVAL, f"{self.where} is no file: give the path of one, which may not exist yet")
+        folder = os.path.dirname(os.path.abspath(self.path))
+        if not os.path.isdir(folder):
+            raise JournalError(errno.ENOENT, f"{self.where} can't be made: there is no folder {folder!r}")
         for beside in ("-running", "-wal"):
             left = os.path.exists(self.path + beside) and os.path.getsize(self.path + beside) > 0
             if left and not (os.path.exists(self.path) and os.path.getsize(self.path)):
