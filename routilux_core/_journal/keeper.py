@@ -15,7 +15,7 @@ from routilux_core._engine.wiring import Wiring
 from routilux_core._journal.book import Book, Rows
 from routilux_core._journal.commits import WINDOW_S, Commits
 from routilux_core._journal.recovery import Recovery, SavedJob, rows_by_owner
-from routilux_core._journal.texts import Reading, compact, differences, outline, payload_text, state_text
+from routilux_core._journal.texts import Reading, compact, differences, outline, payload_text, renamed, state_text
 from routilux_core._text.printable import printable
 from routilux_core.errors import FlowStateError, JournalError, SerializationError
 from routilux_core.job import JobState
@@ -256,11 +256,15 @@ class Keeper:
                 "pending",
             )
 
+    def _reading(self, wiring: Wiring, types: Types) -> Reading:
+        was = self._outline
+        return Reading(types, self.journal.where, None if was is None else renamed(was, outline(wiring.graph)))
+
     def share(self, wiring: Wiring, types: Types) -> None:
         """Give the routines the state that the jobs of the flow share, once."""
         if self._restored or self.live:
             return
-        reading = Reading(types, self.journal.where)
+        reading = self._reading(wiring, types)
         routines = wiring.graph.routines
         for name, routine in routines.items():
             settings = routine.__routilux_settings__
@@ -284,7 +288,7 @@ class Keeper:
     ) -> tuple[Recovery, list[Any]]:
         """Bring a run to where its job was; what is to be queued then is returned."""
         commits = self.open(wiring.graph.flow_id)
-        reading = Reading(types, self.journal.where)
+        reading = self._reading(wiring, types)
         saved = SavedJob(run.job_id, self._read(run.job_id), reading)
         nodes = run.engine.nodes.values()
         entry = next(inlet for node in nodes for inlet in node.inlets.values())

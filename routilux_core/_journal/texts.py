@@ -74,8 +74,10 @@ def _attributes(routine: Routine, problems: Problems) -> dict[str, Any]:
 class Reading:
     """Turns text back into values. Data is never code: nothing is imported."""
 
-    def __init__(self, types: Iterable[type | ModuleType], where: str) -> None:
-        self.known = KnownTypes(types)
+    def __init__(
+        self, types: Iterable[type | ModuleType], where: str, renamed: Mapping[str, str] | None = None
+    ) -> None:
+        self.known = KnownTypes(types, renamed)
         self.where = where
 
     def load(self, text: str) -> Any:
@@ -163,12 +165,25 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         found += [
             f"routine {printable(name)!r}: {key} was {old[name].get(key)!r}, and is {new[name][key]!r}"
             for key in new[name]
-            if old[name].get(key) != new[name][key]
+            if old[name].get(key) != new[name][key] and not (key == "type" and _moved(old[name], new[name]))
         ]
     for what in ("connections", "outputs"):
         found += [f"{what[:-1]} {each} is gone" for each in before[what] if each not in now[what]]
         found += [f"{what[:-1]} {each} is new" for each in now[what] if each not in before[what]]
     return sorted(found)
+
+
+def renamed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """Return the modules whose classes have another name now: a program's are `__main__`'s where it is run."""
+    old, new = before["routines"], now["routines"]
+    moves = [_moved(old[name], new[name]) for name in old.keys() & new.keys()]
+    return dict(move for move in moves if move)
+
+
+def _moved(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the two modules of a class that was in the program, and is imported now, or the other way round."""
+    (old, _, path), (new, _, now_path) = before["type"].partition(":"), now["type"].partition(":")
+    return (old, new) if path == now_path and old != new and "__main__" in (old, new) else None
 
 
 def failure_document(failure: Any) -> dict[str, Any]:

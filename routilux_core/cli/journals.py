@@ -14,7 +14,7 @@ from typing import Any
 from routilux_core._text.printable import printable
 from routilux_core.cli.flows import Refused, find_flow, guarded, imported
 from routilux_core.flow import Flow
-from routilux_core.journal import Journal, Key
+from routilux_core.journal import InDoubt, Journal, Key
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -126,9 +126,18 @@ def _resume(options: argparse.Namespace) -> int:
             job.resume()
             job.wait()
             print(printable(f"{job.job_id}: {job.status}"))
+            for call in job.in_doubt:
+                print(
+                    printable(f"  was in doubt, and {_fate_of(flow, call)}: {call.routine_id}.{call.slot} {call.key}")
+                )
     if not jobs:
         print("there is nothing to go on with")
     return 0 if all(job.status == "completed" for job in jobs) else 1
+
+
+def _fate_of(flow: Flow, call: InDoubt) -> str:
+    failed = flow.routines[call.routine_id].__routilux_settings__.on_crash == "fail"
+    return "failed for that" if failed else "made again"
 
 
 def _read_flow(path: str, job_id: str | None, types: list[Any]) -> Flow:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any, TypeGuard
 
@@ -41,8 +41,9 @@ class KnownTypes:
     of a routine's fields lead to: a file can't make an object of any class that happens to be loaded.
     """
 
-    def __init__(self, given: Iterable[type | ModuleType] = ()) -> None:
+    def __init__(self, given: Iterable[type | ModuleType] = (), renamed: Mapping[str, str] | None = None) -> None:
         self.hints = Hints()
+        self._renamed = renamed or {}  # modules that have another name than when it was saved
         self._given: dict[str, type] = {}
         self._routines: dict[str, list[type[Routine]]] | None = None
         self._annotated: dict[str, type] = {}
@@ -65,6 +66,11 @@ class KnownTypes:
             found = same[0] if len(same) == 1 else None
         return found
 
+    def _now(self, name: str) -> str:
+        """Return the name that a class has now."""
+        module, colon, path = name.partition(":")
+        return f"{self._renamed.get(module, module)}{colon}{path}"
+
     def strategy(self, name: str) -> type[ExecutionStrategy] | None:
         """Return the strategy class of this name that was given, if any."""
         for cls in self._given.values():
@@ -80,6 +86,7 @@ class KnownTypes:
 
     def routine(self, name: str) -> type[Routine]:
         """Return a routine class by its saved name."""
+        name = self._now(name)
         found: Any = self._from_given(name)
         if _is_routine(found):
             return found
@@ -104,6 +111,7 @@ class KnownTypes:
 
     def exception(self, name: str) -> type[BaseException]:
         """Return an exception type by its saved name."""
+        name = self._now(name)
         given = self._from_given(name)
         found = given or _defined(name)
         if is_class(found) and issubclass(found, BaseException) and (given or type_name(found) == name):
@@ -115,6 +123,7 @@ class KnownTypes:
 
     def value(self, name: str) -> type:
         """Return an attrs class, a dataclass or an enum by its saved name."""
+        name = self._now(name)
         found: Any = self._from_given(name) or self._annotated.get(name)
         defined = None if found else _defined(name)
         own = name.partition(":")[0].partition(".")[0] in self._own_packages()

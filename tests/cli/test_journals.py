@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +67,74 @@ def test_what_is_not_there_is_said(file: Path, capsys: pytest.CaptureFixture[str
     assert "has no job 'another'" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["prune", str(file), "--older-than", "soon"])
+
+
+PROGRAM = """
+import os
+from attrs import frozen
+from routilux_core import Flow, Routine, event, slot
+
+
+@frozen
+class Price:
+    of: str
+    cents: int
+
+
+class Names(Routine):
+    named = event("price")
+
+    @slot
+    def begin(self) -> None:
+        for name in ("gold", "zinc", "tin"):
+            self.emit("named", price=Price(name, len(name)))
+
+
+class Total(Routine):
+    last: Price | None = None
+    cents: int = 0
+
+    @slot
+    def add(self, price: Price) -> None:
+        if price.of == "zinc" and "DIE" in os.environ:
+            os.kill(os.getpid(), 9)
+        self.last, self.cents = price, self.cents + price.cents
+
+
+def make_flow() -> Flow:
+    flow = Flow("prices", journal="jobs.db")
+    flow.add_routine(Names(), "names")
+    flow.add_routine(Total(), "total")
+    flow.connect("names", "named", "total", "add")
+    return flow
+
+
+if __name__ == "__main__":
+    with make_flow() as flow:
+        flow.execute("names", job_id="monday").wait()
+        print(flow.routines["total"].last, flow.routines["total"].cents)
+"""
+
+
+@pytest.mark.parametrize("begun", ["prices.py", "-c import prices; prices.make_flow().run('names', job_id='monday')"])
+@pytest.mark.parametrize("resumed", ["prices.py", "-m routilux_core.cli resume jobs.db --flow prices:make_flow"])
+def test_a_program_and_a_module_that_is_imported_have_the_same_classes(
+    begun: str, resumed: str, tmp_path: Path
+) -> None:
+    (tmp_path / "prices.py").write_text(PROGRAM)
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    env.pop("PYTHONSAFEPATH", None)
+
+    def run(command: str, **more: str) -> subprocess.CompletedProcess[str]:
+        words = ["-c", command[3:]] if command.startswith("-c ") else command.split()
+        return subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, env={**env, **more}, capture_output=True, text=True, timeout=60
+        )
+
+    assert run(begun, DIE="1").returncode == -9
+    done = run(resumed)
+    assert done.returncode == 0, done.stderr
+    if resumed == "prices.py":
+        assert done.stdout == "Price(of='tin', cents=3) 11\n"
+    else:
+        assert done.stdout == "monday: completed\n  was in doubt, and made again: total.add monday:3\n"
