@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import mmap
 import os
 import sqlite3
 import struct
@@ -283,6 +284,7 @@ class Running:
     PLACE = struct.Struct("<IQII")  # job, number, attempt, checksum
     MAGIC = b"RxRuns1\n"
     SIZE = 64  # bytes of the head; behind it the places, each `PLACE`
+    LEAST = 1 << 14  # bytes of the file, which doubles
 
     def __init__(self, path: str, was_closed: bool) -> None:
         self._path = path
@@ -290,25 +292,45 @@ class Running:
         head = (self.MAGIC, os.getpid(), boot(), self.found is not None)
         # Those that were found come first, and stay: this process may die before it has made any of their calls.
         kept = b"".join(self.PLACE.pack(*mark, _crc(*mark)) for mark in self.found or ())
-        self._first = len(self.found or ())
+        self._first = self.SIZE + len(kept)
         beside = f"{path}.{os.getpid()}.tmp"
         with open(beside, "wb") as file:
             file.write(self.HEAD.pack(*head, _crc(*head)).ljust(self.SIZE, b"\0") + kept)
         os.replace(beside, path)  # in one step: whoever comes next finds all of it
         self._file = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
         self._lock = threading.Lock()
+        try:
+            self._map = self._grown(self._first)
+        except BaseException:
+            os.close(self._file)
+            raise
 
     def write(self, place: int, mark: Mark) -> None:
-        at = self.SIZE + (self._first + place) * self.PLACE.size
-        content = self.PLACE.pack(*mark, _crc(*mark))
-        if hasattr(os, "pwrite"):
-            os.pwrite(self._file, content, at)
-            return
-        with self._lock:
-            os.lseek(self._file, at, os.SEEK_SET)
-            os.write(self._file, content)
+        # Into memory that is the file's: it outlives the process, and no other thread gets the interpreter meanwhile.
+        # Of a mark that is half written when the process dies, the call had not begun.
+        at = self._first + place * self.PLACE.size
+        content = (*mark, zlib.crc32(b"(%d, %d, %d)" % mark))
+        try:
+            self.PLACE.pack_into(self._map, at, *content)
+        except struct.error:  # it is too short
+            with self._lock:
+                if at + self.PLACE.size > len(self._map):
+                    self._map = self._grown(at)  # who still writes to the old one writes to the same pages
+            self.PLACE.pack_into(self._map, at, *content)
+
+    def _grown(self, least: int) -> mmap.mmap:
+        """Return the file, longer than so many bytes. What is added is written, not just said: the disk may be full."""
+        size, now = self.LEAST, os.fstat(self._file).st_size
+        while size <= least + self.PLACE.size:
+            size *= 2
+        os.lseek(self._file, now, os.SEEK_SET)
+        left = size - now
+        while left:
+            left -= os.write(self._file, bytes(left))
+        return mmap.mmap(self._file, size)
 
     def close(self, removes: bool) -> None:
+        self._map.close()
         with contextlib.suppress(OSError):
             os.close(self._file)
             if removes:
