@@ -24,6 +24,7 @@ from routilux_core._remote.pickling import (
 )
 from routilux_core._remote.routines import definition_of, pickle_state, pickle_state_apart
 from routilux_core._remote.wire import (
+    Activations,
     Callee,
     Calls,
     Data,
@@ -174,6 +175,7 @@ def crate(
     label: Label,
     store: PartStore,
     rows: list[Row],
+    activations: Activations,
     holds: Callable[[Node], int],
     goes_on: Callable[[Node], bool],
     whole: bool,
@@ -203,7 +205,7 @@ def crate(
         return None
     first = rows[0][0].node
     state = store.state(first) if travels(first) else None
-    request = Request(process().token, store.environment[0], state, callees, calls, carrier)
+    request = Request(process().token, store.environment[0], state, callees, calls, activations, carrier)
     return Envelope(label, request, parts, apart, whole)
 
 

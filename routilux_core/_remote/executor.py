@@ -71,7 +71,7 @@ class BatchExecutor:
         # The state of a routine comes home with the reply, or not at all: until then, how far its task is says nothing.
         if mark_every is not None and send is not None and self._state is None:
             self._mark = _in_stream(self._reporter, mark_every, mark)
-        self._frame = RemoteFrame(self._reporter, here.resources, cancelled)
+        self._frame = RemoteFrame(self._reporter, request.activations, here.resources, cancelled)
         self._forked = False  # whether this is a copy of the task, in a process that the call which runs has forked
         self._variables: Variables
 

@@ -10,11 +10,11 @@ from typing import Any
 from routilux_core._remote.pickling import ATOMS, dumps_payload
 from routilux_core._remote.reporter import Reporter
 from routilux_core._remote.routines import Ready
-from routilux_core._remote.wire import Callee, Data
+from routilux_core._remote.wire import Activations, Callee, Data
 from routilux_core._routines.frame import CURRENT, Frame
 from routilux_core._routines.signature import Payload
 from routilux_core._threads.resources import Resources
-from routilux_core.errors import ActivationTimeout, FlowStateError, UnknownNameError
+from routilux_core.errors import ActivationTimeout, UnknownNameError
 from routilux_core.routine import Routine
 
 
@@ -67,6 +67,7 @@ class RemoteFrame:
     at = None  # the job is elsewhere
 
     __slots__ = (
+        "_activations",
         "_data",
         "_events",
         "_names",
@@ -82,7 +83,13 @@ class RemoteFrame:
         "time",
     )
 
-    def __init__(self, reporter: Reporter, resources: Resources, cancelled: Callable[[], bool] | None) -> None:
+    def __init__(
+        self,
+        reporter: Reporter,
+        activations: Activations,
+        resources: Resources,
+        cancelled: Callable[[], bool] | None,
+    ) -> None:
         self.engine: object = self
         self.thread = get_ident()
         self.outer: Frame | None = CURRENT.get()
@@ -94,6 +101,7 @@ class RemoteFrame:
         # Appended to without a lock: the thread of the task is the only one that does.
         self._names, self._data = reporter.names, reporter.data
         self._resources = resources
+        self._activations = activations
         self._events: Mapping[str, object] = {}
         self._routine_id = ""
 
@@ -134,10 +142,10 @@ class RemoteFrame:
         return (self.cancelled is not None and self.cancelled()) or self.time.is_over()
 
     def call_id(self) -> tuple[str, int, int]:
-        raise FlowStateError(
-            f"routine {self._routine_id!r}: self.activation is not known in a worker process: send a key of your own "
-            "in the payload, or place the routine on 'concurrent'"
-        )
+        """Return the job of the activation that runs, its number, and which attempt it is."""
+        job_id, numbers, attempts = self._activations
+        number = numbers[min(self._reporter.ended, len(numbers) - 1)]  # what is pickled behind the last may ask
+        return job_id, number, attempts.get(number, 1)
 
     def resource(self, key: tuple[object, str], factory: Callable[[], Any], /) -> Any:
         return self._resources.get(key, factory)

@@ -15,7 +15,7 @@ from routilux_core._remote.claim import Claim
 from routilux_core._remote.envelopes import Envelope, PartStore, Row, crate, travels
 from routilux_core._remote.losses import retries_losses
 from routilux_core._remote.pickling import APART, ATOMS, dumps_plain, is_plain, size_of
-from routilux_core._remote.wire import NOT, UNTIL_END, UNTIL_SUCCESS, Data, Label
+from routilux_core._remote.wire import NOT, UNTIL_END, UNTIL_SUCCESS, Activations, Data, Label
 from routilux_core._routines.signature import Payload
 from routilux_core.error_handling import Decision, ErrorHandler, ErrorStrategy
 from routilux_core.errors import ShippingError, is_interrupt
@@ -134,7 +134,11 @@ def _follows(claim: Claim, index: int, payload: Payload) -> bool:
 def _crated(label: Label, claim: Claim, parts: PartStore, rows: list[Row]) -> Envelope | None:
     run = claim.run
     whole, carrier = run.job_id in parts.whole, parts.carriers.of(run)
-    return crate(label, parts, rows, holds, lambda node: goes_on(run, node), whole, carrier)
+    numbers = [item[NUMBER] for item in claim.items]
+    attempts = run.retries.attempts  # without the lock: while one of these is away, nobody changes its own
+    again = {number: attempts[number] for number in numbers if number in attempts} if attempts else {}
+    activations = Activations(run.job_id, numbers, again)
+    return crate(label, parts, rows, activations, holds, lambda node: goes_on(run, node), whole, carrier)
 
 
 def _payload(item: Item) -> Payload:

@@ -66,6 +66,11 @@ class Reporter:
 
     # -- the thread of the task
 
+    @property
+    def ended(self) -> int:
+        """How many activations of the task have ended."""
+        return self._ended_before + len(self.ends)
+
     def weigh(self, data: Pickled) -> None:
         """Hear of an emission with large buffers, which comes next: with enough of them, what there is leaves at once.
 

@@ -1,6 +1,6 @@
 """What travels to a worker, the request, and what comes back of it, reports: as they are written, and are read.
 
-Each begins with a line that a process of any version can read: `routilux 2 batch-3 5f3a09c1d2e4b7f0`. It has the
+Each begins with a line that a process of any version can read: `routilux 3 batch-3 5f3a09c1d2e4b7f0`. It has the
 version of what follows, and says which task it belongs to. What follows is pickled, in plain tuples: the names in here
 are for those who read the code, and would cost bytes on the way.
 
@@ -21,7 +21,7 @@ from routilux_core._remote.pickling import APART, PROTOCOL, Buffer, Pickled, dum
 from routilux_core.errors import StrategyError
 from routilux_core.strategy import Piece
 
-NAME, VERSION = "routilux", 2  # the version changes with anything in this module that the other side would misread
+NAME, VERSION = "routilux", 3  # the version changes with anything in this module that the other side would misread
 LONGEST_LINE = 200  # bytes of the first line: what has none by then is not ours
 
 # How long what a call emits is held back: not at all; until its end, since it is made again if the worker dies; until
@@ -111,6 +111,14 @@ class Calls(NamedTuple):
     payloads: list[Data]
 
 
+class Activations(NamedTuple):
+    """Which activations the calls of a request are, in their order."""
+
+    job_id: str
+    numbers: list[int]
+    attempts: dict[int, int]  # of those that were tried before, by number
+
+
 class Request(NamedTuple):
     """What a worker is asked to do, without the parts that it keeps."""
 
@@ -119,6 +127,7 @@ class Request(NamedTuple):
     state: Pickled | None  # of the routine, where it is one with state
     routines: list[Callee]
     calls: bytes  # a list of `Calls`, by `write_calls`
+    activations: Activations
     carrier: bytes = b""  # what plugins send along, by `carriers`
     apart: Iterator[Buffer] = iter(())  # what is beside the calls, in their order
 
@@ -126,7 +135,9 @@ class Request(NamedTuple):
         """Return the request as bytes, once for all the workers that it may be sent to, but for what is put apart."""
         calls = self.calls if len(self.calls) < APART else PickleBuffer(self.calls)
         routines = [tuple(each) for each in self.routines]
-        return pickle.dumps((*self[:3], routines, calls, self.carrier), PROTOCOL, buffer_callback=apart.append)
+        return pickle.dumps(
+            (*self[:3], routines, calls, tuple(self.activations), self.carrier), PROTOCOL, buffer_callback=apart.append
+        )
 
 
 def write_calls(calls: list[Calls], apart: list[PickleBuffer]) -> bytes | None:
@@ -152,9 +163,9 @@ def read_payload(payload: Message) -> tuple[Label, Request, dict[str, bytes]]:
     """Return whose a request is, the request, and the parts that came along."""
     label, (request, parts, apart) = _opened(payload, "a request")
     rest = iter(apart)
-    home, environment, state, routines, calls, carrier = pickle.loads(request, buffers=rest)
+    home, environment, state, routines, calls, activations, carrier = pickle.loads(request, buffers=rest)
     callees = [Callee(*each) for each in routines]
-    return label, Request(home, environment, state, callees, calls, carrier, rest), parts
+    return label, Request(home, environment, state, callees, calls, Activations(*activations), carrier, rest), parts
 
 
 # -- and back again

@@ -19,6 +19,7 @@ from attrs import frozen
 from routilux_core import (
     ActivationTimeout,
     EmitError,
+    ErrorHandler,
     Flow,
     FlowStateError,
     Host,
@@ -46,6 +47,7 @@ from shipped.routines import (
     Pause,
     Repeats,
     Says,
+    SaysWhich,
     Source,
     Square,
     Stubborn,
@@ -285,6 +287,17 @@ def test_state_over_a_megabyte_is_warned_of_once(
     assert len(said) == 1
     assert "routine 'heavy' holds 2.0 MB" in said[0]
     assert "execution_strategy=" in said[0]
+
+
+def test_a_handler_knows_which_activation_it_is(make_flow: MakeFlow, shipped: dict[str, Any]) -> None:
+    flow = make_flow(**shipped, error_handler=ErrorHandler("retry", 1, 0.0))
+    flow.add_routine(Source(), "source")
+    flow.add_routine(SaysWhich(), "says")
+    flow.connect("source", "item", "says", "n")
+    flow.add_output("says", "said")
+    job = flow.run("source", {"count": 60}, timeout=SECONDS)
+    said = {each["n"]: each["key"] for each in job.outputs["says.said"]}
+    assert said == {n: f"{job.job_id}:{n + 2}" for n in range(60)}
 
 
 def test_each_worker_makes_its_own_resource_once(make_flow: MakeFlow, shipped: dict[str, Any]) -> None:

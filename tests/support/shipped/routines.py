@@ -428,3 +428,15 @@ class Late(Routine, timeout=0.3):
 
 class LateStateless(Late, stateless=True, timeout=0.3):
     pass
+
+
+class SaysWhich(Routine, stateless=True):
+    """Emits which activation each call is; some fail at their first attempt."""
+
+    said = event("n", "key")
+
+    @slot
+    def n(self, n: int) -> None:
+        if n % 7 == 3 and self.activation.attempt == 1:
+            raise ValueError(n)
+        self.emit("said", n=n, key=self.activation.key)
