@@ -70,6 +70,28 @@ class JobLine(NamedTuple):
         return compact(self._asdict())
 
 
+class Standing(NamedTuple):
+    """How a job stands at a record: what its row is made of, once in a transaction."""
+
+    flow_id: str
+    status: str
+    reason: str
+    began_at: float
+    counts: dict[str, int]
+    completed: list[str]
+    decided: dict[str, str]
+    sizes: dict[str, int]
+
+    def text(self) -> str:
+        sizes = {kind: count for kind, count in self.sizes.items() if count}
+        head = (self.flow_id, self.status, self.reason, self.began_at)
+        counts = [self.counts[name] for name in COUNTED]
+        return JobLine(*head, *counts, self.completed, self.decided, sizes).text()
+
+
+COUNTED = JobLine._fields[4:-3]
+
+
 class Target(NamedTuple):
     """One delivery of an emission."""
 
@@ -106,7 +128,7 @@ class Book:
         self.ended: Callable[[str, bool], None] = lambda job_id, again: None  # who is told then
         self.shared = shared  # the last text of the state of each routine that all jobs of the flow share
         self.own: dict[str, str] = {}  # and of those with `scope="job"`
-        self.counts: Counter[str] = Counter()
+        self.counts = dict.fromkeys(COUNTED, 0)
         self.sizes: Counter[str] = Counter()
         self.completed: list[str] = []
         self.decided: dict[str, str] = {}
@@ -125,6 +147,7 @@ class Book:
         self._heads: dict[Inlet, str] = {}
         self._warned: set[str] = set()
         self._job = crc32(run.job_id.encode())
+        self._row_of_job = Key(run.job_id, "job")
         self._ender: int | None = None  # the thread that writes the end
         self._ended = False
         self.detached = False
@@ -144,8 +167,10 @@ class Book:
         try:
             if self.waits:
                 self.commits.wait_for_mine()
-            self.commits.wait(self._unsafe.pop(number, 0))
-            self.commits.check()
+            if self._unsafe:
+                self.commits.wait(self._unsafe.pop(number, 0))
+            if self.commits.error is not None:
+                self.commits.check()
         except BaseException:
             self.detach()
             raise
@@ -174,17 +199,20 @@ class Book:
                     self._count(rows, node, counted)
                 self._finish(rows, item, COMPLETED)
                 record = self._submit(rows, number)
+                if not self.waits:
+                    self._post(prepared, placed, number)
             except BaseException:  # it is in the journal, or not: the next process knows
                 self.detach()
                 raise
-        try:
-            if self.waits:
+        if self.waits:
+            try:
                 self.commits.wait(record)
-            with run.engine.step():
-                self._post(prepared, placed, number)
-        except BaseException:
-            self.detach()
-            raise
+                if prepared:
+                    with run.engine.step():
+                        self._post(prepared, placed, number)
+            except BaseException:
+                self.detach()
+                raise
         return [each.inlet for each in placed]
 
     def failing(self, item: Item, failure: Failure) -> None:
@@ -362,9 +390,11 @@ class Book:
     def _submit(self, rows: Rows, number: int | None = None, ended: str | None = None) -> int:
         """Queue a record, with the counts as they are now."""
         for key, value in rows.items():
-            if key.owner == self.run.job_id and key.kind not in ("job", "record"):
+            if key[1] == "activation":
+                self.sizes["activation"] += 1 if value is not None else -1
+            elif key.owner == self.run.job_id and key.kind not in ("job", "record"):
                 self._measure(key, value is not None)
-        rows[Key(self.run.job_id, "job")] = self.line()
+        rows[self._row_of_job] = self.standing()
         place = None if number is None else self._places.pop(number, None)
         return self.commits.submit(rows, () if place is None else (place,), ended)
 
@@ -388,14 +418,11 @@ class Book:
             self.sizes[key.kind] += 1 if put else -1
 
     @guarded
-    def line(self) -> JobLine:
-        """Return the row of the job."""
-        c = self.counts
-        return JobLine(
+    def standing(self) -> Standing:
+        """Return how the job stands."""
+        return Standing(
             *(self.flow_id, self.status, self.reason, self.run.ledger.began_at),
-            *(c["posted"], c["over"], c["failed"], c["skipped"], c["discarded"], c["retried"], c["sent"]),
-            *(c["unconnected"], c["gathered"], c["last"], c["arrivals"], c["outputs"], c["failures"], c["attempts"]),
-            *(self.completed, self.decided, {kind: count for kind, count in self.sizes.items() if count}),
+            *(self.counts.copy(), self.completed, self.decided, dict(self.sizes)),
         )
 
     @guarded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from routilux_core.errors import JournalError
@@ -12,6 +12,9 @@ from routilux_core.journal import Journal, Key
 
 MOST = 256  # records in a transaction
 WINDOW_S = 0.01  # that records wait for company where nobody waits for them
+
+
+FLEETING = ("activation", "arrival")  # kinds of rows that are written once, and deleted once
 
 
 class Line(Protocol):
@@ -42,7 +45,8 @@ class Commits:
         self.journal = journal
         self._window = window  # seconds that a record may wait for others
         self.error: BaseException | None = None  # nothing is written any more
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._queue: deque[Record] = deque()
         self._last = self._done = 0  # numbers of records
         self._waiting: list[tuple[int, threading.Lock]] = []
@@ -54,16 +58,15 @@ class Commits:
 
     def submit(self, rows: Rows, places: Sequence[int] = (), ended: str | None = None) -> int:
         """Queue a record, and return its number. Waits for nothing, and raises nothing: `wait` does both."""
-        with self._changed:
-            self._last += 1
-            self._mine.last = self._last
-            self._queue.append(Record(self._last, rows, places, ended))
+        with self._lock:
+            number = self._last = self._mine.last = self._last + 1
+            self._queue.append(Record(number, rows, places, ended))
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._run, name="routilux-journal", daemon=True)
                 self._thread.start()
             elif len(self._queue) in (1, MOST):
                 self._changed.notify()
-            return self._last
+            return number
 
     def wait(self, number: int) -> None:
         """Wait until a record is on disk, with all before it; raise a `JournalError` if it never will be."""
@@ -130,9 +133,7 @@ class Commits:
     def _write(self, some: list[Record]) -> None:
         error = self.error
         if error is None:
-            rows: dict[Key, str | Line | None] = {}
-            for record in some:
-                rows.update(record.rows)
+            rows = merged(some)
             try:
                 ended = [record.ended for record in some if record.ended is not None]
                 self.journal.commit({key: as_text(value) for key, value in rows.items()}, ended)
@@ -149,6 +150,18 @@ class Commits:
             self._waiting = [each for each in self._waiting if error is None and each[0] > self._done]
         for lock in ready:
             lock.release()
+
+
+def merged(some: Iterable[Record]) -> dict[Key, str | Line | None]:
+    """Return what is to be written of several records. What only one brings, and a later one ends, never was there."""
+    rows: dict[Key, str | Line | None] = {}
+    for record in some:
+        for key, value in record.rows.items():
+            if value is None and key[1] in FLEETING and rows.get(key) is not None:
+                del rows[key]
+            else:
+                rows[key] = value
+    return rows
 
 
 def as_text(value: str | Line | None) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
+import itertools
 import mmap
 import os
 import sqlite3
@@ -22,7 +22,8 @@ from routilux_core.journal import KEPT, Journal, Key, Mark
 
 APPLICATION_ID = 0x52784A31  # "RxJ1"
 VERSION = 1
-FOREVER = (1 << 63) - 1
+
+Row = tuple[str, str, int, str, str, int]
 
 TABLE = """
 CREATE TABLE rows (
@@ -33,13 +34,10 @@ CREATE TABLE rows (
 """
 CLOSED = Key("", "closed")
 PUT = "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?, ?)"
-PLACE = "json_extract(value, '$[{}]')"
-# All rows in one step: between two, the thread would let go of the interpreter, and wait for it each time.
-PUT_ALL = f"INSERT OR REPLACE INTO rows SELECT {', '.join(map(PLACE.format, range(6)))} FROM json_each(?)"
-DELETE_ALL = (
-    "DELETE FROM rows WHERE (owner, kind, number, name) IN "
-    f"(SELECT {', '.join(map(PLACE.format, range(4)))} FROM json_each(?))"
-)
+# Several rows in one step: between two, the thread lets go of the interpreter, and has to wait for it again.
+AT_ONCE = 32
+PUTS = [f"{PUT}{', (?, ?, ?, ?, ?, ?)' * more}" for more in range(AT_ONCE)]
+DELETE_RUN = "DELETE FROM rows WHERE owner = ? AND kind = ? AND number BETWEEN ? AND ? AND name = ?"
 FORGET = f"DELETE FROM rows WHERE owner = ? AND kind NOT IN ({', '.join('?' * len(KEPT))})"
 DELETE = "DELETE FROM rows WHERE owner = ? AND kind = ? AND number = ? AND name = ?"
 
@@ -151,14 +149,13 @@ class SqliteJournal(Journal):
 
     def commit(self, rows: Mapping[Key, str | None], ended: Sequence[str] = ()) -> None:
         self._check_process()
-        gone = [key for key, value in rows.items() if value is None]
+        gone = runs_of(key for key, value in rows.items() if value is None)
         put = [(*key, value, crc_of(key, value)) for key, value in rows.items() if value is not None]
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             if gone:
-                self._connection.execute(DELETE_ALL, (as_json(gone),))
-            if put:
-                self._connection.execute(PUT_ALL, (as_json(put),))
+                self._connection.executemany(DELETE_RUN, gone)
+            self._put(put)
             if ended:
                 self._connection.executemany(FORGET, [(owner, *KEPT) for owner in ended])
             self._connection.execute("COMMIT")
@@ -167,6 +164,11 @@ class SqliteJournal(Journal):
             with contextlib.suppress(sqlite3.Error):
                 self._connection.rollback()
             raise self._broken("can't be written", error) from error
+
+    def _put(self, rows: list[Row]) -> None:
+        for first in range(0, len(rows), AT_ONCE):
+            some = rows[first : first + AT_ONCE]
+            self._connection.execute(PUTS[len(some) - 1], list(itertools.chain.from_iterable(some)))
 
     def _check_there(self) -> None:
         """Refuse to go on with a file that nobody will find again."""
@@ -253,7 +255,17 @@ class SqliteJournal(Journal):
         )
 
 
-as_json = json.JSONEncoder(separators=(",", ":")).encode
+def runs_of(keys: Iterable[Key]) -> list[tuple[str, str, int, int, str]]:
+    """Return keys with the first and the last number of those in a row, which are deleted together."""
+    found: list[tuple[str, str, int, int, str]] = []
+    for owner, kind, name, number in sorted((key[0], key[1], key[3], key[2]) for key in keys):
+        if found:
+            last = found[-1]
+            if last[3] == number - 1 and last[0] == owner and last[1] == kind and last[4] == name:
+                found[-1] = (owner, kind, last[2], number, name)
+                continue
+        found.append((owner, kind, number, number, name))
+    return found
 
 
 def crc_of(key: Key, value: str) -> int:

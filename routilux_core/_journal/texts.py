@@ -23,33 +23,39 @@ from routilux_core.serialization.type_lookup import KnownTypes, type_name
 
 PAYLOAD = (ROOT, Name("payload"))
 SMALL = 1 << 63
+WORDS = {None: "null", True: "true", False: "false"}
+quoted = json.encoder.encode_basestring_ascii
 compact = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def payload_text(payload: Mapping[str, Any], what: str) -> str:
     """Return a payload as text; what can't be saved is a `SerializationError` that names each value by its path."""
-    if _is_plain(payload):
-        return compact(payload)
+    text = _plain_text(payload)
+    if text is not None:
+        return text
     with reported(f"{what} can't be kept in a journal") as problems:
         found = writer(problems).encode(dict(payload), PAYLOAD)
     return compact(found)
 
 
-def _is_plain(payload: Mapping[str, Any]) -> bool:
-    """Whether all of it is JSON already: most payloads are."""
+def _plain_text(payload: Mapping[str, Any]) -> str | None:
+    """Return the JSON of a payload that is nothing else, as most are; None where some value needs the writer."""
+    # What `compact` makes of it, in one pass with the look at it, which takes a third of the time.
+    parts = []
     for key, value in payload.items():
         kind = type(value)
-        if kind is str:
-            plain = value.isascii()
-        elif kind is int:
-            plain = -SMALL < value < SMALL
+        if kind is int:
+            text = repr(value) if -SMALL < value < SMALL else None
+        elif kind is str:
+            text = quoted(value) if value.isascii() else None
         elif kind is float:
-            plain = value - value == 0
+            text = repr(value) if value - value == 0 else None
         else:
-            plain = value is None or kind is bool
-        if not plain or key.startswith("$") or not key.isascii():
-            return False
-    return True
+            text = WORDS.get(value) if value is None or kind is bool else None
+        if text is None or key.startswith("$") or not key.isascii():
+            return None
+        parts.append(f"{quoted(key)}:{text}")
+    return f"{{{','.join(parts)}}}"
 
 
 def state_text(routine: Routine, routine_id: str) -> str:
