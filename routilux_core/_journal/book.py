@@ -84,9 +84,8 @@ class Standing(NamedTuple):
 
     def text(self) -> str:
         sizes = {kind: count for kind, count in self.sizes.items() if count}
-        head = (self.flow_id, self.status, self.reason, self.began_at)
-        counts = [self.counts[name] for name in COUNTED]
-        return JobLine(*head, *counts, self.completed, self.decided, sizes).text()
+        head: tuple[Any, ...] = (self.flow_id, self.status, self.reason, self.began_at)
+        return JobLine._make((*head, *self.counts.values(), self.completed, self.decided, sizes)).text()
 
 
 COUNTED = JobLine._fields[4:-3]
