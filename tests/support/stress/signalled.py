@@ -25,6 +25,8 @@ from routilux_core import Flow, FlowStateError, JobState, Routine, ShippingError
 EVENTS = 200
 PATIENCE = 10.0  # seconds
 LONGEST = 0.004  # seconds to the signal: some come when the job is over
+# Each pool that a signal has shut down is followed by a new one: spawned workers would take the most of the time.
+FORKED = {"start_method": "forkserver"}
 
 
 class TimeLimit(Exception):
@@ -79,7 +81,7 @@ class Trials:
     def __init__(self, strategy: str, kind: str, seed: int) -> None:
         self.dice = random.Random(seed)
         self.kind = kind
-        self.flow = make_flow(strategy)
+        self.flow = make_flow(strategy, **(FORKED if strategy == "process" else {}))
         self.armed = False
         self.hits = self.rounds = 0
         self.refused = 0
