@@ -1,7 +1,8 @@
 """Look at a built site in a real browser: `look_at_site.py SITE [PICTURES]`; without a browser it only says so.
 
-Every page is opened at 400 and 1,600 pixels, light and dark. It may not be wider than the window, ask other sites for
-anything, or write to the console. The search has to find what people look for. PICTURES gets a picture of each.
+Every page is opened once, and looked at with 400 and 1,600 pixels, light and dark. It may not be wider than the window,
+ask other sites for anything, or write to the console. The search has to find what people look for. PICTURES gets a
+picture of each.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -20,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "suppo
 from chromium import Page, browser, find_browser
 
 WIDTHS = (400, 1600)
+SCHEMES = ("light", "dark")
 WORDS = ("retry", "rate", "dict")
 TOO_WIDE = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
 FOUND = "document.querySelectorAll('#search-results li').length"
@@ -47,16 +50,20 @@ def open_page(page: Page, url: str) -> None:
     page.frame()
 
 
-def look(page: Page, address: str, site: Path, pictures: Path | None, name: str) -> list[str]:
-    """Return what is wrong with the pages of a site, in a window of this size."""
+def look(page: Page, address: str, site: Path, pictures: Path | None) -> list[str]:
+    """Return which pages of a site are wider than their window. To open a page costs more than all looks at it."""
     wrong = []
     for path in sorted(site.rglob("*.html")):
         said = path.relative_to(site).as_posix()
         open_page(page, f"{address}/{said}")
-        if page.run(TOO_WIDE):
-            wrong.append(f"{said} is wider than the window, {name}")
-        if pictures is not None:
-            page.picture(pictures / f"{said.replace('/', '-')}-{name}.png")
+        for width, scheme in product(WIDTHS, SCHEMES):
+            page.resize(width)
+            page.look(scheme)
+            page.frame()
+            if page.run(TOO_WIDE):
+                wrong.append(f"{said} is wider than the window, {width}-{scheme}")
+            if pictures is not None:
+                page.picture(pictures / f"{said.replace('/', '-')}-{width}-{scheme}.png")
     return wrong
 
 
@@ -81,12 +88,10 @@ def main(site: Path, pictures: Path | None) -> int:
         pictures.mkdir(parents=True, exist_ok=True)
     wrong = []
     with served(site) as address, browser(program) as made:
-        for width in WIDTHS:
-            for dark in (False, True):
-                page = made.page(width, 1000, dark, offline=False)
-                wrong += look(page, address, site, pictures, f"{width}-{'dark' if dark else 'light'}")
-                wrong += [f"asks for {url}" for url in page.requests if not url.startswith(address)]
-                wrong += [f"console: {said}" for said in page.console]
+        page = made.page(offline=False)
+        wrong += look(page, address, site, pictures)
+        wrong += [f"asks for {url}" for url in page.requests if not url.startswith(address)]
+        wrong += [f"console: {said}" for said in page.console]
         wrong += search(made.page(1600, 1000, offline=False), address)
     print(*dict.fromkeys(wrong), sep="\n")
     return bool(wrong)
