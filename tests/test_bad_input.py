@@ -275,6 +275,16 @@ ROWS = [
         UnknownStrategyError,
         ("'thread'", "'concurrent'"),
     ),
+    *(
+        Row(f"plugins={bad!r}", lambda flow, bad=bad: Flow(plugins=bad), ConfigurationError, ("plugins", repr(bad)))
+        for bad in ("breaker", 7)
+    ),
+    Row(
+        "options of a plugin that is not installed, without a list around them",
+        lambda flow: Flow(plugins={"braker": {"limit": 5}}),
+        UnknownNameError,
+        ("'braker'", "routilux plugins"),
+    ),
     Row("a flow id that is no string", lambda flow: Flow(5), ConfigurationError, ("flow id", "not 5")),
     Row(
         "an output name that is no string",

@@ -19,7 +19,7 @@ class Plugins:
     """What one flow asks: the plugins of the process, and its own, if it has any."""
 
     def __init__(self, own: Iterable[Any] = ()) -> None:
-        self._own = tuple(own)
+        self._own = _listed(own)
         self._all: PluginSet | None = None
         if self._own:
             from routilux_core._registry import plugins as plugins_module
@@ -40,6 +40,15 @@ class Plugins:
 
             self._all = plugins_module.with_own(self._own)
         return self._all
+
+
+def _listed(own: Any) -> tuple[Any, ...]:
+    """Return what was given as `plugins=`; names with their options need no list around them."""
+    if isinstance(own, Mapping):
+        return (own,) if own else ()
+    if isinstance(own, str) or not isinstance(own, Iterable):
+        raise ConfigurationError(f"plugins= is a list of plugins and of names of installed ones, not {brief(own)}")
+    return tuple(own)
 
 
 @functools.cache  # a process looks once

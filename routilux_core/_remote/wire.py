@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from routilux_core._remote.exceptions import Encoded
 from routilux_core._remote.pickling import APART, PROTOCOL, Buffer, Pickled, dumps_plain
-from routilux_core.errors import StrategyError
+from routilux_core.errors import StrategyError, brief
 from routilux_core.strategy import Piece
 
 NAME, VERSION = "routilux", 3  # the version changes with anything in this module that the other side would misread
@@ -64,8 +64,11 @@ def _sealed_apart(label: Label, content: object) -> list[Piece]:
 
 def _opened(given: Message, what: str) -> tuple[Label, Any]:
     """Return whose a message is, and what is in it, which is unpickled only where it is of our version."""
-    head, *others = (given,) if isinstance(given, bytes | bytearray | memoryview) else given
-    message, apart = memoryview(head), list(map(_writable, others))
+    try:
+        head, *others = (given,) if isinstance(given, bytes | bytearray | memoryview) else given
+        message, apart = memoryview(head), list(map(_writable, others))
+    except (TypeError, ValueError):
+        raise StrategyError(f"{what} is expected, as bytes or as pieces of bytes, not {brief(given)}") from None
     line, end, _ = bytes(message[:LONGEST_LINE]).partition(b"\n")
     name, version, task, nonce, *_ = (*line.decode("ascii", "replace").split(" "), "", "", "", "")
     if not end or name != NAME:

@@ -174,7 +174,7 @@ def _made_by(makers: list[str] | None) -> str:
     if not makers:
         return ""
     also = f", and is known to {', '.join(makers[1:])}, too" if len(makers) > 1 else ""
-    return f" (not this one runs: the name is made by {makers[0]}{also})"
+    return f" (another one runs: the name is made by {makers[0]}{also})"
 
 
 def _asleep(each: Entry) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from attrs import field, frozen
@@ -180,6 +180,12 @@ def test_bytes_that_we_did_not_write_are_refused_by_what_they_should_be(
     said = refusal(run_changed(make_flow("f", Careless(change=lambda task, _: data, changes=changes)), changes))
     assert said.startswith("a request is expected" if changes == "request" else "a report is expected")
     assert f"these {len(data)} bytes" in said
+
+
+@pytest.mark.parametrize("data", [None, 5, (), ("text",)])
+def test_what_is_no_bytes_at_all_is_refused_by_what_it_should_be(make_flow: MakeFlow, data: Any) -> None:
+    said = refusal(run_changed(make_flow("f", Careless(change=lambda task, _: data)), "reply"))
+    assert said == f"a report is expected, as bytes or as pieces of bytes, not {data!r}"
 
 
 def test_another_attempt_is_another_task() -> None:
