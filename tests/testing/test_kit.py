@@ -45,7 +45,6 @@ class TestBundledStrategies(StrategySuite):
     @pytest.fixture(
         params=[
             *("sequential", "concurrent", "asyncio"),
-            pytest.param("process", marks=pytest.mark.once),
             pytest.param(ShuffledStrategy(5), id="shuffled", marks=pytest.mark.once),
         ]
     )
@@ -53,19 +52,32 @@ class TestBundledStrategies(StrategySuite):
         return request.param
 
 
+PROMISES = {name for name in dir(StrategySuite) if name.startswith("test_")}
+OF_PROCESSES = PROMISES & {*dir(LossCases), *dir(ProgramCases)}  # programs, and workers that die
+
+
 class TestQuickProcesses(StrategySuite):
     """Stands for "process" on every interpreter: its workers take no time to start."""
 
-    exempt: ClassVar = {
-        name: "programs, and workers that die, are tested once, with workers that are spawned"
-        for cases in (LossCases, ProgramCases)
-        for name in vars(cases)
-        if name.startswith("test_")
-    }
+    exempt: ClassVar = dict.fromkeys(OF_PROCESSES, "tested once, with workers that are spawned")
 
     @pytest.fixture
     def strategy(self) -> Any:
         return ProcessStrategy(start_method=QUICKEST)
+
+
+@pytest.mark.once
+class TestSpawnedProcesses(StrategySuite):
+    """Workers that are spawned, as they are where nothing is said: each takes longer to start than most tests."""
+
+    deadline = 60.0  # many of them are started
+    exempt: ClassVar = dict.fromkeys(
+        PROMISES - OF_PROCESSES, "tested everywhere with workers that are forked; with these in the soak"
+    )
+
+    @pytest.fixture
+    def strategy(self) -> Any:
+        return "process"
 
 
 @pytest.mark.once
