@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from routilux_core import Flow, Routine, event, slot
@@ -55,15 +54,12 @@ def array_flow(worker: Routine, workers: int, **settings: Any) -> Flow:
     return flow
 
 
-def runner(flow: Flow, arrays: list[Array]) -> Callable[[], None]:
-    """A run from the start until all the results are here."""
+def run(flow: Flow, arrays: list[Array]) -> None:
+    """Run the flow until all the results are here."""
     at_home[:] = arrays
-
-    def run() -> None:
-        job = flow.execute("source")
-        flow.wait_for_completion()
-        check_job(job, len(arrays) + 1)
-        for payload in job.outputs["work.done"]:
-            note(payload["n"] if "n" in payload else number_of_doubled(payload["array"]))
-
-    return run
+    job = flow.execute("source")
+    flow.wait_for_completion()
+    check_job(job, len(arrays) + 1)
+    for payload in job.outputs["work.done"]:
+        note(payload["n"] if "n" in payload else number_of_doubled(payload["array"]))
+    at_home.clear()

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from routilux_core.strategy import Piece
+from routilux_core_plugins.process.memory import Memory, memory
 
 HEAD = struct.Struct("<IIQ")
 LENGTH = struct.Struct("<Q")
@@ -189,9 +190,9 @@ class _Places:
         return self._at == len(self.places)
 
 
-def _memory(length: int) -> bytearray:
+def _memory(length: int) -> Memory:
     try:
-        return bytearray(length)
+        return memory(length)
     except (MemoryError, OverflowError) as error:
         raise BrokenChannelError(f"a frame of {length:,} bytes, for which there is no memory") from error
 
@@ -230,7 +231,7 @@ class WorkerEnd:
         kind, number, length = HEAD.unpack(self._exactly(HEAD.size))
         if kind == LENGTHS:
             for (size,) in LENGTH.iter_unpack(self._exactly(length)):
-                beside.append(bytearray(size))
+                beside.append(memory(size))
                 self._fill(beside[-1])
             kind, number, length = HEAD.unpack(self._exactly(HEAD.size))
         return kind, number, [self._exactly(length), *beside]

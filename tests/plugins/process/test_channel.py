@@ -12,6 +12,7 @@ import pytest
 
 from routilux_core_plugins.process import channel
 from routilux_core_plugins.process.channel import BATCH, CHUNK, REPLY, ParentEnd, WorkerEnd
+from routilux_core_plugins.process.memory import HUGE
 
 SECONDS = 30.0
 SIZES = (0, 1, 100, (1 << 16) - 1, 1 << 16, (1 << 16) + 1, 300_000)
@@ -82,3 +83,28 @@ def test_more_buffers_than_their_lengths_fit_into_one_read_arrive(ends: tuple[Pa
 def test_a_small_frame_leaves_in_one_piece() -> None:
     assert len(channel._written(BATCH, 1, [b"x" * 1000])) == 1
     assert len(channel._written(BATCH, 1, [b"x" * 100_000])) == 2
+
+
+def test_what_is_so_large_that_it_has_pages_of_its_own_arrives_whole_and_can_be_written_to(
+    ends: tuple[ParentEnd, WorkerEnd],
+) -> None:
+    parent, worker = ends
+    sent = [b"head", b"a" * 70_000, random.Random(5).randbytes(HUGE + 1), b""]
+    answered: list[channel.Frame] = []
+
+    def answer() -> None:
+        answered.append(worker.receive())
+        worker.send(REPLY, 1, answered[0][2])
+
+    answering = threading.Thread(target=answer)
+    answering.start()
+    parent.put(BATCH, 1, sent)
+    got: list[channel.Frame] = []
+    while not got:
+        assert select.select([parent.sock], [parent.sock] if parent.waits else [], [], SECONDS)
+        parent.flush()
+        got += parent.read()
+    answering.join()
+    for _, _, pieces in (answered[0], got[0]):
+        assert [bytes(each) for each in pieces] == sent
+        memoryview(pieces[2])[:1] = b"x"
