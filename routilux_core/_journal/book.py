@@ -170,13 +170,13 @@ class Book:
                 self.commits.wait(self._unsafe.pop(number, 0))
             if self.commits.error is not None:
                 self.commits.check()
+            place = self._places.get(number)
+            if place is None:
+                place = self._places[number] = self.commits.take_place()
+            self.commits.mark(place, Mark(self._job, number, self.run.retries.attempt(number)))
         except BaseException:
             self.detach()
             raise
-        place = self._places.get(number)
-        if place is None:
-            place = self._places[number] = self.commits.take_place()
-        self.commits.journal.mark(place, Mark(self._job, number, self.run.retries.attempt(number)))
 
     def complete(self, item: Item, held: Iterable[Held]) -> list[Inlet]:
         """Keep what came of a call that has succeeded, and let what it has emitted go on; return where that went.

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from routilux_core.errors import JournalError
-from routilux_core.journal import Journal, Key
+from routilux_core.journal import Journal, Key, Mark
 
 MOST = 256  # records in a transaction
 WINDOW_S = 0.01  # that records wait for company where nobody waits for them
@@ -104,6 +104,15 @@ class Commits:
             with self._changed:
                 self._places += 1
                 return self._places - 1
+
+    def mark(self, place: int, mark: Mark) -> None:
+        """Mark that a call begins; one that can't be marked is not made, and nothing is written any more."""
+        try:
+            self.journal.mark(place, mark)
+        except Exception as error:
+            with self._changed:
+                self.error = self.error or error
+            self.check()
 
     def runs(self) -> bool:
         """Return whether a call has begun whose end is not written: it runs, or was interrupted."""

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter, time
 from typing import Any
+from zlib import crc32
 
 from routilux_core._engine.failures import OUTCOMES, STATES, carry_out, decide
 from routilux_core._engine.plan import CAUSES, GATHERED, INLET, NUMBER, POSTED, Inlet, Item
@@ -23,6 +24,8 @@ from routilux_core.serialization.converter import structure
 from routilux_core.serialization.jobs import JobReader
 from routilux_core.serialization.problems import ROOT, reported
 from routilux_core.serialization.schema import FailureRecord
+
+UNKNOWN = 1_000_000  # more calls than can have begun since the last commit
 
 
 def rows_by_owner(rows: Iterable[tuple[Key, str]]) -> dict[str, list[tuple[Key, str]]]:
@@ -89,7 +92,7 @@ class Recovery:
 
     def restore(self, retry_failed: bool, ends_as: str | None, marks: Sequence[Mark] | None) -> list[Item]:
         """Bring the books to what they were; return what is to be queued. Nothing of the job runs yet."""
-        self._books()
+        self._books(marks)
         failures = self._failures()
         if retry_failed:
             failures = self._take_fates_back(failures)
@@ -114,7 +117,7 @@ class Recovery:
     def _stopped_as(self) -> str | None:
         return self.line.status if self.line.status in FINAL_STATUSES else None
 
-    def _books(self) -> None:
+    def _books(self, marks: Sequence[Mark] | None) -> None:
         line, book, run = self.line, self.book, self.run
         for name in ("posted", "over", "failed", "skipped", "discarded", "retried", "sent", "unconnected"):
             book.counts[name] = getattr(line, name)
@@ -127,8 +130,19 @@ class Recovery:
                 book.kept[f"retry {key.number}" if kind == "retry" else f"{kind} {key.name}"] = 1
         numbers = [key.number for key in self.saved.kinds["appended"]]
         book.appends = itertools.count(max(numbers, default=0) + 1)
-        run.numbers = itertools.count(line.last + 1)
+        book.counts["last"] = self._last_begun(marks)
+        run.numbers = itertools.count(book.counts["last"] + 1)
         run.ledger.began_at = line.began_at
+
+    def _last_begun(self, marks: Sequence[Mark] | None) -> int:
+        """Return a number that no newer call had: under `async` some have begun that are not on disk.
+
+        Theirs are never given again: who was called with a key would take another call for the same one.
+        """
+        if marks is None:
+            return self.line.last + UNKNOWN
+        job = crc32(self.run.job_id.encode())
+        return max(self.line.last, *(mark.number for mark in marks if mark.job == job), 0)
 
     def _failures(self) -> list[tuple[Key, int, Failure]]:
         found = []
@@ -245,8 +259,6 @@ class Recovery:
         return inlet, payload, self.run, number, row["cause"], perf_counter()
 
     def _in_doubt(self, items: list[Item], marks: Sequence[Mark] | None) -> None:
-        from zlib import crc32
-
         job = crc32(self.run.job_id.encode())
         for inlet, payload, _, number, _, _ in items:
             again = self.waiting.get(number)

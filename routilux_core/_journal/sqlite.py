@@ -33,12 +33,16 @@ CREATE TABLE rows (
 ) WITHOUT ROWID
 """
 CLOSED = Key("", "closed")
+COMMITS = Key(
+    "", "commits"
+)  # how many there were: of a log that is damaged SQLite takes what is before, and says nothing
 PUT = "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?, ?)"
 # Several rows in one step: between two, the thread lets go of the interpreter, and has to wait for it again.
 AT_ONCE = 32
 PUTS = [f"{PUT}{', (?, ?, ?, ?, ?, ?)' * more}" for more in range(AT_ONCE)]
 DELETE_RUN = "DELETE FROM rows WHERE owner = ? AND kind = ? AND number BETWEEN ? AND ? AND name = ?"
 FORGET = f"DELETE FROM rows WHERE owner = ? AND kind NOT IN ({', '.join('?' * len(KEPT))})"
+READ = "SELECT owner, kind, number, name, value, crc FROM rows"
 DELETE = "DELETE FROM rows WHERE owner = ? AND kind = ? AND number = ? AND name = ?"
 
 
@@ -55,6 +59,7 @@ class SqliteJournal(Journal):
         self.name = Path(self.path).stem
         self._connection: Any = None
         self._running: Running | None = None
+        self._commits = 0
         self._process = 0
 
     def connect(self) -> Any:
@@ -69,7 +74,7 @@ class SqliteJournal(Journal):
             self._connection = self.connect()
             was_closed = self._lock(durable)
             self._process = os.getpid()
-            self._running = Running(f"{self.path}-running", was_closed)
+            self._running = self._begin_running(was_closed)
         except sqlite3.Error as error:
             self._drop()
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -126,6 +131,21 @@ class SqliteJournal(Journal):
         run("COMMIT")
         return was_closed
 
+    def _begin_running(self, was_closed: bool) -> Running:
+        """Begin the file beside, when what the last process has noted there was compared with what is here."""
+        path = f"{self.path}-running"
+        noted = self._checked(f"{READ} WHERE owner = ? AND kind = ?", [COMMITS.owner, COMMITS.kind])
+        self._commits = next((int(value) for _, value in noted), 0)
+        left = left_in(path)
+        if left.commits > self._commits:
+            raise JournalError(
+                errno.EIO,
+                f"{self.where} is damaged: of {left.commits} transactions the last {left.commits - self._commits} are "
+                f"missing, perhaps because {self.path + '-wal'!r} is: restore copies of both, or delete {path!r} to do "
+                "again what is missing",
+            )
+        return Running(path, [] if was_closed else left.marks, self._commits)
+
     def _is_new(self) -> bool:
         """Return whether there is nothing in the file, which may have been made by a process that died over it."""
         run = self._connection.execute
@@ -150,7 +170,9 @@ class SqliteJournal(Journal):
     def commit(self, rows: Mapping[Key, str | None], ended: Sequence[str] = ()) -> None:
         self._check_process()
         gone = runs_of(key for key, value in rows.items() if value is None)
+        commits = str(self._commits + 1)
         put = [(*key, value, crc_of(key, value)) for key, value in rows.items() if value is not None]
+        put.append((*COMMITS, commits, crc_of(COMMITS, commits)))
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             if gone:
@@ -159,7 +181,10 @@ class SqliteJournal(Journal):
             if ended:
                 self._connection.executemany(FORGET, [(owner, *KEPT) for owner in ended])
             self._connection.execute("COMMIT")
+            self._commits += 1
             self._check_there()
+            if self._running is not None:
+                self._running.note_commits(self._commits)
         except sqlite3.Error as error:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.rollback()
@@ -181,9 +206,8 @@ class SqliteJournal(Journal):
         self._check_process()
         asked = [(f"{name} = ?", value) for name, value in (("owner", owner), ("kind", kind)) if value is not None]
         where = " AND ".join(clause for clause, _ in asked)
-        order = "ORDER BY owner, kind, number, name"
-        query = f"SELECT owner, kind, number, name, value, crc FROM rows {where and 'WHERE ' + where} {order}"
-        return list(self._checked(query, [value for _, value in asked]))
+        query = f"{READ} {where and 'WHERE ' + where} ORDER BY owner, kind, number, name"
+        return [row for row in self._checked(query, [value for _, value in asked]) if row[0] != COMMITS]
 
     def _checked(self, query: str, values: list[str]) -> Iterator[tuple[Key, str]]:
         try:
@@ -286,21 +310,23 @@ if hasattr(os, "register_at_fork"):
 
 
 class Running:
-    """The file beside: who has the journal, and a place for each call that runs.
+    """The file beside: who has the journal, how often it was written, and a place for each call that runs.
 
-    It outlives the process, not the machine: its head has the boot of that, and after another boot the marks may not be
+    It outlives the process, not the machine: its head has the boot of that, and after another boot the rest may not be
     whole.
     """
 
     HEAD = struct.Struct("<8sQ16s?I")  # magic, process, boot, whether it has all marks, checksum
+    COUNT = struct.Struct("<QI")  # a number, checksum
     PLACE = struct.Struct("<IQII")  # job, number, attempt, checksum
-    MAGIC = b"RxRuns1\n"
-    SIZE = 64  # bytes of the head; behind it the places, each `PLACE`
+    MAGIC = b"RxRuns2\n"
+    COMMITS, BYTES = 64, 80  # where the counts are, of commits, and of the bytes of this file
+    SIZE = 96  # bytes of all that; behind it the places, each `PLACE`
     LEAST = 1 << 14  # bytes of the file, which doubles
 
-    def __init__(self, path: str, was_closed: bool) -> None:
+    def __init__(self, path: str, marks: Sequence[Mark] | None, commits: int) -> None:
         self._path = path
-        self.found = [] if was_closed else _marks_in(path)
+        self.found = marks
         head = (self.MAGIC, os.getpid(), boot(), self.found is not None)
         # Those that were found come first, and stay: this process may die before it has made any of their calls.
         kept = b"".join(self.PLACE.pack(*mark, _crc(*mark)) for mark in self.found or ())
@@ -313,6 +339,7 @@ class Running:
         self._lock = threading.Lock()
         try:
             self._map = self._grown(self._first)
+            self.note_commits(commits)
         except BaseException:
             os.close(self._file)
             raise
@@ -330,6 +357,9 @@ class Running:
                     self._map = self._grown(at)  # who still writes to the old one writes to the same pages
             self.PLACE.pack_into(self._map, at, *content)
 
+    def note_commits(self, number: int) -> None:
+        self.COUNT.pack_into(self._map, self.COMMITS, number, _crc(number))
+
     def _grown(self, least: int) -> mmap.mmap:
         """Return the file, longer than so many bytes. What is added is written, not just said: the disk may be full."""
         size, now = self.LEAST, os.fstat(self._file).st_size
@@ -339,7 +369,9 @@ class Running:
         left = size - now
         while left:
             left -= os.write(self._file, bytes(left))
-        return mmap.mmap(self._file, size)
+        made = mmap.mmap(self._file, size)
+        self.COUNT.pack_into(made, self.BYTES, size, _crc(size))
+        return made
 
     def close(self, removes: bool) -> None:
         self._map.close()
@@ -377,21 +409,41 @@ def _head_of(raw: bytes) -> Head | None:
     return Head(pid, when, whole) if magic == Running.MAGIC and crc == _crc(magic, pid, when, whole) else None
 
 
-def _marks_in(path: str) -> list[Mark] | None:
-    """Return the marks that a process has left; None where there are none, or they may lack some."""
+class Left(NamedTuple):
+    """What a process has left in the file beside its journal."""
+
+    commits: int  # that were written; 0 where that is not known
+    marks: list[Mark] | None  # None where there are none, or where some may be missing
+
+
+def left_in(path: str) -> Left:
+    """Return what the last process has left, as far as it is whole."""
     try:
         with open(path, "rb") as file:
             raw = file.read()
     except OSError:
-        return None
+        return Left(0, None)
     head = _head_of(raw)
-    if head is None or head.boot != boot() or not head.whole:
+    if head is None or head.boot != boot():
+        return Left(0, None)
+    return Left(_count_in(raw, Running.COMMITS) or 0, _marks_in(raw) if head.whole else None)
+
+
+def _count_in(raw: bytes, at: int) -> int | None:
+    number, crc = Running.COUNT.unpack_from(raw, at)
+    return int(number) if crc == _crc(number) else None
+
+
+def _marks_in(raw: bytes) -> list[Mark] | None:
+    if _count_in(raw, Running.BYTES) != len(raw):
         return None
     found = []
     for at in range(Running.SIZE, len(raw) - Running.PLACE.size + 1, Running.PLACE.size):
         *mark, crc = Running.PLACE.unpack_from(raw, at)
         if crc == _crc(*mark):
             found.append(Mark(*mark))
+        elif any((*mark, crc)):  # else nobody has had the place
+            return None
     return found
 
 

@@ -92,8 +92,13 @@ class Report(Routine):
         self.emit("total", sum=sum(twice), count=len(twice))
 
 
+def workers_of(strategy: str) -> int:
+    """Return how many calls run at a time, at most."""
+    return 1 if strategy == "sequential" else 3
+
+
 def make_flow(journal: Journal | Path | str | None, strategy: str = "sequential", durability: str = "sync") -> Flow:
-    workers = {} if strategy == "sequential" else {"max_workers": 3}
+    workers = {} if strategy == "sequential" else {"max_workers": workers_of(strategy)}
     flow = Flow("everything", strategy, **workers, journal=journal, durability=durability)
     retry = ErrorHandler(ErrorStrategy.RETRY, max_retries=3, retry_delay=0.01)
     for routine_id, routine, policy in (
