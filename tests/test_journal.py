@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import os
@@ -26,7 +27,7 @@ from routilux_core._journal.sqlite import SqliteJournal
 from routilux_core.errors import CapabilityError, SerializationError, UnknownNameError
 from routilux_core.journal import Key
 
-STRATEGIES = ("sequential", "concurrent")
+STRATEGIES = ("sequential", "concurrent", "asyncio")
 
 
 @pytest.fixture
@@ -44,6 +45,21 @@ def test_a_journal_changes_nothing_of_the_result(strategy: str, durability: str,
     with make_flow(file, strategy, durability) as flow:
         job = work(flow, 6)
         assert (result(flow, job), state_of(flow, job)) == expected
+
+
+@pytest.mark.parametrize("strategy", ["sequential", "asyncio"])
+def test_a_job_is_kept_where_an_event_loop_awaits_it(strategy: str, file: Path) -> None:
+    with make_flow(None, strategy) as flow:
+        expected = result(flow, flow.run("source", {"count": 6}))
+
+    async def awaited() -> dict[str, Any]:
+        async with make_flow(file, strategy) as flow:
+            if strategy == "asyncio":
+                flow.set_execution_strategy("asyncio", 3, {"loop": "running"})
+            return result(flow, await flow.arun("source", {"count": 6}, job_id=JOB))
+
+    assert asyncio.run(awaited()) == expected
+    assert asyncio.run(awaited()) == expected
 
 
 def test_a_job_of_an_id_that_has_ended_is_not_done_again(file: Path) -> None:
@@ -323,7 +339,7 @@ def test_settings_that_can_not_work_are_refused(settings: dict[str, Any]) -> Non
         Flow("bad", **settings)
 
 
-@pytest.mark.parametrize("strategy", ["process", "asyncio"])
+@pytest.mark.parametrize("strategy", ["process"])
 def test_a_strategy_whose_jobs_are_not_kept_is_refused_at_once(strategy: str, file: Path) -> None:
     with pytest.raises(CapabilityError, match="journal"):
         Flow("bad", strategy, journal=file)

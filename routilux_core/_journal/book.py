@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from threading import get_ident
 from time import perf_counter, time
 from typing import Any, NamedTuple
 from zlib import crc32
 
+from routilux_core._engine.ending import announce_end
 from routilux_core._engine.engine import logger
 from routilux_core._engine.plan import INLET, NUMBER, PAYLOAD, Inlet, Item, Node, Outlet, rename
 from routilux_core._engine.run import Run
@@ -107,6 +110,15 @@ class Placed(NamedTuple):
     number: int
 
 
+class Kept(NamedTuple):
+    """A call that has succeeded, in the journal: the record that has to be on disk before its emissions go on, or 0."""
+
+    record: int
+    prepared: list[tuple[Outlet, Payload, str, list[Target]]]
+    placed: list[Placed]
+    number: int
+
+
 class Told(NamedTuple):
     """What is known of a failure before it is counted: its document, and what the routine keeps by then."""
 
@@ -148,6 +160,7 @@ class Book:
         self._job = crc32(run.job_id.encode())
         self._row_of_job = Key(run.job_id, "job")
         self._ender: int | None = None  # the thread that writes the end
+        self._was_aside = False  # it was asked for in an event loop's thread, which is not to wait
         self._ended = False
         self.detached = False
 
@@ -158,16 +171,30 @@ class Book:
         return payload_text(data, f"routine {node.routine_id!r}, event {outlet.name!r}: what was emitted")
 
     def begin(self, item: Item) -> None:
-        """Note that a call begins, when all that it comes from is on disk."""
-        number = item[NUMBER]
+        """Note that a call begins, when all that it comes from is on disk, which this waits for."""
         if self.detached:
             return
-        count_calls(item[INLET].node.routine)
         try:
             if self.waits:
                 self.commits.wait_for_mine()
             if self._unsafe:
-                self.commits.wait(self._unsafe.pop(number, 0))
+                self.commits.wait(self.needs(item))
+        except BaseException:
+            self.detach()
+            raise
+        self.enter(item)
+
+    def needs(self, item: Item) -> int:
+        """Return the record that has to be on disk before an activation is called; 0 if there is none, or not again."""
+        return self._unsafe.pop(item[NUMBER], 0)
+
+    def enter(self, item: Item) -> None:
+        """Note that a call begins, of which all that it comes from is on disk."""
+        if self.detached:
+            return
+        count_calls(item[INLET].node.routine)
+        number = item[NUMBER]
+        try:
             if self.commits.error is not None:
                 self.commits.check()
             place = self._places.get(number)
@@ -183,6 +210,17 @@ class Book:
 
         Where it has to be on disk first, this waits for that.
         """
+        kept = self.keep(item, held)
+        if kept.record:
+            try:
+                self.commits.wait(kept.record)
+            except BaseException:
+                self.detach()
+                raise
+        return self.send_on(kept)
+
+    def keep(self, item: Item, held: Iterable[Held]) -> Kept:
+        """Queue the record of a call that has succeeded; what it has emitted goes on then, or when that is on disk."""
         run, number, node = self.run, item[NUMBER], item[INLET].node
         prepared = [(outlet, data, text, self._targets(outlet, data, text)) for outlet, data, text in held]
         rows, counted = self._kept_by(item), counted_here()
@@ -190,7 +228,7 @@ class Book:
         with run.engine.step():
             if self.detached:
                 self._send_anyway(prepared, number)
-                return []
+                return Kept(0, [], [], number)
             try:
                 for outlet, _, text, targets in prepared:
                     placed += self._place(rows, outlet, text, targets, number)
@@ -200,19 +238,32 @@ class Book:
                 record = self._submit(rows, number)
                 if not self.waits:
                     self._post(prepared, placed, number)
+                    record = 0
             except BaseException:  # it is in the journal, or not: the next process knows
                 self.detach()
                 raise
-        if self.waits:
+        return Kept(record, prepared, placed, number)
+
+    def send_on(self, kept: Kept) -> list[Inlet]:
+        """Let go on what a call has emitted, if it has not: it is on disk, or never will be; return where it went."""
+        if kept.record:
             try:
-                self.commits.wait(record)
-                if prepared:
-                    with run.engine.step():
-                        self._post(prepared, placed, number)
+                self.commits.check_done(kept.record)
+                if kept.prepared:
+                    with self.run.engine.step():
+                        self._post(kept.prepared, kept.placed, kept.number)
             except BaseException:
                 self.detach()
                 raise
-        return [each.inlet for each in placed]
+        return [each.inlet for each in kept.placed]
+
+    def newest(self) -> int:
+        """Return the newest record, which was queued for a call that has ended, where the next one waits for it."""
+        return self.commits.newest if self.waits else 0
+
+    def when_done(self, record: int, call: Callable[[], None]) -> bool:
+        """Call this, in another thread, when a record is on disk, or never will be; False if that is so already."""
+        return self.commits.call_when_done(record, call)
 
     def failing(self, item: Item, failure: Failure) -> None:
         """Take what the journal is to know of a call that has failed, before it is decided about under the lock."""
@@ -535,13 +586,19 @@ class Book:
 
     def end(self) -> bool:
         """Write the record of a job that has ended, and wait for it; False where another thread does so. No lock."""
-        me = get_ident()
-        with self.run.engine.step():
+        me, engine, aside = get_ident(), self.run.engine, False
+        with engine.step():
             if self.detached or self._ended:
                 return True
             if self._ender not in (None, me):
                 return False
-            self._ender = me
+            if not self._was_aside and runs_a_loop():
+                self._was_aside = aside = True
+            else:
+                self._ender = me
+        if aside:
+            engine.aside.do(partial(announce_end, self.run))
+            return False
         try:
             self._write_end()
         except JournalError as error:
@@ -577,6 +634,15 @@ class Book:
         with run.engine.step():
             run.fail_with(error, self.entry)
         self.detached = True
+
+
+def runs_a_loop() -> bool:
+    """Return whether this thread runs an event loop."""
+    asyncio = sys.modules.get("asyncio")
+    try:
+        return asyncio is not None and asyncio.get_running_loop() is not None
+    except RuntimeError:
+        return False
 
 
 class CallStats(dict[str, float]):

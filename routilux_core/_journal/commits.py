@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from routilux_core.errors import JournalError
@@ -49,7 +49,7 @@ class Commits:
         self._changed = threading.Condition(self._lock)
         self._queue: deque[Record] = deque()
         self._last = self._done = 0  # numbers of records
-        self._waiting: list[tuple[int, threading.Lock]] = []
+        self._waiting: list[tuple[int, Callable[[], None]]] = []  # for which record, and what to call then
         self._free: list[int] = []  # places of marks
         self._places = 0
         self._mine = threading.local()  # the last record of each thread
@@ -68,19 +68,32 @@ class Commits:
                 self._changed.notify()
             return number
 
+    @property
+    def newest(self) -> int:
+        """The number of the newest record."""
+        return self._last
+
     def wait(self, number: int) -> None:
         """Wait until a record is on disk, with all before it; raise a `JournalError` if it never will be."""
         if self._done < number:
             mine = threading.Lock()
             mine.acquire()
-            with self._changed:
-                if self._done < number and self.error is None and not self._closed:
-                    self._waiting.append((number, mine))
-                    if self._window:
-                        self._changed.notify()
-                else:
-                    mine.release()
-            mine.acquire()
+            if self.call_when_done(number, mine.release):
+                mine.acquire()
+        self.check_done(number)
+
+    def call_when_done(self, number: int, call: Callable[[], None]) -> bool:
+        """Call this when a record is on disk, or never will be, in the thread that writes; False if that is so."""
+        with self._lock:
+            if self._done >= number or self.error is not None or self._closed:
+                return False
+            self._waiting.append((number, call))
+            if self._window:
+                self._changed.notify()
+            return True
+
+    def check_done(self, number: int) -> None:
+        """Raise a `JournalError` if a record is not on disk."""
         if self._done < number:
             self.check()
             raise JournalError(0, f"{self.journal.where} was closed before all was written")
@@ -155,10 +168,10 @@ class Commits:
                     self._free.extend(record.places)
             else:
                 self.error = error
-            ready = [lock for number, lock in self._waiting if error is not None or number <= self._done]
+            ready = [call for number, call in self._waiting if error is not None or number <= self._done]
             self._waiting = [each for each in self._waiting if error is None and each[0] > self._done]
-        for lock in ready:
-            lock.release()
+        for call in ready:
+            call()
 
 
 def merged(some: Iterable[Record]) -> dict[Key, str | Line | None]:

@@ -14,6 +14,7 @@ from types import CoroutineType
 from typing import Any, TypeVar
 
 from routilux_core._engine.plan import INLET, JOB, NUMBER, Inlet, Item, Node
+from routilux_core._engine.roles import BookRole, KeptRole
 from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Scheduler
 from routilux_core._local.backpressure import nap, raise_mark, relieve_by, waits_with
@@ -34,7 +35,7 @@ from routilux_core._local.tasks import WorkTask
 from routilux_core._routines.frame import CURRENT
 from routilux_core._routines.returns import check_returned, is_awaitable
 from routilux_core._threads.opening import Opening
-from routilux_core._tracking.history import DISCARDED
+from routilux_core._tracking.history import COMPLETED, DISCARDED
 from routilux_core.errors import StrategyError, WorkerLost
 
 T = TypeVar("T")
@@ -65,13 +66,14 @@ class CoroutineWorker:
     sleeps until nothing is left, or the pool ends it: a call costs it no turn of the loop.
     """
 
-    __slots__ = ("_busy", "_over", "_starts", "ending", "hand", "loop", "scheduler")
+    __slots__ = ("_busy", "_over", "_starts", "ending", "hand", "loop", "noted", "scheduler")
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
         self.loop = asyncio.get_running_loop()
         self.hand: CoroutineCall | None = None  # the call under way
         self.ending: BaseException | None = None  # what ends the worker, not just the call in hand
+        self.noted: tuple[BookRole, int] | None = None  # the record of a call that has failed: before the next begins
         self._busy = True
         self._starts = False  # a call is just being begun
         self._over: asyncio.Future[None] | None = None  # set when nothing is left
@@ -150,6 +152,7 @@ class CoroutineWorker:
         with engine.step():
             if hand is not None and item is not None:
                 hand.item = None
+                _detach(item[JOB])
                 item[JOB].stop("cancelled")
                 self.scheduler.awaited.discard(hand)
             self.scheduler.active -= 1
@@ -197,13 +200,37 @@ class CoroutineCall(Emitter):
             elif run.admit is not None and (declined := context.run(self._ask, run)) is not None:
                 self.verdict = declined
             else:
-                self._call_or_start(inlet, context)
+                if run.book is None or not self._waits_for_disk(run.book, item, context):
+                    self._call_or_start(inlet, context)
                 return
         except BaseException as error:
             self.end(error)
             return
         self.routine = None
         self.worker.go_on()
+
+    def _waits_for_disk(self, book: BookRole, item: Item, context: Context) -> bool:
+        """Return whether a journal has yet to write what has to be there before the call; then it comes back."""
+        again = partial(self._soon, self._go_on_from_disk, book, context)
+        noted, self.worker.noted = self.worker.noted, None
+        if noted is not None and noted[0].when_done(noted[1], again):
+            return True
+        return book.when_done(book.needs(item), again)
+
+    def _go_on_from_disk(self, book: BookRole, context: Context) -> None:
+        item = self.item
+        if item is None:  # given up meanwhile
+            return
+        try:
+            if not self._waits_for_disk(book, item, context):
+                self._call_or_start(item[INLET], context)
+        except BaseException as error:
+            self.end(error)
+
+    def _soon(self, call: Callable[..., None], *given: object) -> None:
+        """Let the loop make a call. Any thread."""
+        with suppress(RuntimeError):  # the loop was closed meanwhile, and nobody waits
+            self.worker.loop.call_soon_threadsafe(call, *given)
 
     def _ask(self, run: Run) -> Verdict | None:
         CURRENT.set(self)
@@ -225,6 +252,8 @@ class CoroutineCall(Emitter):
         if run.stopped:  # behind this look the worker has committed to the call
             self.verdict = NOT_BEGUN
             return None
+        if run.book is not None:
+            run.book.enter(item)
         self.call = state_of_call(inlet.node)
         self.called = perf_counter()
         return inlet.call(payload)
@@ -236,8 +265,7 @@ class CoroutineCall(Emitter):
             made = context.run(self._call)
         except BaseException as error:
             raised = error
-        with suppress(RuntimeError):  # the loop was closed meanwhile, and nobody waits
-            self.worker.loop.call_soon_threadsafe(self._came_back, made, raised, context)
+        self._soon(self._came_back, made, raised, context)
 
     def _came_back(self, made: object, raised: BaseException | None, context: Context) -> None:
         if self.item is None:  # given up meanwhile
@@ -289,20 +317,54 @@ class CoroutineCall(Emitter):
             self.limit.cancel()
         try:
             raised = self._judged(item, raised)
-            if raised is None:
-                if self.verdict is not NOT_BEGUN:
-                    succeed(self, item[JOB], item[NUMBER])
-            else:
+            if raised is not None:
                 self._fail(item, raised)
+            elif self.verdict is not NOT_BEGUN and self._succeed(item):
+                return
         except BaseException as error:  # a KeyboardInterrupt
             self._fail(item, error)
         self.handler = None  # whose task has this
         self.worker.go_on()
 
+    def _succeed(self, item: Item) -> bool:
+        """Send what was held; True where a journal has to have it on disk first, and the end comes later."""
+        run: Run = item[JOB]
+        book = run.book
+        if book is None or self.call is None or self.call.held is None:
+            succeed(self, run, item[NUMBER])
+            return False
+        run.retries.merged.discard(item[NUMBER])
+        held, self.call.held, self.handler = self.call.held, None, None
+        frame = CURRENT.set(self)  # there the journal finds what the call has counted
+        try:
+            kept = book.keep(item, held)
+        finally:
+            CURRENT.reset(frame)
+        if book.when_done(kept.record, partial(self._soon, self._is_on_disk, book, kept)):
+            return True
+        self.relieve_all(book.send_on(kept), run)
+        return False
+
+    def _is_on_disk(self, book: BookRole, kept: KeptRole) -> None:
+        item = self.item
+        if item is None:  # given up meanwhile
+            return
+        try:
+            self.relieve_all(book.send_on(kept), item[JOB])
+        except BaseException as error:
+            self._fail(item, error)
+        self.worker.go_on()
+
     def _fail(self, item: Item, error: BaseException) -> None:
         # A thousand calls that end with their job, since somebody has asked for that, are not a thousand errors.
         was_ended = item[JOB].stopped and (self.killed or self.worker.ending is not None)
-        self.verdict = fail(self, item, error, 0, "cancelled" if was_ended else "failed")
+        # There a journal finds what the call has counted.
+        frame = None if item[JOB].book is None else CURRENT.set(self)
+        try:
+            self.verdict = fail(self, item, error, 0, "cancelled" if was_ended else "failed")
+        finally:
+            if frame is not None:
+                CURRENT.reset(frame)
         self.worker.ending = self.worker.ending or self.verdict.interrupt
 
     def _judged(self, item: Item, raised: BaseException | None) -> BaseException | None:
@@ -327,6 +389,8 @@ class CoroutineCall(Emitter):
         if self.verdict.outcome != DISCARDED:
             run.ledger.record(item, self.verdict.outcome, self.thread, self.started, perf_counter())
         run.settle(item, self.verdict.outcome, self.verdict.delay)
+        if run.book is not None and self.verdict.outcome not in (COMPLETED, DISCARDED):
+            self.worker.noted = run.book, run.book.newest()
         self.item = None
 
     def opening(self, key: tuple[object, str], factory: Callable[[], Coroutine[Any, Any, Any]], /) -> Opening:
@@ -351,6 +415,7 @@ class CoroutineCall(Emitter):
         """Fail, since the event loop was closed under the handler."""
         item = self.item
         if item is not None:
+            _detach(item[JOB])
             name = f"{item[INLET].node.routine_id}.{item[INLET].name}"
             what = "a plain handler" if self.handler is None else repr(name)
             self.end(WorkerLost(f"the event loop was closed while {what} ran"))
@@ -403,6 +468,12 @@ class CoroutineCall(Emitter):
         """Wait a little in a thread beside the loop; in the loop do nothing, since that would block it."""
         if get_ident() != self.home:
             relieve_by(self, node, _work_off_nothing, nap)
+
+
+def _detach(run: Run) -> None:
+    """Leave a job whose event loop has ended in its journal, as after a crash: another process goes on with it."""
+    if run.book is not None:
+        run.book.detach()
 
 
 def start_eagerly(

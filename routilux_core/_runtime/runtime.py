@@ -289,14 +289,17 @@ class Runtime:
         return job
 
     async def aexecute(self, order: Order) -> JobState:
-        """Start a job from an event loop: in a thread, where pools have to be opened or do the work there."""
+        """Start a job from an event loop: in a thread, where pools have to be opened or do the work there, or a journal
+        has to have the job on disk first.
+        """
         if self.was_read:
             self._load_strategies()
         self._close_what_is_over()
         used = [scheduler for scheduler in self.schedulers if self._uses(scheduler)]
         if any(scheduler.pool is None and _takes_loop(scheduler) for scheduler in used):
             self._open(_takes_loop)  # here, since it may be this very loop; what declares that opens at once
-        if all(scheduler.pool is not None and not scheduler.pool.in_caller for scheduler in used):
+        opened = all(scheduler.pool is not None and not scheduler.pool.in_caller for scheduler in used)
+        if opened and self.keeper is None:
             return self.execute(order)
         from routilux_core._threads.awaiting import in_thread
 
@@ -586,11 +589,11 @@ def check_keeps(strategy: ExecutionStrategy) -> None:
     from routilux_core.serialization.snapshot import SavedStrategy  # loaded with a journal anyway
 
     can = strategy.capabilities
-    if (can.shares_memory and not can.coroutines) or isinstance(strategy, SavedStrategy):
+    if can.shares_memory or isinstance(strategy, SavedStrategy):
         return
     raise CapabilityError(
         f"strategy {strategy.name!r} can't run the jobs of a flow with a journal: what its workers do elsewhere is not "
-        "kept yet; use 'sequential' or 'concurrent', or leave journal= out"
+        "kept yet; use 'sequential', 'concurrent' or 'asyncio', or leave journal= out"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,10 @@ class TestSqliteJournal(JournalSuite):
 class TestThePaysOnce(CrashSuite):
     entry, params = "bills", {"count": 3}
     payer: type[Routine] = Pays
+    strategy = "sequential"
 
     def make_flow(self, journal: Journal) -> Flow:
-        flow = Flow("bills", journal=journal)
+        flow = Flow("bills", self.strategy, journal=journal)
         flow.add_routine(Bills(), "bills")
         flow.add_routine(self.payer(), "pays")
         flow.connect("bills", "bill", "pays", "pay")
@@ -68,6 +70,17 @@ class TestThePaysOnce(CrashSuite):
 
     def outside(self) -> Any:
         return sorted(PAID)
+
+
+class AwaitedPays(Pays, stateless=True):
+    @slot
+    async def pay(self, amount: int) -> None:
+        await asyncio.sleep(0)
+        Pays.pay(self, amount)
+
+
+class TestTheAwaitedPaysOnce(TestThePaysOnce):
+    payer, strategy = AwaitedPays, "asyncio"
 
 
 class Blindly(TestThePaysOnce):

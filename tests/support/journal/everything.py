@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,13 @@ class Flaky(Routine, stateless=True):
         self.emit("done", n=n, twice=2 * n)
 
 
+class AwaitedFlaky(Flaky, stateless=True):
+    @slot
+    async def work(self, n: int) -> None:
+        await asyncio.sleep(0.001 * (n % 3))
+        Flaky.work(self, n)
+
+
 class Doubtful(Routine):
     """Fails for good now and then; its job goes on."""
 
@@ -62,6 +70,13 @@ class Doubtful(Routine):
         if n % 7 == 3:
             raise ValueError(f"{n} is wrong")
         self.emit("fine", n=n)
+
+
+class AwaitedDoubtful(Doubtful):
+    @slot
+    async def check(self, n: int) -> None:
+        await asyncio.sleep(0)
+        Doubtful.check(self, n)
 
 
 class Log(Routine, scope="job"):
@@ -100,11 +115,12 @@ def workers_of(strategy: str) -> int:
 def make_flow(journal: Journal | Path | str | None, strategy: str = "sequential", durability: str = "sync") -> Flow:
     workers = {} if strategy == "sequential" else {"max_workers": workers_of(strategy)}
     flow = Flow("everything", strategy, **workers, journal=journal, durability=durability)
+    awaits = strategy == "asyncio"
     retry = ErrorHandler(ErrorStrategy.RETRY, max_retries=3, retry_delay=0.01)
     for routine_id, routine, policy in (
         ("source", Source(), None),
-        ("flaky", Flaky(), retry),
-        ("doubtful", Doubtful(), ErrorHandler(ErrorStrategy.CONTINUE)),
+        ("flaky", AwaitedFlaky() if awaits else Flaky(), retry),
+        ("doubtful", AwaitedDoubtful() if awaits else Doubtful(), ErrorHandler(ErrorStrategy.CONTINUE)),
         ("log", Log(), None),
         ("report", Report(), None),
     ):
