@@ -104,7 +104,8 @@ class JobControl:
             return Activity(Counter(item[INLET].node.routine_id for item in items), len(run.retries.waiting))
 
     def times(self) -> tuple[float | None, float | None]:
-        return self.run.ledger.began_at, self.run.ledger.ended_by_clock()
+        span = self.run.ledger.span
+        return span.began_at, span.ended_at()
 
     def in_doubt(self) -> list[InDoubt]:
         return [] if self.run.book is None else self.run.book.doubts()

@@ -27,19 +27,42 @@ class Recorder(Protocol):
     def record(self, chunk: Chunk, /) -> None: ...
 
 
+class Span:
+    """When a job began and ended: by `perf_counter`, and `..._at` by the clock of the day, which may be set meanwhile.
+
+    So the end by the clock of the day is worked out from what has passed since the beginning.
+    """
+
+    __slots__ = ("began", "began_at", "ended")
+
+    def __init__(self) -> None:
+        self.began = perf_counter()
+        self.began_at = time()
+        self.ended = 0.0  # while it runs
+
+    def end(self) -> None:
+        """The job ends now."""
+        self.ended = perf_counter()
+
+    def ended_at(self) -> float | None:
+        """Return when it ended; None while it runs."""
+        return self.began_at + self.ended - self.began if self.ended else None
+
+    def seconds(self) -> float:
+        """Return how long the job has taken so far."""
+        return (self.ended or perf_counter()) - self.began
+
+
 class LedgerCounts:
     """The counts and records of a job."""
 
     __slots__ = (
         "_job_id",
         "_retries",
-        "began",
-        "began_at",
         "collected",
         "decided",
         "discarded",
         "doubtful",
-        "ended_at",
         "failed",
         "failures",
         "final",
@@ -57,6 +80,7 @@ class LedgerCounts:
         "retried",
         "sent",
         "skipped",
+        "span",
         "unconnected",
     )
 
@@ -79,9 +103,7 @@ class LedgerCounts:
         self.failures = Failures(max(history_size, 100))
         self.decided: dict[str, str] = {}  # routine id -> the gravest decision
         self.collected: dict[str, list[Payload]] = {}
-        self.began = perf_counter()
-        self.began_at = time()  # by the clock of the day, which may be set meanwhile
-        self.ended_at = 0.0
+        self.span = Span()
         self.recorder: Recorder | None = None
         self.payloads: Payloads | None = None  # where the flow keeps what calls were given
 
@@ -215,11 +237,3 @@ class LedgerCounts:
     def pending(self) -> int:
         """How many activations are queued, running or waiting."""
         return self.last - self.over
-
-    def ended_by_clock(self) -> float | None:
-        """Return when the job ended by the clock of the day, as that was when it began; None while it runs."""
-        return self.began_at + self.ended_at - self.began if self.ended_at else None
-
-    def wall(self) -> float:
-        """Return the seconds that the job has taken so far."""
-        return (self.ended_at or perf_counter()) - self.began

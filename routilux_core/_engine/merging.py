@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
 
 from routilux_core._engine.plan import CAUSES, GATHERED, Inlet, Node
 from routilux_core._engine.retries import Retries
@@ -37,24 +36,17 @@ class SlotMemory:
                 return mine, {GATHERED: self.arrivals.pop(mine), CAUSES: self.causes.pop(mine, ())}
         return None
 
+    def merge(self, inlet: Inlet, payload: Payload, number: int, retries: Retries, again: bool) -> Payload:
+        """Merge what arrived into what the slot has in this job, and return what the handler sees.
 
-class MergingRun(Protocol):
-    """What is needed of a run."""
-
-    slots: SlotMemory
-    retries: Retries
-    decide: Any
-
-
-def merged(inlet: Inlet, payload: Payload, run: MergingRun, number: int, again: bool) -> Payload:
-    """Merge what arrived into what the slot has in this job, and return what the handler sees.
-
-    The routine's permit guards it. `again`: the activation may run again, and then sees what was merged the first time.
-    """
-    old = run.slots.merged.get(inlet, {})
-    if number not in run.retries.merged:
-        assert inlet.merge is not None
-        run.slots.merged[inlet] = old = inlet.merge(old, payload)
-        if again or run.decide is not None:
-            run.retries.merged.add(number)
-    return inlet.snapshot(old)
+        The routine's permit guards it. Where activation `number` may run `again`, it sees then what was merged the
+        first time: `retries` knows.
+        """
+        # Without the lock: who has the one permit of a routine is the only one that merges there.
+        old = self.merged.get(inlet, {})
+        if number not in retries.merged:
+            assert inlet.merge is not None
+            self.merged[inlet] = old = inlet.merge(old, payload)
+            if again:
+                retries.merged.add(number)
+        return inlet.snapshot(old)

@@ -274,7 +274,7 @@ class Run:
                     self.listeners.causes[number] = tuple(found[1][CAUSES])
             return False
         self.ended = True
-        ledger.ended_at = perf_counter()
+        ledger.span.end()
         return True
 
     @guarded

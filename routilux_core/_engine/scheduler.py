@@ -128,8 +128,9 @@ class Scheduler:
         node.mailbox.admit(self.ready.first)
         self.want_worker()
 
+    @guarded
     def want_worker(self) -> None:
-        """Ask for one more worker, if there could be one. Lock; `Engine.run_deferred` follows without it."""
+        """Ask for one more worker, if there could be one. `Engine.run_deferred` follows, when the lock is free."""
         ready = self.ready
         if self.recruiting or self.active >= self.workers or not (ready.first or ready.queue or ready.lane):
             return
@@ -321,22 +322,7 @@ class Scheduler:
             runs = list(self.engine.runs)
         self.lose(runs, error)
         if pool is not None:
-            self.close_aside(pool)
-
-    def close_aside(self, pool: WorkerPool) -> None:
-        """Close a broken pool: not here if that can be helped, since its own thread may tell of its end."""
-        try:
-            threading.Thread(target=self._close_broken, args=(pool,), name="routilux-close", daemon=True).start()
-        except RuntimeError:  # the system gives no more threads
-            self._close_broken(pool)
-
-    def _close_broken(self, pool: WorkerPool) -> None:
-        try:
-            pool.close(cancel=True, timeout=0.0)
-        except Exception:
-            from routilux_core._text.log import log
-
-            log.warning("strategy %r raised while its broken pool was closed", self.strategy.name, exc_info=True)
+            close_aside(pool, self.strategy.name)
 
     def lose(self, runs: list[JobRole], error: BaseException) -> None:
         """Let those jobs fail that have work here. A job that has begun since has a pool of its own."""
@@ -344,3 +330,18 @@ class Scheduler:
             for run in runs:
                 run.lost(self, error)
         self.engine.settle(runs)
+
+
+def close_aside(pool: WorkerPool, name: str) -> None:
+    """Close the broken pool of a strategy: not here if that can be helped, since its own thread may tell of its end."""
+    try:
+        threading.Thread(target=_close_broken, args=(pool, name), name="routilux-close", daemon=True).start()
+    except RuntimeError:  # the system gives no more threads
+        _close_broken(pool, name)
+
+
+def _close_broken(pool: WorkerPool, name: str) -> None:
+    try:
+        pool.close(cancel=True, timeout=0.0)
+    except Exception:
+        logger().warning("strategy %r raised while its broken pool was closed", name, exc_info=True)

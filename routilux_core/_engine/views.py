@@ -30,7 +30,7 @@ class JobSource:
                 routines=by_routine(self.engine.slots_by_routine(), history.totals(), history.newest(), history.timed),
                 timed=history.timed,
                 jobs=1,
-                wall=ledger.wall(),
+                wall=ledger.span.seconds(),
                 emitted=ledger.emitted,
             )
 

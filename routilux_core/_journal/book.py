@@ -471,7 +471,7 @@ class Book:
     def standing(self) -> Standing:
         """Return how the job stands."""
         return Standing(
-            *(self.flow_id, self.status, self.reason, self.run.ledger.began_at),
+            *(self.flow_id, self.status, self.reason, self.run.ledger.span.began_at),
             *(self.counts.copy(), self.completed, self.decided, dict(self.sizes)),
         )
 

@@ -132,7 +132,7 @@ class Recovery:
         book.appends = itertools.count(max(numbers, default=0) + 1)
         book.counts["last"] = self._last_begun(marks)
         run.numbers = itertools.count(book.counts["last"] + 1)
-        run.ledger.began_at = line.began_at
+        run.ledger.span.began_at = line.began_at
 
     def _last_begun(self, marks: Sequence[Mark] | None) -> int:
         """Return a number that no newer call had: under `async` some have begun that are not on disk.

@@ -34,6 +34,7 @@ from routilux_core._local.steps import Steps
 from routilux_core._local.tasks import WorkTask
 from routilux_core._routines.frame import CURRENT
 from routilux_core._routines.returns import check_returned, is_awaitable
+from routilux_core._threads.guard import guarded
 from routilux_core._threads.opening import Opening
 from routilux_core._tracking.history import COMPLETED, DISCARDED
 from routilux_core.errors import StrategyError, WorkerLost
@@ -381,8 +382,9 @@ class CoroutineCall(Emitter):
         failed.__cause__ = raised
         return failed
 
+    @guarded
     def count(self) -> None:
-        """Count the activation, and give its permit back. Lock."""
+        """Count the activation, and give its permit back."""
         item = self.item
         assert item is not None
         run: Run = item[JOB]

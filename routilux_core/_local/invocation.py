@@ -6,7 +6,6 @@ from time import perf_counter
 
 from routilux_core._engine.engine import logger
 from routilux_core._engine.failures import OUTCOMES, carry_out, decide, decline
-from routilux_core._engine.merging import merged
 from routilux_core._engine.plan import GATHERED, JOB, Inlet, Item, Node
 from routilux_core._engine.run import Run
 from routilux_core._local.deadlines import Deadline, ends_calls, start_deadline, too_long
@@ -127,7 +126,8 @@ def prepare(worker: Emitter, inlet: Inlet, payload: Payload, run: Run, number: i
     if inlet.gathers:
         payload = inlet.collect(payload[GATHERED])
     elif inlet.merge is not None:
-        payload = merged(inlet, payload, run, number, node.holds)
+        again = node.holds or run.decide is not None
+        payload = run.slots.merge(inlet, payload, number, run.retries, again)
     if run.ledger.payloads is not None:
         run.ledger.payloads.begin(number, payload)
     listeners = run.listeners

@@ -7,8 +7,7 @@ from itertools import chain, groupby, islice
 from operator import itemgetter
 from pickle import PickleBuffer
 
-from routilux_core._engine.merging import merged
-from routilux_core._engine.plan import GATHERED, INLET, NUMBER, PAYLOAD, Item, Node
+from routilux_core._engine.plan import GATHERED, INLET, JOB, NUMBER, PAYLOAD, Item, Node
 from routilux_core._engine.run import Run
 from routilux_core._remote.batching import BULKY
 from routilux_core._remote.claim import Claim
@@ -143,11 +142,12 @@ def _crated(label: Label, claim: Claim, parts: PartStore, rows: list[Row]) -> En
 
 def _payload(item: Item) -> Payload:
     """Return what the handler is given, gathered or merged. The routine's permit is held."""
-    inlet, payload, run, number, _, _ = item
+    inlet, payload, _, number, _, _ = item
+    run: Run = item[JOB]
     if inlet.gathers:
         return inlet.collect(payload[GATHERED])
     if inlet.merge is not None:
-        return merged(inlet, payload, run, number, True)
+        return run.slots.merge(inlet, payload, number, run.retries, True)
     return payload
 
 

@@ -11,7 +11,7 @@ from routilux_core._engine.engine import Engine, logger
 from routilux_core._engine.plan import INLET, PAYLOAD, Inlet, Item, Node
 from routilux_core._engine.roles import JobRole
 from routilux_core._engine.run import Run
-from routilux_core._engine.scheduler import Scheduler
+from routilux_core._engine.scheduler import Scheduler, close_aside
 from routilux_core._remote.batching import Batcher, Paces
 from routilux_core._remote.envelopes import PartStore, check_payload
 from routilux_core._remote.losses import MAX_LOSSES, Losses
@@ -272,7 +272,7 @@ class RemoteScheduler(Scheduler):
         with ExitStack() as steps:  # from the last to the first, and each of them, whatever another one raises
             steps.callback(self.lose, runs, error)
             if pool is not None:
-                steps.callback(self.close_aside, pool)
+                steps.callback(close_aside, pool, self.strategy.name)
             for task in away:  # with the last of them a job may end, and another begin, with a new pool
                 steps.callback(task.give_up, error)
         with self.engine.lock:

@@ -319,7 +319,7 @@ class Runtime:
         for output in self.wiring.graph.outputs:
             run.ledger.collected[output.name] = []
         origin = Origin(
-            self.wiring.graph, self.default.strategy, self.wiring.named, run.ledger.began_at, run.ledger.began
+            self.wiring.graph, self.default.strategy, self.wiring.named, run.ledger.span.began_at, run.ledger.span.began
         )
         return run, JobState(run.job_id, flow_id, JobControl(run), origin)
 

@@ -31,7 +31,7 @@ class Measures:
     def start(self, ledger: LedgerCounts) -> None:
         """Count a job in."""
         if not self.running:
-            self.busy_since = ledger.began
+            self.busy_since = ledger.span.began
         self.running.add(ledger)
 
     @guarded
@@ -41,7 +41,7 @@ class Measures:
             return
         self.running.discard(ledger)
         if not self.running:
-            self.busy += ledger.ended_at - self.busy_since
+            self.busy += ledger.span.ended - self.busy_since
         self.finished += 1
         self.emitted += ledger.emitted
         self.history.absorb(ledger.history)
