@@ -35,6 +35,7 @@ class JobControl:
     # -- what it shows
 
     def status(self) -> str:
+        # Without the lock: `final` does not change any more once `finished` is set, and that is read first.
         if self.run.ledger.finished:
             return self.run.ledger.final
         return "paused" if self.run.paused else "running"
@@ -138,7 +139,7 @@ class JobControl:
         if run.done.is_set():
             return True
         engine.check_fork()
-        if frame is not None:
+        if frame is not None:  # listed first, then a look: of two that wait for each other, one sees the other
             run.waiters.append(frame)
         try:
             check_outside(engine, "JobState.done")
@@ -189,6 +190,8 @@ class JobControl:
 
     def cancel(self, kill: bool = False, reason: str = "") -> None:
         engine = self.run.engine
+        # Without the lock, which a signal handler may come in the middle of. One plain store: of two who give a reason
+        # at once, one has the last word.
         if reason and not self.run.ledger.finished:
             self.run.ledger.reason = reason
         if engine.visits.is_interrupted():

@@ -65,6 +65,7 @@ def announce_end(run: Ended) -> None:
 
     One thread does it, once; what interrupts it leaves the rest to `announce_end_again`.
     """
+    # A look without the lock, which spares most callers it: `close_books` asks again with it, and decides.
     if not run.ended or run.ending.finisher is not None:
         return
     if run.book is not None and not run.book.end():  # its record is on disk before anybody is told
@@ -81,6 +82,7 @@ def announce_end(run: Ended) -> None:
 
 def announce_end_again(run: Ended) -> None:
     """Go on telling those who wait, if this thread was interrupted while it did so. Outside the lock."""
+    # Without the lock: where this thread is the one that tells, no other writes here.
     if run.ending.finisher == get_ident() and (not run.done.is_set() or run in run.engine.ending):
         run.ending.finisher = None
     announce_end(run)

@@ -125,7 +125,7 @@ class Engine:
         """Submit the tasks that were called for, and tell listeners what they wait for. The lock is not held."""
         while True:
             try:
-                call = self.deferred.popleft()
+                call = self.deferred.popleft()  # one step: several threads may be here, and each takes others
             except IndexError:
                 return
             call()
@@ -394,6 +394,7 @@ class Engine:
         """Return whether anything of a run is queued, in hand or away."""
         if any(scheduler.has_of(run) for scheduler in self.schedulers):
             return True
+        # A copy of each list: where a lane is shared, emitters append to it without the lock.
         return any(item[JOB] is run for node in self.all_nodes() for item in node.mailbox.waiting.copy())
 
     def check_may_wait(self, what: str, instead: str) -> None:
@@ -470,6 +471,7 @@ def _works_on(pool: WorkerPool, done: Done, seconds: float) -> bool:
 @guarded
 def _sift(waiting: deque[Item], run: JobRole) -> list[Item]:
     """Take what belongs to a run out of a waiting list, to whose end others may append meanwhile."""
+    # As many as there were: what is appended meanwhile, without the lock, stays behind those that are put back.
     items = [waiting.popleft() for _ in range(len(waiting))]
     waiting.extendleft(reversed([item for item in items if item[JOB] is not run]))
     return [item for item in items if item[JOB] is run]

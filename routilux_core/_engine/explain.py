@@ -51,6 +51,7 @@ def _seconds_until(when: float) -> str:
 
 
 def _waited_for(run: Run) -> list[str]:
+    # A copy: who waits is listed, and struck off, without the lock.
     owners = [owner_of(frame.routine) for frame in run.waiters.copy() if frame.routine is not None]
     return [f"waited for by routine {owner[1]!r} of flow {owner[0]!r}" for owner in owners if owner is not None]
 
@@ -109,7 +110,7 @@ def _behind(run: Run) -> Iterator[Item]:
     for node in run.engine.all_nodes():
         yield from node.mailbox.waiting.copy()  # others may append
     for hand in run.engine.hands():
-        yield from hand.claimed.copy()
+        yield from hand.claimed.copy()  # its worker takes from there
 
 
 def hints(totals: Mapping[int, Totals], inlets: Sequence[Inlet]) -> list[str]:

@@ -84,6 +84,7 @@ def _drop_doubles(schedulers: Iterable[SchedulerRole], nodes: Iterable[Node]) ->
 
 
 def _keep_new(items: deque[Item], seen: set[tuple[int, int]]) -> None:
+    # A copy, and one by one: other workers go on taking from a lane, and emitters append, without the lock.
     found = [(id(item[JOB]), item[NUMBER]) for item in items.copy()]
     if len(set(found)) == len(found) and seen.isdisjoint(found):
         seen.update(found)

@@ -269,6 +269,7 @@ class Node:
         with making:
             if self.unmade is None:
                 return
+            # `is_fast` is the last to change, in `set_policy`: until then each call comes through here, and waits.
             self.routine = fresh_copy(self.routine)
             for name, inlet in self.inlets.items():
                 inlet.rebind(self.routine._routilux.slots[name])

@@ -360,7 +360,7 @@ class Run:
     def lost(self, scheduler: SchedulerRole, error: BaseException) -> None:
         """The executor of a queue broke: what this job has there fails."""
         boxes = (node.mailbox for node in self.engine.all_nodes() if node.scheduler is scheduler)
-        behind = (item for mailbox in boxes for item in mailbox.waiting.copy())
+        behind = (item for mailbox in boxes for item in mailbox.waiting.copy())  # emitters may append, without the lock
         mine = [item for item in (*scheduler.ready.queued(), *behind) if item[JOB] is self]
         if not mine:
             return

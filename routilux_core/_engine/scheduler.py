@@ -154,6 +154,7 @@ class Scheduler:
             if task.pool is not None:
                 self._submit(task.pool, task)
         except BaseException:  # a Ctrl-C: the next call is not to wait for this task
+            # Without the lock, in one store: at worst one worker too many is called, which finds nothing and goes.
             self.recruiting = False
             raise
 

@@ -58,6 +58,8 @@ def waits_with(node: Node) -> int:
 
 def raise_mark(worker: Emitter, node: Node, mark: int) -> None:
     """Let more wait with a node: nobody works it off, perhaps because all wait for each other."""
+    # Two plain steps without the lock. Two that raise it at once double the same mark, and list it twice: no matter,
+    # since it is set back when a job ends.
     node.mark = 2 * mark
     worker.scheduler.engine.raised.append(node)
 

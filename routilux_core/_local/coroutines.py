@@ -75,6 +75,7 @@ class CoroutineWorker:
         self.hand: CoroutineCall | None = None  # the call under way
         self.ending: BaseException | None = None  # what ends the worker, not just the call in hand
         self.noted: tuple[BookRole, int] | None = None  # the record of a call that has failed: before the next begins
+        # From here on: written and read in the thread of the loop alone.
         self._busy = True
         self._starts = False  # a call is just being begun
         self._over: asyncio.Future[None] | None = None  # set when nothing is left

@@ -240,6 +240,7 @@ class Emitter:
 
     def relieve_all(self, inlets: list[Inlet], run: Run) -> None:
         """Do something about what waits where something was just sent, if that is too much."""
+        # Without the lock: whether to look closer. An old length costs a look too many, or leaves it to the next emit.
         engine = self.scheduler.engine
         crowded = any(scheduler.ready.backlog() > engine.max_pending for scheduler in engine.schedulers)
         for inlet in inlets:
@@ -252,6 +253,8 @@ class Emitter:
 
         Else a handler that `emit` runs could be one of the same routine, in the middle of its call.
         """
+        # `solo` is read without the lock: a worker becomes alone at a step of its own only. Where it just stops being
+        # so, it takes a permit, which is right then, too.
         if self.scheduler.ready.solo and not self.permit and self.item is not None:
             with self.scheduler.engine.lock:
                 self.permit = self.item[INLET].node.mailbox.acquire()
@@ -259,6 +262,7 @@ class Emitter:
     def is_cancelled(self) -> bool:
         """Return whether the job of the running handler was stopped or cancelled, or the time of the call is over."""
         assert self.item is not None
+        # Without the lock, since handlers ask this in loops: a cancel is seen at the next look.
         return self.item[JOB].stopped or (self.call is not None and self.call.is_over())
 
     def call_id(self) -> tuple[str, int, int]:

@@ -139,7 +139,7 @@ def prepare(worker: Emitter, inlet: Inlet, payload: Payload, run: Run, number: i
 def succeed(worker: Emitter, run: Run, number: int) -> None:
     """Send what was held, and forget what another attempt would have needed."""
     if run.retries.merged:
-        run.retries.merged.discard(number)
+        run.retries.merged.discard(number)  # one step, without the lock: only the call of this number writes of it now
     state = worker.call
     if state is None or state.held is None:
         return

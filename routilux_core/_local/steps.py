@@ -67,6 +67,7 @@ class Steps(Coroutine[Any, Any, None]):
 def _tell(inlet: Inlet, seconds: float) -> None:
     """Note for `explain` how long a routine has blocked the loop at most, and warn of the first time."""
     node = inlet.node
+    # Without the lock: all steps are taken in the one thread of the loop.
     told, node.told_blocked = node.told_blocked, max(node.told_blocked, seconds)
     if not told:
         logger().warning(

@@ -103,6 +103,7 @@ class Worker(Emitter):
     def _keep_time(self) -> None:
         """Look after the timers, where the system gave them no thread, until the scheduler has something to do."""
         scheduler, unclaimed = self.scheduler, False  # whether a task has waited for a worker before
+        # Without the lock: an old value of these costs one tick more, or less.
         while scheduler.pool is not None and scheduler.engine.timers.keep_time(TICK):
             if unclaimed and scheduler.recruiting:
                 return
@@ -149,6 +150,7 @@ class Worker(Emitter):
             self.verdict = fail(self, item, error, before)
             return
         self.ended = ended = perf_counter() if run.timed else 0.0
+        # Without the lock: of this number nobody writes there while its call is in hand, and in time.
         if self.verdict is HAS_COMPLETED and number not in run.retries.attempts:
             if run.timed:
                 started = max(self.started, posted)  # it may have come while this worker waited for the lock
@@ -425,6 +427,7 @@ class Worker(Emitter):
         self.scheduler.hands.discard(self)
 
     def has_of(self, run: Run) -> bool:
+        # A copy: this may be another thread, and the worker takes from there without the lock.
         return super().has_of(run) or any(item[JOB] is run for item in self.claimed.copy())
 
     def permit_of(self) -> Node | None:

@@ -71,6 +71,7 @@ _process = Process()
 def _after_fork() -> None:
     """Let the tasks that run know that this process is a fork, which a handler has made: they are not its own."""
     # The old process's record, on purpose: `process()` would make a new one, which knows of no task.
+    # A copy, and no lock: the threads that might change the set have not come along.
     for batch in list(_process.running):
         batch.leave()
 
