@@ -226,7 +226,7 @@ class Scheduler:
         """Take out everything of a run that is queued here, passing its permits on."""
         return self.ready.drop(run)
 
-    def prepare(self, entry: Inlet, payload: Mapping[str, Any], running: bool) -> None:
+    def prepare(self, entry: Inlet | None, payload: Mapping[str, Any], running: bool) -> None:
         """Check what a job needs before it begins: in shared memory, nothing."""
 
     def revoke(self, run: JobRole) -> None:

@@ -7,11 +7,13 @@ which the job could have been.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from functools import partial
 from threading import get_ident
 from time import perf_counter, time
@@ -41,6 +43,7 @@ RING = 100  # of the newest failures that were retried or skipped
 MOST_FAILURES = 10_000  # kept of those that count
 
 Rows = dict[Key, "str | Line | None"]
+Piece = AbstractContextManager[Any]  # a step of the engine, or its lock alone
 Held = tuple[Outlet, Payload, str]  # what a call has emitted, and the text of the payload
 
 
@@ -119,12 +122,19 @@ class Kept(NamedTuple):
     number: int
 
 
+class Counted(NamedTuple):
+    """What a call has done to the counters of its stateless routine: whether it reset them, and what it added then."""
+
+    reset: bool
+    added: dict[str, float]
+
+
 class Told(NamedTuple):
     """What is known of a failure before it is counted: its document, and what the routine keeps by then."""
 
     document: dict[str, Any]
     kept: Rows
-    counted: dict[str, float]
+    counted: Counted | None
     node: Node
 
 
@@ -150,6 +160,7 @@ class Book:
         self.in_doubt: list[InDoubt] = []
         self.appends = itertools.count(1)  # numbers of what slots have appended
         self.appended: set[int] = set()  # activations that have appended theirs, and are not over
+        self._counted: dict[int, Counted] = {}  # by calls made elsewhere, whose ends are being noted
         self._told: dict[int, Told] = {}  # failures that are decided about just now, by activation
         self._early: set[int] = set()  # activations that have stopped the job, and are in the journal as failed
         self._places: dict[int, int] = {}  # of marks, by activation
@@ -190,9 +201,23 @@ class Book:
 
     def enter(self, item: Item) -> None:
         """Note that a call begins, of which all that it comes from is on disk."""
-        if self.detached:
-            return
-        count_calls(item[INLET].node.routine)
+        if not self.detached:
+            count_calls(item[INLET].node.routine)
+            self._mark(item)
+
+    def ship(self, items: Iterable[Item]) -> None:
+        """Note that calls are about to begin in another process, when all that they come from is on disk."""
+        for item in items:
+            if self.detached:
+                return
+            try:
+                self.commits.wait(self.needs(item))
+            except BaseException:
+                self.detach()
+                raise
+            self._mark(item)
+
+    def _mark(self, item: Item) -> None:
         number = item[NUMBER]
         try:
             if self.commits.error is not None:
@@ -205,37 +230,54 @@ class Book:
             self.detach()
             raise
 
-    def complete(self, item: Item, held: Iterable[Held]) -> list[Inlet]:
+    def count(self, item: Item, reset: bool, added: dict[str, float]) -> None:
+        """Take what a call in another process has done to the counters of its routine, before its end is noted."""
+        self._counted[item[NUMBER]] = Counted(reset, added)
+
+    def _counted_by(self, number: int) -> Counted | None:
+        if self._counted and (counted := self._counted.pop(number, None)) is not None:
+            return counted
+        added = counted_here()
+        return Counted(False, added) if added else None
+
+    def settled(self) -> None:
+        """Where the disk is waited for, wait for what this thread has noted last. Whether that failed, others say."""
+        if self.waits and not self.detached:
+            with contextlib.suppress(JournalError):
+                self.commits.wait_for_mine()
+
+    def complete(self, item: Item, held: Iterable[Held], step: Piece | None = None) -> list[Inlet]:
         """Keep what came of a call that has succeeded, and let what it has emitted go on; return where that went.
 
-        Where it has to be on disk first, this waits for that.
+        Where it has to be on disk first, this waits for that. `step` is the lock alone for who has another one already,
+        and does later what follows from a step.
         """
-        kept = self.keep(item, held)
+        kept = self.keep(item, held, step)
         if kept.record:
             try:
                 self.commits.wait(kept.record)
             except BaseException:
                 self.detach()
                 raise
-        return self.send_on(kept)
+        return self.send_on(kept, step)
 
-    def keep(self, item: Item, held: Iterable[Held]) -> Kept:
+    def keep(self, item: Item, held: Iterable[Held], step: Piece | None = None) -> Kept:
         """Queue the record of a call that has succeeded; what it has emitted goes on then, or when that is on disk."""
         run, number, node = self.run, item[NUMBER], item[INLET].node
         prepared = [(outlet, data, text, self._targets(outlet, data, text)) for outlet, data, text in held]
-        rows, counted = self._kept_by(item), counted_here()
+        rows, counted = self._kept_by(item), self._counted_by(number)
         placed: list[Placed] = []
-        with run.engine.step():
+        with step or run.engine.step():
             if self.detached:
                 self._send_anyway(prepared, number)
                 return Kept(0, [], [], number)
             try:
                 for outlet, _, text, targets in prepared:
                     placed += self._place(rows, outlet, text, targets, number)
-                if counted:
+                if counted is not None:
                     self._count(rows, node, counted)
                 self._finish(rows, item, COMPLETED)
-                record = self._submit(rows, number)
+                record = self._submit(rows, (number,))
                 if not self.waits:
                     self._post(prepared, placed, number)
                     record = 0
@@ -244,13 +286,13 @@ class Book:
                 raise
         return Kept(record, prepared, placed, number)
 
-    def send_on(self, kept: Kept) -> list[Inlet]:
+    def send_on(self, kept: Kept, step: Piece | None = None) -> list[Inlet]:
         """Let go on what a call has emitted, if it has not: it is on disk, or never will be; return where it went."""
         if kept.record:
             try:
                 self.commits.check_done(kept.record)
                 if kept.prepared:
-                    with self.run.engine.step():
+                    with step or self.run.engine.step():
                         self._post(kept.prepared, kept.placed, kept.number)
             except BaseException:
                 self.detach()
@@ -273,7 +315,8 @@ class Book:
             kept = self._kept_by(item, failed=True)
         except Exception:  # what can't be saved in there has failed the call, or is lost with it
             kept = {}
-        self._told[item[NUMBER]] = Told(failure_document(failure), kept, counted_here(), item[INLET].node)
+        number, node = item[NUMBER], item[INLET].node
+        self._told[number] = Told(failure_document(failure), kept, self._counted_by(number), node)
 
     def _targets(self, outlet: Outlet, data: Payload, text: str) -> list[Target]:
         made = []
@@ -308,11 +351,11 @@ class Book:
         return rows
 
     @guarded
-    def _count(self, rows: Rows, node: Node, added: dict[str, float]) -> None:
+    def _count(self, rows: Rows, node: Node, counted: Counted) -> None:
         """Note what a call has added to the counters of a stateless routine: others may run just now."""
         known, key = self._state_of(node)
-        stats = json.loads(known.get(node.routine_id, '{"stats":{}}'))["stats"]
-        for name, more in added.items():
+        stats = {} if counted.reset else json.loads(known.get(node.routine_id, '{"stats":{}}'))["stats"]
+        for name, more in counted.added.items():
             stats[name] = stats.get(name, 0) + more
         rows[key] = known[node.routine_id] = compact({"stats": stats})
 
@@ -437,16 +480,16 @@ class Book:
         rows[Key(self.run.job_id, "fate", number)] = "discarded"
 
     @guarded
-    def _submit(self, rows: Rows, number: int | None = None, ended: str | None = None) -> int:
-        """Queue a record, with the counts as they are now."""
+    def _submit(self, rows: Rows, over: Iterable[int] = (), ended: str | None = None) -> int:
+        """Queue a record, with the counts as they are now. Calls that are over need their marks no longer then."""
         for key, value in rows.items():
             if key[1] == "activation":
                 self.sizes["activation"] += 1 if value is not None else -1
             elif key.owner == self.run.job_id and key.kind not in ("job", "record"):
                 self._measure(key, value is not None)
         rows[self._row_of_job] = self.standing()
-        place = None if number is None else self._places.pop(number, None)
-        return self.commits.submit(rows, () if place is None else (place,), ended)
+        places = [self._places.pop(number) for number in over if number in self._places]
+        return self.commits.submit(rows, places, ended)
 
     def _measure(self, key: Key, put: bool) -> None:
         """Count the rows of each kind: of what is lost in a damaged file, the row of the job knows."""
@@ -512,10 +555,12 @@ class Book:
             self._finish(rows, item, outcome)
         else:
             return  # what completed is in the journal already
-        self._submit(rows, number)
+        record = self._submit(rows, (number,))
+        if outcome == RETRIED and self.waits:
+            self._unsafe[number] = record
 
     def _add_failure(self, rows: Rows, node: Node, told: Told) -> None:
-        if told.counted:
+        if told.counted is not None:
             self._count(rows, node, told.counted)
         order = self.counts["failures"] + self.counts["attempts"]
         text = compact({"order": order, "failure": told.document})
@@ -555,18 +600,19 @@ class Book:
             self.counts["over"] += 1
             self.counts["failed"] += 1
             rows[Key(self.run.job_id, "fate", stopper)] = "failed"
-        for number in gone:
+        numbers = list(gone)
+        for number in numbers:
             self._discard(rows, number)
-        self._submit(rows)
+        self._submit(rows, numbers)
 
     @guarded
     def discard(self, numbers: Iterable[int]) -> None:
         """Note what was discarded since the job was stopped."""
-        rows = Rows()
-        for number in numbers:
+        rows, gone = Rows(), list(numbers)
+        for number in gone:
             self._discard(rows, number)
         if rows and not self.detached:
-            self._submit(rows)
+            self._submit(rows, gone)
 
     @guarded
     def pause(self, status: str, reason: str) -> None:

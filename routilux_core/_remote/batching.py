@@ -98,7 +98,7 @@ class Batcher:
         inlet, quick = item[INLET], self.is_quick(item)
         spent, most = self._paces.of(inlet), self._paces.most(inlet)
         # Who is told of each call, or asked about it, is told when it is sent, and what came of those before is known.
-        singly = item[JOB].told_in_detail() or item[JOB].admit is not None
+        singly = item[JOB].told_in_detail() or item[JOB].admit is not None or _is_kept_singly(item)
         if spent > self._short or inlet.goes_alone or item in self._losses or singly:
             return [item], quick
         if travels(inlet.node):
@@ -177,6 +177,15 @@ class Batcher:
     def _learn_to_join(self, inlet: Inlet) -> bool:
         joins = self._joins[inlet] = not travels(inlet.node) and not inlet.goes_alone
         return joins
+
+
+def _is_kept_singly(item: Item) -> bool:
+    """Return whether a journal has each call by itself: of a crash, no more than one for each worker is to be in doubt.
+
+    And the state that a routine comes home with is that after one call.
+    """
+    book = item[JOB].book
+    return book is not None and (book.waits or travels(item[INLET].node))
 
 
 def _fitting(seconds: float, each: float, most: int) -> int:

@@ -168,6 +168,8 @@ class Claim:
         run = self.run
         if run.stopped:
             run.ledger.discard(len(rest))
+            if run.book is not None:
+                run.book.discard([item[NUMBER] for item in rest])
             for item in rest if not self.has_state else ():
                 self.owner.ready.release(item[INLET].node)
             run.end_if_idle()

@@ -19,8 +19,10 @@ from routilux_core._routines.signature import Payload
 from routilux_core.error_handling import Decision, ErrorHandler, ErrorStrategy
 from routilux_core.errors import ShippingError, is_interrupt
 
+Packed = Envelope | Decision | BaseException | None
 
-def pack(label: Label, claim: Claim, parts: PartStore) -> Envelope | Decision | BaseException | None:
+
+def pack(label: Label, claim: Claim, parts: PartStore) -> Packed:
     """Return a claim as it travels, or why its first activation can't, or is not to; None if it was given up meanwhile.
 
     Plugins are asked here, since nobody else can keep a call from being made that has been sent.

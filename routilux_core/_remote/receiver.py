@@ -11,6 +11,7 @@ from typing import Any
 
 from routilux_core._engine.engine import logger
 from routilux_core._engine.plan import INLET, NUMBER, Item, Node
+from routilux_core._engine.roles import BookRole
 from routilux_core._remote.claim import Claim
 from routilux_core._remote.envelopes import PartStore
 from routilux_core._remote.exceptions import Encoded, decode, encode
@@ -196,10 +197,15 @@ class Receiver:
         self._heard += len(names)
         for index, reset, added in stats:
             add_stats(claim.items[index][INLET].node.routine, reset, added)
+            if claim.run.book is not None:
+                claim.run.book.count(claim.items[index], reset, added)
         claim.told = first + len(ends)
         failed = {index - first: failure for index, failure in failures}
         if ends and stuck is not None:
             failed.setdefault(len(ends) - 1, stuck)
+        if claim.run.book is not None:
+            self._keep(claim.run.book, first, started, ends, upto, names, data, failed)
+            return
         whole = None if claim.run.told_in_detail() else unpacked(data)  # they are told of each emission
         at = 0  # of these ends
         for until in (*sorted(failed), len(ends)):
@@ -215,6 +221,44 @@ class Receiver:
         rest = upto[-1] if ends else 0
         if rest < len(names):
             self._take_one(first + len(ends), names[rest:], data[rest:], None, 0.0, None)
+
+    def _keep(
+        self,
+        book: BookRole,
+        first: int,
+        began: float,
+        ends: list[float],
+        upto: list[int],
+        names: list[str],
+        data: Sequence[Data],
+        failed: dict[int, Encoded],
+    ) -> None:
+        """Take what has ended into a journal, one by one, and let it go on. What may run again is told at its end."""
+        heard = 0
+        for at, (ended, until) in enumerate(zip(ends, upto, strict=True)):
+            failure = failed.get(at)
+            if failure is not None:
+                self._fail_one(first + at, decode(failure), began, ended)
+            elif (error := self._keep_one(book, first + at, names[heard:until], data[heard:until])) is not None:
+                self._fail_one(first + at, (error, ""), began, ended)
+            else:
+                self._complete(began, [ended], [0], 0, [], [])
+            began, heard = ended, until
+
+    def _keep_one(self, book: BookRole, index: int, names: list[str], data: Sequence[Data]) -> Exception | None:
+        """Let what a call has emitted go on when a journal has it; return why that can't be."""
+        item = self._claim.items[index]
+        node = item[INLET].node
+        payloads, unreadable = unpacked_till_error(data, node, names)
+        if unreadable is not None:
+            return unreadable
+        try:
+            emitted = [(node.outlets[name], data) for name, data in zip(names, payloads, strict=True)]
+            held = [(outlet, data, book.text_of(node, outlet, data)) for outlet, data in emitted]
+            book.complete(item, held, self._engine.lock)
+        except Exception as error:  # it can't be saved; or nothing can, any more
+            return error
+        return None
 
     def _take_one(
         self,
@@ -235,17 +279,22 @@ class Receiver:
             self._post_one(item, names[: len(payloads)], payloads)
         if started is None:
             return
-        error, trace = decode(failure) if failure is not None else (unreadable, "")
-        if isinstance(error, ActivationTimeout) and error.late_emissions:
-            with self._engine.lock:
-                claim.run.ledger.late += error.late_emissions
-        if error is None:
-            self._complete(started, [ended], [0], 0, [], [])
+        if failure is not None:
+            self._fail_one(index, decode(failure), started, ended)
+        elif unreadable is not None:
+            self._fail_one(index, (unreadable, ""), started, ended)
         else:
-            with self._engine.lock:
-                claim.owner.paces.measure(item[INLET], ended - started)
-            claim.fail(index, error, self.clock.at_home(started), self.clock.at_home(ended), trace)
-            claim.forget_frames(error, sys.exception())
+            self._complete(started, [ended], [0], 0, [], [])
+
+    def _fail_one(self, index: int, failure: tuple[BaseException, str], started: float, ended: float) -> None:
+        """Decide about what an activation has raised, with its traceback as text, and count it."""
+        claim, (error, trace) = self._claim, failure
+        with self._engine.lock:
+            if isinstance(error, ActivationTimeout):
+                claim.run.ledger.late += error.late_emissions
+            claim.owner.paces.measure(claim.items[index][INLET], ended - started)
+        claim.fail(index, error, self.clock.at_home(started), self.clock.at_home(ended), trace)
+        claim.forget_frames(error, sys.exception())
 
     def _post_one(self, item: Item, names: list[str], payloads: list[Payload]) -> None:
         node, number, now = item[INLET].node, item[NUMBER], perf_counter()

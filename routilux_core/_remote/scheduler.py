@@ -8,7 +8,7 @@ from threading import get_ident
 from typing import Any
 
 from routilux_core._engine.engine import Engine, logger
-from routilux_core._engine.plan import INLET, PAYLOAD, Inlet, Item, Node
+from routilux_core._engine.plan import INLET, JOB, PAYLOAD, Inlet, Item, Node
 from routilux_core._engine.roles import JobRole
 from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Scheduler, close_aside
@@ -58,13 +58,13 @@ class RemoteScheduler(Scheduler):
 
     # -- before a job
 
-    def prepare(self, entry: Inlet, payload: Mapping[str, Any], running: bool) -> None:
+    def prepare(self, entry: Inlet | None, payload: Mapping[str, Any], running: bool) -> None:
         """Pickle what a job needs; what can't be sent is refused here, by name."""
         nodes = [node for node in self.engine.nodes.values() if node.scheduler is self]
         self.batcher.forget()
         with self.parts.packing():
             self.parts.pack_all(nodes, running)
-            if entry.node.scheduler is self:
+            if entry is not None and entry.node.scheduler is self:
                 check_payload(entry, dict(payload))
         if not running:
             self.losses.forget()
@@ -152,7 +152,7 @@ class RemoteScheduler(Scheduler):
         if pool is None or self.engine.behind or not (self.ready.first or self.ready.queue):
             return None
         self.workers = self._limit(pool.workers)  # anew each time: with what calls take, the number changes
-        if self.active >= self.workers:
+        if self.active + self._not_kept_yet() >= self.workers:
             return None
         newest = len(self.ready.queue) > self.engine.max_pending and self.batcher.take_newest()
         item = newest or self.ready.take(_Hand())
@@ -165,10 +165,18 @@ class RemoteScheduler(Scheduler):
         return task
 
     @guarded
+    def _not_kept_yet(self) -> int:
+        """Return how many batches hold their workers' places though they came home, until a journal has them."""
+        return sum(task.is_kept for task in self.tasks.homing) if self.tasks.homing else 0
+
+    @guarded
     def _limit(self, workers: int) -> int:
         """Return how many batches may be away: two for each worker only where nobody waits long."""
         ready = self.ready
         head = ready.first[0] if ready.first else ready.queue[0]
+        book = head[JOB].book
+        if book is not None and book.waits:  # what lies with a worker is in doubt after a crash, begun or not
+            return workers
         quick = self.batcher.is_quick(head) and all(task.quick for task in self.tasks.away)
         return 2 * workers if quick else workers
 

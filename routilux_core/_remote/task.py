@@ -17,11 +17,11 @@ from routilux_core._engine.engine import as_exception, logger
 from routilux_core._engine.plan import INLET, Inlet, Item
 from routilux_core._remote.claim import Claim, Owner
 from routilux_core._remote.envelopes import Envelope, PartStore
-from routilux_core._remote.packing import pack
+from routilux_core._remote.packing import Packed, pack
 from routilux_core._remote.receiver import Receiver
 from routilux_core._remote.wire import Message, new_label
 from routilux_core.error_handling import Decision
-from routilux_core.errors import StrategyError, is_interrupt
+from routilux_core.errors import JournalError, StrategyError, is_interrupt
 from routilux_core.strategy import Busy, ExecutionStrategy, Piece, Task, Unknown, WorkerPool
 
 PATIENCE_S = 1.0  # that a cancel waits for a pool to take a task that it is just given
@@ -72,6 +72,12 @@ class RemoteTask(Task):
     def routine_ids(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(item[INLET].node.routine_id for item in self.claim.items))
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether what comes of it has to be on disk, in a journal, before anything follows from it."""
+        book = self.claim.run.book
+        return book is not None and book.waits
+
     # -- there
 
     def send(self) -> None:
@@ -82,7 +88,7 @@ class RemoteTask(Task):
         began = perf_counter()
         try:
             self.receiver.sent_stats = claim.node.routine.stats() if claim.has_state else {}
-            made = context.run(pack, self.receiver.label, claim, sender.parts)
+            made = self._marked(context.run(pack, self.receiver.label, claim, sender.parts))
             if isinstance(made, Decision):
                 self._end_with(partial(claim.decline, made))
             elif isinstance(made, BaseException):
@@ -96,6 +102,16 @@ class RemoteTask(Task):
         self._envelope, self.size, self.parts = made, len(claim.items), frozenset(made.parts)
         sender.weigh(claim.items[0][INLET], self.size, made.weight, perf_counter() - began)
         self.send_again()
+
+    def _marked(self, made: Packed) -> Packed:
+        """Have a journal note that the calls of what was packed begin; return why not, where it can't."""
+        book = self.claim.run.book
+        if book is not None and isinstance(made, Envelope):
+            try:
+                book.ship(self.claim.items)
+            except JournalError as error:
+                return error
+        return made
 
     def send_again(self) -> None:
         """Give the task, as it was packed, to the pool."""
@@ -183,16 +199,20 @@ class RemoteTask(Task):
         self._end_by_pool(partial(self.receiver.read_last, reply, self.size))
 
     def fail(self, error: BaseException, at: int | Unknown | None = None) -> None:
-        known = as_exception(error, f"strategy {self.sender.strategy.name!r}")
+        known, around = as_exception(error, f"strategy {self.sender.strategy.name!r}"), sys.exception()
 
         def fail_rest() -> None:
             self.claim.fail_rest(known, at, self.receiver.clock.sent)
-            self.claim.forget_frames(known, sys.exception())  # it may lead to this task, and to what is in it
+            self.claim.forget_frames(known, around)  # it may lead to this task, and to what is in it
 
         self._end_by_pool(fail_rest)
 
     def _end_by_pool(self, what: Callable[[], None]) -> None:
-        self._bring(partial(self._end_with, what, by_pool=True))
+        if not self.is_kept:
+            self._bring(partial(self._end_with, what, by_pool=True))
+        elif self._end(by_pool=True):  # which waits for the disk, and the pool's thread is not to
+            self.busy = None
+            self.sender.engine.aside.do(partial(self._see_home, what))
 
     def _bring(self, what: Callable[[], None]) -> None:
         self.sender.bringing.add(me := get_ident())
@@ -222,25 +242,45 @@ class RemoteTask(Task):
             self.give_up(StrategyError(f"task {self.id}: an exception came while it was given to its pool"))
 
     def _end_with(self, what: Callable[[], None], by_pool: bool = False) -> None:
-        """End the task, if it has not ended: do this, put back what was not started, and settle its job.
+        """End the task, if it has not ended: do this, put back what was not started, and settle its job."""
+        try:
+            with self._lock:
+                if self._end(by_pool):
+                    self._count_with(what)
+        finally:
+            self.sender.engine.settle([self.claim.run])
+
+    def _see_home(self, what: Callable[[], None]) -> None:
+        """Go on ending a task that is over already; what has come of it is on disk when it is home."""
+        self.busy = get_ident()
+        try:
+            with self._lock:
+                self._count_with(partial(self._keep, what))
+        finally:
+            self.sender.engine.settle([self.claim.run])
+
+    def _keep(self, what: Callable[[], None]) -> None:
+        try:
+            what()
+        finally:
+            if (book := self.claim.run.book) is not None:
+                book.settled()
+
+    def _count_with(self, what: Callable[[], None]) -> None:
+        """Do this, put back what was not started, and let go of the task.
 
         Whatever is raised on the way, nothing stays claimed, and no job waits for it; a Ctrl-C alone is raised on.
         """
+        # The lock is held.
         try:
-            with self._lock:
-                if not self._end(by_pool):
-                    return
-                try:
-                    what()
-                except BaseException as error:
-                    if is_interrupt(error):
-                        raise
-                    logger().exception("task %s could not be ended", self.id)
-                    self.claim.broke(error)
-                finally:
-                    self._close()
+            what()
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
+            logger().exception("task %s could not be ended", self.id)
+            self.claim.broke(error)
         finally:
-            self.sender.engine.settle([self.claim.run])
+            self._close()
 
     def _end(self, by_pool: bool) -> bool:
         """Note that the task is over, if it was not; a pool that ends what was given up for it does nothing wrong."""

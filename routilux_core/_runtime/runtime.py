@@ -34,7 +34,7 @@ from routilux_core._text.printable import printable
 from routilux_core._threads.guard import is_held_here
 from routilux_core._threads.visits import Visit
 from routilux_core._tracking.payloads import Payloads
-from routilux_core.errors import CapabilityError, FlowStateError, ShippingError, StrategyError, UnknownNameError
+from routilux_core.errors import FlowStateError, ShippingError, StrategyError, UnknownNameError
 from routilux_core.graph import Graph
 from routilux_core.job import JobState, Origin
 from routilux_core.routine import Routine, let_go
@@ -173,8 +173,6 @@ class Runtime:
         return scheduler
 
     def _new_scheduler(self, strategy: ExecutionStrategy) -> Scheduler:
-        if self.keeper is not None:
-            check_keeps(strategy)
         if strategy.capabilities.shares_memory:
             return Scheduler(self.engine, strategy, _task)
         from routilux_core._remote.scheduler import RemoteScheduler  # with it comes all that travelling needs
@@ -474,13 +472,12 @@ class Runtime:
             wiring.order_gathers()
         self._close_what_is_over()
         for scheduler in self.schedulers:
-            if entry is not None:
-                self._prepare_for(scheduler, entry, payload)
+            self._prepare_for(scheduler, entry, payload)
             missing = missing or scheduler.pool is None
         if missing:
             self._open()
 
-    def _prepare_for(self, scheduler: Scheduler, entry: Inlet, payload: Mapping[str, Any]) -> None:
+    def _prepare_for(self, scheduler: Scheduler, entry: Inlet | None, payload: Mapping[str, Any]) -> None:
         try:
             scheduler.prepare(entry, payload, bool(self.engine.runs))
         except ShippingError:
@@ -582,19 +579,6 @@ class Runtime:
         if self.at_exit is not None:
             atexit.unregister(self.at_exit)
             self.at_exit = None
-
-
-def check_keeps(strategy: ExecutionStrategy) -> None:
-    """Refuse a strategy whose jobs can't be kept in a journal yet."""
-    from routilux_core.serialization.snapshot import SavedStrategy  # loaded with a journal anyway
-
-    can = strategy.capabilities
-    if can.shares_memory or isinstance(strategy, SavedStrategy):
-        return
-    raise CapabilityError(
-        f"strategy {strategy.name!r} can't run the jobs of a flow with a journal: what its workers do elsewhere is not "
-        "kept yet; use 'sequential', 'concurrent' or 'asyncio', or leave journal= out"
-    )
 
 
 def _warn_of_unknown(entry: Inlet, payload: Mapping[str, Any]) -> None:

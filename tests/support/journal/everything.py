@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from routilux_core import ErrorHandler, ErrorStrategy, Failure, Flow, JobState, Routine, event, field, slot
+from quickest import keywords
+from routilux_core import ErrorHandler, ErrorStrategy, Failure, Flow, JobState, Routine, event, field, hookimpl, slot
 from routilux_core.journal import Journal
 
 JOB = "job-1"
@@ -109,12 +113,27 @@ class Report(Routine):
 
 def workers_of(strategy: str) -> int:
     """Return how many calls run at a time, at most."""
-    return 1 if strategy == "sequential" else 3
+    return {"sequential": 1, "process": 2}.get(strategy, 3)
+
+
+@contextmanager
+def noting_into(path: str) -> Iterator[None]:
+    os.environ["EFFECTS"] = path
+    yield
+
+
+class Notes:
+    """Lets worker processes know where effects are noted: they may have been started before."""
+
+    @hookimpl
+    def routilux_carry(self, job: JobState) -> Callable[[], AbstractContextManager[None]]:
+        return partial(noting_into, os.environ["EFFECTS"])
 
 
 def make_flow(journal: Journal | Path | str | None, strategy: str = "sequential", durability: str = "sync") -> Flow:
-    workers = {} if strategy == "sequential" else {"max_workers": workers_of(strategy)}
-    flow = Flow("everything", strategy, **workers, journal=journal, durability=durability)
+    settings: dict[str, Any] = keywords(strategy, None if strategy == "sequential" else workers_of(strategy))
+    settings["plugins"] = [Notes()] if strategy == "process" else []
+    flow = Flow("everything", **settings, journal=journal, durability=durability)
     awaits = strategy == "asyncio"
     retry = ErrorHandler(ErrorStrategy.RETRY, max_retries=3, retry_delay=0.01)
     for routine_id, routine, policy in (

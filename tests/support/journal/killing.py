@@ -15,6 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -98,6 +99,8 @@ def in_fork(folder: Path, call: Any) -> Any:
     if not child:
         code = 1
         try:
+            # The fork server of the parent serves its forks, too; asked whether it runs, they would say no.
+            forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]
             answer.write_text(json.dumps(call()))
             code = 0
         finally:
