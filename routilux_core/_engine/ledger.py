@@ -30,14 +30,15 @@ class Recorder(Protocol):
 class Span:
     """When a job began and ended: by `perf_counter`, and `..._at` by the clock of the day, which may be set meanwhile.
 
-    So the end by the clock of the day is worked out from what has passed since the beginning.
+    So the end by the clock of the day is worked out from what has passed since the beginning; of a job that was
+    recovered, since it was.
     """
 
-    __slots__ = ("began", "began_at", "ended")
+    __slots__ = ("_clock", "began", "began_at", "ended")
 
     def __init__(self) -> None:
         self.began = perf_counter()
-        self.began_at = time()
+        self.began_at = self._clock = time()
         self.ended = 0.0  # while it runs
 
     def end(self) -> None:
@@ -45,8 +46,8 @@ class Span:
         self.ended = perf_counter()
 
     def ended_at(self) -> float | None:
-        """Return when it ended; None while it runs."""
-        return self.began_at + self.ended - self.began if self.ended else None
+        """Return when it ended, which is never before it began; None while it runs."""
+        return max(self.began_at, self._clock + self.ended - self.began) if self.ended else None
 
     def seconds(self) -> float:
         """Return how long the job has taken so far."""

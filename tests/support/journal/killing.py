@@ -190,8 +190,8 @@ class Kills:
         number, went_on = 1, True
         while went_on:
             then = 7 * number % (self.expected["steps"] + 20 - number) + 1 if number < self.expected["steps"] else 1
-            kills = [self.kill(when, number, again) for again in (None, then) for when in ("before", "after")]
-            went_on = any(kills)
+            kills = [self.kill(when, number) for when in ("before", "after")]
+            went_on = any((*kills, self.kill(("before", "after")[number % 2], number, then)))
             number += every
 
 
