@@ -431,16 +431,6 @@ def test_a_file_that_is_deleted_while_it_is_in_use_fails_the_job(file: Path) -> 
     assert outcome(journal, "sequential") == "told"
 
 
-def test_a_file_that_may_not_be_written_is_refused(file: Path) -> None:
-    with steps(file) as flow:
-        flow.run("steps", {"n": 1, "left": 0})
-    file.chmod(0o444)
-    if os.access(file, os.W_OK):
-        pytest.skip("this user may write everything")
-    with steps(file) as flow, pytest.raises(JournalError):
-        flow.execute("steps", {"n": 1, "left": 0})
-
-
 @pytest.mark.once
 def test_a_damaged_journal_is_refused_or_gives_an_equal_result(file: Path) -> None:
     (file.parent / "damaged").mkdir()

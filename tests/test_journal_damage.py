@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import errno
+import json
+import os
+import sqlite3
+import subprocess
+import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from journal.damage import COUNT, killed, put_back
-from journal.everything import JOB, effects, make_flow, result
+from journal.damage import COUNT, killed, limited, put_back
+from journal.everything import JOB, effects, make_flow, result, work
+from journal.moments import quick_folder
+from places import CHECKOUT, SUPPORT
 from routilux_core import ErrorHandler, ErrorStrategy, Flow, JournalError, Routine, event, slot
 from routilux_core._journal.sqlite import SqliteJournal
 from routilux_core.journal import Key, Mark
 
 pytestmark = pytest.mark.once
+
+STRATEGIES = ("sequential", "concurrent")
 
 
 @pytest.fixture
@@ -110,7 +120,87 @@ class Adds(Routine):
         self.emit("added", n=n)
 
 
-@pytest.mark.parametrize("strategy", ["sequential", "concurrent"])
+@pytest.mark.parametrize("kilobytes", [4, 40, 80])
+def test_where_a_file_may_be_no_longer_the_job_fails_and_goes_on_when_it_may(kilobytes: int, file: Path) -> None:
+    assert limited(file.parent, "sequential", kilobytes * 1024) == ("told", True)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_however_long_a_file_may_be_nothing_is_lost(strategy: str, file: Path) -> None:
+    found = [limited(file.parent, strategy, 1000 * number) for number in range(1, 200)]
+    assert {told for told, _ in found} == {"told", "completed"}
+    assert all(goes_on for _, goes_on in found)
+
+
+@pytest.mark.parametrize(("folder_mode", "mode"), [(0o777, 0o444), (0o555, 0o666), (0o777, 0o000), (0o555, None)])
+def test_what_may_not_be_written_is_refused_and_stays(folder_mode: int, mode: int | None) -> None:
+    with quick_folder() as folder:
+        file = folder / "jobs.db"
+        if mode is not None:
+            with Flow("everything", journal=file) as flow:
+                flow.add_routine(Adds(), "adds")
+                flow.run("adds", {"n": 1})
+            file.chmod(mode)
+        before = {each.name: each.read_bytes() for each in folder.iterdir() if mode}
+        folder.chmod(folder_mode)
+        done = subprocess.run(
+            [sys.executable, "-m", "journal.guest", str(folder), "3"],
+            cwd=SUPPORT,
+            env={**os.environ, "PYTHONPATH": str(SUPPORT), "EFFECTS": os.devnull},
+            capture_output=True,
+            text=True,
+        )
+        folder.chmod(0o777)
+        assert done.stdout.startswith("refused: journal"), done.stderr
+        assert str(file) in done.stdout
+        assert {each.name: each.read_bytes() for each in folder.iterdir() if mode} == before
+
+
+@pytest.mark.parametrize("lock", ["BEGIN", "BEGIN IMMEDIATE"])
+def test_a_file_that_a_tool_reads_or_writes_is_refused_until_it_has_done(lock: str, file: Path) -> None:
+    with make_flow(file) as flow:
+        expected = result(flow, work(flow, 1))
+        tool = sqlite3.connect(file, timeout=0)
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            tool.execute("SELECT count(*) FROM rows")
+        tool.close()
+    tool = sqlite3.connect(file, isolation_level=None)
+    tool.execute(lock)
+    tool.execute("SELECT count(*) FROM rows").fetchall()
+    with make_flow(file) as flow, pytest.raises(JournalError, match="in use by another process"):
+        work(flow, 1)
+    tool.close()
+    with make_flow(file) as flow:
+        assert result(flow, work(flow, 1)) == expected
+
+
+def test_of_several_processes_that_recover_at_once_one_does(file: Path) -> None:
+    file.write_bytes((CHECKOUT / "tests" / "data" / "journal-1.db").read_bytes())
+    programs = [
+        subprocess.Popen(
+            [sys.executable, "-m", "journal.program", str(file), "sequential", "5", "sync"],
+            cwd=SUPPORT,
+            env={**os.environ, "PYTHONPATH": str(SUPPORT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    recovered = 0
+    for program in programs:
+        said, error = program.communicate()
+        if program.returncode:
+            assert "is in use by process" in error or "is in use by another process" in error
+        else:
+            recovered += json.loads(said.splitlines()[-1])["recovered"]
+    assert recovered == 1
+    assert set(Counter(effects()).values()) == {1}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("policy", [ErrorStrategy.CONTINUE, ErrorStrategy.RETRY])
 def test_a_call_that_can_not_be_marked_is_not_made(strategy: str, policy: ErrorStrategy, file: Path) -> None:
     def make(journal: Any) -> Flow:
@@ -167,7 +257,7 @@ class Loses(SqliteJournal):
         super().commit(rows, ended)
 
 
-@pytest.mark.parametrize("strategy", ["sequential", "concurrent"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_key_is_never_given_to_another_call(strategy: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def make(journal: Any) -> Flow:
         flow = Flow("letters", strategy, journal=journal, durability="async")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import resource
 import shutil
+import signal
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
@@ -70,6 +72,26 @@ class SmallJournal(CountingJournal):
         if self.pages:
             made.execute(f"PRAGMA max_page_count = {self.pages}")
         return made
+
+
+def limited(folder: Path, strategy: str, bytes_: int) -> tuple[str, bool]:
+    """Return what becomes of a job where no file may be longer than that, and whether it goes on well afterwards."""
+
+    def run_limited() -> str:
+        most = resource.getrlimit(resource.RLIMIT_FSIZE)
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_, most[1]))
+        try:
+            return outcome(CountingJournal(folder / "jobs.db"), strategy)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, most)
+
+    empty(folder)
+    expected = in_fork(folder, lambda: run(folder, strategy, "sync", COUNT))["result"]
+    empty(folder)
+    told = in_fork(folder, run_limited)
+    after = in_fork(folder, lambda: run(folder, strategy, "sync", COUNT))
+    return told, after["result"] == expected
 
 
 def killed(folder: Path) -> dict[str, bytes]:
