@@ -26,6 +26,7 @@ MARK, CANCEL = 0, 1  # what runs: batch << 32 | index; and the numbers of cancel
 UNPACKING = 0xFFFF_FFFF  # the index while a batch has come, and none of its activations has begun
 PR_SET_PDEATHSIG = 1
 WORKER = "routilux-worker-"  # what the names of workers begin with
+KEPT = (32 << 20) - (1 << 16)  # bytes: a little less than the most that the C library moves its thresholds to
 
 
 class WorkerProcess(BaseProcess):
@@ -111,6 +112,7 @@ def main(sock: socket.socket, words: Any, slot: int, runner: str, parent: int) -
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     _end_with_the_parent(parent)
+    _keep_what_is_freed()
     module = importlib.import_module(runner)
     channel = WorkerEnd(sock)
     try:
@@ -165,6 +167,15 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
+
+
+def _keep_what_is_freed() -> None:
+    """Have the C library keep freed memory for the next call, and not give it back to the system each time.
+
+    Glibc gives back 128 KB at the top of its heap until a larger block was freed that it had mapped: one of this size
+    here. The first touch of a new page costs several times the copy of what is received into it.
+    """
+    bytes(KEPT)  # from `calloc`, and untouched when it is freed: this takes microseconds
 
 
 def _end_with_the_parent(parent: int) -> None:
