@@ -12,7 +12,8 @@ Medians = Mapping[str, float]
 class Row:
     """One thing to measure: ``measure(size)`` runs in a fresh process and returns one number in ``unit``.
 
-    ``limit`` marks the rows that use no engine at all: they must not import it.
+    ``limit`` marks the rows that use no engine at all: they must not import it. ``needs`` is a module that is not the
+    engine's: where it is not installed, the row is skipped, and so is what is compared with it.
     """
 
     name: str
@@ -21,6 +22,7 @@ class Row:
     quick_size: int
     unit: str = "s"
     limit: bool = False
+    needs: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,7 @@
-"""W15: what a journal costs. 500 calls of 100 ms in 50 threads, and 5,000 short calls beside the same rows alone."""
+"""W15: what a journal costs. 500 calls of 100 ms in 50 threads, and 5,000 short calls beside the same rows alone.
+
+Where it is installed, DBOS makes 500 short calls as steps, beside ours that wait for the disk.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,13 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 
 from suite.model import Comparison, Medians, Row, Workload, ratio
+from suite.work import WorkMissing
 
 THREADS = 50
 SLOW = 500
 SECONDS = 0.1
 SHORT = 5_000
+STEPS = 500
 RUNS = 3
 AT_ONCE = 256
 
@@ -52,6 +57,36 @@ def _raw(count: int) -> float:
     return median(times)
 
 
+def _dbos(count: int) -> float:
+    """Make as many calls as steps of one workflow of DBOS, each of which is on disk before the next one begins."""
+    from dbos import DBOS
+
+    with TemporaryDirectory() as folder:
+        url = f"sqlite:///{Path(folder, 'dbos.db')}"
+        DBOS(config={"name": "w15", "system_database_url": url, "run_admin_server": False, "log_level": "ERROR"})
+
+        @DBOS.step()
+        def call(n: int) -> int:
+            return n
+
+        @DBOS.workflow()
+        def work(count: int) -> int:
+            return sum(call(n) for n in range(count))
+
+        DBOS.launch()
+        try:
+            work(1)
+            times = []
+            for _ in range(RUNS):
+                began = perf_counter()
+                if work(count) != sum(range(count)):
+                    raise WorkMissing("DBOS has not made all calls")
+                times.append(perf_counter() - began)
+            return median(times)
+        finally:
+            DBOS.destroy()
+
+
 def _ours(count: int, *, strategy: str, workers: int | None, seconds: float, durability: str | None) -> float:
     from suite.w15_flow import calls  # the limit rows must not load the engine
 
@@ -77,6 +112,8 @@ WORKLOAD = Workload(
             name="short calls, no journal", measure=partial(_short, durability=None), size=SHORT, quick_size=SHORT // 10
         ),
         Row(name="async, short calls", measure=partial(_short, durability="async"), size=SHORT, quick_size=SHORT // 10),
+        Row(name="sync, short calls", measure=partial(_short, durability="sync"), size=STEPS, quick_size=STEPS // 10),
+        Row(name="DBOS on SQLite, as many steps", measure=_dbos, size=STEPS, quick_size=STEPS // 10, needs="dbos"),
     ),
     comparisons=(
         Comparison(
@@ -92,6 +129,11 @@ WORKLOAD = Workload(
             compute=ratio("async, short calls", "SQLite alone, the same rows"),
             gate=3.0,
             ambition=2.0,
+        ),
+        Comparison(
+            goal="",
+            text="sync, short calls / DBOS",
+            compute=ratio("sync, short calls", "DBOS on SQLite, as many steps"),
         ),
         Comparison(goal="", text="async, activations a second", compute=_activations, unit=""),
     ),
