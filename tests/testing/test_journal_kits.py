@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from journal import paying
+from quickest import keywords
 from routilux_core import Flow, Journal, Routine, event, slot
 from routilux_core._journal.sqlite import SqliteJournal
 from routilux_core.testing import CrashSuite, JournalSuite
@@ -81,6 +83,32 @@ class AwaitedPays(Pays, stateless=True):
 
 class TestTheAwaitedPaysOnce(TestThePaysOnce):
     payer, strategy = AwaitedPays, "asyncio"
+
+
+class TestThePaysOnceElsewhere(CrashSuite):
+    """The same in worker processes, each of which is new."""
+
+    entry, params = "bills", {"count": 2}
+
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path: Path) -> None:
+        self.paid = tmp_path / "paid"
+        self.paid.mkdir()
+
+    def make_flow(self, journal: Journal) -> Flow:
+        flow = Flow("bills", **keywords("process", 1), journal=journal)
+        flow.add_routine(paying.Bills(), "bills", execution_strategy="sequential")
+        flow.add_routine(paying.PaysIntoFolder(folder=str(self.paid)), "pays")
+        flow.connect("bills", "bill", "pays", "pay")
+        flow.add_output("pays", "paid")
+        return flow
+
+    def begin(self) -> None:
+        for file in self.paid.iterdir():
+            file.unlink()
+
+    def outside(self) -> Any:
+        return sorted((file.name, file.read_text()) for file in self.paid.iterdir())
 
 
 class Blindly(TestThePaysOnce):
