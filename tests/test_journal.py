@@ -206,6 +206,23 @@ def _paused(flow: Flow) -> Any:
     return job
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_listeners_are_told_of_what_is_emitted(strategy: str, file: Path) -> None:
+    told: list[tuple[str, str]] = []
+
+    class Listens:
+        @hookimpl
+        def routilux_event_emitted(self, emission: Any) -> None:
+            told.append((emission.routine_id, emission.event))
+
+    with make_flow(file, strategy) as flow:
+        flow._runtime.plugins.add(Listens())
+        job = work(flow, 6)
+        emitted = job.ledger.emitted
+    assert len(told) == emitted
+    assert ("report", "total") in told
+
+
 class Fails(Routine):
     """Fails until it is mended."""
 

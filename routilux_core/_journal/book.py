@@ -119,6 +119,7 @@ class Kept(NamedTuple):
     record: int
     prepared: list[tuple[Outlet, Payload, str, list[Target]]]
     placed: list[Placed]
+    node: Node
     number: int
 
 
@@ -270,7 +271,7 @@ class Book:
         with step or run.engine.step():
             if self.detached:
                 self._send_anyway(prepared, number)
-                return Kept(0, [], [], number)
+                return Kept(0, [], [], node, number)
             try:
                 for outlet, _, text, targets in prepared:
                     placed += self._place(rows, outlet, text, targets, number)
@@ -284,7 +285,7 @@ class Book:
             except BaseException:  # it is in the journal, or not: the next process knows
                 self.detach()
                 raise
-        return Kept(record, prepared, placed, number)
+        return Kept(record, prepared, placed, node, number)
 
     def send_on(self, kept: Kept, step: Piece | None = None) -> list[Inlet]:
         """Let go on what a call has emitted, if it has not: it is on disk, or never will be; return where it went."""
@@ -297,6 +298,10 @@ class Book:
             except BaseException:
                 self.detach()
                 raise
+        if (listeners := self.run.told_in_detail()) is not None:
+            now = perf_counter()
+            for outlet, data, _, _ in kept.prepared:
+                listeners.event_emitted(kept.node, outlet, kept.number, now, data)
         return [each.inlet for each in kept.placed]
 
     def newest(self) -> int:
