@@ -74,6 +74,10 @@ class TestThePaysOnce(CrashSuite):
         return sorted(PAID)
 
 
+class TestThePaysOnceInThreads(TestThePaysOnce):
+    strategy = "concurrent"
+
+
 class AwaitedPays(Pays, stateless=True):
     @slot
     async def pay(self, amount: int) -> None:
@@ -116,6 +120,11 @@ class Blindly(TestThePaysOnce):
     payer = PaysBlindly
 
 
-def test_a_handler_that_does_again_what_it_has_done_is_found(tmp_path: Path) -> None:
+class BlindlyInThreads(Blindly):
+    strategy = "concurrent"
+
+
+@pytest.mark.parametrize("blindly", [Blindly, BlindlyInThreads])
+def test_a_handler_that_does_again_what_it_has_done_is_found(blindly: type[Blindly], tmp_path: Path) -> None:
     with pytest.raises(pytest.fail.Exception, match=r"world outside is .*pays\.pay \(crash-suite:"):
-        Blindly().test_a_crash_behind_any_commit_changes_nothing(tmp_path)
+        blindly().test_a_crash_behind_any_commit_changes_nothing(tmp_path)
