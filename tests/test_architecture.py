@@ -7,6 +7,7 @@ import functools
 import importlib.metadata
 import itertools
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -79,6 +80,7 @@ INSTEAD = {  # what to do about it, where that is not plain
 MOST_MODULES = 21  # in a folder, its `__init__` included
 MOST_FOR_TYPES = 20  # imports in `TYPE_CHECKING` blocks: each is a place where the order of the house is not told
 MOST_LOCKING = 8  # modules that take the lock of a flow
+SAYS_LOCK = re.compile(r"\bLock[.;]|[Tt]he lock is held|with the lock held")  # a contract that nothing checks
 # Folders whose `__init__` holds a docstring and nothing else: `import routilux_core` passes through it.
 BARE = {name for name in MAY_SEE if name.startswith("_") and (CHECKOUT / "routilux_core" / name).is_dir()}
 
@@ -356,6 +358,16 @@ def test_the_lock_is_taken_in_few_modules() -> None:
         f"{len(found)} modules take the lock of a flow, at most {MOST_LOCKING}: let the engine, or the run, do what "
         f"has to be one step: {sorted(found)}"
     )
+
+
+def test_what_needs_the_lock_is_marked_and_not_said_in_prose() -> None:
+    said = [
+        f"{name}: {node.name}"
+        for name, path in modules().items()
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef) and SAYS_LOCK.search(ast.get_docstring(node) or "")
+    ]
+    assert not said, f"mark it `@guarded` instead, which the stress tests check: {said}"
 
 
 def test_the_core_never_imports_a_plugin() -> None:
