@@ -98,9 +98,29 @@ class TestExecutorsOfProcesses(StrategySuite):
         return request.param
 
 
+# What the engine sees to by itself, whatever runs the calls: the examples' pools start interpreters for each case.
+OF_THE_ENGINE = {
+    "test_a_job_goes_on_after_errors_under_continue_and_skip",
+    "test_a_paused_job_starts_nothing_and_goes_on_when_resumed",
+    "test_a_retry_runs_again_and_emits_once",
+    "test_a_routine_with_state_handles_one_call_at_a_time_in_order",
+    "test_async_handlers_are_awaited_or_refused",
+    "test_completed_means_that_everything_has_run",
+    "test_jobs_one_after_the_other_all_end",
+    "test_many_jobs_at_once_keep_apart",
+    "test_retries_end",
+    "test_two_flows_do_not_disturb_each_other",
+    "test_what_can_not_be_pickled_is_an_error_where_memory_is_not_shared",
+}
+IN_THE_SOAK: dict[str, str] = dict.fromkeys(OF_THE_ENGINE, "the engine's own: of this pool it is asked in the soak")
+
+
 @pytest.mark.once
 class TestPipes(StrategySuite):
     """The pool that the documentation explains line by line."""
+
+    deadline = 60.0  # many workers are started
+    exempt = IN_THE_SOAK
 
     @pytest.fixture
     def strategy(self) -> Any:
@@ -109,18 +129,29 @@ class TestPipes(StrategySuite):
         return PipesStrategy
 
 
+@pytest.mark.soak
+class TestPipesInFull(TestPipes):
+    exempt: ClassVar = {}
+
+
 @pytest.mark.once
 class TestQueue(StrategySuite):
     """Workers that take tasks from a database, and don't tell how far they are."""
 
     deadline = 60.0  # many of them are started
     names_the_call = False
+    exempt = IN_THE_SOAK
 
     @pytest.fixture
     def strategy(self) -> Any:
         from routilux_queue import QueueStrategy
 
         return QueueStrategy
+
+
+@pytest.mark.soak
+class TestQueueInFull(TestQueue):
+    exempt: ClassVar = {}
 
 
 @pytest.mark.once
