@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 from typing import Any
@@ -26,6 +27,36 @@ class Work(Routine, stateless=True):
             os.kill(os.getpid(), signal.SIGKILL)
         threading.Event().wait(self.seconds)
         self.emit("done", n=n)
+
+
+class TakesAll(Work, stateless=True):
+    """Kills its worker as a machine does that is gone: what the process had noted in files is gone with it."""
+
+    @slot
+    def n(self, n: int) -> None:
+        if n == self.fatal:
+            forget_what_was_noted()
+        super().n(n)
+
+
+class TellsMuch(Work, stateless=True):
+    """Emits more than a worker notes just before the fatal number, and leaves it the time to be told."""
+
+    more = event("data")
+
+    @slot
+    def n(self, n: int) -> None:
+        if n == self.fatal - 1:
+            self.emit("more", data=bytes(2_000_000))
+            threading.Event().wait(0.2)
+        super().n(n)
+
+
+def forget_what_was_noted() -> None:
+    from routilux_dask import _remote
+
+    for desk in _remote._desks.values():
+        shutil.rmtree(desk.journal.directory)
 
 
 class WorkAgain(Work, stateless=True, on_worker_lost="retry"):

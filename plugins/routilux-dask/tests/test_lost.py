@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from dask_flows import appeared, build, finished
-from dask_routines import Tally, Waits, Work, WorkAgain
+from dask_routines import TakesAll, Tally, TellsMuch, Waits, Work, WorkAgain
 
 from routilux_core import ErrorHandler, Flow, StrategyError, WorkerLost
 
@@ -22,9 +22,8 @@ SECONDS = 60.0
 COUNT = 20
 
 
-def lose_one(flow: Flow, seconds: float) -> None:
+def lose_one(flow: Flow) -> None:
     """All but the activation that killed its worker finish, and that one is handled by its policy."""
-    build(flow, Work(fatal=7, seconds=seconds))
     job = finished(flow.execute("source", {"count": COUNT}))
     assert job.status == "completed"
     assert sorted(each["n"] for each in job.outputs["work.done"]) == [n for n in range(COUNT) if n != 7]
@@ -37,7 +36,7 @@ def lose_one(flow: Flow, seconds: float) -> None:
 @pytest.mark.parametrize("seconds", [0.05, 0.0], ids=["one by one", "in batches"])
 @pytest.mark.parametrize("time", range(3))
 def test_a_killed_worker_costs_one_activation(make_flow: MakeFlow, shipped: Any, time: int, seconds: float) -> None:
-    lose_one(make_flow("f", **shipped, error_handler="continue"), seconds)
+    lose_one(build(make_flow("f", **shipped, error_handler="continue"), Work(fatal=7, seconds=seconds)))
 
 
 @pytest.mark.soak
@@ -46,7 +45,16 @@ def test_a_killed_worker_costs_one_activation(make_flow: MakeFlow, shipped: Any,
 def test_a_killed_worker_costs_one_activation_always(
     make_flow: MakeFlow, shipped: Any, time: int, seconds: float
 ) -> None:
-    lose_one(make_flow("f", **shipped, error_handler="continue"), seconds)
+    lose_one(build(make_flow("f", **shipped, error_handler="continue"), Work(fatal=7, seconds=seconds)))
+
+
+@pytest.mark.parametrize("kind", [TakesAll, TellsMuch])
+def test_it_costs_no_more_where_nobody_can_tell_which_one_ran(
+    make_flow: MakeFlow, shipped: Any, kind: type[Work]
+) -> None:
+    flow = build(make_flow("f", **shipped, error_handler="continue"), kind(fatal=7, seconds=0.0))
+    finished(flow.execute("source", {"count": 5}))  # from now on it is known to be quick, and travels in batches
+    lose_one(flow)
 
 
 def test_it_costs_none_where_the_call_may_run_again(make_flow: MakeFlow, shipped: Any, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ class Fleet:
         self.workers: dict[str, Worker] = {}
         self.arrived = asyncio.Event()  # set again at each arrival
         self.size = 1
+        self.careful = 0  # so many more tasks are sent while no other waits behind them
         self._most = most
 
     @property
@@ -60,7 +61,8 @@ class Fleet:
         """Return the worker that has the least to do; None if nobody may have more."""
         if self._most is not None and self.threads > self._most and self.away >= self._most:
             return None  # a task that waits over there would be run by a thread too many
-        free = [worker for worker in self.workers.values() if len(worker.away) < AHEAD * worker.threads]
+        ahead = 1 if self.careful else AHEAD
+        free = [worker for worker in self.workers.values() if len(worker.away) < ahead * worker.threads]
         return min(free, key=lambda worker: (len(worker.away) / worker.threads, worker.moved), default=None)
 
     def overdue(self, since: float) -> tuple[Worker, int] | None:

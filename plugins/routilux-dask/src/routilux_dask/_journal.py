@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
-MARK, CHUNK, REPLY = b"m", b"c", b"r"
+MARK, CHUNK, REPLY, GAP = b"m", b"c", b"r", b"?"
 MOST = 1 << 20  # bytes of a chunk or reply that are worth noting
 MOST_TAKEN = 1000  # tasks that were taken from a worker and might still come to it
 _HEAD = struct.Struct("!cI")
@@ -31,7 +31,7 @@ class Story(NamedTuple):
 
 
 NOT_BEGUN = Story(begun=False)
-UNKNOWN = Story(begun=True, at=None)
+IN_DOUBT = Story(begun=True, at=None)
 
 
 class Journal:
@@ -75,6 +75,7 @@ class Entry:
 
     def __init__(self, file: int) -> None:
         self._file = file
+        self._size = 0
         self._whole = True
 
     def mark(self, index: int) -> None:
@@ -83,14 +84,26 @@ class Entry:
     def write(self, kind: bytes, data: bytes) -> None:
         if not self._whole:
             return
-        record = _HEAD.pack(kind, len(data)) + data
-        try:
-            self._whole = len(data) <= MOST and os.write(self._file, record) == len(record)
-        except OSError:  # the disk is full: the work goes on
-            self._whole = False
+        self._whole = len(data) <= MOST and self._put(_HEAD.pack(kind, len(data)) + data)
         if not self._whole:
-            os.ftruncate(self._file, 0)  # an empty file: begun, and nobody knows where it is
-            os.write(self._file, b"?")
+            self._leave_gap()
+
+    def _put(self, record: bytes) -> bool:
+        """Write a record, or nothing of it."""
+        with suppress(OSError):  # the disk is full: the work goes on
+            if os.write(self._file, record) == len(record):
+                self._size += len(record)
+                return True
+            os.ftruncate(self._file, self._size)
+        return False
+
+    def _leave_gap(self) -> None:
+        """Say that more was told than is noted here: what was noted before still counts."""
+        gap = _HEAD.pack(GAP, 0)
+        if not self._put(gap):  # for want of room
+            os.ftruncate(self._file, 0)
+            self._size = 0
+            self._put(gap)
 
     def close(self) -> None:
         os.close(self._file)
@@ -119,7 +132,7 @@ def _story(path: str) -> Story:
     except FileExistsError:
         pass
     except OSError:
-        return UNKNOWN
+        return IN_DOUBT
     with open(path, "rb") as file:
         return _read(file.read())
 
@@ -127,8 +140,6 @@ def _story(path: str) -> Story:
 def _read(data: bytes) -> Story:
     if data.startswith(b"-"):
         return NOT_BEGUN
-    if data.startswith(b"?"):
-        return UNKNOWN
     story, place = Story(begun=True), 0
     while place + _HEAD.size <= len(data):
         kind, length = _HEAD.unpack_from(data, place)
@@ -137,6 +148,8 @@ def _read(data: bytes) -> Story:
         if len(part) < length:
             break
         place += length
+        if kind == GAP:
+            return story._replace(at=None)
         if kind == MARK:
             story = story._replace(at=_INDEX.unpack(part)[0])
         elif kind == CHUNK:

@@ -14,11 +14,12 @@ from typing import Any
 
 from distributed.scheduler import KilledWorker
 
-from routilux_core import Host, StrategyError, Task, WorkerLost
+from routilux_core import UNKNOWN, Host, StrategyError, Task, WorkerLost
 from routilux_dask import _remote
 from routilux_dask._checks import PACKAGES, problems
 from routilux_dask._fleet import AHEAD, Fleet, Worker
-from routilux_dask._journal import UNKNOWN, Story
+from routilux_dask._journal import IN_DOUBT, Story
+from routilux_dask._strategy import MAX_BATCH
 
 OVERDUE = 0.25  # seconds that a task may wait at one worker while another is idle
 GREETING = 1.0  # seconds that a goodbye waits for a hello that is on its way
@@ -174,6 +175,8 @@ class Traffic:
     async def _bury(self, worker: Worker, away: dict[int, Task], reason: str) -> None:
         """Settle what was away on a dead worker: what it had not begun goes to another."""
         told = await self._inherit(worker, list(away))
+        # The calls of those in doubt are made again, each in a task of its own: one that kills takes no other along.
+        self.fleet.careful += MAX_BATCH * sum(story.begun and story.at is None for story in told)
         unbegun = []
         for task, story in zip(away.values(), told, strict=True):
             if story.begun:
@@ -199,7 +202,7 @@ class Traffic:
                 break
             with suppress(TimeoutError):
                 await asyncio.wait_for(arrived.wait(), end - loop.time())
-        return [Story(*each) for each in found] if found else [UNKNOWN] * len(numbers)
+        return [Story(*each) for each in found] if found else [IN_DOUBT] * len(numbers)
 
     # -- tasks go and come
 
@@ -232,6 +235,7 @@ class Traffic:
             self._home.put(partial(task.fail, StrategyError(f"Dask did not take task {task.id}: {error!r}")))
             return
         worker.futures[number], worker.sent[number] = future, self._loop.time()
+        self.fleet.careful = max(0, self.fleet.careful - 1)
         self._begin(self._follow(task, worker, number, future))
         if not self._balancing:
             self._balancing = True
@@ -317,4 +321,4 @@ def _settle(task: Task, story: Story, error: BaseException | None) -> None:
         if story.reply is not None:
             task.finish(story.reply)
         elif error is not None:
-            task.fail(error, story.at)
+            task.fail(error, UNKNOWN if story.at is None else story.at)
