@@ -19,12 +19,13 @@ pytestmark = pytest.mark.once
 PROGRAM = SUPPORT / "saving" / "saver.py"
 
 
-def kill_while_saving(folder: Path, seconds: float) -> str:
-    """Kill a program some time after it has begun to save, and return which flow its file holds."""
+def kill_while_saving(folder: Path, times: int, seconds: float) -> str:
+    """Kill a program some time after it has saved so many times, and return which flow its file holds."""
     file = folder / "flow.json"
     with subprocess.Popen([sys.executable, str(PROGRAM), str(file)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n"
+        for _ in range(times):
+            assert process.stdout.readline() == "saved\n"
         killer = threading.Timer(seconds, process.kill)
         killer.start()
         killer.join()
@@ -35,7 +36,7 @@ def kill_while_saving(folder: Path, seconds: float) -> str:
 
 def check(folder: Path, times: int) -> Counter[str]:
     dice = random.Random(times)
-    return Counter(kill_while_saving(folder, dice.uniform(0.0, 0.1)) for _ in range(times))
+    return Counter(kill_while_saving(folder, dice.randint(1, 4), dice.uniform(0.0, 0.02)) for _ in range(times))
 
 
 def test_a_kill_during_save_leaves_a_whole_file(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A program: save two flows to one file in turn, for ever, and say when it has begun. It is there to be killed.
+"""A program: save two flows to one file in turn, for ever, with a line after each time. It is there to be killed.
 
 python saver.py FILE
 """
@@ -23,8 +23,7 @@ def flow(name: str, routines: int) -> Flow:
 
 if __name__ == "__main__":
     both = [flow("old", 60), flow("new", 90)]
-    both[0].save(sys.argv[1])
-    print("begun", flush=True)
     while True:
         for each in both:
             each.save(sys.argv[1])
+            print("saved", flush=True)
