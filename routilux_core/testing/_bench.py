@@ -6,6 +6,7 @@ import functools
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 import attrs
@@ -19,7 +20,7 @@ from routilux_core.testing._board import Note, notes, open_gate, until
 from routilux_core.testing._patient import AWAITING, Gated, Patient, Turn
 from routilux_core.testing._routines import Forward
 from routilux_core.testing._spy import Capture, Errand, KitHost, Log, SpyStrategy, spied
-from routilux_core.testing._watch import Hang, in_time
+from routilux_core.testing._watch import Hang, crowding, in_time
 
 
 class Bench:
@@ -31,13 +32,20 @@ class Bench:
         self._strategy = strategy
         self._sleep = sleep
         self.folder = folder
-        self.deadline = deadline
-        self.patience = deadline / 2  # seconds for one thing to happen: then the case says what did not
-        self.moment = min(deadline / 4, 5.0)  # seconds for what is done at once, even where a machine is busy
+        longer = crowding()
+        self.deadline = deadline * longer
+        self.patience = self.deadline / 2  # seconds for one thing to happen: then the case says what did not
+        self.moment = min(deadline / 4, 5.0) * longer  # for what is done at once, even where a machine is busy
+        self._end = monotonic() + self.deadline
         self.capabilities: Capabilities = self.make().capabilities
         self.workers = workers or (4 if self.capabilities.shares_memory else 2)
         self._flows: list[Flow] = []
         self._pools: list[WorkerPool] = []
+
+    @property
+    def rest(self) -> float:
+        """The seconds that a case may still wait, with enough left to say what did not happen."""
+        return max(0.0, self._end - monotonic() - self.deadline / 10)
 
     # -- the strategy
 
@@ -118,7 +126,7 @@ class Bench:
 
     def ended(self, job: JobState) -> bool:
         """Wait for a job, with patience."""
-        return job.wait(self.patience)
+        return job.wait(min(self.patience, self.rest))
 
     def finished(self, job: JobState) -> JobState:
         """Wait for a job that has to complete, and return it."""
@@ -135,7 +143,7 @@ class Bench:
 
     def noted(self, name: str, count: int) -> bool:
         """Wait until handlers have noted so much in one file, with patience."""
-        return until(lambda: len(notes(self.folder, name)) >= count, self.patience)
+        return until(lambda: len(notes(self.folder, name)) >= count, min(self.patience, self.rest))
 
     def begun(self, count: int = 1) -> None:
         """Wait until so many calls that note it have begun."""

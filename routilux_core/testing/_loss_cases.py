@@ -35,7 +35,7 @@ class LossCases:
         flow = bench.flow({"source": Source(), "dies": dies}, "source.out dies.n")
         _skip_if_workers_are_here(bench)
         job = flow.execute("source", {"count": CALLS})
-        assert job.wait(bench.deadline * 0.8), f"workers were killed, and the job hangs: {job.explain()}"
+        assert job.wait(bench.rest), f"workers were killed, and the job hangs: {job.explain()}"
         lost = sorted(set(range(CALLS)) - {output["n"] for output in job.outputs["dies.out"]})
         assert (lost, len(job.errors)) == (list(DEADLY), len(DEADLY)), (
             f"two workers were killed while they ran calls {list(DEADLY)}; lost are {lost[:9]}, {len(lost)} in all, "
@@ -79,7 +79,8 @@ class LossCases:
         job = flow.execute("source", {"count": 600})
         for _ in range(KILLS):
             calls = len(bench.notes("calls")) + 1 + chance.randrange(60)
-            goes_on = until(lambda n=calls: job.wait(0.0) or len(bench.notes("calls")) >= n, bench.patience)  # type: ignore[misc]
+            patience = min(bench.patience, bench.rest)
+            goes_on = until(lambda n=calls: job.wait(0.0) or len(bench.notes("calls")) >= n, patience)  # type: ignore[misc]
             assert goes_on, f"workers were killed (seed {seed}), and the job hangs: {job.explain()}"
             _kill_last(bench)
         assert bench.ended(job), f"workers were killed (seed {seed}), and the job hangs: {job.explain()}"

@@ -14,6 +14,8 @@ from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 
+ROOM = 2  # threads that want to run, for each cpu: for so many the limits have room
+
 
 class Hang(AssertionError):
     """A case did not end in its time; the message has the stacks of all threads."""
@@ -45,6 +47,15 @@ def _stacks() -> str:
         faulthandler.dump_traceback(file)
         file.seek(0)
         return file.read()
+
+
+def crowding() -> float:
+    """Return how many times longer the limits of a case have to be while this machine has so much to do; 1 at least."""
+    try:
+        load = os.getloadavg()[0]
+    except (AttributeError, OSError):  # the system does not tell
+        return 1.0
+    return max(1.0, load / (ROOM * (os.cpu_count() or 1)))
 
 
 def threads_alive() -> dict[int, str]:

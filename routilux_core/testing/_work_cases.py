@@ -80,7 +80,7 @@ class WorkCases:
         routines = {"source": Source(), "forward": Forward(), "total": total}
         flow = bench.flow(routines, "source.out forward.n", "forward.out total.n")
         job = flow.execute("source", {"count": MANY})
-        assert job.wait(bench.deadline * 0.9), f"not done in {bench.deadline * 0.9:g} s: {job.ledger}"
+        assert job.wait(bench.rest), f"not done in {bench.deadline * 0.9:g} s: {job.ledger}"
         assert job.status == "completed"
         assert job.ledger.completed == 1 + 2 * MANY
         assert job.ledger.balanced

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,6 +16,7 @@ import pytest
 from places import CHECKOUT, DOCS
 from quickest import QUICKEST
 from routilux_core.testing import ShuffledStrategy, StrategySuite
+from routilux_core.testing._bench import Bench
 from routilux_core.testing._generated import answer, differences
 from routilux_core.testing._loss_cases import LossCases
 from routilux_core.testing._program_cases import ProgramCases
@@ -267,6 +270,17 @@ def test_every_case_of_the_kit_is_explained_in_the_documentation() -> None:
     cases = {name for name in dir(StrategySuite) if name.startswith("test_")}
     explained = set(re.findall(r"^\| `(test_\w+)`", guide, re.MULTILINE))
     assert cases == explained
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(("load", "longer"), [(0.0, 1.0), (2.0, 1.0), (10.0, 5.0)])
+def test_the_limits_of_a_case_are_longer_on_a_machine_that_is_very_busy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, load: float, longer: float
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "getloadavg", lambda: (2 * load, 0.0, 0.0))
+    bench = Bench("sequential", str(tmp_path), 30.0, None, time.sleep)
+    assert (bench.deadline, bench.patience, bench.moment) == (30.0 * longer, 15.0 * longer, 5.0 * longer)
 
 
 def run_python(code: str) -> str:

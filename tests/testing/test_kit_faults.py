@@ -21,7 +21,7 @@ from strategies.faults import FAULTS
 pytestmark = pytest.mark.once
 
 ROUNDS = 20
-MUTANT_DEADLINE = 60.0  # their workers are processes, which take seconds to start where a machine is busy
+MUTANT_DEADLINE = 45.0  # their workers are processes, which take seconds to start where a machine is busy
 PROCESSES = 6  # at a time: a case that finds a fault mostly waits, for what never comes
 HANGS = "hangs in close"  # in every case: it has a second for each
 MODULE = """\

@@ -99,13 +99,13 @@ def test_a_worker_killed_from_outside_is_one_of_them(make_flow: MakeFlow, shippe
 def test_a_lost_scheduler_fails_the_job(make_flow: MakeFlow, make_cluster: Any, tmp_path: Path, way: int) -> None:
     cluster = make_cluster(1)
     waits = Waits(began=str(tmp_path / "began"), go=str(tmp_path / "go"))
-    flow = build(make_flow("f", **cluster.settings(silence_timeout=2.0, connect_timeout=2.0)), waits)
+    flow = build(make_flow("f", **cluster.settings(silence_timeout=8.0, connect_timeout=8.0)), waits)
     job = flow.execute("source", {"count": 3})
     appeared(tmp_path / "began0")
     began = time.monotonic()
     cluster.scheduler.send_signal(way)
     finished(job)
-    assert time.monotonic() - began < 10.0
+    assert time.monotonic() - began < 30.0
     assert job.status == "failed"
     assert cluster.address in str(job.errors[0].exception)
     if way == signal.SIGKILL:
