@@ -71,3 +71,18 @@ def test_an_unknown_workload_is_refused_by_name():
     assert outcome.returncode == 2
     assert "W99" in outcome.stderr
     assert "W3" in outcome.stderr
+
+
+def test_a_row_that_needs_what_is_not_installed_is_skipped_with_a_line(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    model, run = importlib.import_module("suite.model"), importlib.import_module("run")
+    rows = [
+        model.Row(name=name, measure=float, size=1, quick_size=1, needs=needs)
+        for name, needs in (("ours", ""), ("theirs", "no_such_module"))
+    ]
+    workload = model.Workload(name="W0", title="both", rows=tuple(rows), comparisons=())
+
+    assert [row.name for row in run._with_what_is_installed(workload).rows] == ["ours"]
+    assert capsys.readouterr().err == (
+        "W0, 'theirs' is skipped: no-such-module is not installed; pip install no-such-module\n"
+    )
