@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import get_ident
-from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from routilux_core._engine.ending import announce_end, announce_end_again, nudge
 from routilux_core._engine.mending import put_in_order
@@ -19,7 +19,6 @@ from routilux_core._engine.plan import JOB, Inlet, Item, Node
 from routilux_core._engine.roles import JobRole, SchedulerRole
 from routilux_core._engine.step import Step
 from routilux_core._routines.frame import CURRENT, check_outside, here
-from routilux_core._routines.signature import Payload
 from routilux_core._threads.aside import Aside
 from routilux_core._threads.completion import Completion
 from routilux_core._threads.guard import guarded, is_held_here, new_lock
@@ -33,6 +32,8 @@ from routilux_core.strategy import Done, WorkerPool
 
 if TYPE_CHECKING:
     import logging
+
+T = TypeVar("T")
 
 TICK = 0.02  # seconds between two looks at the clock, where the timers have no thread
 IN_CALLER = 0.25  # seconds between two looks whether they have none, for who works while it waits
@@ -235,36 +236,23 @@ class Engine:
         with self.lock:
             return [*self.runs, *self.ending]
 
-    def take_in(self, run: JobRole, entry: Inlet, payload: Payload) -> None:
-        """Have a run more, with what its entry is called with; `settle` follows."""
+    def take_in(self, run: JobRole, queue: Callable[[], T]) -> T:
+        """Have a run more, and return what `queue` does, which queues its entry, or what is left of it elsewhere.
+
+        `settle` follows.
+        """
         try:
             with self.lock:
                 self.runs.add(run)
                 for twin in run.own.values():
                     twin.place(twin.scheduler)  # anew: until now it was in no list, and might have been overlooked
                 self.measures.start(run.ledger)
-                run.post(entry, payload, 0, perf_counter())
+                queued = queue()
                 run.end_if_idle()
         except BaseException:  # it may be counted, and not be there
             self.hurt = True
             raise
-
-    def take_back(self, run: JobRole, queue: Callable[[], list[Item]]) -> list[Item]:
-        """Have a run that was begun in another process; `queue` queues what is left of it. `settle` follows."""
-        try:
-            with self.lock:
-                self.runs.add(run)
-                for twin in run.own.values():
-                    twin.place(twin.scheduler)
-                self.measures.start(run.ledger)
-                refused = queue()
-                run.end_if_idle()
-                for scheduler in self.schedulers:
-                    scheduler.want_worker()
-        except BaseException:
-            self.hurt = True
-            raise
-        return refused
+        return queued
 
     def note_failure(
         self, run: JobRole, failure: Failure, decision: Decision, state: str | None, status: str
@@ -328,10 +316,6 @@ class Engine:
         """Let a routine go; no job runs."""
         with self.lock:
             del self.nodes[routine_id]
-
-    def slots_by_routine(self) -> dict[str, list[int]]:
-        """Return the numbers of each routine's slots."""
-        return {name: [inlet.number for inlet in node.inlets.values()] for name, node in self.nodes.items()}
 
     @guarded
     def all_nodes(self) -> list[Node]:

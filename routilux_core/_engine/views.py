@@ -27,7 +27,7 @@ class JobSource:
         ledger, history = self.run.ledger, self.run.ledger.history
         with self.engine.up_to_date((self.run,)):
             return Counts(
-                routines=by_routine(self.engine.slots_by_routine(), history.totals(), history.newest(), history.timed),
+                routines=by_routine(slots_of(self.engine), history.totals(), history.newest(), history.timed),
                 timed=history.timed,
                 jobs=1,
                 wall=ledger.span.seconds(),
@@ -57,7 +57,7 @@ class FlowSource:
         with self.engine.up_to_date():
             timed = measures.history.timed
             return Counts(
-                routines=by_routine(self.engine.slots_by_routine(), measures.totals(), measures.newest(), timed),
+                routines=by_routine(slots_of(self.engine), measures.totals(), measures.newest(), timed),
                 timed=timed,
                 jobs=measures.jobs(),
                 wall=measures.wall(),
@@ -74,6 +74,11 @@ class FlowSource:
         """Begin anew."""
         with self.engine.up_to_date(()):
             self.engine.measures.clear()
+
+
+def slots_of(engine: Engine) -> dict[str, list[int]]:
+    """Return the numbers of each routine's slots."""
+    return {name: [inlet.number for inlet in node.inlets.values()] for name, node in engine.nodes.items()}
 
 
 def by_routine(

@@ -15,12 +15,12 @@ import weakref
 from collections.abc import Callable, Mapping
 from contextvars import Context, copy_context
 from functools import partial
-from time import monotonic, time
+from time import monotonic, perf_counter, time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from routilux_core._engine.control import JobControl, begin, drive
 from routilux_core._engine.engine import Engine, deadline_of, logger, seconds_left
-from routilux_core._engine.plan import Inlet, Lane
+from routilux_core._engine.plan import Inlet, Item, Lane
 from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Scheduler
 from routilux_core._engine.wiring import Wiring, check_coroutines
@@ -341,7 +341,7 @@ class Runtime:
                 self.keeper.start(self.wiring, run, job, inlet, order.payload)
             try:
                 self.last = job  # first: once it is posted, another thread may let it begin, whatever comes in between
-                self.engine.take_in(run, inlet, order.payload)
+                self.engine.take_in(run, lambda: run.post(inlet, order.payload, 0, perf_counter()))
             except BaseException:
                 run.abort()
                 raise
@@ -433,7 +433,13 @@ class Runtime:
             self._equip(run, job)
         recovery, items = self.keeper.take_up(self.wiring, run, job, types, retry_failed, ends_as)
         self.last = job
-        refused = self.engine.take_back(run, lambda: recovery.queue(items))
+
+        def queue() -> list[Item]:
+            refused = recovery.queue(items)
+            self.engine.want_workers()
+            return refused
+
+        refused = self.engine.take_in(run, queue)
         return run, job, recovery, refused
 
     def detach(self) -> None:
