@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +16,12 @@ from shipped.large import (
     PICKLED_IN,
     Blob,
     Gathers,
+    Grows,
     HalfPickled,
     Here,
     Keeps,
     Makes,
+    Measures,
     Slow,
     Spoils,
     Takes,
@@ -156,3 +159,82 @@ def test_arrays_arrive_as_they_are(make_flow: MakeFlow, shipped: dict[str, Any])
     assert len(found) == len(values)
     assert all(numpy.array_equal(each, value) for each, value in zip(found, values, strict=True))
     assert [each.flags.writeable for each in found[:5]] == [each.flags.writeable for each in values[:5]]
+
+
+def to_process(make_flow: MakeFlow, routine: Any) -> Flow:
+    return flow_to(make_flow, {"execution_strategy": ProcessStrategy(max_workers=1, start_method=QUICKEST)}, routine)
+
+
+def home_again(make_flow: MakeFlow, values: list[Any]) -> list[Any]:
+    """Return what came back of values that were sent there, each of them twice in one payload."""
+    found = sorted(results(ran(to_process(make_flow, Twice()), [[value, value] for value in values])), key=by_number)
+    assert [each["same"] for each in found] == [True] * len(values)
+    return [each["value"][0] for each in found]
+
+
+def by_number(result: dict[str, Any]) -> int:
+    n: int = result["n"]
+    return n
+
+
+def test_a_mapped_file_arrives_as_an_array_of_its_own(make_flow: MakeFlow, tmp_path: Path) -> None:
+    numpy = pytest.importorskip("numpy")
+    mapped = numpy.memmap(tmp_path / "file", dtype="f8", mode="w+", shape=(1 << 16,))
+    mapped[:] = 3
+    fixed = numpy.memmap(tmp_path / "file", dtype="f8", mode="r", shape=(1 << 16,))
+    for found in home_again(make_flow, [mapped, fixed, mapped[::2]]):
+        assert set(found) == {3.0}
+        if found.flags.writeable:
+            found[0] = 4
+    assert mapped[0] == 3
+
+
+def test_frames_arrive_as_they_are(make_flow: MakeFlow) -> None:
+    numpy, pandas = pytest.importorskip("numpy"), pytest.importorskip("pandas")
+    numbers = numpy.arange(100_000.0)
+    frame = pandas.DataFrame({"x": numbers, "n": numbers.astype("i4"), "s": ["a", "b"] * 50_000})
+    whole, every_second, column = home_again(make_flow, [frame, frame[::2], frame["x"]])
+    assert whole.equals(frame)
+    assert every_second.equals(frame[::2])
+    assert column.equals(frame["x"])
+    whole.loc[0, "x"] = 7.0
+    assert frame.loc[0, "x"] == 0.0
+
+
+def test_tables_arrive_as_they_are(make_flow: MakeFlow) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.table({"x": list(range(100_000)), "s": ["a", None] * 50_000})
+    whole, sliced = home_again(make_flow, [table, table.slice(7, 50_000)])
+    assert whole.equals(table)
+    assert sliced.equals(table.slice(7, 50_000))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_100_megabytes_of_bytes_go_there_and_come_back(make_flow: MakeFlow, kind: Callable[[bytes], Any]) -> None:
+    value = kind(b"ab" * (50 << 20))
+    (found,) = home_again(make_flow, [value])
+    assert type(found) is kind
+    assert found == value
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("beyond", [-1, 0, 1])
+@pytest.mark.parametrize("border", [1 << 31, 1 << 32])
+def test_the_borders_of_2_and_4_gigabytes_are_none(make_flow: MakeFlow, border: int, beyond: int) -> None:
+    value = blob(border + beyond, 5)
+    job = to_process(make_flow, Measures()).execute("here", {"values": [value]})
+    assert job.wait(900.0), job.explain()
+    assert results(job) == [{"n": 0, "seen": (border + beyond, 5, 5)}]
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_an_emission_of_more_than_2_gigabytes_comes_home(make_flow: MakeFlow) -> None:
+    flow = to_process(make_flow, Grows())
+    job = flow.execute("there0", {"value": (1 << 31) + 1})
+    assert job.wait(900.0), job.explain()
+    (found,) = results(job)
+    assert (len(found["value"].data), found["value"].data[0], found["value"].data[-1]) == ((1 << 31) + 1, 6, 6)

@@ -81,6 +81,26 @@ class Spoils(Routine, stateless=True):
         self.emit("out", n=n, seen=seen, value=value, pid=os.getpid())
 
 
+class Measures(Routine, stateless=True):
+    """Looks at what it gets, and tells of it."""
+
+    out = event("n", "seen")
+
+    @slot
+    def input(self, value: Blob, n: int) -> None:
+        self.emit("out", n=n, seen=(len(value.data), value.data[0], value.data[-1]))
+
+
+class Grows(Routine, stateless=True):
+    """Emits a value of so many bytes."""
+
+    out = event("value")
+
+    @slot
+    def input(self, value: int) -> None:
+        self.emit("out", value=blob(value, 6))
+
+
 class Twice(Routine, stateless=True):
     """Tells whether two keys have one and the same value."""
 
