@@ -74,7 +74,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _names(text: str) -> list[str]:
-    names = [name.strip().upper() for name in text.split(",") if name.strip()]
+    known = {name.upper(): name for name in WORKLOADS}
+    given = [name.strip().upper() for name in text.split(",") if name.strip()]
+    names = [known.get(name, name) for name in given]
     unknown = [name for name in names if name not in WORKLOADS]
     if unknown or not names:
         raise argparse.ArgumentTypeError(

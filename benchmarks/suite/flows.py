@@ -30,6 +30,16 @@ class Sink(Routine, stateless=True):
         note(n)
 
 
+class Pass(Routine, stateless=True):
+    """Passes on what it gets; its calls may run in parallel."""
+
+    out = event("n")
+
+    @slot
+    def input(self, n: int) -> None:
+        self.emit("out", n=n)
+
+
 class OrderedSink(Routine):
     """Notes what it gets, one call at a time: what a routine is by default."""
 
@@ -59,12 +69,24 @@ class Sleeper(Routine, stateless=True):
         note(n)
 
 
-def stream(count: int, sink: Routine, strategy: str, workers: int | None = None, **settings: Any) -> Flow:
-    """One source that sends ``count`` events to one sink."""
+def stream(
+    count: int,
+    sink: Routine,
+    strategy: str,
+    workers: int | None = None,
+    through: Routine | None = None,
+    **settings: Any,
+) -> Flow:
+    """One source that sends ``count`` events to one sink, directly or ``through`` another routine."""
     flow = Flow(execution_strategy=strategy, max_workers=workers, **settings)
     flow.add_routine(Source(count=count), "source")
     flow.add_routine(sink, "sink")
-    flow.connect("source", "out", "sink", "input")
+    if through is None:
+        flow.connect("source", "out", "sink", "input")
+    else:
+        flow.add_routine(through, "through")
+        flow.connect("source", "out", "through", "input")
+        flow.connect("through", "out", "sink", "input")
     return flow
 
 
