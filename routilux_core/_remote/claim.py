@@ -150,6 +150,8 @@ class Claim:
         """Let the job fail: what came of the task could not be counted, and would not be the next time."""
         item = self.items[min(self.next, len(self.items) - 1)]
         run = item[JOB]
+        if run.book is not None:  # what it has of the job is right, and can be recovered
+            run.book.detach()
         try:
             carry_out(run, item, run.ledger.failure(item, error), Decision(ErrorStrategy.STOP))
         finally:

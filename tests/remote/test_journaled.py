@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 
 from routilux_core import Flow, Routine, event, field, slot
-from routilux_core.errors import SerializationError
+from routilux_core.errors import CallInDoubt, SerializationError
 from shipped.routines import Source
 from shipped.strategies import Mortal
 
@@ -46,11 +46,13 @@ class Adds(Routine, on_worker_lost="retry"):
         self.seen.append(n)
 
 
-def doubling(make_flow: MakeFlow, file: Path, durability: str, **settings: Any) -> tuple[Flow, Mortal]:
+def doubling(
+    make_flow: MakeFlow, file: Path, durability: str, doubles: Routine | None = None, **settings: Any
+) -> tuple[Flow, Mortal]:
     strategy = Mortal(max_workers=3, max_worker_losses=1000, **settings)
     flow = make_flow("doubling", strategy, journal=file, durability=durability)
     flow.add_routine(Source(), "source")
-    flow.add_routine(Doubles(), "doubles")
+    flow.add_routine(doubles or Doubles(), "doubles")
     flow.add_routine(Adds(), "adds")
     flow.connect("source", "item", "doubles", "n")
     flow.connect("doubles", "done", "adds", "n")
@@ -115,6 +117,39 @@ def test_what_a_cancel_has_discarded_is_done_when_it_is_asked_for(
     flow.shutdown()
     assert not Path(f"{tmp_path / 'jobs.db'}-running").exists()
     flow, _ = doubling(make_flow, tmp_path / "jobs.db", durability)
+    [job] = flow.recover("one", retry_failed=True)
+    check_all_was_called(flow, job)
+
+
+class DoublesOnce(Doubles, stateless=True, on_worker_lost="retry", on_crash="fail"):
+    pass
+
+
+def test_what_was_with_a_worker_when_the_program_died_is_in_doubt(
+    make_flow: MakeFlow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make() -> Flow:
+        return doubling(make_flow, tmp_path / "jobs.db", "sync", doubles=DoublesOnce())[0]
+
+    monkeypatch.setattr(Doubles, "waits_at", 20)
+    Doubles.has_come.clear()
+    Doubles.may_go.clear()
+    flow = make()
+    flow.execute("source", {"count": COUNT}, job_id="one")
+    assert Doubles.has_come.wait(SECONDS)
+    flow._runtime.detach()  # from here on nothing is kept, as after a crash
+    Doubles.may_go.set()
+    flow.shutdown()
+    flow = make()
+    [job] = flow.recover()
+    assert job.wait(SECONDS), job.explain()
+    in_doubt = {each.key for each in job.in_doubt}
+    assert "one:22" in in_doubt
+    assert len(in_doubt) <= 3  # workers
+    assert job.status == "failed"
+    assert any(isinstance(each.exception, CallInDoubt) for each in job.errors)
+    flow.shutdown()
+    flow = make()
     [job] = flow.recover("one", retry_failed=True)
     check_all_was_called(flow, job)
 
