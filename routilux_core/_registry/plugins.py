@@ -62,6 +62,10 @@ class Candidate:
     why: str = ""
     hooks: tuple[str, ...] = ()
     active: tuple[str, ...] = ()  # those of its hooks that act in every flow
+    kind: type | None = (
+        None  # where it is a class that only decides, and nobody has named it: it is made when a flow does
+    )
+    made: Any = None
 
     def refuse(self, state: str, why: str) -> None:
         """Note why this plugin is left out."""
@@ -129,7 +133,7 @@ class PluginSet:
         self.plugins[name] = plugin
         if not decides:
             self.only_tell.add(name)
-        hooks = tuple(hook for hook in HOOKS if hook in found)
+        hooks = _in_order(found)
         for hook in hooks:
             for each in getattr(self.manager.hook, hook).get_hookimpls():
                 if each.plugin is plugin:
@@ -284,19 +288,27 @@ def _installed(name: Any, options: Any) -> Any:
     if name not in candidates:
         raise UnknownNameError("installed plugin", name, candidates, "plugins=: `routilux plugins` lists them")
     found = candidates[name]
-    if found.state != "ok":
+    if found.state not in ("ok", "broken") or (found.state == "broken" and not options):
         raise ConfigurationError(f"plugins=: plugin {name!r} of {found.declared} can't be used: {found.why}")
     if not isinstance(options, Mapping):
         raise ConfigurationError(f"plugins=: the options of plugin {name!r} are a mapping, not {brief(options)}")
-    if not options:
-        return installed().plugins[name]
     try:
+        if not options:
+            return _made(found)
         kind = load_target(found.declared.target)
         if not isinstance(kind, type):
             raise Refused("it is no class, so it takes no options")
         return _instance(functools.partial(kind, **options), kind.__qualname__)
     except Refused as refusal:
         raise ConfigurationError(f"plugins=: plugin {name!r} of {found.declared}: {refusal}") from refusal
+
+
+def _made(candidate: Candidate) -> Any:
+    """Return the plugin of the process, which all flows share that name it without options."""
+    with _lock:
+        if candidate.made is None and candidate.kind is not None:
+            candidate.made = _instance(candidate.kind, candidate.kind.__qualname__)
+        return candidate.made
 
 
 def scan(plugins: PluginSet, *, quiet: bool = False) -> None:
@@ -345,9 +357,12 @@ def _load(plugins: PluginSet, candidate: Candidate, enabled: set[str]) -> None:
     decides = name in enabled or "*" in enabled
     try:
         plugin = load_target(target)
+        if isinstance(plugin, type) and not decides and _only_decides(plugins.manager, plugin):
+            candidate.kind, candidate.hooks = plugin, _in_order(_implementations(plugins.manager, plugin))
+            return
         if isinstance(plugin, type):
             plugin = _instance(plugin, plugin.__qualname__)
-        candidate.hooks = plugins.add(plugin, name, decides=decides)
+        candidate.hooks, candidate.made = plugins.add(plugin, name, decides=decides), plugin
         candidate.active = tuple(hook for hook in candidate.hooks if decides or hook in TRACKING)
     except Refused as refusal:
         candidate.refuse("broken", str(refusal))
@@ -412,6 +427,17 @@ def _implementations(manager: pluggy.PluginManager, plugin: Any) -> set[str]:
     if not found & set(HOOKS):
         raise Refused(f"{_described(plugin)} implements none of the hooks (there are: {', '.join(HOOKS)})")
     return found
+
+
+def _only_decides(manager: pluggy.PluginManager, kind: type) -> bool:
+    """Whether a class has hooks, and none of them for tracking: nothing of it is used before somebody names it."""
+    marked: dict[str, Any] = {name: manager.parse_hookimpl_opts(kind, name) for name in dir(kind)}
+    found = {options.get("specname") or name for name, options in marked.items() if options is not None}
+    return not found.isdisjoint(RESULTS) and found.isdisjoint(TRACKING)
+
+
+def _in_order(hooks: set[str]) -> tuple[str, ...]:
+    return tuple(hook for hook in HOOKS if hook in hooks)
 
 
 def _warn_of_unknown(manager: pluggy.PluginManager, name: str) -> None:

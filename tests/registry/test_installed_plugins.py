@@ -606,6 +606,48 @@ def test_an_error_plugin_acts_in_the_flows_that_name_it(site: Site) -> None:
 
 
 @pytest.mark.once
+def test_an_installed_class_that_only_decides_is_made_when_a_flow_names_it(site: Site) -> None:
+    site.install(
+        "break-it",
+        code="""
+            from routilux_core import Decision, hookimpl
+
+            class Easy:
+                def __init__(self, decision="skip"):
+                    print("made for", decision)
+                    self.decision = decision
+
+                @hookimpl
+                def routilux_handle_error(self, failure):
+                    return Decision(self.decision)
+
+            class Strict(Easy):
+                def __init__(self, *, decision):
+                    super().__init__(decision)
+        """,
+        plugins="easy = break_it:Easy\nstrict = break_it:Strict",
+    )
+    done = site.run(
+        PROGRAM
+        + FAILING
+        + """
+    ends()
+    ends("easy")
+    ends("easy")
+    ends({"strict": {"decision": "continue"}})
+    ends("strict")
+    """
+    )
+    *said, refused = done.stdout.splitlines()
+    assert said == ["stop", "made for skip", "skip", "skip", "made for continue", "continue"]
+    assert refused.startswith(
+        "ConfigurationError plugins=: plugin 'strict' of break-it 1.0: Strict() raised: TypeError"
+    )
+    assert "is left out" not in done.stderr
+    assert cli(site, "plugins").stdout.count("not active: routilux_handle_error") == 2
+
+
+@pytest.mark.once
 def test_the_list_of_plugins_tells_which_hooks_are_active(site: Site) -> None:
     site.install("break-it", code=BREAKER, plugins="breaker = break_it:Breaker")
     [found] = json.loads(cli(site, "plugins", "--json").stdout)
