@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from time import perf_counter
 from typing import NamedTuple, Protocol
 
 from routilux_core.errors import JournalError
@@ -12,6 +13,8 @@ from routilux_core.journal import Journal, Key, Mark
 
 MOST = 256  # records in a transaction
 WINDOW_S = 0.01  # that records wait for company where nobody waits for them
+MOMENT_S = 0.0005  # in which another one comes, where somebody does
+LONGEST_S = 0.002  # that a record waits for others then: less than half of what a transaction takes
 
 
 FLEETING = ("activation", "arrival")  # kinds of rows that are written once, and deleted once
@@ -55,6 +58,7 @@ class Commits:
         self._mine = threading.local()  # the last record of each thread
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._took = 0.0  # seconds that the last transaction took
 
     def submit(self, rows: Rows, places: Sequence[int] = (), ended: str | None = None) -> int:
         """Queue a record, and return its number. Waits for nothing, and raises nothing: `wait` does both."""
@@ -147,10 +151,27 @@ class Commits:
                     self._changed.wait()
                 if not self._queue:
                     return
-                if self._window and len(self._queue) < MOST and not self._waiting and not self._closed:
+                if not self._window:
+                    self._let_others_come()
+                elif len(self._queue) < MOST and not self._waiting and not self._closed:
                     self._changed.wait(self._window)
                 some = [self._queue.popleft() for _ in range(min(MOST, len(self._queue)))]
+            began = perf_counter()
             self._write(some)
+            self._took = perf_counter() - began
+
+    def _let_others_come(self) -> None:
+        """Wait a moment for the records of calls that end at about the same time, while there are such, and they come.
+
+        Else the first of them has a transaction of its own, and all others wait for two.
+        """
+        known, until = 0, perf_counter() + min(self._took / 2, LONGEST_S)
+        while known < len(self._queue) < min(MOST, self._places - len(self._free)) and not self._closed:
+            left = until - perf_counter()
+            if left <= 0:
+                return
+            known = len(self._queue)
+            self._changed.wait(min(left, MOMENT_S))
 
     def _write(self, some: list[Record]) -> None:
         error = self.error

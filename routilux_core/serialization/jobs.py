@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
+from operator import attrgetter
 from typing import Any
 
 import attrs
@@ -26,6 +28,8 @@ from routilux_core.serialization.values import BROKEN, Writer
 from routilux_core.serialization.versions import JOB, VERSION
 from routilux_core.tracking import Source
 
+NAMES = tuple(each.name for each in attrs.fields(ActivationRecord))
+VALUES = attrgetter(*NAMES)
 STATUSES = ("pending", "running", "paused", *FINAL_STATUSES)
 ERRORS, OUTPUTS, HISTORY = ((ROOT, Name(name)) for name in ("errors", "outputs", "history"))
 
@@ -88,6 +92,11 @@ def _readable(text: str) -> str:
 
 
 def _activation(record: ActivationRecord, path: Path, writer: Writer) -> dict[str, Any]:
+    # Numbers and names, as most have nothing else, are what they are. There are up to a thousand, and a journal has a
+    # record of each job that ends.
+    is_plain = not record.extra and record.routine_id.isascii() and record.slot.isascii()
+    if is_plain and isfinite(record.posted + record.started + record.ended):
+        return {**dict(zip(NAMES, VALUES(record), strict=True)), "extra": {}}
     shape = shape_of(ActivationRecord)
     held = {name: dict(each) if isinstance(each, Mapping) else each for name, each in shape.held(record).items()}
     return writer.fields(shape.fields, held, path)
