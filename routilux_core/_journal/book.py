@@ -25,7 +25,7 @@ from routilux_core._engine.engine import logger
 from routilux_core._engine.plan import INLET, NUMBER, PAYLOAD, Inlet, Item, Node, Outlet, rename
 from routilux_core._engine.run import Run
 from routilux_core._journal.commits import Commits, Line
-from routilux_core._journal.texts import compact, failure_document, payload_text, state_text
+from routilux_core._journal.texts import compact, failure_document, payload_text, plain_text, state_text
 from routilux_core._routines.frame import CURRENT
 from routilux_core._routines.merge_strategies import MERGES
 from routilux_core._routines.signature import Payload
@@ -180,6 +180,9 @@ class Book:
 
     def text_of(self, node: Node, outlet: Outlet, data: Payload) -> str:
         """Return what a handler emits as text; what can't be kept fails the call that emits it."""
+        text = plain_text(data)
+        if text is not None:
+            return text
         return payload_text(data, f"routine {node.routine_id!r}, event {outlet.name!r}: what was emitted")
 
     def begin(self, item: Item) -> None:

@@ -30,7 +30,7 @@ compact = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 def payload_text(payload: Mapping[str, Any], what: str) -> str:
     """Return a payload as text; what can't be saved is a `SerializationError` that names each value by its path."""
-    text = _plain_text(payload)
+    text = plain_text(payload)
     if text is not None:
         return text
     with reported(f"{what} can't be kept in a journal") as problems:
@@ -38,7 +38,7 @@ def payload_text(payload: Mapping[str, Any], what: str) -> str:
     return compact(found)
 
 
-def _plain_text(payload: Mapping[str, Any]) -> str | None:
+def plain_text(payload: Mapping[str, Any]) -> str | None:
     """Return the JSON of a payload that is nothing else, as most are; None where some value needs the writer."""
     # What `compact` makes of it, in one pass with the look at it, which takes a third of the time.
     parts = []

@@ -241,6 +241,8 @@ class Emitter:
     def relieve_all(self, inlets: list[Inlet], run: Run) -> None:
         """Do something about what waits where something was just sent, if that is too much."""
         # Without the lock: whether to look closer. An old length costs a look too many, or leaves it to the next emit.
+        if not inlets:
+            return
         engine = self.scheduler.engine
         crowded = any(scheduler.ready.backlog() > engine.max_pending for scheduler in engine.schedulers)
         for inlet in inlets:

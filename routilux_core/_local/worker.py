@@ -124,10 +124,13 @@ class Worker(Emitter):
                 self._handle(self.item)
                 limit -= 1
             run = self.joined
-            if self.item is None and limit and run is not None and run.is_fast and len(variables) == 1:
+            if self.item is None and limit and run is not None and len(variables) == 1:
                 source = scheduler.ready.lane if self.claimed.node is None else self.claimed
-                if source:
+                if source and run.is_fast:
                     done, stuck = self._drain(source, run, limit, variables)
+                    limit -= done
+                elif source and run.book is not None:
+                    done, stuck = self._go_on(source, run, limit, variables)
                     limit -= done
             if len(variables) > 1:
                 return limit
@@ -253,6 +256,35 @@ class Worker(Emitter):
             self.ended = started
         # About: another thread may have taken some over.
         return max(0, len(records) - before_all) // run.ledger.history.width, stuck
+
+    def _go_on(self, lane: deque[Item], run: Run, limit: int, variables: Context) -> tuple[int, bool]:
+        """Run up to `limit` activations of the lane as long as they are of a job with a journal, and need no permit.
+
+        What a call of such a job needs is more than `_drain` does, but no step of its own. Return as `_drain` does.
+        """
+        scheduler, recorder, done = self.scheduler, run.ledger.recorder, 0
+        ready, engine = scheduler.ready, scheduler.engine
+        turn = self.ended + LANE_TURN_S if run.timed else 0.0  # until then others wait
+        try:
+            for item in islice(iter(lane.popleft, None), min(limit, RECORDS_PER_FLUSH)):
+                self.item = item
+                # The last look at the job, but for that at `stopped` in `invocation.call`: as in `_drain`.
+                if item[JOB] is not run or run.stopped or run.halted or item[INLET].node.mailbox.limited:
+                    lane.appendleft(item)
+                    self.item = None
+                    return done, True
+                self.started, self.call = self.ended or perf_counter(), None
+                self._handle(item)
+                done += 1
+                if self.item is not None or engine.deferred or engine.hurt or len(variables) > 1:
+                    break
+                if (ready.first or ready.queue) and self.ended >= turn:
+                    break
+                if recorder is not None and not recorder.armed:
+                    break
+        except IndexError:  # nothing is left in the lane
+            pass
+        return done, False
 
     def _give_back(self, node: Node) -> None:
         """Release the permit that a fast call of a worker that is alone had to take after all."""
