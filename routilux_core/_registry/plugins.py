@@ -62,9 +62,7 @@ class Candidate:
     why: str = ""
     hooks: tuple[str, ...] = ()
     active: tuple[str, ...] = ()  # those of its hooks that act in every flow
-    kind: type | None = (
-        None  # where it is a class that only decides, and nobody has named it: it is made when a flow does
-    )
+    kind: type | None = None  # a class that only decides, which is made when a flow names it
     made: Any = None
 
     def refuse(self, state: str, why: str) -> None:
