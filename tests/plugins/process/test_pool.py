@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import platform
 import signal
 import sys
 import threading
@@ -45,6 +46,13 @@ def other_worker(pool: ProcessPool, *known: int) -> int:
 
 def test_a_batch_comes_back_with_the_results_of_its_activations_in_order(pool: ProcessPool) -> None:
     assert run(pool, ("give", 1), ("give", "two"), ("give", None)).results == [1, "two", None]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have ways of their own")
+def test_a_worker_keeps_freed_memory_for_its_next_batch(pool: ProcessPool) -> None:
+    (faults,) = run(pool, ("page_faults", 16, 1 << 16)).results or [None]
+    assert faults is not None
+    assert faults < 64  # of the 256 pages
 
 
 def test_an_idle_worker_comes_first(pool: ProcessPool, gate: str) -> None:

@@ -56,6 +56,21 @@ def give(value: Any) -> Any:
     return value
 
 
+def page_faults(count: int, size: int) -> int:
+    """Return how many pages a second batch of buffers touches for the first time, the first one being freed."""
+    import resource
+
+    def touched() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+    for _ in range(2):
+        before = touched()
+        buffers = [bytearray(size) for _ in range(count)]
+        faults = touched() - before
+        del buffers
+    return faults
+
+
 def pid() -> int:
     return os.getpid()
 
