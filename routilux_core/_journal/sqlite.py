@@ -72,9 +72,8 @@ class SqliteJournal(Journal):
         self._check_file()
         try:
             self._connection = self.connect()
-            was_closed = self._lock(durable)
             self._process = os.getpid()
-            self._running = self._begin_running(was_closed)
+            self._lock(durable)
         except sqlite3.Error as error:
             self._drop()
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -99,16 +98,15 @@ class SqliteJournal(Journal):
         if not os.path.isdir(folder):
             raise JournalError(errno.ENOENT, f"{self.where} can't be made: there is no folder {folder!r}")
         for beside in ("-running", "-wal"):
-            left = os.path.exists(self.path + beside) and os.path.getsize(self.path + beside) > 0
-            if left and not (os.path.exists(self.path) and os.path.getsize(self.path)):
+            if size_of(self.path + beside) and not size_of(self.path):
                 raise JournalError(
                     errno.ENOENT,
                     f"{self.where} is gone, or empty, but {self.path + beside!r} says that it was in use: put it back, "
                     "or delete what is left beside it to begin anew",
                 )
 
-    def _lock(self, durable: bool) -> bool:
-        """Have the file alone, and see that it is a journal of this version; return whether no call can have run."""
+    def _lock(self, durable: bool) -> None:
+        """Have the file alone, see that it is a journal of this version, and begin the file beside it."""
         run = self._connection.execute
         run("PRAGMA locking_mode = EXCLUSIVE")
         is_new = self._is_new()
@@ -128,8 +126,8 @@ class SqliteJournal(Journal):
             run(f"PRAGMA user_version = {VERSION}")
             run(TABLE)
         was_closed = is_new or run(DELETE, CLOSED).rowcount > 0
-        run("COMMIT")
-        return was_closed
+        self._running = self._begin_running(was_closed)
+        run("COMMIT")  # behind that: who dies in between leaves a journal that was closed, and of which no call has run
 
     def _begin_running(self, was_closed: bool) -> Running:
         """Begin the file beside, when what the last process has noted there was compared with what is here."""
@@ -231,13 +229,12 @@ class SqliteJournal(Journal):
             try:
                 if not in_doubt:
                     connection.execute(PUT, (*CLOSED, "", crc_of(CLOSED, "")))
-                connection.close()
             except sqlite3.Error:  # it was full, say, which has been told
-                with contextlib.suppress(sqlite3.Error):
-                    connection.close()
                 in_doubt = True
-            if running is not None:
+            if running is not None:  # before the lock is given back: then there may be one of somebody else
                 running.close(removes=not in_doubt)
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
 
     def mark(self, place: int, mark: Mark) -> None:
         if self._running is not None:
@@ -247,7 +244,10 @@ class SqliteJournal(Journal):
         return None if self._running is None else self._running.found
 
     def _drop(self) -> None:
-        connection, self._connection, self._running = self._connection, None, None
+        connection, running = self._connection, self._running
+        self._connection = self._running = None
+        if running is not None:
+            running.close(removes=False)
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
@@ -277,6 +277,14 @@ class SqliteJournal(Journal):
             f"{self.where} {what}: {error}; the file stays as it is: when its disk and its rights are in order again, "
             "flow.recover() goes on with what is left",
         )
+
+
+def size_of(path: str) -> int:
+    """Return how long a file is; 0 where there is none, or none any more."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
 
 
 def runs_of(keys: Iterable[Key]) -> list[tuple[str, str, int, int, str]]:
