@@ -227,6 +227,19 @@ job = flow.execute("source", {{"count": 3}})
     assert ended.seconds < PATIENCE / 2
 
 
+def test_all_flows_of_a_program_share_the_seconds_at_its_end() -> None:
+    ended = run(
+        f"""{THIRD_PARTY}
+flows = [flow_of(Long(), Theirs()) for _ in range(3)]
+for flow in flows:
+    flow.execute("source", {{"count": 1}})
+    started.wait()
+    started.clear()
+"""
+    )
+    assert [each["closed"] for each in ended.said if "closed" in each] == [[True, True], [True, False], [True, False]]
+
+
 def test_a_pool_that_was_closed_is_not_closed_again_at_exit() -> None:
     ended = run(
         f"""{THIRD_PARTY.replace("timeout > 2.0", "timeout")}
