@@ -34,6 +34,7 @@ from routilux_core.errors import (
     RoutiluxError,
     StrategyError,
     UnknownNameError,
+    UnknownStrategyError,
     brief,
     is_interrupt,
 )
@@ -41,9 +42,10 @@ from routilux_core.hookspecs import PROJECT, Activation, StrategyRequest, hookim
 from routilux_core.strategy import ExecutionStrategy
 
 PREFIX = "routilux_"
+MAKES = "routilux_make_strategy"
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith(PREFIX))
 RESULTS: dict[str, tuple[type, tuple[type[Exception], ...]]] = {  # and the exceptions that reach the caller
-    "routilux_make_strategy": (ExecutionStrategy, (RoutiluxError,)),
+    MAKES: (ExecutionStrategy, (RoutiluxError,)),
     "routilux_handle_error": (Decision, ()),
     "routilux_admit": (Decision, ()),
 }
@@ -180,11 +182,7 @@ def make_strategy(plugins: PluginSet, request: StrategyRequest) -> ExecutionStra
         made = hook(request=request)
     else:
         offers = offered(plugins, request)
-        made = (
-            offers[0][1]
-            if offers
-            else strategies_module.make_strategy(request.name, request.max_workers, dict(request.options))
-        )
+        made = offers[0][1] if offers else _installed_strategy(request)
         _warn_of_rivals(request.name, [who for who, _ in offers])
     if not isinstance(made, ExecutionStrategy):
         raise StrategyError(
@@ -192,6 +190,19 @@ def make_strategy(plugins: PluginSet, request: StrategyRequest) -> ExecutionStra
         )
     strategies_module.check_object(made)
     return made
+
+
+def _installed_strategy(request: StrategyRequest) -> ExecutionStrategy:
+    try:
+        return strategies_module.make_strategy(request.name, request.max_workers, dict(request.options))
+    except UnknownStrategyError as error:
+        asleep = [each for each in installed().candidates if MAKES in each.hooks and MAKES not in each.active]
+        if asleep:
+            error.add_note(
+                f"What may make it is installed, and acts only where it is named, in Flow(plugins=[...]) or {ENABLE}: "
+                f"{', '.join(repr(each.declared.name) for each in asleep)}"
+            )
+        raise
 
 
 def offered(plugins: PluginSet, request: StrategyRequest) -> list[tuple[str, ExecutionStrategy]]:

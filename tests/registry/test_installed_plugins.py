@@ -414,6 +414,14 @@ def test_an_installed_plugin_that_makes_strategies_is_asked_before_the_first_job
     site.install("makes", code=code, plugins="makes = makes")
     program = PROGRAM + "\n    print(attempt('pattern:x')); print(attempt('patern'))"
     assert "unknown execution strategy 'pattern:x'" in site.run(program).stdout, "nobody has named the plugin"
+    noted = """
+    try:
+        Flow(execution_strategy="pattern:x")
+    except RoutiluxError as error:
+        print(error.__notes__)
+    """
+    said = site.run(PROGRAM + noted).stdout
+    assert "is installed, and acts only where it is named, in Flow(plugins=[...]) or ROUTILUX_PLUGINS: 'makes'" in said
     first, second = site.run(program, ROUTILUX_PLUGINS="makes").stdout.splitlines()
     assert first == ANSWER
     assert second.startswith("UnknownStrategyError: unknown execution strategy 'patern'")
