@@ -21,9 +21,13 @@ from places import CHECKOUT
 
 pytestmark = pytest.mark.once  # it reads sources
 
-PACKAGES = {
+SHIPPED = {  # in one wheel
     "routilux_core": CHECKOUT / "routilux_core",
     "routilux_core_plugins": CHECKOUT / "plugins" / "routilux_core_plugins",
+}
+PACKAGES = SHIPPED | {
+    "routilux_dask": CHECKOUT / "plugins" / "routilux-dask" / "src" / "routilux_dask",
+    "routilux_otel": CHECKOUT / "plugins" / "routilux-otel" / "src" / "routilux_otel",
 }
 
 # What stands below all rooms: public modules that the rooms themselves are made of.
@@ -172,7 +176,7 @@ def _origin(node: ast.ImportFrom, module: str, is_package: bool) -> str:
 
 @functools.cache
 def modules() -> dict[str, Path]:
-    """Return every module of both packages by its dotted name."""
+    """Return every module of our packages by its dotted name."""
     found = {}
     for package, folder in PACKAGES.items():
         for path in folder.rglob("*.py"):
@@ -241,7 +245,7 @@ def _reached(start: str, graph: dict[str, set[str]]) -> set[str]:
 
 
 def imported_by_each(*, types: bool) -> dict[str, set[str]]:
-    """Return which modules each module of both packages imports, with those for types only or without."""
+    """Return which modules each module of our packages imports, with those for types only or without."""
     graph: dict[str, set[str]] = {name: set() for name in modules()}
     for each in itertools.chain(*map(all_imports, PACKAGES)):
         target = module_of(each.name)
@@ -540,13 +544,13 @@ def test_the_wheel_holds_both_packages_and_nothing_else() -> None:
     shipped = _shipped_files()
     expected = {
         PurePosixPath(package, path.relative_to(folder))
-        for package, folder in PACKAGES.items()
+        for package, folder in SHIPPED.items()
         for path in folder.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
     expected |= {PurePosixPath("routilux_core/_example", name) for name in EXAMPLE}
     assert {path for path in shipped if ".dist-info" not in path.parts[0]} == expected
-    assert {PurePosixPath(package, "py.typed") for package in PACKAGES} <= shipped
+    assert {PurePosixPath(package, "py.typed") for package in SHIPPED} <= shipped
     assert [path for path in shipped if path.name == "LICENSE"]
 
 

@@ -33,12 +33,16 @@ class Worker:
 class Fleet:
     """All of them. Only the thread of the event loop touches it."""
 
-    def __init__(self, most: int | None) -> None:
+    def __init__(self, most: int | None, batch: int) -> None:
         self.workers: dict[str, Worker] = {}
         self.arrived = asyncio.Event()  # set again at each arrival
         self.size = 1
         self.careful = 0  # so many more tasks are sent while no other waits behind them
-        self._most = most
+        self._most, self._batch = most, batch  # workers, and calls in a task
+
+    def be_careful(self, tasks: int) -> None:
+        """Let no task wait behind another while the calls of so many are made again, each in a task of its own."""
+        self.careful += tasks * self._batch
 
     @property
     def threads(self) -> int:

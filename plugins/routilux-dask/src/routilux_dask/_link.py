@@ -34,6 +34,7 @@ class Settings(NamedTuple):
 
     address: str | None
     max_workers: int | None
+    max_batch: int
     connect_timeout: float
     silence_timeout: float
 
@@ -188,7 +189,7 @@ class Link:
                 f"no Dask scheduler could be reached at {address!r} within {seconds:g} s: start one there with `dask "
                 f"scheduler`, correct the address, or leave it out for a private cluster of processes ({error})"
             ) from error
-        fleet = Fleet(self._settings.max_workers)
+        fleet = Fleet(self._settings.max_workers, self._settings.max_batch)
         name = os.urandom(6).hex()
         self._traffic = Traffic(name, self._client, fleet, self._waiting, self._home, self._host, self._lose)
         self._client.subscribe_topic("all", self._traffic.heard)

@@ -9,8 +9,6 @@ from attrs import field, frozen
 from routilux_core import Capabilities, ConfigurationError, ExecutionStrategy, Host, WorkerPool
 from routilux_core.seconds import check_seconds
 
-MAX_BATCH = 1024
-
 
 def _check_address(value: Any) -> str | None:
     if value is None or (isinstance(value, str) and value.strip()):
@@ -46,7 +44,7 @@ class DaskStrategy(ExecutionStrategy):
     # The way there and back takes some 10 ms: batches hold more work than those of a local pool, and a worker has its
     # next one waiting unless that would wait for long.
     capabilities: ClassVar[Capabilities] = Capabilities(
-        shares_memory=False, max_batch=MAX_BATCH, batch_seconds=0.04, ahead_below=0.1
+        shares_memory=False, max_batch=1024, batch_seconds=0.04, ahead_below=0.1
     )
     address: str | None = field(default=None, converter=_check_address)
     connect_timeout: float = field(default=30.0, converter=_check_seconds)
@@ -60,6 +58,7 @@ class DaskStrategy(ExecutionStrategy):
         settings = Settings(
             address=self.address,
             max_workers=self.max_workers,
+            max_batch=self.capabilities.max_batch,
             connect_timeout=self.connect_timeout,
             silence_timeout=self.silence_timeout,
         )

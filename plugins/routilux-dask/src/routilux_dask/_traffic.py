@@ -19,7 +19,6 @@ from routilux_dask import _remote
 from routilux_dask._checks import PACKAGES, problems
 from routilux_dask._fleet import AHEAD, Fleet, Worker
 from routilux_dask._journal import IN_DOUBT, Story
-from routilux_dask._strategy import MAX_BATCH
 
 OVERDUE = 0.25  # seconds that a task may wait at one worker while another is idle
 GREETING = 1.0  # seconds that a goodbye waits for a hello that is on its way
@@ -176,7 +175,7 @@ class Traffic:
         """Settle what was away on a dead worker: what it had not begun goes to another."""
         told = await self._inherit(worker, list(away))
         # The calls of those in doubt are made again, each in a task of its own: one that kills takes no other along.
-        self.fleet.careful += MAX_BATCH * sum(story.begun and story.at is None for story in told)
+        self.fleet.be_careful(sum(story.begun and story.at is None for story in told))
         unbegun = []
         for task, story in zip(away.values(), told, strict=True):
             if story.begun:
