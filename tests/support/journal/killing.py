@@ -1,7 +1,8 @@
 """A program that kills a flow before and after each step of its journal, and looks what comes of it.
 
 A step is a statement, or a mark that a call begins. Each run is a fork, so nothing of one is left for the next.
-`killing.py FOLDER STRATEGY DURABILITY COUNT [EVERY]` prints how many kills there were, and each wrong result.
+`killing.py FOLDER STRATEGY DURABILITY COUNT [EVERY [FIRST]]` prints how many kills there were, and each wrong result:
+of each step, or of each so many, from the first one on. So several of them can share the work.
 """
 
 from __future__ import annotations
@@ -182,12 +183,12 @@ class Kills:
             self.second += self.start(**{when: dies_at(then)}) is None
         for each in wrong(self.expected, self.start(), self.durability, self.workers, then is not None):
             self.bad += 1
-            print(f"{self.name}, {when} step {number}, then {then}: {each}")
+            print(f"{self.name}, {when} step {number}, then {then}: {each}", flush=True)
         return died
 
-    def at_each(self, every: int) -> None:
+    def at_each(self, every: int, first: int) -> None:
         """Kill it before and after each step, also a second time, each time a little further."""
-        number, went_on = 1, True
+        number, went_on = first, True
         while went_on:
             then = 7 * number % (self.expected["steps"] + 20 - number) + 1 if number < self.expected["steps"] else 1
             kills = [self.kill(when, number) for when in ("before", "after")]
@@ -195,12 +196,12 @@ class Kills:
             number += every
 
 
-def main(folder: Path, strategy: str, durability: str, count: int, every: int = 1) -> None:
+def main(folder: Path, strategy: str, durability: str, count: int, every: int = 1, first: int = 1) -> None:
     os.environ["EFFECTS"] = str(folder / "effects")
     logging.disable()
     began = perf_counter()
     kills = Kills(folder, strategy, durability, count)
-    kills.at_each(every)
+    kills.at_each(every, first)
     seconds = f"{perf_counter() - began:.0f} s"
     print(f"{kills.kills} kills, {kills.second} of what was recovered, {seconds}, {kills.bad} wrong")
 
