@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import keyword
 import re
 import sys
@@ -100,7 +101,7 @@ version = "0.1.0"
 description = "Execution strategy `$name` for routilux-core."
 readme = "README.md"
 requires-python = ">=3.11"
-dependencies = ["routilux-core"]
+dependencies = ["$core"]
 
 [project.optional-dependencies]
 test = ["routilux-core[testing]"]
@@ -232,6 +233,7 @@ def _write(files: Mapping[str, str], name: str, into: Path, then: str) -> int:
         "title": name.replace("-", " ").capitalize(),
         "class_name": f"{name.title().replace('-', '')}Strategy",
         "contract": CONTRACT,
+        "core": _core(),
     }
     for path, text in files.items():
         target = into / Template(path).substitute(words)
@@ -240,6 +242,12 @@ def _write(files: Mapping[str, str], name: str, into: Path, then: str) -> int:
         print(Lines(f"wrote {target}"))
     print(Lines(f"\nNext: {then}"))
     return 0
+
+
+def _core() -> str:
+    """Return what a distribution that is made now requires: this version, and none that may break with it."""
+    major, minor, *_ = importlib.metadata.version("routilux-core").split(".")
+    return f"routilux-core>={major}.{minor},<{int(major) + 1}"
 
 
 def _module(name: str) -> str:

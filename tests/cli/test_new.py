@@ -36,6 +36,9 @@ def test_a_new_plugin_names_itself_everywhere(tmp_path: Path, capsys: pytest.Cap
     assert "wrote" in capsys.readouterr().out
     project = (folder / "pyproject.toml").read_text(encoding="utf-8")
     assert 'green-trees = "routilux_green_trees:GreenTreesStrategy"' in project
+    major, minor, *_ = version("routilux-core").split(".")
+    bounds = f'dependencies = ["routilux-core>={major}.{minor},<{int(major) + 1}"]'
+    assert bounds in project, "another major version may have another contract"
     code = (folder / "src" / "routilux_green_trees" / "__init__.py").read_text(encoding="utf-8")
     assert 'name: ClassVar[str] = "green-trees"' in code
     compile(code, "plugin", "exec")
