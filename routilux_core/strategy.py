@@ -284,10 +284,11 @@ class WorkerPool(ABC):
         """
 
     @abstractmethod
-    def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
+    def close(self, *, cancel: bool = False, timeout: float | None = None) -> bool | None:
         """End the workers; idempotent. `cancel` drops tasks not started; `timeout` bounds the wait in seconds.
 
-        Beyond that it ends what still runs, where it can, and returns. When the interpreter exits, a pool that is open
+        Beyond that it ends what still runs, where it can, and returns: False where it gave up on something, which still
+        runs, and a warning then says so. When the interpreter exits, a pool that is open
         is closed with `cancel=True` and what is left of three seconds: then no thread can be started any more. The
         pool of a flow that nobody has any more is forgotten with it, and not closed: end what it began with
         `weakref.finalize`.

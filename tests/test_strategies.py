@@ -536,3 +536,24 @@ def test_every_strategy_gives_the_same_answer(make_flow: MakeFlow) -> None:
         assert sorted(int(str(failure.exception)) for failure in job.errors) == list(range(13, 500, 50))
     assert answers[0] == answers[1] == answers[2]
     assert answers[0][3] == {"even": 250, "odd": 240}
+
+
+@pytest.mark.parametrize(("says", "warnings"), [(None, 0), (True, 0), (False, 1)])
+def test_a_pool_that_gave_up_on_something_while_it_was_closed_is_named(
+    caplog: pytest.LogCaptureFixture, says: bool | None, warnings: int
+) -> None:
+    class Pool(ThreadForEach):
+        def close(self, *, cancel: bool = False, timeout: float | None = None) -> bool | None:
+            super().close(cancel=cancel, timeout=timeout)
+            return says
+
+    class Theirs(ForEachStrategy):
+        def open(self, host: Host) -> WorkerPool:
+            return Pool(1, host)
+
+    with Flow(execution_strategy=Theirs()) as flow:
+        flow.add_routine(Source(), "source")
+        flow.run("source", {"count": 1})
+    assert caplog.messages == warnings * [
+        "strategy 'for-each' closed its pool, and gave up on work that still runs; it is left behind"
+    ]

@@ -75,8 +75,8 @@ class WrappedPool(WorkerPool):
     def after_fork(self) -> None:
         self.pool.after_fork()
 
-    def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
-        self.pool.close(cancel=cancel, timeout=timeout)
+    def close(self, *, cancel: bool = False, timeout: float | None = None) -> bool | None:
+        return self.pool.close(cancel=cancel, timeout=timeout)
 
 
 class LimitedPool(WrappedPool):

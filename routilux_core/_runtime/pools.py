@@ -98,7 +98,11 @@ def close_at_exit(scheduler: SchedulerRole, timeout: float) -> None:
 
 def _close(pool: WorkerPool, scheduler: SchedulerRole, cancel: bool, timeout: float | None) -> None:
     try:
-        pool.close(cancel=cancel, timeout=timeout)
+        if pool.close(cancel=cancel, timeout=timeout) is False:
+            logger().warning(
+                "strategy %r closed its pool, and gave up on work that still runs; it is left behind",
+                scheduler.strategy.name,
+            )
     except Exception:
         logger().warning("strategy %r raised while its pool was closed", scheduler.strategy.name, exc_info=True)
 

@@ -140,8 +140,8 @@ class SpyPool(WorkerPool):
     def wait(self, done: Done, timeout: float | None) -> bool:
         return self._pool.wait(done, timeout)
 
-    def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
-        self._pool.close(cancel=cancel, timeout=timeout)
+    def close(self, *, cancel: bool = False, timeout: float | None = None) -> bool | None:
+        return self._pool.close(cancel=cancel, timeout=timeout)
 
 
 class TrailTask(Task):

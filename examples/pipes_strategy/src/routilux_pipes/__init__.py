@@ -100,7 +100,7 @@ class PipesPool(WorkerPool):
         for minder in self.minders:  # else a worker would not hear of the parent's end while the child lives
             minder.let_go()
 
-    def close(self, *, cancel: bool = False, timeout: float | None = None) -> None:
+    def close(self, *, cancel: bool = False, timeout: float | None = None) -> bool | None:
         deadline = None if timeout is None else monotonic() + timeout
         with self.changed:
             self.closed = True
@@ -113,12 +113,14 @@ class PipesPool(WorkerPool):
         self.join(deadline)
         for minder in self.minders:  # their time is over: what they run fails
             minder.end(minder.task, "the pool was closed")
-        self.join(monotonic() + GRACE_S)
+        return self.join(monotonic() + GRACE_S)
 
-    def join(self, deadline: float | None) -> None:
-        for minder in self.minders:
-            if minder.thread is not threading.current_thread():
-                minder.thread.join(None if deadline is None else max(0.0, deadline - monotonic()))
+    def join(self, deadline: float | None) -> bool:
+        """Wait for the threads that look after workers, and return whether all have ended."""
+        others = [minder.thread for minder in self.minders if minder.thread is not threading.current_thread()]
+        for thread in others:
+            thread.join(None if deadline is None else max(0.0, deadline - monotonic()))
+        return not any(thread.is_alive() for thread in others)
 
 
 class Minder:
