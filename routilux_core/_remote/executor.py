@@ -167,7 +167,7 @@ class BatchExecutor:
         return True
 
     def _count(self, index: int, ready: Ready) -> None:
-        taken = ready.tally.taken()
+        taken = ready.tally.taken(self._frame)
         if taken is not None:
             self._reporter.stats.append((index, *taken))
 

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 from routilux_core._remote.pickling import Pickled, dumps, dumps_apart, explain, loads
 from routilux_core._routines.attributes import attributes_of, drop, give, own_attributes
+from routilux_core._routines.frame import CURRENT
 from routilux_core._routines.internals import Internals
 from routilux_core._routines.methods import bound
 from routilux_core._routines.signature import Handler, Payload, Signature, bind
@@ -237,33 +238,53 @@ _PROBE: dict[str, Any] = {"": []}
 ALONE = _holders(_PROBE.copy(), "")  # references to a container that one attribute has, and the copy of them all
 
 
+class Change:
+    """What was done to counters: whether they were reset, and what was added since."""
+
+    __slots__ = ("added", "reset")
+
+    def __init__(self) -> None:
+        self.reset = False
+        self.added: dict[str, float] = {}
+
+
 class Tally(dict[str, float]):
-    """A routine's counters in a worker: what they came with, and what was added since `taken` was last called."""
+    """A routine's counters in a worker: what they came with, and what each task has done to them and not told yet.
+
+    Several tasks may run in threads of one process: what a call has counted is told with its own end.
+    """
 
     def __init__(self, base: dict[str, float], lock: threading.RLock) -> None:
         super().__init__(base)
         self._lock = lock  # of the routine, whose counters any thread may change
-        self._added: dict[str, float] = {}
-        self._reset = False
+        self._changes: dict[object, Change] = {}  # by the frame of a task; None where a thread has none
         self.touched = False
 
+    def _mine(self) -> Change:
+        return self._changes.setdefault(CURRENT.get(), Change())
+
     def __setitem__(self, name: str, value: float) -> None:
-        self._added[name] = self._added.get(name, 0) + (value - self.get(name, 0))
+        added = self._mine().added
+        added[name] = added.get(name, 0) + (value - self.get(name, 0))
         super().__setitem__(name, value)
         self.touched = True  # the last: who sees it without the lock finds the rest
 
     def clear(self) -> None:
         super().clear()
-        self._added, self._reset, self.touched = {}, True, True
+        mine = self._mine()
+        mine.added, mine.reset = {}, True
+        self.touched = True
 
-    def taken(self) -> tuple[bool, dict[str, float]] | None:
-        """Return whether they were reset, and what was added; None if nothing happened."""
-        if not self.touched:
-            return None
+    def taken(self, frame: object) -> tuple[bool, dict[str, float]] | None:
+        """Return whether a task, or a thread of nobody's, has reset them, and what it added; None if nothing."""
         with self._lock:
-            taken = self._reset, self._added
-            self._added, self._reset, self.touched = {}, False, False
-        return taken
+            found = [self._changes.pop(each) for each in (None, frame) if each in self._changes]
+            self.touched = bool(self._changes)
+        added: dict[str, float] = {}
+        for change in found:
+            for name, more in change.added.items():
+                added[name] = added.get(name, 0) + more
+        return (any(change.reset for change in found), added) if found else None
 
 
 def add_stats(routine: Routine, reset: bool, added: dict[str, float]) -> None:

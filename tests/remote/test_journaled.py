@@ -152,6 +152,7 @@ def test_what_was_with_a_worker_when_the_program_died_is_in_doubt(
     flow = make()
     [job] = flow.recover("one", retry_failed=True)
     check_all_was_added(flow, job)
+    assert flow.routines["doubles"].stats() == {"calls": COUNT}  # what was in doubt was not counted with another call
 
 
 class Plain:
