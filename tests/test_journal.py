@@ -451,7 +451,7 @@ def test_a_file_that_is_deleted_while_it_is_in_use_fails_the_job(file: Path) -> 
 def test_a_damaged_journal_is_refused_or_gives_an_equal_result(file: Path) -> None:
     (file.parent / "damaged").mkdir()
     found = damaged(file.parent / "damaged", 20, seed=1)
-    assert found.keys() <= {"refused", "equal"}
+    assert found.keys() <= {"refused", "refused later", "equal"}
 
 
 @pytest.mark.soak
@@ -460,7 +460,7 @@ def test_10_000_damaged_journals_are_refused_or_give_an_equal_result(file: Path)
     (file.parent / "damaged").mkdir()
     found = damaged_at_once(file.parent / "damaged", 10_000, seed=2)
     print(found)
-    assert found.keys() == {"refused", "equal"}
+    assert {"refused", "equal"} <= found.keys() <= {"refused", "refused later", "equal"}
 
 
 def test_a_journal_of_version_1_is_gone_on_with(file: Path) -> None:

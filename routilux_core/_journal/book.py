@@ -185,10 +185,13 @@ class Book:
             return text
         return payload_text(data, f"routine {node.routine_id!r}, event {outlet.name!r}: what was emitted")
 
-    def begin(self, item: Item) -> None:
-        """Note that a call begins, when all that it comes from is on disk, which this waits for."""
+    def begin(self, item: Item) -> bool:
+        """Note that a call begins, when all that it comes from is on disk, which this waits for.
+
+        False where the job has left the journal, and is about to be stopped: nobody would know of the call.
+        """
         if self.detached:
-            return
+            return False
         try:
             if self.waits:
                 self.commits.wait_for_mine()
@@ -198,6 +201,7 @@ class Book:
             self.detach()
             raise
         self.enter(item)
+        return True
 
     def needs(self, item: Item) -> int:
         """Return the record that has to be on disk before an activation is called; 0 if there is none, or not again."""

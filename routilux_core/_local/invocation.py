@@ -58,8 +58,8 @@ def call(worker: Emitter, inlet: Inlet, payload: Payload, run: Run, number: int)
     payload = prepare(worker, inlet, payload, run, number)
     if run.stopped:  # that may have taken its time; behind this look the worker has committed to the call
         return NOT_BEGUN
-    if run.book is not None and worker.item is not None:
-        run.book.begin(worker.item)
+    if run.book is not None and worker.item is not None and not run.book.begin(worker.item):
+        return NOT_BEGUN
     # From here on `emit` may be called, and the timers' thread may look at the time.
     state = worker.call = state_of_call(node, start_deadline(worker, node))
     began = perf_counter()
