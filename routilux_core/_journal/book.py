@@ -200,18 +200,19 @@ class Book:
         except BaseException:
             self.detach()
             raise
-        self.enter(item)
-        return True
+        return self.enter(item)  # it may have left while this has waited
 
     def needs(self, item: Item) -> int:
         """Return the record that has to be on disk before an activation is called; 0 if there is none, or not again."""
         return self._unsafe.pop(item[NUMBER], 0)
 
-    def enter(self, item: Item) -> None:
-        """Note that a call begins, of which all that it comes from is on disk."""
-        if not self.detached:
-            count_calls(item[INLET].node.routine)
-            self._mark(item)
+    def enter(self, item: Item) -> bool:
+        """Note that a call begins, of which all that it comes from is on disk; False as for `begin`."""
+        if self.detached:
+            return False
+        count_calls(item[INLET].node.routine)
+        self._mark(item)
+        return True
 
     def ship(self, items: Iterable[Item]) -> None:
         """Note that calls are about to begin in another process, when all that they come from is on disk."""
