@@ -251,11 +251,10 @@ class CoroutineCall(Emitter):
         CURRENT.set(self)
         self.thread = get_ident()
         payload = prepare(self, inlet, payload, run, number)
-        if run.stopped:  # behind this look the worker has committed to the call
+        # Behind this look the worker has committed to the call. A journal that the job has left would not know of it.
+        if run.stopped or (run.book is not None and not run.book.enter(item)):
             self.verdict = NOT_BEGUN
             return None
-        if run.book is not None:
-            run.book.enter(item)
         self.call = state_of_call(inlet.node)
         self.called = perf_counter()
         return inlet.call(payload)
