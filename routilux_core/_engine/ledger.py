@@ -41,10 +41,6 @@ class Span:
         self.began_at = self._clock = time()
         self.ended = 0.0  # while it runs
 
-    def end(self) -> None:
-        """The job ends now."""
-        self.ended = perf_counter()
-
     def ended_at(self) -> float | None:
         """Return when it ended, which is never before it began; None while it runs."""
         return max(self.began_at, self._clock + self.ended - self.began) if self.ended else None

@@ -341,7 +341,7 @@ class Runtime:
                 self.keeper.start(self.wiring, run, job, inlet, order.payload)
             try:
                 self.last = job  # first: once it is posted, another thread may let it begin, whatever comes in between
-                self.engine.take_in(run, lambda: run.post(inlet, order.payload, 0, perf_counter()))
+                self.engine.take_in(run, partial(run.post, inlet, order.payload, 0, perf_counter()))
             except BaseException:
                 run.abort()
                 raise
