@@ -144,6 +144,8 @@ class FlowReader:
                 raise ValueError("a strategy has a name")
             if options is BROKEN:
                 return None
+            if type(options) is not dict or not all(isinstance(name, str) for name in options):
+                raise ValueError("options: expected an object with the names of the strategy's options")
             cls = self.known.strategy(record.name)
             if cls is not None:
                 return cls(max_workers=record.max_workers, **options)

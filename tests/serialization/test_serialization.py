@@ -273,6 +273,13 @@ def test_options_are_saved_as_given_and_objects_by_what_is_not_their_default() -
     assert flow.serialize()["strategy"] == {"name": "sequential", "max_workers": 2, "options": {}}
 
 
+@pytest.mark.parametrize("options", [{"$tuple": ["h", 1]}, {"$dict": [[1, 2]]}])
+def test_options_that_have_no_names_are_a_problem(options: Any) -> None:
+    document = Flow().serialize() | {"strategy": {"name": "elsewhere", "max_workers": 1, "options": options}}
+    [problem] = problems_of(document)
+    assert problem.startswith("strategy: options: expected an object with the names of the strategy's options")
+
+
 def test_options_that_a_given_strategy_refuses_are_a_problem() -> None:
     document = Flow().serialize() | {"strategy": {"name": "loop", "max_workers": 1, "options": {"depht": 1}}}
     [problem] = problems_of(document, types=[Loop])

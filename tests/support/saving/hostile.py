@@ -104,12 +104,20 @@ def same(one: Any, other: Any) -> bool:
 
 
 def as_saved(loaded: dict[str, Any], document: Any) -> dict[str, Any]:
-    """Return a flow that was loaded as far as its document says: of a routine without attributes, what it was given."""
+    """Return what was loaded as far as its document says: of a routine without attributes, what it was given.
+
+    A failure names its call by two numbers, which are saved together; a document that has one of them loads as well.
+    """
     for name, routine in document.get("routines", {}).items():
         if routine["attributes"] is None:
             made = loaded["routines"][name]
             made["attributes"] = None
             made["fields"] = {each: made["fields"][each] for each in routine["fields"]}
+    for made, failure in zip(loaded.get("errors", []), document.get("errors", []), strict=True):
+        if made.get("cause", 0) is None and "cause" not in failure:
+            del made["cause"]
+        elif "activation" not in failure and "cause" in failure:
+            made["cause"] = failure["cause"]
     return loaded
 
 
