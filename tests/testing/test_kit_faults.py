@@ -6,6 +6,7 @@ The kit runs as third parties run it: a test module of a few lines, under pytest
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -154,7 +155,7 @@ def run_mutants(folder: Path, mutants: Table) -> Outcomes:
 
 def test_a_case_that_hangs_shows_the_stacks_of_all_threads(outcomes: Outcomes) -> None:
     message = outcomes[class_of(HANGS), "test_a_pool_can_be_closed_twice"].message
-    assert "did not end within 1 s" in message
+    assert re.search(r"did not end within [\d.]+ s", message)  # the limit grows with the load of the machine
     assert "in close" in message, "the stack of the strategy that hangs"
 
 
