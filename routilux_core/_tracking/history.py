@@ -18,6 +18,7 @@ WIDTH = 6
 FRESH = 1000  # records beyond the newest that wait to be added up, at least
 EACH = 2  # of each slot that may, on average: what is added up for a slot costs little more than a single record
 FEW = 8  # records that are not worth a chunk of their own
+FEW_EACH = 4  # records of a routine that are not worth columns of their own
 OUTCOMES = ("completed", "failed", "skipped", "retried")
 COUNTS, TIMES = 4, 8  # where the counts begin in a list of sums, and where the histogram of the run times is
 COMPLETED, FAILED, SKIPPED, RETRIED = range(4)
@@ -235,15 +236,24 @@ def in_full(worker: int, flat: list[Any]) -> list[Record]:
 
 def _add_up(chunk: Chunk, by_slot: dict[int, list[Any]]) -> None:
     if not chunk.flat:
-        for row in chunk.rows:
-            _add_call(by_slot, row[2], row[4], row[8] - row[7], row[7] - row[6])
+        buckets = times.buckets([row[8] - row[7] for row in chunk.rows])
+        for row, bucket in zip(chunk.rows, buckets, strict=True):
+            _add_call(by_slot, row[2], row[4], row[8] - row[7], row[7] - row[6], bucket)
         return
     columns: list[list[Any]] = [chunk.flat[column::WIDTH] for column in range(2, WIDTH)]
     slots, posted, started, ended = columns
     if slots.count(slots[0]) == len(slots):  # the most frequent case, at C's speed
         _add_completed(by_slot, slots[0], sorted(map(sub, ended, started)), sum(started) - sum(posted))
         return
-    found: dict[int, tuple[list[float], list[float]]] = {slot: ([], []) for slot in set(slots)}
+    different = set(slots)
+    if len(slots) < FEW_EACH * len(different):
+        took = list(map(sub, ended, started))
+        for slot, run_time, wait, bucket in zip(
+            slots, took, map(sub, started, posted), times.buckets(took), strict=True
+        ):
+            _add_call(by_slot, slot, COMPLETED, run_time, wait, bucket)
+        return
+    found: dict[int, tuple[list[float], list[float]]] = {slot: ([], []) for slot in different}
     keep = {slot: (run_times.append, waits.append) for slot, (run_times, waits) in found.items()}
     for slot, run_time, wait in zip(slots, map(sub, ended, started), map(sub, started, posted), strict=True):
         keep_run_time, keep_wait = keep[slot]
@@ -270,7 +280,9 @@ def _add_completed(by_slot: dict[int, list[Any]], slot: int, ordered: list[float
     times.add(ordered, sums[TIMES])
 
 
-def _add_call(by_slot: dict[int, list[Any]], slot: int, outcome: int, run_time: float, wait: float) -> None:
+def _add_call(
+    by_slot: dict[int, list[Any]], slot: int, outcome: int, run_time: float, wait: float, bucket: int
+) -> None:
     sums = by_slot.get(slot)
     if sums is None:
         by_slot[slot] = sums = [run_time, wait, run_time, run_time, 0, 0, 0, 0, {}]
@@ -282,7 +294,8 @@ def _add_call(by_slot: dict[int, list[Any]], slot: int, outcome: int, run_time: 
         if run_time < sums[3]:
             sums[3] = run_time
     sums[COUNTS + outcome] += 1
-    times.add([run_time], sums[TIMES])
+    counted = sums[TIMES]
+    counted[bucket] = counted.get(bucket, 0) + 1
 
 
 def _add_sums(more: dict[int, list[Any]], by_slot: dict[int, list[Any]]) -> None:

@@ -21,9 +21,9 @@ def add(ordered: Sequence[float], times: Times) -> None:
     alone = 0
     if len(ordered) >= 2 * STEP + LAST:
         alone = (len(ordered) - LAST) // STEP * STEP
-        for bucket in _buckets(ordered[STEP // 2 : alone : STEP]):
+        for bucket in buckets(ordered[STEP // 2 : alone : STEP]):
             times[bucket] = times.get(bucket, 0) + STEP
-    for bucket in _buckets(ordered[alone:]):
+    for bucket in buckets(ordered[alone:]):
         times[bucket] = times.get(bucket, 0) + 1
 
 
@@ -33,5 +33,6 @@ def merge(more: Mapping[int, int], times: Times) -> None:
         times[bucket] = times.get(bucket, 0) + count
 
 
-def _buckets(values: Sequence[float]) -> memoryview[int]:
+def buckets(values: Sequence[float]) -> memoryview[int]:
+    """Return the bucket of each run time, all at C's speed."""
     return memoryview(array("d", values)).cast("B").cast("H")[FIRST_BITS::4]
