@@ -50,6 +50,7 @@ class AwaitingRole(Hand, Protocol):
     def kill(self, run: Any, /) -> None: ...
 
 
+Locked = AbstractContextManager[Any]  # a step of the engine, or its lock alone
 Held = tuple[Outlet, Payload, str]  # an emission of a call under a journal, and the text of its payload
 
 
@@ -80,7 +81,7 @@ class BookRole(Protocol):
         self,
         item: Item,
         held: Iterable[Held],
-        step: AbstractContextManager[Any] | None = None,
+        step: Locked | None = None,
         /,
     ) -> list[Inlet]: ...
     def failing(self, item: Item, failure: Failure, /) -> None: ...
@@ -93,6 +94,11 @@ class BookRole(Protocol):
     def detach(self) -> None: ...
     def end(self) -> bool: ...
     def doubts(self) -> list[InDoubt]: ...
+
+
+def waits_for_disk(run: JobRole) -> bool:
+    """Return whether nothing follows from a call of a run before that is on disk, in a journal."""
+    return run.book is not None and run.book.waits
 
 
 class JobRole(Ended, Protocol):

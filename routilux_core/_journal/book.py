@@ -13,7 +13,6 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from functools import partial
 from threading import get_ident
 from time import perf_counter, time
@@ -23,9 +22,10 @@ from zlib import crc32
 from routilux_core._engine.ending import announce_end
 from routilux_core._engine.engine import logger
 from routilux_core._engine.plan import INLET, NUMBER, PAYLOAD, Inlet, Item, Node, Outlet, rename
+from routilux_core._engine.roles import Held, Locked
 from routilux_core._engine.run import Run
 from routilux_core._journal.commits import Commits, Line
-from routilux_core._journal.texts import compact, failure_document, payload_text, plain_text, state_text
+from routilux_core._journal.texts import compact, failure_document, payload_text, plain_text, state_text, written_text
 from routilux_core._routines.frame import CURRENT
 from routilux_core._routines.merge_strategies import MERGES
 from routilux_core._routines.signature import Payload
@@ -43,8 +43,6 @@ RING = 100  # of the newest failures that were retried or skipped
 MOST_FAILURES = 10_000  # kept of those that count
 
 Rows = dict[Key, "str | Line | None"]
-Piece = AbstractContextManager[Any]  # a step of the engine, or its lock alone
-Held = tuple[Outlet, Payload, str]  # what a call has emitted, and the text of the payload
 
 
 class JobLine(NamedTuple):
@@ -169,7 +167,7 @@ class Book:
         self._stopper: int | None = None
         self._heads: dict[Inlet, str] = {}
         self._warned: set[str] = set()
-        self._job = crc32(run.job_id.encode())
+        self.job_crc = crc32(run.job_id.encode())  # which its marks have
         self._row_of_job = Key(run.job_id, "job")
         self._ender: int | None = None  # the thread that writes the end
         self._was_aside = False  # it was asked for in an event loop's thread, which is not to wait
@@ -180,10 +178,9 @@ class Book:
 
     def text_of(self, node: Node, outlet: Outlet, data: Payload) -> str:
         """Return what a handler emits as text; what can't be kept fails the call that emits it."""
-        text = plain_text(data)
-        if text is not None:
-            return text
-        return payload_text(data, f"routine {node.routine_id!r}, event {outlet.name!r}: what was emitted")
+        return plain_text(data) or written_text(
+            data, f"routine {node.routine_id!r}, event {outlet.name!r}: what was emitted"
+        )
 
     def begin(self, item: Item) -> bool:
         """Note that a call begins, when all that it comes from is on disk, which this waits for.
@@ -234,7 +231,7 @@ class Book:
             place = self._places.get(number)
             if place is None:
                 place = self._places[number] = self.commits.take_place()
-            self.commits.mark(place, Mark(self._job, number, self.run.retries.attempt(number)))
+            self.commits.mark(place, Mark(self.job_crc, number, self.run.retries.attempt(number)))
         except BaseException:
             self.detach()
             raise
@@ -255,7 +252,7 @@ class Book:
             with contextlib.suppress(JournalError):
                 self.commits.wait_for_mine()
 
-    def complete(self, item: Item, held: Iterable[Held], step: Piece | None = None) -> list[Inlet]:
+    def complete(self, item: Item, held: Iterable[Held], step: Locked | None = None) -> list[Inlet]:
         """Keep what came of a call that has succeeded, and let what it has emitted go on; return where that went.
 
         Where it has to be on disk first, this waits for that. `step` is the lock alone for who has another one already,
@@ -270,7 +267,7 @@ class Book:
                 raise
         return self.send_on(kept, step)
 
-    def keep(self, item: Item, held: Iterable[Held], step: Piece | None = None) -> Kept:
+    def keep(self, item: Item, held: Iterable[Held], step: Locked | None = None) -> Kept:
         """Queue the record of a call that has succeeded; what it has emitted goes on then, or when that is on disk."""
         run, number, node = self.run, item[NUMBER], item[INLET].node
         prepared = [(outlet, data, text, self._targets(outlet, data, text)) for outlet, data, text in held]
@@ -295,7 +292,7 @@ class Book:
                 raise
         return Kept(record, prepared, placed, node, number)
 
-    def send_on(self, kept: Kept, step: Piece | None = None) -> list[Inlet]:
+    def send_on(self, kept: Kept, step: Locked | None = None) -> list[Inlet]:
         """Let go on what a call has emitted, if it has not: it is on disk, or never will be; return where it went."""
         if kept.record:
             try:

@@ -15,8 +15,6 @@ MOST = 256  # records in a transaction
 WINDOW_S = 0.01  # that records wait for company where nobody waits for them
 MOMENT_S = 0.0005  # in which another one comes, where somebody does
 LONGEST_S = 0.002  # that a record waits for others then: less than half of what a transaction takes
-
-
 FLEETING = ("activation", "arrival")  # kinds of rows that are written once, and deleted once
 
 

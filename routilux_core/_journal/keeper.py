@@ -256,15 +256,15 @@ class Keeper:
                 "pending",
             )
 
-    def _reading(self, wiring: Wiring, types: Types) -> Reading:
+    def reading(self, wiring: Wiring, types: Types) -> Reading:
+        """Return what reads values of the jobs of a flow, whose classes may have another module now."""
         was = self._outline
         return Reading(types, self.journal.where, None if was is None else renamed(was, outline(wiring.graph)))
 
-    def share(self, wiring: Wiring, types: Types) -> None:
+    def share(self, wiring: Wiring, reading: Reading) -> None:
         """Give the routines the state that the jobs of the flow share, once."""
         if self._restored or self.live:
             return
-        reading = self._reading(wiring, types)
         routines = wiring.graph.routines
         for name, routine in routines.items():
             settings = routine.__routilux_settings__
@@ -282,13 +282,12 @@ class Keeper:
         wiring: Wiring,
         run: Run,
         job: JobState,
-        types: Types,
+        reading: Reading,
         retry_failed: bool,
         ends_as: str | None = None,
     ) -> tuple[Recovery, list[Any]]:
         """Bring a run to where its job was; what is to be queued then is returned."""
         commits = self.open(wiring.graph.flow_id)
-        reading = self._reading(wiring, types)
         saved = SavedJob(run.job_id, self._read(run.job_id), reading)
         nodes = run.engine.nodes.values()
         entry = next(inlet for node in nodes for inlet in node.inlets.values())

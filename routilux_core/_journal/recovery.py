@@ -7,12 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter, time
 from typing import Any
-from zlib import crc32
 
 from routilux_core._engine.failures import OUTCOMES, STATES, carry_out, decide
 from routilux_core._engine.plan import CAUSES, GATHERED, INLET, NUMBER, POSTED, Inlet, Item
 from routilux_core._engine.run import Run
-from routilux_core._journal.book import Book, JobLine, Rows
+from routilux_core._journal.book import COUNTED, Book, JobLine, Rows
 from routilux_core._journal.texts import Reading
 from routilux_core._text.printable import printable
 from routilux_core._tracking.history import FAILED
@@ -25,7 +24,7 @@ from routilux_core.serialization.jobs import JobReader
 from routilux_core.serialization.problems import ROOT, reported
 from routilux_core.serialization.schema import FailureRecord
 
-UNKNOWN = 1_000_000  # more calls than can have begun since the last commit
+BEYOND = 1_000_000  # more calls than can have begun since the last commit
 
 
 def rows_by_owner(rows: Iterable[tuple[Key, str]]) -> dict[str, list[tuple[Key, str]]]:
@@ -119,9 +118,7 @@ class Recovery:
 
     def _books(self, marks: Sequence[Mark] | None) -> None:
         line, book, run = self.line, self.book, self.run
-        for name in ("posted", "over", "failed", "skipped", "discarded", "retried", "sent", "unconnected"):
-            book.counts[name] = getattr(line, name)
-        for name in ("gathered", "last", "arrivals", "outputs", "failures", "attempts"):
+        for name in COUNTED:
             book.counts[name] = getattr(line, name)
         book.completed, book.decided, book.reason = line.completed, line.decided, line.reason
         book.sizes = Counter(line.sizes)
@@ -140,9 +137,8 @@ class Recovery:
         Theirs are never given again: who was called with a key would take another call for the same one.
         """
         if marks is None:
-            return self.line.last + UNKNOWN
-        job = crc32(self.run.job_id.encode())
-        return max(self.line.last, *(mark.number for mark in marks if mark.job == job), 0)
+            return self.line.last + BEYOND
+        return max(self.line.last, *(mark.number for mark in marks if mark.job == self.book.job_crc), 0)
 
     def _failures(self) -> list[tuple[Key, int, Failure]]:
         found = []
@@ -259,10 +255,9 @@ class Recovery:
         return inlet, payload, self.run, number, row["cause"], perf_counter()
 
     def _in_doubt(self, items: list[Item], marks: Sequence[Mark] | None) -> None:
-        job = crc32(self.run.job_id.encode())
         for inlet, payload, _, number, _, _ in items:
             again = self.waiting.get(number)
-            mark = Mark(job, number, 1 if again is None else again["attempt"])
+            mark = Mark(self.book.job_crc, number, 1 if again is None else again["attempt"])
             if marks is None or mark in marks:
                 keys = dict.fromkeys(key for each in payload.get(GATHERED, (payload,)) for key in each)
                 key = key_of(self.run.job_id, number)

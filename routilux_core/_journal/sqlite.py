@@ -33,9 +33,8 @@ CREATE TABLE rows (
 ) WITHOUT ROWID
 """
 CLOSED = Key("", "closed")
-COMMITS = Key(
-    "", "commits"
-)  # how many there were: of a log that is damaged SQLite takes what is before, and says nothing
+# How many there were: of a log that is damaged SQLite takes what is before, and says nothing.
+COMMITS = Key("", "commits")
 PUT = "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?, ?, ?)"
 # Several rows in one step: between two, the thread lets go of the interpreter, and has to wait for it again.
 AT_ONCE = 32
@@ -337,7 +336,7 @@ class Running:
         self.found = marks
         head = (self.MAGIC, os.getpid(), boot(), self.found is not None)
         # Those that were found come first, and stay: this process may die before it has made any of their calls.
-        kept = b"".join(self.PLACE.pack(*mark, _crc(*mark)) for mark in self.found or ())
+        kept = b"".join(self.PLACE.pack(*mark, _crc_of(mark)) for mark in self.found or ())
         self._first = self.SIZE + len(kept)
         beside = f"{path}.{os.getpid()}.tmp"
         with open(beside, "wb") as file:
@@ -356,7 +355,7 @@ class Running:
         # Into memory that is the file's: it outlives the process, and no other thread gets the interpreter meanwhile.
         # Of a mark that is half written when the process dies, the call had not begun.
         at = self._first + place * self.PLACE.size
-        content = (*mark, zlib.crc32(b"(%d, %d, %d)" % mark))
+        content = (*mark, _crc_of(mark))
         try:
             self.PLACE.pack_into(self._map, at, *content)
         except struct.error:  # it is too short
@@ -391,6 +390,11 @@ class Running:
 
 def _crc(*parts: object) -> int:
     return zlib.crc32(repr(parts).encode())
+
+
+def _crc_of(mark: Mark) -> int:
+    """Return what `_crc` does for a mark, which each call has, in less than half the time."""
+    return zlib.crc32(b"(%d, %d, %d)" % mark)
 
 
 def boot() -> bytes:
@@ -447,9 +451,10 @@ def _marks_in(raw: bytes) -> list[Mark] | None:
         return None
     found = []
     for at in range(Running.SIZE, len(raw) - Running.PLACE.size + 1, Running.PLACE.size):
-        *mark, crc = Running.PLACE.unpack_from(raw, at)
-        if crc == _crc(*mark):
-            found.append(Mark(*mark))
+        *parts, crc = Running.PLACE.unpack_from(raw, at)
+        mark = Mark(*parts)
+        if crc == _crc_of(mark):
+            found.append(mark)
         elif any((*mark, crc)):  # else nobody has had the place
             return None
     return found

@@ -30,9 +30,11 @@ compact = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 def payload_text(payload: Mapping[str, Any], what: str) -> str:
     """Return a payload as text; what can't be saved is a `SerializationError` that names each value by its path."""
-    text = plain_text(payload)
-    if text is not None:
-        return text
+    return plain_text(payload) or written_text(payload, what)
+
+
+def written_text(payload: Mapping[str, Any], what: str) -> str:
+    """Return a payload that is not plain as text, as `payload_text` does."""
     with reported(f"{what} can't be kept in a journal") as problems:
         found = writer(problems).encode(dict(payload), PAYLOAD)
     return compact(found)

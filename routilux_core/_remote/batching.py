@@ -6,6 +6,7 @@ from math import inf
 from typing import Literal
 
 from routilux_core._engine.plan import INLET, JOB, Inlet, Item
+from routilux_core._engine.roles import JobRole, waits_for_disk
 from routilux_core._engine.scheduler import Scheduler
 from routilux_core._remote.envelopes import travels
 from routilux_core._remote.losses import Losses
@@ -184,8 +185,8 @@ def _is_kept_singly(item: Item) -> bool:
 
     And the state that a routine comes home with is that after one call.
     """
-    book = item[JOB].book
-    return book is not None and (book.waits or travels(item[INLET].node))
+    run: JobRole = item[JOB]
+    return waits_for_disk(run) or (run.book is not None and travels(item[INLET].node))
 
 
 def _fitting(seconds: float, each: float, most: int) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from routilux_core._engine.engine import Engine, logger
 from routilux_core._engine.plan import INLET, JOB, PAYLOAD, Inlet, Item, Node
-from routilux_core._engine.roles import JobRole
+from routilux_core._engine.roles import JobRole, waits_for_disk
 from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Scheduler, close_aside
 from routilux_core._remote.batching import Batcher, Paces
@@ -174,8 +174,7 @@ class RemoteScheduler(Scheduler):
         """Return how many batches may be away: two for each worker only where nobody waits long."""
         ready = self.ready
         head = ready.first[0] if ready.first else ready.queue[0]
-        book = head[JOB].book
-        if book is not None and book.waits:  # what lies with a worker is in doubt after a crash, begun or not
+        if waits_for_disk(head[JOB]):  # what lies with a worker is in doubt after a crash, begun or not
             return workers
         quick = self.batcher.is_quick(head) and all(task.quick for task in self.tasks.away)
         return 2 * workers if quick else workers

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from routilux_core._engine.engine import as_exception, logger
 from routilux_core._engine.plan import INLET, Inlet, Item
+from routilux_core._engine.roles import waits_for_disk
 from routilux_core._remote.claim import Claim, Owner
 from routilux_core._remote.envelopes import Envelope, PartStore
 from routilux_core._remote.packing import Packed, pack
@@ -75,8 +76,7 @@ class RemoteTask(Task):
     @property
     def is_kept(self) -> bool:
         """Whether what comes of it has to be on disk, in a journal, before anything follows from it."""
-        book = self.claim.run.book
-        return book is not None and book.waits
+        return waits_for_disk(self.claim.run)
 
     # -- there
 

@@ -409,11 +409,14 @@ class Runtime:
                 begun = [
                     name for name, each in zip(names, found, strict=True) if isinstance(each, str) or name in again
                 ]
-                if begun and ends_as is None:
-                    keeper.check_flow(self.wiring, accept_changes)
-                    keeper.share(self.wiring, types)
-                    self._prepare(None, {})
-                made = {name: self._take_up(name, types, retry_failed, ends_as) for name in begun}
+                made = {}
+                if begun:
+                    reading = keeper.reading(self.wiring, types)
+                    if ends_as is None:
+                        keeper.check_flow(self.wiring, accept_changes)
+                        keeper.share(self.wiring, reading)
+                        self._prepare(None, {})
+                    made = {name: self._take_up(name, reading, retry_failed, ends_as) for name in begun}
             for run, _, recovery, refused in made.values():
                 begin(run)
                 recovery.refuse(refused)
@@ -425,13 +428,13 @@ class Runtime:
         return [job for job in jobs if isinstance(job, JobState)]
 
     def _take_up(
-        self, job_id: str, types: Iterable[type | ModuleType], retry_failed: bool, ends_as: str | None
+        self, job_id: str, reading: Any, retry_failed: bool, ends_as: str | None
     ) -> tuple[Run, JobState, Any, Any]:
         assert self.keeper is not None
         run, job = self._new_job(job_id)
         if ends_as is None:
             self._equip(run, job)
-        recovery, items = self.keeper.take_up(self.wiring, run, job, types, retry_failed, ends_as)
+        recovery, items = self.keeper.take_up(self.wiring, run, job, reading, retry_failed, ends_as)
         self.last = job
 
         def queue() -> list[Item]:

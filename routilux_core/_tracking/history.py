@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Mapping
+from itertools import repeat
 from operator import itemgetter, sub
 from typing import Any, NamedTuple
 
@@ -236,9 +237,7 @@ def in_full(worker: int, flat: list[Any]) -> list[Record]:
 
 def _add_up(chunk: Chunk, by_slot: dict[int, list[Any]]) -> None:
     if not chunk.flat:
-        buckets = times.buckets([row[8] - row[7] for row in chunk.rows])
-        for row, bucket in zip(chunk.rows, buckets, strict=True):
-            _add_call(by_slot, row[2], row[4], row[8] - row[7], row[7] - row[6], bucket)
+        _add_calls(by_slot, [(row[2], row[4], row[8] - row[7], row[7] - row[6]) for row in chunk.rows])
         return
     columns: list[list[Any]] = [chunk.flat[column::WIDTH] for column in range(2, WIDTH)]
     slots, posted, started, ended = columns
@@ -247,11 +246,7 @@ def _add_up(chunk: Chunk, by_slot: dict[int, list[Any]]) -> None:
         return
     different = set(slots)
     if len(slots) < FEW_EACH * len(different):
-        took = list(map(sub, ended, started))
-        for slot, run_time, wait, bucket in zip(
-            slots, took, map(sub, started, posted), times.buckets(took), strict=True
-        ):
-            _add_call(by_slot, slot, COMPLETED, run_time, wait, bucket)
+        _add_calls(by_slot, list(zip(slots, repeat(COMPLETED), map(sub, ended, started), map(sub, started, posted))))
         return
     found: dict[int, tuple[list[float], list[float]]] = {slot: ([], []) for slot in different}
     keep = {slot: (run_times.append, waits.append) for slot, (run_times, waits) in found.items()}
@@ -280,22 +275,23 @@ def _add_completed(by_slot: dict[int, list[Any]], slot: int, ordered: list[float
     times.add(ordered, sums[TIMES])
 
 
-def _add_call(
-    by_slot: dict[int, list[Any]], slot: int, outcome: int, run_time: float, wait: float, bucket: int
-) -> None:
-    sums = by_slot.get(slot)
-    if sums is None:
-        by_slot[slot] = sums = [run_time, wait, run_time, run_time, 0, 0, 0, 0, {}]
-    else:
-        sums[0] += run_time
-        sums[1] += wait
-        if run_time > sums[2]:
-            sums[2] = run_time
-        if run_time < sums[3]:
-            sums[3] = run_time
-    sums[COUNTS + outcome] += 1
-    counted = sums[TIMES]
-    counted[bucket] = counted.get(bucket, 0) + 1
+def _add_calls(by_slot: dict[int, list[Any]], calls: list[tuple[int, int, float, float]]) -> None:
+    """Add calls one by one, each with its slot, outcome, run time, and how long it has waited."""
+    buckets = times.buckets([run_time for _, _, run_time, _ in calls])
+    for (slot, outcome, run_time, wait), bucket in zip(calls, buckets, strict=True):
+        sums = by_slot.get(slot)
+        if sums is None:
+            by_slot[slot] = sums = [run_time, wait, run_time, run_time, 0, 0, 0, 0, {}]
+        else:
+            sums[0] += run_time
+            sums[1] += wait
+            if run_time > sums[2]:
+                sums[2] = run_time
+            if run_time < sums[3]:
+                sums[3] = run_time
+        sums[COUNTS + outcome] += 1
+        counted = sums[TIMES]
+        counted[bucket] = counted.get(bucket, 0) + 1
 
 
 def _add_sums(more: dict[int, list[Any]], by_slot: dict[int, list[Any]]) -> None:

@@ -20,15 +20,6 @@ pytestmark = pytest.mark.once
 PAID: list[str] = []
 
 
-class Bills(Routine):
-    bill = event("amount")
-
-    @slot
-    def begin(self, count: int) -> None:
-        for amount in range(count):
-            self.emit("bill", amount=amount)
-
-
 class Pays(Routine, stateless=True):
     """Pays each bill once, whoever asks how often."""
 
@@ -61,7 +52,7 @@ class TestThePaysOnce(CrashSuite):
 
     def make_flow(self, journal: Journal) -> Flow:
         flow = Flow("bills", self.strategy, journal=journal)
-        flow.add_routine(Bills(), "bills")
+        flow.add_routine(paying.Bills(), "bills")
         flow.add_routine(self.payer(), "pays")
         flow.connect("bills", "bill", "pays", "pay")
         flow.add_output("pays", "paid")
