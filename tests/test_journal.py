@@ -26,7 +26,7 @@ from places import CHECKOUT, SUPPORT
 from routilux_core import ConfigurationError, Flow, FlowStateError, JournalError, Routine, event, hookimpl, slot
 from routilux_core._journal.sqlite import SqliteJournal
 from routilux_core.errors import SerializationError, UnknownNameError
-from routilux_core.journal import Key
+from routilux_core.journal import Key, Mark
 
 STRATEGIES = ("sequential", "concurrent", "asyncio", "process")
 
@@ -366,6 +366,55 @@ def test_settings_that_can_not_work_are_refused(settings: dict[str, Any]) -> Non
 def test_recover_without_a_journal_is_refused() -> None:
     with Flow("none") as flow, pytest.raises(FlowStateError, match="journal="):
         flow.recover()
+
+
+class Sends(Routine):
+    out = event("n")
+
+    @slot
+    def begin(self) -> None:
+        for n in range(100):
+            self.emit("out", n=n)
+
+
+class Takes(Routine, stateless=True):
+    @slot
+    def take(self, n: int) -> None: ...
+
+
+class Doubts(SqliteJournal):
+    """Knows the most calls that were ever marked, and not on disk as ended; each ends a row that was there before."""
+
+    begun = over = most = 0
+
+    def mark(self, place: int, mark: Mark) -> None:
+        super().mark(place, mark)
+        with self.lock:
+            self.begun += 1
+            self.most = max(self.most, self.begun - self.over)
+
+    def commit(self, rows: Any, ended: Any = ()) -> None:
+        super().commit(rows, ended)
+        with self.lock:
+            self.over += sum(key.kind == "activation" and value is None for key, value in rows.items())
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.lock = threading.Lock()
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_of_calls_from_which_nothing_follows_no_more_are_in_doubt_than_there_are_workers(
+    workers: int, file: Path
+) -> None:
+    journal = Doubts(file)
+    with Flow("bounded", "concurrent", workers, journal=journal) as flow:
+        flow.add_routine(Sends(), "sends")
+        flow.add_routine(Takes(), "takes")
+        flow.connect("sends", "out", "takes", "take")
+        assert flow.run("sends").ledger.completed == 101
+    assert journal.begun == journal.over == 101
+    assert journal.most <= workers
 
 
 def without_checks() -> dict[str, str]:

@@ -194,6 +194,8 @@ class Book:
                 self.commits.wait_for_mine()
             if self._unsafe:
                 self.commits.wait(self.needs(item))
+            if self.waits and item[NUMBER] not in self._places:
+                self._places[item[NUMBER]] = self.commits.take_room(item[INLET].node.scheduler.workers)
         except BaseException:
             self.detach()
             raise
@@ -255,10 +257,11 @@ class Book:
     def complete(self, item: Item, held: Iterable[Held], step: Locked | None = None) -> list[Inlet]:
         """Keep what came of a call that has succeeded, and let what it has emitted go on; return where that went.
 
-        Where it has to be on disk first, this waits for that. `step` is the lock alone for who has another one already,
-        and does later what follows from a step.
+        Where it has to be on disk first, this waits for that: where nothing follows from it, the next call of whatever
+        thread does, as soon as there is no room for that, see `begin`. `step` is the lock alone for who has another one
+        already, and does later what follows from a step; who makes calls elsewhere has no `begin`, and waits here.
         """
-        kept = self.keep(item, held, step)
+        kept = self.keep(item, held, step, owed=step is None)
         if kept.record:
             try:
                 self.commits.wait(kept.record)
@@ -267,11 +270,15 @@ class Book:
                 raise
         return self.send_on(kept, step)
 
-    def keep(self, item: Item, held: Iterable[Held], step: Locked | None = None) -> Kept:
-        """Queue the record of a call that has succeeded; what it has emitted goes on then, or when that is on disk."""
+    def keep(self, item: Item, held: Iterable[Held], step: Locked | None = None, *, owed: bool = False) -> Kept:
+        """Queue the record of a call that has succeeded; what it has emitted goes on then, or when that is on disk.
+
+        Nobody has to wait for one that may be `owed`, if it has left nothing from which another call could begin.
+        """
         run, number, node = self.run, item[NUMBER], item[INLET].node
         prepared = [(outlet, data, text, self._targets(outlet, data, text)) for outlet, data, text in held]
         rows, counted = self._kept_by(item), self._counted_by(number)
+        owed = owed and self.waits and not prepared and not rows and counted is None
         placed: list[Placed] = []
         with step or run.engine.step():
             if self.detached:
@@ -283,9 +290,10 @@ class Book:
                 if counted is not None:
                     self._count(rows, node, counted)
                 self._finish(rows, item, COMPLETED)
-                record = self._submit(rows, (number,))
+                record = self._submit(rows, (number,), owed=owed)
                 if not self.waits:
                     self._post(prepared, placed, number)
+                if owed or not self.waits:
                     record = 0
             except BaseException:  # it is in the journal, or not: the next process knows
                 self.detach()
@@ -490,7 +498,7 @@ class Book:
         rows[Key(self.run.job_id, "fate", number)] = "discarded"
 
     @guarded
-    def _submit(self, rows: Rows, over: Iterable[int] = (), ended: str | None = None) -> int:
+    def _submit(self, rows: Rows, over: Iterable[int] = (), ended: str | None = None, *, owed: bool = False) -> int:
         """Queue a record, with the counts as they are now. Calls that are over need their marks no longer then."""
         for key, value in rows.items():
             if key[1] == "activation":
@@ -499,7 +507,7 @@ class Book:
                 self._measure(key, value is not None)
         rows[self._row_of_job] = self.standing()
         places = [self._places.pop(number) for number in over if number in self._places]
-        return self.commits.submit(rows, places, ended)
+        return self.commits.submit(rows, places, ended, owed=owed)
 
     def _measure(self, key: Key, put: bool) -> None:
         """Count the rows of each kind: of what is lost in a damaged file, the row of the job knows."""

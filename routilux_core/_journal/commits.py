@@ -30,13 +30,15 @@ Rows = Mapping[Key, "str | Line | None"]
 class Record(NamedTuple):
     """Rows that are written together; `places` of marks may be taken by other calls when that is done.
 
-    Of a job that has `ended` all rows but its own and its record are deleted.
+    Of a job that has `ended` all rows but its own and its record are deleted. One that is `owed` is one for which the
+    thread that has queued it does not wait.
     """
 
     number: int
     rows: Rows
     places: Sequence[int]
     ended: str | None
+    owed: bool
 
 
 class Commits:
@@ -53,16 +55,23 @@ class Commits:
         self._waiting: list[tuple[int, Callable[[], None]]] = []  # for which record, and what to call then
         self._free: list[int] = []  # places of marks
         self._places = 0
+        self._owed = 0  # records on their way for which no thread waits
+        self._without_room: deque[threading.Lock] = deque()  # of threads that wait in `take_room`
+        self._is_rousing = False  # one of them, which has not looked yet
         self._mine = threading.local()  # the last record of each thread
         self._thread: threading.Thread | None = None
         self._closed = False
         self._took = 0.0  # seconds that the last transaction took
 
-    def submit(self, rows: Rows, places: Sequence[int] = (), ended: str | None = None) -> int:
+    def submit(self, rows: Rows, places: Sequence[int] = (), ended: str | None = None, *, owed: bool = False) -> int:
         """Queue a record, and return its number. Waits for nothing, and raises nothing: `wait` does both."""
         with self._lock:
-            number = self._last = self._mine.last = self._last + 1
-            self._queue.append(Record(number, rows, places, ended))
+            number = self._last = self._last + 1
+            if owed:
+                self._owed += 1
+            else:
+                self._mine.last = number
+            self._queue.append(Record(number, rows, places, ended, owed))
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._run, name="routilux-journal", daemon=True)
                 self._thread.start()
@@ -119,6 +128,42 @@ class Commits:
             with self._changed:
                 self._places += 1
                 return self._places - 1
+
+    def take_room(self, most: int) -> int:
+        """Return a place for a mark, when fewer than so many calls run, or have ended and are not on disk.
+
+        Where nothing is owed, this waits for nothing: then each thread has no call but the one that it begins now.
+        """
+        while True:
+            with self._lock:
+                if not self._owed or self._places - len(self._free) < most or self.error is not None or self._closed:
+                    self._rouse()  # there may be room for one more
+                    if self._free:
+                        return self._free.pop()
+                    self._places += 1
+                    return self._places - 1
+                mine = threading.Lock()
+                mine.acquire()
+                self._without_room.append(mine)
+            try:
+                mine.acquire()  # what is owed is being written: `_write` rouses one, which rouses the next
+            except BaseException:  # a Ctrl-C: whoever is next looks in its place
+                with self._lock:
+                    if mine in self._without_room:
+                        self._without_room.remove(mine)
+                    else:
+                        self._is_rousing = False
+                        self._rouse()
+                raise
+            with self._lock:
+                self._is_rousing = False
+
+    def _rouse(self) -> None:
+        """Let one thread look whether there is room now: all at once would find that the first has taken it."""
+        # The lock is held.
+        if self._without_room and not self._is_rousing:
+            self._is_rousing = True
+            self._without_room.popleft().release()
 
     def mark(self, place: int, mark: Mark) -> None:
         """Mark that a call begins; one that can't be marked is not made, and nothing is written any more."""
@@ -185,10 +230,12 @@ class Commits:
                 self._done = some[-1].number
                 for record in some:
                     self._free.extend(record.places)
+                    self._owed -= record.owed
             else:
                 self.error = error
             ready = [call for number, call in self._waiting if error is not None or number <= self._done]
             self._waiting = [each for each in self._waiting if error is None and each[0] > self._done]
+            self._rouse()
         for call in ready:
             call()
 
