@@ -417,6 +417,21 @@ def test_of_calls_from_which_nothing_follows_no_more_are_in_doubt_than_there_are
     assert journal.most <= workers
 
 
+@pytest.mark.parametrize("capture", ["text", "payload"])
+def test_the_record_of_a_job_is_what_it_serializes(capture: str, file: Path) -> None:
+    with Flow("written", journal=file, capture=capture) as flow:
+        flow.add_routine(Sends(), "sends")
+        flow.add_routine(Takes(), "täkes")
+        flow.add_routine(Takes(), "takes")
+        for target in ("takes", "täkes"):
+            flow.connect("sends", "out", target, "take")
+        job = flow.run("sends")
+    connection = sqlite3.connect(file)
+    [[text]] = connection.execute("SELECT value FROM rows WHERE kind = 'record'")
+    connection.close()
+    assert json.loads(text) == job.serialize()
+
+
 def without_checks() -> dict[str, str]:
     """Return the environment of a program that forks: a look whether the lock is held is not made for that."""
     kept = {name: value for name, value in os.environ.items() if name != "ROUTILUX_CHECK_LOCKS"}

@@ -36,6 +36,7 @@ from routilux_core.errors import JournalError
 from routilux_core.job import ROUTINE_STATES
 from routilux_core.journal import InDoubt, Key, Mark
 from routilux_core.routine import Routine
+from routilux_core.serialization.jobs import job_to_text
 
 LARGE = 1 << 20  # characters of a routine's state, which is written again after each of its calls
 APPEND = MERGES["append"].function
@@ -677,13 +678,13 @@ class Book:
         run = self.run
         try:
             seen = self.job._seen
-            document = {**self.job.serialize(), "status": run.ledger.final}
+            document = job_to_text(self.job, run.ledger.final)
             self.job._seen = seen
         except Exception as error:
             raise JournalError(0, f"the record of job {run.job_id} can't be kept: {error}") from error
         with run.engine.step():
             self.status = run.ledger.final
-            rows: Rows = {Key(run.job_id, "record"): compact(document)}
+            rows: Rows = {Key(run.job_id, "record"): document}
             ended = None
             if not self.sizes["fate"]:  # else what has failed may be done again
                 ended = run.job_id

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from math import isfinite
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
@@ -28,6 +29,10 @@ from routilux_core.serialization.values import BROKEN, Writer
 from routilux_core.serialization.versions import JOB, VERSION
 from routilux_core.tracking import Source
 
+T = TypeVar("T")
+
+quoted = json.encoder.encode_basestring_ascii
+compact = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 NAMES = tuple(each.name for each in attrs.fields(ActivationRecord))
 VALUES = attrgetter(*NAMES)
 STATUSES = ("pending", "running", "paused", *FINAL_STATUSES)
@@ -37,27 +42,45 @@ ERRORS, OUTPUTS, HISTORY = ((ROOT, Name(name)) for name in ("errors", "outputs",
 def job_to_dict(job: JobState) -> dict[str, Any]:
     """Return the record of a job as plain JSON types."""
     with reported(f"job {printable(job.job_id)} can't be saved") as problems:
-        write = writer(problems)
-        for name in (*job.routine_states, *job.outputs):
-            write.text(name, ROOT)
-        record = JobRecord(
-            format=JOB,
-            version=VERSION,
-            job_id=write.text(job.job_id, (ROOT, Name("job_id"))),
-            flow_id=write.text(job.flow_id, (ROOT, Name("flow_id"))),
-            status=job.status,
-            ledger=job.ledger,
-            late_emissions=job.late_emissions,
-            routine_states=job.routine_states,
-            errors=[_failure(each, (ERRORS, index), problems) for index, each in enumerate(job.errors)],
-            errors_left_out=LeftOutRecord(*job.errors_left_out) if any(job.errors_left_out) else None,
-            outputs={name: write.encode(each, (OUTPUTS, name)) for name, each in job.outputs.items()},
-            history=[_activation(each, (HISTORY, n), write) for n, each in enumerate(job.get_execution_history())],
-            started_at=job.started_at,
-            ended_at=job.ended_at,
-        )
-        saved: dict[str, Any] = unstructure(record)
+        saved = _without_history(job, problems)
+        saved["history"] += _history(job, _activation, writer(problems))
         return saved
+
+
+def job_to_text(job: JobState, status: str) -> str:
+    """Return the record of a job as text, with a status that is about to be its own."""
+    with reported(f"job {printable(job.job_id)} can't be saved") as problems:
+        saved = {**_without_history(job, problems), "status": status}
+        del saved["history"]  # it comes last, each record as text at once: most of the time goes there
+        return f'{compact(saved)[:-1]},"history":[{",".join(_history(job, _activation_text, writer(problems)))}]}}'
+
+
+def _history(job: JobState, form: Callable[[ActivationRecord, Path, Writer], T], write: Writer) -> list[T]:
+    return [form(each, (HISTORY, index), write) for index, each in enumerate(job.get_execution_history())]
+
+
+def _without_history(job: JobState, problems: Problems) -> dict[str, Any]:
+    write = writer(problems)
+    for name in (*job.routine_states, *job.outputs):
+        write.text(name, ROOT)
+    record = JobRecord(
+        format=JOB,
+        version=VERSION,
+        job_id=write.text(job.job_id, (ROOT, Name("job_id"))),
+        flow_id=write.text(job.flow_id, (ROOT, Name("flow_id"))),
+        status=job.status,
+        ledger=job.ledger,
+        late_emissions=job.late_emissions,
+        routine_states=job.routine_states,
+        errors=[_failure(each, (ERRORS, index), problems) for index, each in enumerate(job.errors)],
+        errors_left_out=LeftOutRecord(*job.errors_left_out) if any(job.errors_left_out) else None,
+        outputs={name: write.encode(each, (OUTPUTS, name)) for name, each in job.outputs.items()},
+        history=[],
+        started_at=job.started_at,
+        ended_at=job.ended_at,
+    )
+    saved: dict[str, Any] = unstructure(record)
+    return saved
 
 
 def _failure(failure: Failure, path: Path, problems: Problems) -> FailureRecord:
@@ -92,11 +115,31 @@ def _readable(text: str) -> str:
 
 
 def _activation(record: ActivationRecord, path: Path, writer: Writer) -> dict[str, Any]:
+    if _is_plain(record):
+        return {**dict(zip(NAMES, VALUES(record), strict=True)), "extra": {}}
+    return _by_fields(record, path, writer)
+
+
+def _activation_text(record: ActivationRecord, path: Path, writer: Writer) -> str:
+    if not _is_plain(record):
+        return compact(_by_fields(record, path, writer))
+    cause = "null" if record.cause is None else record.cause
+    return (
+        f'{{"id":{record.id},"cause":{cause},"routine_id":{quoted(record.routine_id)},"slot":{quoted(record.slot)},'
+        f'"attempt":{record.attempt},"outcome":"{record.outcome}","worker":{record.worker},'
+        f'"posted":{record.posted!r},"started":{record.started!r},"ended":{record.ended!r},"extra":{{}}}}'
+    )
+
+
+def _is_plain(record: ActivationRecord) -> bool:
+    """Return whether all of it is as it is in JSON."""
     # Numbers and names, as most have nothing else, are what they are. There are up to a thousand, and a journal has a
     # record of each job that ends.
-    is_plain = not record.extra and record.routine_id.isascii() and record.slot.isascii()
-    if is_plain and isfinite(record.posted + record.started + record.ended):
-        return {**dict(zip(NAMES, VALUES(record), strict=True)), "extra": {}}
+    ascii_names = record.routine_id.isascii() and record.slot.isascii()
+    return ascii_names and not record.extra and isfinite(record.posted + record.started + record.ended)
+
+
+def _by_fields(record: ActivationRecord, path: Path, writer: Writer) -> dict[str, Any]:
     shape = shape_of(ActivationRecord)
     held = {name: dict(each) if isinstance(each, Mapping) else each for name, each in shape.held(record).items()}
     return writer.fields(shape.fields, held, path)
