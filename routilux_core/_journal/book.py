@@ -45,6 +45,10 @@ MOST_FAILURES = 10_000  # kept of those that count
 
 Rows = dict[Key, "str | Line | None"]
 
+# `Key` and `Mark` of tuples: a call makes several, and the constructor of a named tuple takes twice the time.
+as_key: Callable[[tuple[str, str, int, str]], Key] = partial(tuple.__new__, Key)
+as_mark: Callable[[tuple[int, int, int]], Mark] = partial(tuple.__new__, Mark)
+
 
 class JobLine(NamedTuple):
     """The row of a job: its counts, as they are after the records up to now."""
@@ -94,22 +98,11 @@ class Standing(NamedTuple):
 
 
 COUNTED = JobLine._fields[4:-3]
+as_standing: Callable[[tuple[Any, ...]], Standing] = partial(tuple.__new__, Standing)
 
 
-class Target(NamedTuple):
-    """One delivery of an emission."""
-
-    inlet: Inlet
-    payload: Payload
-    text: str
-
-
-class Placed(NamedTuple):
-    """An activation, or an arrival at a gather slot, that has its number, and is on its way to its queue."""
-
-    inlet: Inlet
-    payload: Payload
-    number: int
+Target = tuple[Inlet, Payload, str]  # one delivery of an emission, with the text of its payload
+Placed = tuple[Inlet, Payload, int]  # an activation, or an arrival at a gather slot, with its number, not in its queue
 
 
 class Kept(NamedTuple):
@@ -234,7 +227,8 @@ class Book:
             place = self._places.get(number)
             if place is None:
                 place = self._places[number] = self.commits.take_place()
-            self.commits.mark(place, Mark(self.job_crc, number, self.run.retries.attempt(number)))
+            attempt = self.run.retries.attempts.get(number, 1)
+            self.commits.mark(place, as_mark((self.job_crc, number, attempt)))
         except BaseException:
             self.detach()
             raise
@@ -277,7 +271,7 @@ class Book:
         Nobody has to wait for one that may be `owed`, if it has left nothing from which another call could begin.
         """
         run, number, node = self.run, item[NUMBER], item[INLET].node
-        prepared = [(outlet, data, text, self._targets(outlet, data, text)) for outlet, data, text in held]
+        prepared = [(*each, self._targets(*each)) for each in held]
         rows, counted = self._kept_by(item), self._counted_by(number)
         owed = owed and self.waits and not prepared and not rows and counted is None
         placed: list[Placed] = []
@@ -316,7 +310,7 @@ class Book:
             now = perf_counter()
             for outlet, data, _, _ in kept.prepared:
                 listeners.event_emitted(kept.node, outlet, kept.number, now, data)
-        return [each.inlet for each in kept.placed]
+        return [inlet for inlet, _, _ in kept.placed]
 
     def newest(self) -> int:
         """Return the newest record, which was queued for a call that has ended, where the next one waits for it."""
@@ -342,7 +336,7 @@ class Book:
         for inlet, mapping in outlet.targets:
             payload = data if mapping is None else rename(data, mapping)
             renamed = text if mapping is None else payload_text(payload, "what was emitted")
-            made.append(Target(inlet, payload, renamed))
+            made.append((inlet, payload, renamed))
         return made
 
     def _kept_by(self, item: Item, failed: bool = False) -> Rows:
@@ -416,16 +410,16 @@ class Book:
                 counts["arrivals"] += 1
                 if not run.stopped:
                     rows[Key(run.job_id, "arrival", counts["arrivals"])] = self._row(inlet, cause, payload_as_text)
-                    placed.append(Placed(inlet, payload, counts["arrivals"]))
+                    placed.append((inlet, payload, counts["arrivals"]))
                 continue
             number = next(run.numbers)
             counts["posted"] += 1
             counts["last"] = number
-            rows[Key(run.job_id, "activation", number)] = self._row(inlet, cause, payload_as_text)
+            rows[as_key((run.job_id, "activation", number, ""))] = self._row(inlet, cause, payload_as_text)
             if run.stopped:
                 self._discard(rows, number)
             else:
-                placed.append(Placed(inlet, payload, number))
+                placed.append((inlet, payload, number))
         if outlet.outputs and not run.stopped:
             for name in outlet.outputs:
                 counts["outputs"] += 1
@@ -449,7 +443,7 @@ class Book:
         run, now = self.run, perf_counter()
         run.ledger.sent += len(prepared)
         if run.stopped:
-            numbers = [each.number for each in placed if not each.inlet.gathers]
+            numbers = [number for inlet, _, number in placed if not inlet.gathers]
             run.ledger.gathered += len(placed) - len(numbers)
             run.ledger.last += len(numbers)
             run.ledger.placed += len(numbers)
@@ -488,7 +482,7 @@ class Book:
             counts["skipped"] += 1
         elif item[INLET].node.routine_id not in self.completed:
             self.completed = [*self.completed, item[INLET].node.routine_id]
-        rows[Key(job_id, "activation", number)] = None
+        rows[as_key((job_id, "activation", number, ""))] = None
         for arrival in self.calls.pop(number, ()):
             rows[Key(job_id, "arrival", arrival)] = None
 
@@ -501,13 +495,15 @@ class Book:
     @guarded
     def _submit(self, rows: Rows, over: Iterable[int] = (), ended: str | None = None, *, owed: bool = False) -> int:
         """Queue a record, with the counts as they are now. Calls that are over need their marks no longer then."""
+        sizes = self.sizes
         for key, value in rows.items():
             if key[1] == "activation":
-                self.sizes["activation"] += 1 if value is not None else -1
+                sizes["activation"] += -1 if value is None else 1
             elif key.owner == self.run.job_id and key.kind not in ("job", "record"):
                 self._measure(key, value is not None)
         rows[self._row_of_job] = self.standing()
-        places = [self._places.pop(number) for number in over if number in self._places]
+        own = self._places
+        places = [own.pop(number) for number in over if number in own]
         return self.commits.submit(rows, places, ended, owed=owed)
 
     def _measure(self, key: Key, put: bool) -> None:
@@ -532,9 +528,10 @@ class Book:
     @guarded
     def standing(self) -> Standing:
         """Return how the job stands."""
-        return Standing(
-            *(self.flow_id, self.status, self.reason, self.run.ledger.span.began_at),
-            *(self.counts.copy(), self.completed, self.decided, dict(self.sizes)),
+        began_at, sizes = self.run.ledger.span.began_at, dict.copy(self.sizes)
+        counts = self.counts.copy()
+        return as_standing(
+            (self.flow_id, self.status, self.reason, began_at, counts, self.completed, self.decided, sizes)
         )
 
     @guarded

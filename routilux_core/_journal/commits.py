@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from time import perf_counter
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from routilux_core.errors import JournalError
 from routilux_core.journal import Journal, Key, Mark
@@ -41,6 +43,9 @@ class Record(NamedTuple):
     owed: bool
 
 
+as_record: Callable[[tuple[Any, ...]], Record] = partial(tuple.__new__, Record)  # in half the time
+
+
 class Commits:
     """Records on their way to a journal, in the order in which they are queued."""
 
@@ -71,7 +76,7 @@ class Commits:
                 self._owed += 1
             else:
                 self._mine.last = number
-            self._queue.append(Record(number, rows, places, ended, owed))
+            self._queue.append(as_record((number, rows, places, ended, owed)))
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._run, name="routilux-journal", daemon=True)
                 self._thread.start()
@@ -122,12 +127,12 @@ class Commits:
 
     def take_place(self) -> int:
         """Return a place for a mark that no call has."""
-        try:
-            return self._free.pop()  # without the lock: one step, so no two get the same
-        except IndexError:
-            with self._changed:
-                self._places += 1
-                return self._places - 1
+        if self._free:
+            with suppress(IndexError):  # another thread has taken the last one since
+                return self._free.pop()  # without the lock: one step, so no two get the same
+        with self._changed:
+            self._places += 1
+            return self._places - 1
 
     def take_room(self, most: int) -> int:
         """Return a place for a mark, when fewer than so many calls run, or have ended and are not on disk.
