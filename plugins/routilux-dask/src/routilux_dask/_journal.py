@@ -1,18 +1,22 @@
 """What a worker process notes of its tasks in files, so that its death leaves no doubt about what it had begun.
 
-One file for each task. A record is a kind (1 byte), a length (4 bytes) and data; what the process has written is in the
-system's hands, so it outlives a SIGKILL. Whoever creates the file owns the task: the worker that begins it, or the one
-that reads after the worker's death, which then knows that it was not begun and will not be.
+One file for each task. A record is a kind (1 byte), a length (4 bytes) and data: what was told as it is, or, with its
+kind in capitals, a pickled parcel. What the process has written is in the system's hands, so it outlives a SIGKILL.
+Whoever creates the file owns the task: the worker that begins it, or the one that reads after the worker's death, which
+then knows that it was not begun and will not be.
 """
 
 from __future__ import annotations
 
 import os
+import pickle
 import struct
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from routilux_dask._parcel import WITH_BUFFERS, Message, Parcel
 
 MARK, CHUNK, REPLY, GAP = b"m", b"c", b"r", b"?"
 MOST = 1 << 20  # bytes of a chunk or reply that are worth noting
@@ -26,8 +30,8 @@ class Story(NamedTuple):
 
     begun: bool
     at: int | None = 0  # None: nobody knows
-    chunks: tuple[bytes, ...] = ()
-    reply: bytes | None = None
+    chunks: tuple[Message, ...] = ()
+    reply: Message | None = None
 
 
 NOT_BEGUN = Story(begun=False)
@@ -79,12 +83,20 @@ class Entry:
         self._whole = True
 
     def mark(self, index: int) -> None:
-        self.write(MARK, _INDEX.pack(index))
+        self._write(MARK, _INDEX.pack(index))
 
-    def write(self, kind: bytes, data: bytes) -> None:
+    def tell(self, kind: bytes, message: Message) -> None:
+        """Note a chunk or a reply, where it is worth it."""
+        if not isinstance(message, Parcel):
+            self._write(kind, message)
+        elif self._whole:
+            self._write(kind.upper(), pickle.dumps(message, WITH_BUFFERS) if message.size <= MOST else None)
+
+    def _write(self, kind: bytes, data: bytes | None) -> None:
+        """Write a record; what is None, or too long, is not noted."""
         if not self._whole:
             return
-        self._whole = len(data) <= MOST and self._put(_HEAD.pack(kind, len(data)) + data)
+        self._whole = data is not None and len(data) <= MOST and self._put(_HEAD.pack(kind, len(data)) + data)
         if not self._whole:
             self._leave_gap()
 
@@ -144,10 +156,12 @@ def _read(data: bytes) -> Story:
     while place + _HEAD.size <= len(data):
         kind, length = _HEAD.unpack_from(data, place)
         place += _HEAD.size
-        part = data[place : place + length]
+        part: Any = data[place : place + length]
         if len(part) < length:
             break
         place += length
+        if kind in (CHUNK.upper(), REPLY.upper()):
+            kind, part = kind.lower(), pickle.loads(part)
         if kind == GAP:
             return story._replace(at=None)
         if kind == MARK:

@@ -6,10 +6,13 @@ import os
 import tempfile
 import threading
 from collections import OrderedDict
+from functools import partial
 from typing import NamedTuple
 
 from routilux_core import worker
+from routilux_core.strategy import Piece
 from routilux_dask._journal import CHUNK, REPLY, Entry, Journal, Story, remove, stories
+from routilux_dask._parcel import Message, packed, unpacked
 
 MOST_CANCELLED = 10_000  # numbers remembered of tasks that were cancelled and have not come here (yet)
 
@@ -49,27 +52,32 @@ def hello(pool: str, keep: int) -> Hello:
     return Hello(desk.token, os.getpid(), desk.journal.directory)
 
 
-def run(pool: str, token: str, number: int, payload: bytes) -> list[bytes]:
+def run(pool: str, token: str, number: int, message: Message) -> list[Message]:
     """Run a task, and return its chunks and, as the last, its reply."""
     desk = _desks.get(pool)
     entry = desk.journal.begin(number) if desk is not None and desk.token == token else None
     if desk is None or entry is None:
         raise NotMineError(f"task {number} of pool {pool} was not sent to process {os.getpid()}")
-    told: list[bytes] = []
+    told: list[Message] = []
 
-    def send(chunk: bytes, entry: Entry = entry) -> None:
-        entry.write(CHUNK, chunk)
-        told.append(chunk)
+    def tell(kind: bytes, pieces: list[Piece], entry: Entry = entry) -> None:
+        told.append(packed(pieces))
+        entry.tell(kind, told[-1])
 
     _count(1)
     try:
-        reply = worker.run(payload, send, mark=entry.mark, cancelled=lambda: number in desk.cancelled)
-        entry.write(REPLY, reply)
+        reply = worker.run(
+            pieces=unpacked(message),
+            send=partial(tell, CHUNK),
+            mark=entry.mark,
+            cancelled=lambda: number in desk.cancelled,
+        )
+        tell(REPLY, reply)
     finally:
         entry.close()
         desk.cancelled.pop(number, None)
         _count(-1)
-    return [*told, reply]
+    return told
 
 
 def cancel(pool: str, number: int) -> None:

@@ -19,6 +19,7 @@ from routilux_dask import _remote
 from routilux_dask._checks import PACKAGES, problems
 from routilux_dask._fleet import AHEAD, Fleet, Worker
 from routilux_dask._journal import IN_DOUBT, Story
+from routilux_dask._parcel import Message, packed, unpacked
 
 OVERDUE = 0.25  # seconds that a task may wait at one worker while another is idle
 GREETING = 1.0  # seconds that a goodbye waits for a hello that is on its way
@@ -222,7 +223,7 @@ class Traffic:
                 self._name,
                 worker.token,
                 number,
-                task.payload(worker.known),
+                packed(task.pieces(worker.known)),
                 key=f"routilux-{self._name}-{number}",
                 pure=False,
                 retries=0,
@@ -266,7 +267,7 @@ class Traffic:
 
     async def _follow(self, task: Task, worker: Worker, number: int, future: Any) -> None:
         try:
-            told: list[bytes] = await future
+            told: list[Message] = await future
         except (Exception, asyncio.CancelledError) as error:
             mine = asyncio.current_task()
             if mine is not None and mine.cancelling():
@@ -315,9 +316,9 @@ def _settle(task: Task, story: Story, error: BaseException | None) -> None:
     """Take home what a task has told, and how it ended."""
     try:
         for chunk in story.chunks:
-            task.stream(chunk)
+            task.stream(unpacked(chunk))
     finally:
         if story.reply is not None:
-            task.finish(story.reply)
+            task.finish(unpacked(story.reply))
         elif error is not None:
             task.fail(error, UNKNOWN if story.at is None else story.at)
