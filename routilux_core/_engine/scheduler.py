@@ -285,7 +285,10 @@ class Scheduler:
             # Not under a worker of the last pool that is still in a handler: what it emits without the lock would go
             # to a lane that is looked at no more. It looks again itself, at its next step; until then it has its place.
             if not self.active:
-                self.share_out()
+                if self.ready.solo and pool.in_caller:
+                    self.look_again()  # who works in the caller will be alone again: nothing is bound anew then
+                else:
+                    self.share_out()
             return self.opened
 
     def workers_changed(self) -> None:
