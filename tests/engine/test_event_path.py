@@ -156,3 +156,13 @@ def test_what_stateless_calls_emit_to_a_routine_with_state_is_called_together() 
 def _most_of(called: list[str]) -> str:
     counts = sorted(((called.count(name), name) for name in set(called)), reverse=True)
     return ", ".join(f"{name} {count}" for count, name in counts[:12])
+
+
+def test_a_pool_that_opens_again_gives_no_routine_its_place_anew() -> None:
+    with Flow("again") as flow:
+        for number in range(20):
+            flow.add_routine(Sum(), f"sum-{number}")
+        flow.run("sum-0", {"n": 1})
+        flow.shutdown()
+        called = calls_in(lambda: flow.run("sum-0", {"n": 1}))
+    assert [name for name in called if name.endswith("Ready.bind")] == []
