@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from time import perf_counter
 from typing import Any, NamedTuple, Protocol
@@ -127,12 +126,15 @@ class Commits:
 
     def take_place(self) -> int:
         """Return a place for a mark that no call has."""
+        with self._lock:
+            return self._next_place()
+
+    def _next_place(self) -> int:
+        # The lock is held.
         if self._free:
-            with suppress(IndexError):  # another thread has taken the last one since
-                return self._free.pop()  # without the lock: one step, so no two get the same
-        with self._changed:
-            self._places += 1
-            return self._places - 1
+            return self._free.pop()
+        self._places += 1
+        return self._places - 1
 
     def take_room(self, most: int) -> int:
         """Return a place for a mark, when fewer than so many calls run, or have ended and are not on disk.
@@ -143,10 +145,7 @@ class Commits:
             with self._lock:
                 if not self._owed or self._places - len(self._free) < most or self.error is not None or self._closed:
                     self._rouse()  # there may be room for one more
-                    if self._free:
-                        return self._free.pop()
-                    self._places += 1
-                    return self._places - 1
+                    return self._next_place()
                 mine = threading.Lock()
                 mine.acquire()
                 self._without_room.append(mine)
