@@ -25,10 +25,11 @@ from routilux_core._engine.plan import INLET, NUMBER, PAYLOAD, Inlet, Item, Node
 from routilux_core._engine.roles import Held, Locked
 from routilux_core._engine.run import Run
 from routilux_core._journal.commits import Commits, Line
-from routilux_core._journal.texts import compact, failure_document, payload_text, plain_text, state_text, written_text
+from routilux_core._journal.texts import failure_document, payload_text, plain_text, state_text, written_text
 from routilux_core._routines.frame import CURRENT
 from routilux_core._routines.merge_strategies import MERGES
 from routilux_core._routines.signature import Payload
+from routilux_core._text.compact import compact
 from routilux_core._threads.guard import guarded
 from routilux_core._tracking.history import COMPLETED, DISCARDED, FAILED, RETRIED, SKIPPED
 from routilux_core.error_handling import ErrorStrategy, Failure
@@ -227,8 +228,7 @@ class Book:
             place = self._places.get(number)
             if place is None:
                 place = self._places[number] = self.commits.take_place()
-            attempt = self.run.retries.attempts.get(number, 1)
-            self.commits.mark(place, as_mark((self.job_crc, number, attempt)))
+            self.commits.mark(place, as_mark((self.job_crc, number, self.run.retries.attempt(number))))
         except BaseException:
             self.detach()
             raise

@@ -15,7 +15,8 @@ from routilux_core._engine.wiring import Wiring
 from routilux_core._journal.book import Book, Rows
 from routilux_core._journal.commits import WINDOW_S, Commits
 from routilux_core._journal.recovery import Recovery, SavedJob, rows_by_owner
-from routilux_core._journal.texts import Reading, compact, differences, outline, payload_text, renamed, state_text
+from routilux_core._journal.texts import Reading, differences, outline, payload_text, renamed, state_text
+from routilux_core._text.compact import compact
 from routilux_core._text.printable import printable
 from routilux_core.errors import FlowStateError, JournalError, SerializationError
 from routilux_core.job import JobState

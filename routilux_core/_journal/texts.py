@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from routilux_core._routines.attributes import drop, own_attributes, put
+from routilux_core._text.compact import compact, quoted
 from routilux_core._text.printable import printable
 from routilux_core.errors import JournalError
 from routilux_core.graph import Graph
@@ -24,8 +25,6 @@ from routilux_core.serialization.type_lookup import KnownTypes, type_name
 PAYLOAD = (ROOT, Name("payload"))
 SMALL = 1 << 63
 WORDS = {None: "null", True: "true", False: "false"}
-quoted = json.encoder.encode_basestring_ascii
-compact = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 def payload_text(payload: Mapping[str, Any], what: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from math import isfinite
 from operator import attrgetter
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 
 import attrs
 
+from routilux_core._text.compact import compact, quoted
 from routilux_core._text.printable import printable
 from routilux_core.error_handling import Errors, Failure, LeftOut
 from routilux_core.errors import FlowStateError, SavedError
@@ -31,8 +31,6 @@ from routilux_core.tracking import Source
 
 T = TypeVar("T")
 
-quoted = json.encoder.encode_basestring_ascii
-compact = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 NAMES = tuple(each.name for each in attrs.fields(ActivationRecord))
 VALUES = attrgetter(*NAMES)
 STATUSES = ("pending", "running", "paused", *FINAL_STATUSES)
