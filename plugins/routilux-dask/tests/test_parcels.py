@@ -6,6 +6,7 @@ import gc
 import pickle
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 from distributed.protocol import deserialize, serialize
 from routilux_dask._journal import CHUNK, REPLY, Journal, stories
@@ -49,8 +50,10 @@ def test_a_collected_circle_with_a_parcel_on_its_way_harms_nothing() -> None:
     carried = as_dask_carries(Parcel(b"head", bytearray(100_000)))
     _, frames = serialize(carried)
     circle = Circle(carried, frames)
+    watched = ref(circle)
     del carried, frames, circle
     gc.collect()  # CPython 3.11 ends here if a view was exported
+    assert watched() is None
 
 
 def test_a_journal_has_what_was_told_with_buffers_and_not_what_is_long(tmp_path: Path) -> None:
