@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 import pytest
@@ -106,3 +106,34 @@ def test_without_times_there_is_no_histogram() -> None:
     history.add(1, [0, 0, 0])
     assert (history.totals()[0].completed, history.totals()[0].times) == (3, {})
     assert COMPLETED == 0
+
+
+def test_few_calls_of_each_of_many_slots_are_added_up_in_bulk(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw, history, flow, bulks = Random(3), History(100, slots=200), History(100, slots=200), 0
+    add = times.add
+
+    def counted(ordered: Sequence[float], found: dict[int, int]) -> None:
+        nonlocal bulks
+        bulks += 1
+        add(ordered, found)
+
+    monkeypatch.setattr(times, "add", counted)
+    calls: dict[int, list[float]] = {slot: [] for slot in range(200)}
+    for number in range(40):
+        at = float(number)
+        flat: list[float] = []
+        for slot in draw.sample(range(200), 200):
+            run_time = draw.random() * 1e-3
+            flat += (number, 0, slot, at, at, at + run_time)
+            calls[slot].append(at + run_time - at)
+        history.add(1, flat)
+    assert bulks <= 40 * 200 / 30, "added up one by one"
+    flow.absorb(history)
+    for totals in (history.totals(), flow.totals(), flow.totals(history)):
+        times_each = 2 if totals[0].completed > 40 else 1
+        for slot, run_times in calls.items():
+            found = totals[slot]
+            assert found.completed == found.executions == sum(found.times.values()) == 40 * times_each
+            assert (found.longest, found.shortest) == (max(run_times), min(run_times))
+            assert found.run_time == pytest.approx(sum(run_times) * times_each)
+            assert found.queue_wait == 0.0
