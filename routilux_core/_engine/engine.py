@@ -116,7 +116,7 @@ class Engine:
     def want_workers(self) -> None:
         """Ask for workers wherever there is something to do."""
         for scheduler in self.schedulers:
-            scheduler.want_worker()
+            scheduler.crew.want_worker()
 
     def step(self, run: JobRole | None = None) -> Step:
         """Return one step, with what follows from it: see `Step`."""
@@ -331,7 +331,7 @@ class Engine:
                 gone += _sift(node.mailbox.waiting, run)
         for scheduler in self.schedulers:
             gone += scheduler.drop(run)
-            scheduler.want_worker()
+            scheduler.crew.want_worker()
         return gone
 
     def wait(self, runs: Iterable[JobRole], timeout: float | None, until: Done | None = None) -> bool:
@@ -394,7 +394,7 @@ class Engine:
     def is_stuck(self) -> bool:
         """Return whether nothing is under way but handlers that wait for room."""
         under_way = sum(len(list(scheduler.in_hand())) for scheduler in self.schedulers)
-        return under_way <= self.held_up and not any(scheduler.recruiting for scheduler in self.schedulers)
+        return under_way <= self.held_up and not any(scheduler.crew.recruiting for scheduler in self.schedulers)
 
     def works_in_caller(self) -> bool:
         """Return whether some pool does its work in the thread of who waits."""

@@ -39,9 +39,9 @@ def _blocking(node: Node) -> str:
 @guarded
 def _busy(run: Run) -> list[str]:
     return [
-        f"strategy {scheduler.strategy.name!r}: its pool is busy, and {_seconds_until(scheduler.pause.when)}"
+        f"strategy {scheduler.strategy.name!r}: its pool is busy, and {_seconds_until(scheduler.crew.pause.when)}"
         for scheduler in run.engine.schedulers
-        if scheduler.pause is not None
+        if scheduler.crew.pause is not None
     ]
 
 
@@ -99,7 +99,7 @@ def _by_who_works(run: Run) -> tuple[list[SchedulerRole], list[SchedulerRole]]:
     mine = [
         scheduler
         for scheduler in run.engine.schedulers
-        if scheduler.pool is not None and scheduler.pool.in_caller and not scheduler.active
+        if scheduler.pool is not None and scheduler.pool.in_caller and not scheduler.crew.active
     ]
     return [scheduler for scheduler in run.engine.schedulers if scheduler not in mine], mine
 

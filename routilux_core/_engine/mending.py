@@ -46,13 +46,13 @@ def put_in_order(
     for node in nodes:
         node.mailbox.recount(held[node])
     for scheduler in schedulers:
-        scheduler.recruiting = False  # the task may never have come to the pool; one too many does no harm
+        scheduler.crew.recruiting = False  # the task may never have come to the pool; one too many does no harm
         scheduler.recount()
     for node in nodes:
         if node.mailbox.waiting and node.mailbox.free:
             node.scheduler.admit(node)
     for scheduler in schedulers:
-        scheduler.want_worker()
+        scheduler.crew.want_worker()
 
 
 def _chain(frame: Frame | None) -> Iterable[Frame]:

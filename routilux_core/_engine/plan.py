@@ -45,18 +45,26 @@ class Ready(Protocol):
     def release(self, node: Node, /) -> None: ...
 
 
-class Lane(Protocol):
-    """What a node needs of its scheduler."""
+class Callers(Protocol):
+    """Who is to be asked for a worker: see `crew`."""
 
     active: int
     workers: int
     recruiting: bool
+
+    def want_worker(self) -> None: ...
+
+
+class Lane(Protocol):
+    """What a node needs of its scheduler."""
+
     strategy: ExecutionStrategy
     pool: WorkerPool | None
 
     @property
     def ready(self) -> Ready: ...
-    def want_worker(self) -> None: ...
+    @property
+    def crew(self) -> Callers: ...
     def admit(self, node: Node, /) -> None: ...
 
 
@@ -202,7 +210,7 @@ class Node:
     # Bound by what is ready, for the way in which its workers share it now:
     queue: deque[Item]  # where its activations go
     waits: Mailbox | None  # its mailbox, where that is the mailbox's own waiting list
-    crew: Lane | None  # who is to be asked for a worker then; None where the only worker is the one that posts
+    crew: Callers | None  # who is to be asked for a worker then; None where the only worker is the one that posts
     post: Callable[[Item], None]  # puts one there, without the lock being held
 
     def __init__(self, routine_id: str, routine: Routine, scheduler: Lane) -> None:

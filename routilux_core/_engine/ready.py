@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, Final, Protocol, overload
 
-from routilux_core._engine.plan import CAUSE, INLET, JOB, NUMBER, Item, Node
+from routilux_core._engine.plan import CAUSE, INLET, JOB, NUMBER, Callers, Item, Node
 from routilux_core._threads.guard import guarded
 from routilux_core.strategy import Chooser, Waiting, WorkerPool
 
@@ -30,9 +30,10 @@ class Owner(Protocol):
     """What is needed of the scheduler."""
 
     pool: WorkerPool | None
-    active: int
     hands: set[Any]
 
+    @property
+    def crew(self) -> Callers: ...
     def post(self, item: Item, /) -> None: ...
     def share_out(self) -> LockedReady: ...
 
@@ -66,7 +67,7 @@ class LockedReady:
 
     def bind(self, node: Node) -> None:
         """Let what is posted to a routine come here. Under the lock, or while the graph is wired."""
-        node.queue, node.waits, node.crew, node.post = self.queue, None, node.scheduler, self.owner.post
+        node.queue, node.waits, node.crew, node.post = self.queue, None, node.scheduler.crew, self.owner.post
 
     # -- taking (lock)
 
@@ -182,7 +183,7 @@ class SharedReady(LockedReady):
     def bind(self, node: Node) -> None:
         mailbox = node.mailbox
         node.queue, node.waits = (mailbox.waiting, mailbox) if mailbox.limited else (self.lane, None)
-        node.crew, node.post = node.scheduler, node.queue.append
+        node.crew, node.post = node.scheduler.crew, node.queue.append
 
     def take(self, hand: Hand, from_lane: bool = False) -> Item | None:
         """Return what is next, noted in `hand`: what is in the lane behind the rest, or `from_lane` before it."""
@@ -297,7 +298,7 @@ class SoloReady(LockedReady):
         gone = super().drop(run)
         if not run.stopped:
             return gone
-        if not self.owner.active:
+        if not self.owner.crew.active:
             return gone + [item for item in _sift(self.lane, run) if item[NUMBER] not in run.swept]
         met = [item for item in self.lane.copy() if item[JOB] is run and item[NUMBER] not in run.swept]
         run.swept.update(item[NUMBER] for item in met)

@@ -75,7 +75,7 @@ class Retries:
             scheduler.ready.first.append(item)
         else:  # the call that was late goes on: next after it
             node.mailbox.put_back([item])
-        scheduler.want_worker()
+        scheduler.crew.want_worker()
 
     @guarded
     def keep_permit(self, item: Item) -> bool:

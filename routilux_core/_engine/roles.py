@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from routilux_core._engine.ending import Ended
 from routilux_core._engine.ledger import LedgerCounts
-from routilux_core._engine.plan import Inlet, Item, Lane, Node, Outlet
+from routilux_core._engine.plan import Callers, Inlet, Item, Lane, Node, Outlet
 from routilux_core._engine.ready import Hand, LockedReady
 from routilux_core._engine.retries import Retries
 from routilux_core._routines.frame import Frame
@@ -125,15 +125,22 @@ class JobRole(Ended, Protocol):
     def lost(self, scheduler: SchedulerRole, error: BaseException) -> None: ...
 
 
+class CrewRole(Callers, Protocol):
+    """The workers of a pool: a `Crew`."""
+
+    pause: Timer | None
+
+
 class SchedulerRole(Lane, Protocol):
     """The work of one strategy: a `Scheduler`."""
 
     hands: set[WorkerRole]
     resources: Resources
-    pause: Timer | None
 
     @property
     def ready(self) -> LockedReady: ...
+    @property
+    def crew(self) -> CrewRole: ...
     def share_out(self) -> LockedReady: ...
     def drop(self, run: JobRole) -> list[Item]: ...
     def has_of(self, run: JobRole) -> bool: ...

@@ -159,8 +159,8 @@ class Run:
         inlet.node.queue.append((inlet, payload, self, number, cause, now))
         if inlet.node.waits is not None:
             scheduler.admit(inlet.node)
-        elif scheduler.active < scheduler.workers and not scheduler.recruiting:
-            scheduler.want_worker()
+        elif scheduler.crew.active < scheduler.crew.workers and not scheduler.crew.recruiting:
+            scheduler.crew.want_worker()
 
     @guarded
     def post_numbered(self, inlet: Inlet, payload: Payload, number: int, cause: int, now: float) -> None:
@@ -209,7 +209,7 @@ class Run:
             if node.waits is not None:
                 node.waits.admit(node.scheduler.ready.first)
         for scheduler in self.engine.schedulers:
-            scheduler.want_worker()
+            scheduler.crew.want_worker()
 
     @guarded
     def send_all(self, outlet: Outlet, payloads: list[Payload], causes: Iterable[int], now: float) -> None:
@@ -346,7 +346,7 @@ class Run:
         if self.book is not None:
             self.book.stop(self.ledger.final, [item[NUMBER] for item in gone])
         for scheduler in self.engine.schedulers:
-            scheduler.want_worker()
+            scheduler.crew.want_worker()
 
     @guarded
     def fail_with(self, error: BaseException, entry: Inlet) -> None:
@@ -383,7 +383,7 @@ class Run:
             for scheduler in self.engine.schedulers:
                 scheduler.ready.put_back([item for item in back if item[INLET].node.scheduler is scheduler])
         for scheduler in self.engine.schedulers:
-            scheduler.want_worker()
+            scheduler.crew.want_worker()
 
     def abort(self, kill: bool = False) -> None:
         """Cancel, also in the middle of a call into the engine, whose own this is."""

@@ -1,4 +1,4 @@
-"""The work of one strategy: who does it, in which way, and the call for workers. Guarded by the engine's lock."""
+"""The work of one strategy: its pool, and how its workers share what waits. Guarded by the engine's lock."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from routilux_core._engine.crew import Crew
 from routilux_core._engine.engine import Engine, logger
 from routilux_core._engine.plan import INLET, JOB, Inlet, Item, Node
 from routilux_core._engine.ready import ChosenReady, LockedReady, SharedReady, SoloReady, allowed, as_waiting
@@ -14,7 +15,6 @@ from routilux_core._engine.roles import AwaitingRole, JobRole, WorkerRole
 from routilux_core._routines.frame import has_gil
 from routilux_core._threads.guard import guarded
 from routilux_core._threads.resources import Resources
-from routilux_core._threads.timers import Timer
 from routilux_core.errors import StrategyError, is_interrupt
 from routilux_core.strategy import Busy, ExecutionStrategy, Task, Waiting, WorkerPool, check_workers
 
@@ -25,23 +25,20 @@ def lanes_are_safe() -> bool:
 
 
 class Scheduler:
-    """The pool of one strategy, who works in it, and whether another worker is wanted for what is `ready`."""
+    """The pool of one strategy, its crew, and how what is `ready` is shared out among them."""
 
     __slots__ = (
         "__weakref__",
-        "active",
         "awaited",
+        "crew",
         "engine",
         "hands",
         "make_task",
         "opened",
-        "pause",
         "pool",
         "ready",
-        "recruiting",
         "resources",
         "strategy",
-        "workers",
     )
 
     def __init__(self, engine: Engine, strategy: ExecutionStrategy, make_task: Callable[[Scheduler], Any]) -> None:
@@ -49,14 +46,11 @@ class Scheduler:
         self.strategy = strategy
         self.make_task = make_task
         self.ready = LockedReady(self)
+        self.crew = Crew(self)
         self.pool: WorkerPool | None = None
         self.opened = 0  # changes when the pool does
-        self.workers = 0
-        self.active = 0  # workers in their loop
         self.hands: set[WorkerRole] = set()  # of workers in their loop, nested ones included
         self.awaited: set[AwaitingRole] = set()  # of workers in an event loop, those with an activation in hand
-        self.recruiting = False  # a task is on its way to the pool, and has not begun: one at a time
-        self.pause: Timer | None = None  # in which the pool, which is busy, is given nothing
         self.resources = Resources()
 
     # -- how the work is shared (lock)
@@ -70,7 +64,7 @@ class Scheduler:
         was_solo = self.ready.solo
         self._share(SoloReady if self._is_alone() else self._usual_ready())
         if was_solo and not self.ready.solo:
-            self.want_worker()
+            self.crew.want_worker()
 
     @guarded
     def share_out(self) -> LockedReady:
@@ -81,7 +75,7 @@ class Scheduler:
     def _is_alone(self) -> bool:
         """Return whether one worker does all the work of the flow, and nothing has to overtake what is queued."""
         engine, pool = self.engine, self.pool
-        if self.workers != 1 or self.active > 1 or len(engine.schedulers) > 1:
+        if self.crew.workers != 1 or self.crew.active > 1 or len(engine.schedulers) > 1:
             return False
         if pool is None or pool.chooser is not None:
             return False
@@ -126,26 +120,7 @@ class Scheduler:
     def admit(self, node: Node) -> None:
         """Let what waits for a routine have the permits that are free, and call for workers."""
         node.mailbox.admit(self.ready.first)
-        self.want_worker()
-
-    @guarded
-    def want_worker(self) -> None:
-        """Ask for one more worker, if there could be one. `Engine.run_deferred` follows, when the lock is free."""
-        ready = self.ready
-        if self.recruiting or self.active >= self.workers or not (ready.first or ready.queue or ready.lane):
-            return
-        if ready.solo and self.active:
-            return  # where there could be more workers by now, the one that is alone says so
-        self.recruiting = True
-        self.engine.deferred.append(self.submit_worker)
-
-    @guarded
-    def begin(self) -> None:
-        """Count a worker in, and call the next one if there is more for it."""
-        self.recruiting = False
-        self.active += 1
-        if self.ready.backlog() + len(self.ready.first) > 1:
-            self.want_worker()
+        self.crew.want_worker()
 
     def submit_worker(self) -> None:
         """Hand the pool one task: come and work."""
@@ -155,7 +130,7 @@ class Scheduler:
                 self._submit(task.pool, task)
         except BaseException:  # a Ctrl-C: the next call is not to wait for this task
             # Without the lock, in one store: at worst one worker too many is called, which finds nothing and goes.
-            self.recruiting = False
+            self.crew.recruiting = False
             raise
 
     def _submit(self, pool: WorkerPool, task: Task) -> None:
@@ -174,18 +149,18 @@ class Scheduler:
         """Give the pool nothing for as long as it says. Until then, a task counts as on its way to it."""
         with self.engine.lock:
             if self.pool is None:
-                self.recruiting = False
-            elif self.pause is None:
-                self.recruiting = True
-                self.pause = self.engine.timers.add(busy.retry_after, self.end_pause)
+                self.crew.recruiting = False
+            elif self.crew.pause is None:
+                self.crew.recruiting = True
+                self.crew.pause = self.engine.timers.add(busy.retry_after, self.end_pause)
 
     @guarded
     def end_pause(self) -> None:
         """Give the pool again what it had no room for."""
-        if self.pause is not None:
-            self.pause.cancel()
-            self.pause, self.recruiting = None, False
-            self.want_worker()
+        if self.crew.pause is not None:
+            self.crew.pause.cancel()
+            self.crew.pause, self.crew.recruiting = None, False
+            self.crew.want_worker()
 
     # -- after an interruption (lock)
 
@@ -213,8 +188,8 @@ class Scheduler:
     def recount(self) -> None:
         """Count the workers in their loop anew."""
         if not self.strategy.capabilities.coroutines:  # else they are in no list
-            self.active = sum(hand.counts() for hand in self.hands)
-        if self.ready.solo and self.active > 1:
+            self.crew.active = sum(hand.counts() for hand in self.hands)
+        if self.ready.solo and self.crew.active > 1:
             self.share_out()
         self.bind()
 
@@ -270,21 +245,21 @@ class Scheduler:
     def let_go_of_pool(self) -> WorkerPool | None:
         """Have no pool any more, and return the one there was."""
         with self.engine.lock:
-            pool, self.pool, self.workers, self.recruiting = self.pool, None, 0, False
-            if self.pause is not None:
-                self.pause.cancel()
-                self.pause = None
+            pool, self.pool, self.crew.workers, self.crew.recruiting = self.pool, None, 0, False
+            if self.crew.pause is not None:
+                self.crew.pause.cancel()
+                self.crew.pause = None
             self.opened += 1
         return pool
 
     def take_pool(self, pool: WorkerPool) -> int:
         """Work with a pool from now on; return the number that `opened` has for it."""
         with self.engine.lock:
-            self.pool, self.workers = pool, pool.workers
+            self.pool, self.crew.workers = pool, pool.workers
             self.opened += 1
             # Not under a worker of the last pool that is still in a handler: what it emits without the lock would go
             # to a lane that is looked at no more. It looks again itself, at its next step; until then it has its place.
-            if not self.active:
+            if not self.crew.active:
                 if self.ready.solo and pool.in_caller:
                     self.look_again()  # who works in the caller will be alone again: nothing is bound anew then
                 else:
@@ -296,9 +271,9 @@ class Scheduler:
         with self.engine.lock:
             if self.pool is None:
                 return
-            self.workers = check_workers(self.pool)
+            self.crew.workers = check_workers(self.pool)
             self.end_pause()
-            self.want_worker()
+            self.crew.want_worker()
         self.engine.run_deferred()
 
     def waiting(self) -> list[Waiting]:
@@ -309,7 +284,7 @@ class Scheduler:
     def forget(self) -> WorkerPool | None:
         """Have no pool and nothing to do, and return the pool there was. The child of a fork: it is the parent's."""
         self.resources = Resources()
-        self.active = 0
+        self.crew.active = 0
         for each in (self.hands, self.ready.first, self.ready.queue, self.ready.lane or deque()):
             each.clear()  # in place: a worker that has forked is in its loop
         return self.let_go_of_pool()

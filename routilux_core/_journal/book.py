@@ -190,7 +190,7 @@ class Book:
             if self._unsafe:
                 self.commits.wait(self.needs(item))
             if self.waits and item[NUMBER] not in self._places:
-                self._places[item[NUMBER]] = self.commits.take_room(item[INLET].node.scheduler.workers)
+                self._places[item[NUMBER]] = self.commits.take_room(item[INLET].node.scheduler.crew.workers)
         except BaseException:
             self.detach()
             raise

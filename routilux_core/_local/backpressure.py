@@ -81,7 +81,7 @@ def _work_off(worker: Emitter, node: Node, enough: int, until: float) -> None:
 
 def nap(worker: Emitter, node: Node, mark: int) -> None:
     """Give other threads the time to work off what waits, if they can; go on if they don't."""
-    if node.scheduler.workers > 1 and node not in _nodes_held(worker):
+    if node.scheduler.crew.workers > 1 and node not in _nodes_held(worker):
         for seconds in NAPS_S:
             sleep(seconds)
             if _is_within(node, mark):

@@ -32,7 +32,7 @@ class CooperativeWorker(Worker):
         relieve_by(self, node, _work_off_in_turns, raise_mark)
 
     def _sign_in(self) -> int:
-        self.scheduler.begin()
+        self.scheduler.crew.begin()
         self.scheduler.hands.add(self)
         return 1
 

@@ -83,7 +83,7 @@ class CoroutineWorker:
     async def work(self) -> None:
         """Run activations one after the other until the queue has nothing left for this worker."""
         with self.scheduler.engine.step():
-            self.scheduler.begin()
+            self.scheduler.crew.begin()
         try:
             self.go_on()
             while self._busy:
@@ -118,7 +118,7 @@ class CoroutineWorker:
             if call is None or scheduler.ready.take(call) is None:
                 return None
             scheduler.awaited.add(call)
-            scheduler.want_worker()
+            scheduler.crew.want_worker()
         return call
 
     def _begin(self, call: CoroutineCall) -> None:
@@ -157,8 +157,8 @@ class CoroutineWorker:
                 _detach(item[JOB])
                 item[JOB].stop("cancelled")
                 self.scheduler.awaited.discard(hand)
-            self.scheduler.active -= 1
-            self.scheduler.want_worker()
+            self.scheduler.crew.active -= 1
+            self.scheduler.crew.want_worker()
         if item is not None or engine.hurt:
             engine.mend()
 

@@ -84,7 +84,7 @@ class Deadline(CallState):
             run.settle(self._item, outcome, decision.delay, permit=self._returned)
             self.decided = True
             if self._returned:  # its worker may have left, and not have seen who has the permit now
-                self._node.scheduler.want_worker()
+                self._node.scheduler.crew.want_worker()
             else:
                 worker.seat.step_out()
         if not self._returned and worker.seat.task is not None and ends_calls(worker.scheduler):

@@ -72,15 +72,15 @@ class Seat:
         """Be counted out while a late call goes on, and let another worker come. Any thread."""
         self._late += 1
         if self._late == 1:
-            self._scheduler.active -= 1
-            self._scheduler.want_worker()
+            self._scheduler.crew.active -= 1
+            self._scheduler.crew.want_worker()
 
     @guarded
     def step_in(self) -> None:
         """Be counted again: a late call has returned."""
         self._late -= 1
         if not self._late:
-            self._scheduler.active += 1
+            self._scheduler.crew.active += 1
 
 
 class Emitter:
@@ -178,8 +178,7 @@ class Emitter:
                 if waits is not None:
                     if waits.free:  # else who has a permit looks there once more when giving it back
                         with run.engine.lock:
-                            waits.admit(crew.ready.first)
-                            crew.want_worker()
+                            node.scheduler.admit(node)
                         run.engine.run_deferred()
                     if len(waits.waiting) > (node.mark or run.engine.max_pending):
                         self.relieve(node)

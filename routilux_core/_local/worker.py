@@ -69,10 +69,10 @@ class Worker(Emitter):
     def _sign_in(self) -> int:
         """Count this worker in; return how many activations it is to run, none if it is not wanted."""
         scheduler = self.scheduler
-        if scheduler.ready.solo and scheduler.active:  # it counts on being alone: this was for another pool
-            scheduler.recruiting = False
+        if scheduler.ready.solo and scheduler.crew.active:  # it counts on being alone: this was for another pool
+            scheduler.crew.recruiting = False
             return 0
-        scheduler.begin()
+        scheduler.crew.begin()
         scheduler.hands.add(self)
         scheduler.look_again()
         return 1 if scheduler.ready.chosen else FOREVER
@@ -105,9 +105,9 @@ class Worker(Emitter):
         scheduler, unclaimed = self.scheduler, False  # whether a task has waited for a worker before
         # Without the lock: an old value of these costs one tick more, or less.
         while scheduler.pool is not None and scheduler.engine.timers.keep_time(TICK):
-            if unclaimed and scheduler.recruiting:
+            if unclaimed and scheduler.crew.recruiting:
                 return
-            unclaimed = scheduler.recruiting
+            unclaimed = scheduler.crew.recruiting
 
     def _loop(self, limit: int, variables: Context) -> int | None:
         """Take activations one by one under the lock, and drain the lane in between; None when it is done.
@@ -347,7 +347,7 @@ class Worker(Emitter):
     def _next(self, stuck: bool) -> Run | None:
         """Take the next activation, or leave it in the lane; return its job, None where nothing is left."""
         scheduler = self.scheduler
-        if (scheduler.workers == 1) is not scheduler.ready.solo and not self.depth:
+        if (scheduler.crew.workers == 1) is not scheduler.ready.solo and not self.depth:
             scheduler.look_again()
         lane = scheduler.ready.lane
         if lane and not stuck and scheduler.ready.is_turn_of_lane():
@@ -431,9 +431,9 @@ class Worker(Emitter):
             scheduler.hands.discard(self)
         elif self in scheduler.hands:
             scheduler.hands.remove(self)
-            scheduler.active -= 1
+            scheduler.crew.active -= 1
         # Once more, now that this worker is out: who posts looks at `active` last, so one of the two sees the other.
-        scheduler.want_worker()
+        scheduler.crew.want_worker()
 
     # -- after an interruption
 

@@ -109,9 +109,9 @@ class RemoteScheduler(Scheduler):
                 self.engine.aside.do(self._submit_aside)
                 return
             with self.engine.lock:
-                if self.pause is not None:
+                if self.crew.pause is not None:
                     return
-                self.recruiting = False
+                self.crew.recruiting = False
                 send = self._next_to_send()
             if send is None:
                 return
@@ -122,7 +122,7 @@ class RemoteScheduler(Scheduler):
         with self.engine.lock:
             if self.pool is not None:  # another job has opened one meanwhile
                 return False
-            self.recruiting = False
+            self.crew.recruiting = False
             runs = list(self.engine.runs)
         self.lose(runs, error)
         return True
@@ -151,8 +151,8 @@ class RemoteScheduler(Scheduler):
         pool = self.pool
         if pool is None or self.engine.behind or not (self.ready.first or self.ready.queue):
             return None
-        self.workers = self._limit(pool.workers)  # anew each time: with what calls take, the number changes
-        if self.active + self._not_kept_yet() >= self.workers:
+        self.crew.workers = self._limit(pool.workers)  # anew each time: with what calls take, the number changes
+        if self.crew.active + self._not_kept_yet() >= self.crew.workers:
             return None
         newest = len(self.ready.queue) > self.engine.max_pending and self.batcher.take_newest()
         item = newest or self.ready.take(_Hand())
@@ -161,7 +161,7 @@ class RemoteScheduler(Scheduler):
         items, quick = self.batcher.batch(item, pool.workers, newest is not False)
         task = RemoteTask(self, self.tasks.new_id(), items, quick)
         self.tasks.away.add(task)
-        self.active += 1
+        self.crew.active += 1
         return task
 
     @guarded
@@ -198,7 +198,7 @@ class RemoteScheduler(Scheduler):
         """Count a batch as no longer away."""
         with self.engine.lock:
             self.tasks.turn_home(task)
-            self.active -= 1
+            self.crew.active -= 1
 
     def is_home(self, task: RemoteTask) -> None:
         """Put back what is left of a batch: all of it is counted or put back then."""
@@ -206,7 +206,7 @@ class RemoteScheduler(Scheduler):
             task.claim.close()
             self.tasks.homing.discard(task)
             task.claim.run.end_if_idle()
-            self.want_worker()
+            self.crew.want_worker()
 
     def weigh(self, inlet: Inlet, size: int, weight: int, seconds: float) -> None:
         """Learn how many bytes the calls of a batch are, and how long it took to pickle them."""
@@ -226,7 +226,7 @@ class RemoteScheduler(Scheduler):
         return (node for task in self.tasks for node in task.claim.permits())
 
     def recount(self) -> None:
-        self.active = len(self.tasks.away)
+        self.crew.active = len(self.tasks.away)
 
     def take_back_unsent(self) -> None:
         with self.engine.lock:
@@ -283,7 +283,7 @@ class RemoteScheduler(Scheduler):
             for task in away:  # with the last of them a job may end, and another begin, with a new pool
                 steps.callback(task.give_up, error)
         with self.engine.lock:
-            self.workers = LIMITLESS if self.pool is None else self.workers  # whoever comes is told so
+            self.crew.workers = LIMITLESS if self.pool is None else self.crew.workers  # whoever comes is told so
 
     def forget(self) -> WorkerPool | None:
         self.tasks.clear()

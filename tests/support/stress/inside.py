@@ -43,9 +43,9 @@ def leftovers(flow: Flow, states: Iterable[JobState]) -> Iterator[str]:
 def idle_pools(flow: Flow) -> Iterator[str]:
     """Look for workers that are still counted after shutdown."""
     for scheduler in flow._runtime.engine.schedulers:
-        if scheduler.active or scheduler.recruiting:
-            name, active = scheduler.strategy.name, scheduler.active
-            yield f"scheduler {name!r}: {active} workers active, recruiting: {scheduler.recruiting}"
+        if scheduler.crew.active or scheduler.crew.recruiting:
+            name, active = scheduler.strategy.name, scheduler.crew.active
+            yield f"scheduler {name!r}: {active} workers active, recruiting: {scheduler.crew.recruiting}"
 
 
 # -- what the check of the check leaves behind, one at a time, to see it noticed

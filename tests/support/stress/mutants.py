@@ -51,7 +51,7 @@ LEAVES_IN_TWO_STEPS = (
                 planted("left without a second look")
                 self.scheduler.hands.discard(self)
                 if not self.depth:
-                    self.scheduler.active -= 1
+                    self.scheduler.crew.active -= 1
         """,
     ),
 )
