@@ -23,16 +23,20 @@ def relieve(worker: Emitter, node: Node) -> None:
 def relieve_by(
     worker: Emitter,
     node: Node,
-    work_off: Callable[[Emitter, Node, int, float], None],
+    work_off: Callable[[Emitter, Node, int, float], bool],
     give_up: Callable[[Emitter, Node, int], None],
 ) -> None:
     """Work off some of what waits in the one way, or give that up in the other, when too much is queued.
+
+    What is worked off may emit as much as it takes away, and does so where each event has a second hop: then no less
+    waits for a while, and that is no reason to give up. So that it does not work off what waits in its turn, three
+    handlers deep, more may wait for those that run in here.
 
     What is looked at here is read without the lock: it tells about how much waits, and an old value costs a turn too
     many or too few.
     """
     scheduler = node.scheduler
-    mark = node.mark or worker.scheduler.engine.max_pending
+    mark = (node.mark or worker.scheduler.engine.max_pending) * (worker.depth + 1)
     if _is_within(node, mark) or scheduler.ready.chosen:
         return
     call = worker.call
@@ -40,11 +44,11 @@ def relieve_by(
         call = worker.call = CallState()
     # Handlers that run from here on are not the time of this call: its record, and its time-out, leave them out.
     began = call.lending = perf_counter()
-    before = waits_with(node)
+    ran_any = False
     if scheduler is worker.scheduler and worker.depth < DEPTH:
         worker.take_permit()
-        work_off(worker, node, mark // 2, began + TURN_S)
-    if waits_with(node) >= before:  # nothing came of it: not just that the turn was over
+        ran_any = work_off(worker, node, mark // 2, began + TURN_S)
+    if not ran_any:
         give_up(worker, node, mark)
     # Two stores, without the lock. The timers' thread, which reads them for a deadline, may come in between: it finds
     # too much lent then, and looks again a little later.
@@ -69,14 +73,16 @@ def _is_within(node: Node, mark: int) -> bool:
     return node.scheduler.ready.backlog() <= mark and len(node.mailbox.waiting) <= mark
 
 
-def _work_off(worker: Emitter, node: Node, enough: int, until: float) -> None:
-    """Run what waits, in a worker nested in this one, until few enough wait or the turn is over."""
-    nested, at_once = type(worker)(worker.scheduler, worker), AT_ONCE[0]
-    while (before := waits_with(node)) > enough:
-        nested.work(min(at_once, before - enough))
-        if waits_with(node) >= before or perf_counter() > until:
-            return
+def _work_off(worker: Emitter, node: Node, enough: int, until: float) -> bool:
+    """Run what waits, in a worker nested in this one, until few enough wait or the turn is over; return if any ran."""
+    nested, at_once, ran = type(worker)(worker.scheduler, worker), AT_ONCE[0], 0
+    while waits_with(node) > enough:
+        more = nested.work(at_once)
+        ran += more
+        if not more or perf_counter() > until:
+            break
         at_once = AT_ONCE[1]
+    return ran > 0
 
 
 def nap(worker: Emitter, node: Node, mark: int) -> None:

@@ -43,9 +43,11 @@ class CooperativeWorker(Worker):
         return None if item is None else item[JOB]
 
 
-def _work_off_in_turns(worker: Emitter, node: Node, enough: int, until: float) -> None:
-    """Run what waits one by one, each in a worker of its own, until few enough wait or the turn is over."""
-    while (before := waits_with(node)) > enough and perf_counter() < until:
-        type(worker)(worker.scheduler, worker).work(1)
-        if waits_with(node) >= before:
-            return
+def _work_off_in_turns(worker: Emitter, node: Node, enough: int, until: float) -> bool:
+    """Run what waits one by one, each in a worker of its own, until few enough wait; return whether any did."""
+    ran_any = False
+    while waits_with(node) > enough and perf_counter() < until:
+        if not type(worker)(worker.scheduler, worker).work(1):
+            break
+        ran_any = True
+    return ran_any

@@ -501,8 +501,9 @@ def _is_crowded(node: Node, most: int) -> bool:
     return not (node.scheduler.ready.chosen or waits_with(node) <= (node.mark or most))
 
 
-def _work_off_nothing(worker: Emitter, node: Node, enough: int, until: float) -> None:
+def _work_off_nothing(worker: Emitter, node: Node, enough: int, until: float) -> bool:
     """Run no other handler here: what waits is for the event loop."""
+    return False
 
 
 async def _awaiting(made: Any) -> Any:

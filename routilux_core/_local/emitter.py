@@ -139,8 +139,8 @@ class Emitter:
         """Whether it works in the thread of who waits for the job."""
         return self.seat.in_caller
 
-    def work(self, limit: int) -> None:
-        """Run up to `limit` activations."""
+    def work(self, limit: int) -> int:
+        """Run up to `limit` activations, and return how many."""
         raise NotImplementedError
 
     def relieve(self, node: Node) -> None:

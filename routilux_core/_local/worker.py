@@ -77,16 +77,19 @@ class Worker(Emitter):
         scheduler.look_again()
         return 1 if scheduler.ready.chosen else FOREVER
 
-    def work(self, limit: int) -> None:
-        """Run up to `limit` activations. What is raised was not raised by a handler, or ends the program."""
+    def work(self, limit: int) -> int:
+        """Run up to `limit` activations, and return how many.
+
+        What is raised was not raised by a handler, or ends the program.
+        """
         engine = self.scheduler.engine
-        left: int | None = limit
+        left, more = limit, True
         try:
             with engine.lock:
                 self.scheduler.hands.add(self)
-            while left is not None:
+            while more:
                 variables = Context()
-                left = variables.run(self._loop, left, variables)
+                left, more = variables.run(self._loop, left, variables)
         except BaseException:
             self._interrupted()
             raise
@@ -96,6 +99,7 @@ class Worker(Emitter):
                 engine.run_deferred()
         if not (self.depth or self.seat.in_caller):  # there, who waits keeps the time
             self._keep_time()
+        return limit - left
 
     def relieve(self, node: Node) -> None:
         backpressure.relieve(self, node)
@@ -109,11 +113,11 @@ class Worker(Emitter):
                 return
             unclaimed = scheduler.crew.recruiting
 
-    def _loop(self, limit: int, variables: Context) -> int | None:
-        """Take activations one by one under the lock, and drain the lane in between; None when it is done.
+    def _loop(self, limit: int, variables: Context) -> tuple[int, bool]:
+        """Take activations one by one under the lock, and drain the lane in between.
 
-        The context that this runs in is nobody else's. As soon as a handler has set a variable in it, what is left of
-        `limit` is returned, and goes on in another one: what one call sets, no other call sees, nor who waits here.
+        Return what is left of `limit`, and whether this is to go on, in another context: as soon as a handler has set a
+        variable in the one that this runs in. What one call sets, no other call sees, nor who waits here.
         """
         CURRENT.set(self)
         scheduler = self.scheduler
@@ -133,8 +137,8 @@ class Worker(Emitter):
                     done, stuck = self._go_on(source, run, limit, variables)
                     limit -= done
             if len(variables) > 1:
-                return limit
-        return None
+                return limit, True
+        return limit, False
 
     def _handle(self, item: Item) -> None:
         """Run an activation of whatever kind; it stays in hand if there is more to count than its record."""

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from contextvars import Context
 from pathlib import Path
+from time import sleep
 from types import FrameType
 from typing import Any
 
@@ -166,3 +167,23 @@ def test_a_pool_that_opens_again_gives_no_routine_its_place_anew() -> None:
         flow.shutdown()
         called = calls_in(lambda: flow.run("sum-0", {"n": 1}))
     assert [name for name in called if name.endswith("Ready.bind")] == []
+
+
+@pytest.mark.parametrize("workers", [2, 8])
+def test_an_emitter_that_works_off_what_waits_does_not_nap(monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    """What is worked off emits as much as it takes away, so no less waits for a while. Nobody is waited for then."""
+    naps: list[float] = []
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        sleep(seconds)
+
+    monkeypatch.setattr("routilux_core._local.backpressure.sleep", nap)
+    with Flow(execution_strategy="concurrent", max_workers=workers, max_pending=100) as flow:
+        flow.add_routine(Source(), "source")
+        flow.add_routine(Pass(), "first")
+        flow.add_routine(Pass(), "second")
+        flow.connect("source", "out", "first", "n")
+        flow.connect("first", "done", "second", "n")
+        assert flow.run("source", {"n": MANY}).status == "completed"
+    assert not naps, f"{len(naps)} naps, of {sum(naps):.3f} s"
