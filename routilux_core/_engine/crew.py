@@ -1,20 +1,76 @@
-"""Who works in the pool of a strategy, and whether another worker is wanted: decided here alone."""
+"""Who works in the pool of a strategy, and whether another worker is wanted: decided here alone.
+
+With a GIL, threads that make short calls only get into each other's way: the interpreter goes round between them, and
+each event costs two to three times as much. So where threads share what waits, another one is called only where it
+helps:
+
+- What waits next is of a slot whose calls are not known to be short, on average shorter than `SHORT_S`: then it is.
+- Nobody who works is at short calls: then it is, since all of them may wait for something, or work for long.
+- Else nobody is called, and the crew is `held`. As long as it is, there is a look each `LOOK_S`: whether one is still
+  at short calls, and whether something was taken since. If not, the next worker is called. So nothing waits longer
+  than two of these behind a call that turns out long.
+- A worker that comes upon a call that may be long says so before it begins: the others are not to wait behind it.
+- A worker is spare if it is at short calls and another one is, too: it leaves.
+
+Without a GIL, and where a crew does not share its memory, every worker helps.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from time import perf_counter
+from typing import Any, Final, Protocol
 
 from routilux_core._engine.engine import Engine
+from routilux_core._engine.plan import INLET, NUMBER, Item
 from routilux_core._engine.ready import LockedReady
 from routilux_core._threads.guard import guarded
 from routilux_core._threads.timers import Timer
+
+SHORT_S: Final = 0.00002  # what a call takes at most, on average, that is short: some four times what an event costs
+LOOK_S: Final = 0.002  # between two looks at a crew that is held
+AGAIN_S: Final = 0.0002  # between two looks of those who ask for a worker
+SOME: Final = 8  # calls and emissions that show how fast a worker gets on, at least
+
+
+class Pace:
+    """How fast a thread gets on: the calls and emissions that its workers have made."""
+
+    __slots__ = ("_looked", "_seen", "_until", "told")
+
+    def __init__(self) -> None:
+        self.told = 0  # of those, how many jobs have been told of
+        self._seen = 0  # how many there were at the last look
+        self._looked = perf_counter()
+        self._until = 0.0  # until when it counts as being at short calls
+
+    @guarded
+    def look(self, untold: int, now: float, sharing: int) -> None:
+        """Look how many there are by now, of a thread that shares the interpreter with so many.
+
+        A thread that waits for the interpreter seems to stand still: that shows nothing until a while has gone by.
+        """
+        done, spent = self.told + untold - self._seen, now - self._looked
+        if done >= SOME and done * SHORT_S * sharing >= spent:
+            self._until = now + LOOK_S
+        elif spent < LOOK_S:
+            return
+        self._seen, self._looked = self._seen + done, now
+
+    def is_short(self, now: float) -> bool:
+        """Return whether the thread is at short calls."""
+        return now < self._until
+
+    def begin_long(self) -> None:
+        """Begin a call that may be long."""
+        self._until = 0.0
 
 
 class Owner(Protocol):
     """What is needed of the scheduler."""
 
     engine: Engine
+    hands: set[Any]
 
     @property
     def ready(self) -> LockedReady: ...
@@ -26,10 +82,11 @@ class Crew:
     """The workers of one pool. Guarded by the engine's lock.
 
     Emitters look at it without the lock: they post first, and look behind that whether somebody is to be called. Who
-    leaves does it the other way round: first counted out, then a second look at what waits.
+    leaves does it the other way round: first counted out, then a second look at what waits. The same goes for `held`:
+    the look that ends it comes first, then what waits is looked at.
     """
 
-    __slots__ = ("_owner", "active", "pause", "recruiting", "workers")
+    __slots__ = ("_look", "_looked", "_next", "_owner", "active", "held", "pause", "recruiting", "workers")
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
@@ -37,16 +94,26 @@ class Crew:
         self.active = 0  # in their loop
         self.recruiting = False  # a task is on its way to the pool, and has not begun: one at a time
         self.pause: Timer | None = None  # in which the pool, which is busy, is given nothing
+        self.held = False  # those who work are enough, as far as one can see: nobody is called until the next look
+        self._look: Timer | None = None  # which that is
+        self._next = 0  # the number of the activation that was next when it was set
+        self._looked = 0.0  # when the paces were last looked at
 
     @guarded
-    def want_worker(self) -> None:
-        """Ask for one more worker, if there could be one. `Engine.run_deferred` follows, when the lock is free."""
+    def want_worker(self, stuck: int = 0) -> None:
+        """Ask for one more worker, if there could be one, and it helps. `stuck` is an activation that waits too long.
+
+        `Engine.run_deferred` follows, when the lock is free.
+        """
         owner = self._owner
         ready = owner.ready
         if self.recruiting or self.active >= self.workers or not (ready.first or ready.queue or ready.lane):
             return
-        if ready.solo and self.active:
-            return  # where there could be more workers by now, the one that is alone says so
+        if self.active:
+            if ready.solo:
+                return  # where there could be more workers by now, the one that is alone says so
+            if ready.shared and self._are_enough(stuck):
+                return
         self.recruiting = True
         owner.engine.deferred.append(owner.submit_worker)
 
@@ -57,4 +124,78 @@ class Crew:
         self.active += 1
         ready = self._owner.ready
         if ready.backlog() + len(ready.first) > 1:
+            self.want_worker()
+
+    @guarded
+    def step_out(self) -> None:
+        """Count a worker out, then look once more.
+
+        Who posts looks at `active` last, so one of the two sees the other.
+        """
+        self.active -= 1
+        if self.held and not self.active:
+            self.let_go()
+        self.want_worker()
+
+    # -- whether those who work are enough
+
+    def _are_enough(self, stuck: int) -> bool:
+        """Return whether those who work are enough, and hold the crew back then."""
+        item = self._next_short()
+        if item is None or item[NUMBER] == stuck or not self._someone_is_short():
+            return False
+        if not self.held:
+            self.held, self._next = True, item[NUMBER]
+            self._look = self._owner.engine.timers.add(LOOK_S, self._look_again)
+        return True
+
+    def _next_short(self) -> Item | None:
+        """Return what is next if its calls are known to be short."""
+        ready = self._owner.ready
+        try:
+            item: Item = (ready.first or ready.lane or ready.queue)[0]
+        except IndexError:  # a worker has taken the last one
+            return None
+        return item if item[INLET].short_calls else None
+
+    @guarded
+    def _someone_is_short(self, but: Pace | None = None) -> bool:
+        """Return whether a worker, other than that one, is at short calls."""
+        now, hands = perf_counter(), self._owner.hands
+        if now - self._looked >= AGAIN_S:
+            self._looked = now
+            untold: dict[Pace, int] = {}
+            for hand in hands:
+                if not hand.shares_thread:
+                    untold[hand.seat.pace] = untold.get(hand.seat.pace, 0) + hand.untold()
+            for pace, more in untold.items():
+                pace.look(more, now, self.active)
+        return any(hand.seat.pace is not but and hand.seat.pace.is_short(now) for hand in hands)
+
+    @guarded
+    def is_spare(self, pace: Pace) -> bool:
+        """Return whether the worker with that pace can leave though something waits."""
+        if not self._owner.ready.shared or self._next_short() is None:
+            return False
+        return self._someone_is_short(pace) and pace.is_short(perf_counter())
+
+    @guarded
+    def _look_again(self) -> None:
+        """Look whether those who work are still enough. The timers call this."""
+        self.let_go()
+        self.want_worker(stuck=self._next)
+
+    @guarded
+    def let_go(self) -> None:
+        """Hold the crew back no longer."""
+        if self._look is not None:
+            self._look.cancel()
+        self.held, self._look = False, None
+
+    @guarded
+    def begin_long(self, pace: Pace) -> None:
+        """The worker with that pace begins a call that may be long: another one is wanted for what waits behind it."""
+        pace.begin_long()
+        if self.held:
+            self.let_go()
             self.want_worker()

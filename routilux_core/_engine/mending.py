@@ -47,6 +47,7 @@ def put_in_order(
         node.mailbox.recount(held[node])
     for scheduler in schedulers:
         scheduler.crew.recruiting = False  # the task may never have come to the pool; one too many does no harm
+        scheduler.crew.let_go()
         scheduler.recount()
     for node in nodes:
         if node.mailbox.waiting and node.mailbox.free:

@@ -51,6 +51,7 @@ class Callers(Protocol):
     active: int
     workers: int
     recruiting: bool
+    held: bool
 
     def want_worker(self) -> None: ...
 
@@ -84,6 +85,7 @@ class Inlet:
         "node",
         "number",
         "required",
+        "short_calls",
         "short_way",
         "snapshot",
         "whole",
@@ -106,6 +108,11 @@ class Inlet:
         self.merge, self.snapshot, self.gathers = merging_of(slot.merge_strategy, where)
         self.is_fast = False  # whether running it is no more than `call(payload)`
         self.short_way = self._short_way()
+        self.short_calls = 0  # how sure it is that they are short: 2, 1 behind one that was not, or 0. See `crew`
+
+    def learn(self, short: bool) -> None:
+        """Learn whether calls of it were short. Without the lock: an old value calls a worker too many, or too late."""
+        self.short_calls = 2 if short else max(0, self.short_calls - 1)
 
     @property
     def goes_alone(self) -> bool:

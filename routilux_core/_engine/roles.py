@@ -130,6 +130,8 @@ class CrewRole(Callers, Protocol):
 
     pause: Timer | None
 
+    def let_go(self) -> None: ...
+
 
 class SchedulerRole(Lane, Protocol):
     """The work of one strategy: a `Scheduler`."""

@@ -159,7 +159,7 @@ class Run:
         inlet.node.queue.append((inlet, payload, self, number, cause, now))
         if inlet.node.waits is not None:
             scheduler.admit(inlet.node)
-        elif scheduler.crew.active < scheduler.crew.workers and not scheduler.crew.recruiting:
+        elif scheduler.crew.active < scheduler.crew.workers and not (scheduler.crew.recruiting or scheduler.crew.held):
             scheduler.crew.want_worker()
 
     @guarded

@@ -246,6 +246,8 @@ class Scheduler:
         """Have no pool any more, and return the one there was."""
         with self.engine.lock:
             pool, self.pool, self.crew.workers, self.crew.recruiting = self.pool, None, 0, False
+            if self.crew.held:
+                self.crew.let_go()
             if self.crew.pause is not None:
                 self.crew.pause.cancel()
                 self.crew.pause = None

@@ -87,7 +87,9 @@ def _work_off(worker: Emitter, node: Node, enough: int, until: float) -> bool:
 
 def nap(worker: Emitter, node: Node, mark: int) -> None:
     """Give other threads the time to work off what waits, if they can; go on if they don't."""
-    if node.scheduler.crew.workers > 1 and node not in _nodes_held(worker):
+    crew = node.scheduler.crew
+    is_alone = crew.workers == 1 or (crew.held and crew.active == 1 and node.scheduler is worker.scheduler)
+    if not is_alone and node not in _nodes_held(worker):
         for seconds in NAPS_S:
             sleep(seconds)
             if _is_within(node, mark):

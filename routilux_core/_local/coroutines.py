@@ -157,8 +157,7 @@ class CoroutineWorker:
                 _detach(item[JOB])
                 item[JOB].stop("cancelled")
                 self.scheduler.awaited.discard(hand)
-            self.scheduler.crew.active -= 1
-            self.scheduler.crew.want_worker()
+            self.scheduler.crew.step_out()
         if item is not None or engine.hurt:
             engine.mend()
 

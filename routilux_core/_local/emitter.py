@@ -8,6 +8,7 @@ from threading import get_ident
 from time import perf_counter
 from typing import Any
 
+from routilux_core._engine.crew import Pace
 from routilux_core._engine.engine import Engine
 from routilux_core._engine.plan import INLET, JOB, NUMBER, Inlet, Item, Node, Outlet
 from routilux_core._engine.run import Run
@@ -53,12 +54,13 @@ class Seat:
     While calls in the thread go on whose time is over, another worker has its place. The lock guards that.
     """
 
-    __slots__ = ("_late", "_scheduler", "in_caller", "task")
+    __slots__ = ("_late", "_scheduler", "in_caller", "pace", "task")
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._late = 0  # calls that go on though their time is over
         self.in_caller = scheduler.pool is not None and scheduler.pool.in_caller  # who waits for a job does the work
+        self.pace = Pace()
         self.task: Task | None = None  # which the pool was given for this worker
 
     @property
@@ -72,8 +74,7 @@ class Seat:
         """Be counted out while a late call goes on, and let another worker come. Any thread."""
         self._late += 1
         if self._late == 1:
-            self._scheduler.crew.active -= 1
-            self._scheduler.crew.want_worker()
+            self._scheduler.crew.step_out()
 
     @guarded
     def step_in(self) -> None:
@@ -183,7 +184,7 @@ class Emitter:
                     if len(waits.waiting) > (node.mark or run.engine.max_pending):
                         self.relieve(node)
                     return
-                if crew.active < crew.workers and not crew.recruiting:
+                if crew.active < crew.workers and not (crew.recruiting or crew.held):
                     with run.engine.lock:
                         crew.want_worker()
                     run.engine.run_deferred()
@@ -316,6 +317,7 @@ class Emitter:
             count = len(taken) // ledger.history.width
             # Counted and taken away with no call in between, at which a Ctrl-C may come: it would lose all of them.
             self.records, ledger.over = [], ledger.over + count
+            self.seat.pace.told += count
             ledger.add(self.thread, taken)
 
     @guarded
@@ -328,6 +330,7 @@ class Emitter:
             count = length // ledger.history.width
             # With no call in between, as above; in place, and as many as were copied: what came since stays.
             self.records[:length], ledger.over = [], ledger.over + count
+            self.seat.pace.told += count
             ledger.add(self.thread, taken)
 
     @guarded
@@ -337,7 +340,14 @@ class Emitter:
             assert self.joined is not None
             more = self.emitted - self.told  # the worker may raise it meanwhile: what is read once counts once
             self.told += more
+            self.seat.pace.told += more
             self.joined.ledger.last += more
+
+    @guarded
+    def untold(self) -> int:
+        """Return how many calls and emissions the job has not been told of. Any thread: about."""
+        run = self.joined
+        return 0 if run is None else self.emitted - self.told + len(self.records) // run.ledger.history.width
 
     # -- after an interruption (lock)
 

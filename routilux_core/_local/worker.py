@@ -9,6 +9,7 @@ from itertools import islice
 from time import perf_counter
 from typing import Any
 
+from routilux_core._engine.crew import SHORT_S
 from routilux_core._engine.ending import announce_end
 from routilux_core._engine.engine import TICK
 from routilux_core._engine.plan import INLET, JOB, NO_KEY, POSTED, Inlet, Item, Node
@@ -25,7 +26,8 @@ from routilux_core._tracking.history import COMPLETED, DISCARDED, LATE, WIDTH
 
 FOREVER = 1 << 29  # activations; small enough for CPython's fast integers
 LANE_TURN_S = 0.0002  # in which a worker stays in the lane: more of one routine with state comes together meanwhile
-MOST_CLAIMED = 64  # calls of a routine with state that a worker takes at a time
+MOST_CLAIMED = 256  # calls of a routine with state that a worker takes at a time
+FEW = 16  # calls at a time that are not known to be short
 RECORDS_PER_FLUSH = 256  # activations of a lane after which the job is told of them
 ENOUGH = RECORDS_PER_FLUSH * WIDTH  # length of a worker's records at which the job is told of others, too
 
@@ -43,6 +45,14 @@ class Claimed(deque[Item]):
     def __init__(self, items: Iterable[Item] = ()) -> None:
         super().__init__(items)
         self.node: Node | None = None  # None when the worker has no such permit
+
+
+def _is_next_short(source: deque[Item]) -> bool:
+    """Return whether the next calls are known to be short. Without the lock: others may just take the last one."""
+    try:
+        return source[0][INLET].short_calls > 0
+    except IndexError:
+        return False
 
 
 class Worker(Emitter):
@@ -162,6 +172,8 @@ class Worker(Emitter):
             if run.timed:
                 started = max(self.started, posted)  # it may have come while this worker waited for the lock
                 lent = 0.0 if self.call is None else self.call.lent
+                if self.scheduler.ready.shared:
+                    inlet.learn(ended - lent - started <= SHORT_S)
                 # Without the lock: only this worker appends. Who takes over cuts off the front, and has the lock.
                 self.records += (number, cause, inlet.number, posted, started, ended - lent)
             else:
@@ -178,11 +190,14 @@ class Worker(Emitter):
         and the engine makes no call for an activation.
         """
         scheduler, records, clock, call = self.scheduler, self.records, perf_counter, self.call
-        ready = scheduler.ready
+        ready, crew = scheduler.ready, scheduler.crew
         first = ready.first
-        most = min(limit, RECORDS_PER_FLUSH)
         timed, started = run.timed, self.ended if call is None else clock()
         owns = self.claimed.node is not None
+        learns = ready.shared  # how long calls take: where others could be called
+        unsure: list[Inlet] = []  # whose calls are not known to be short, of those that run
+        most = min(limit, FEW if learns and not _is_next_short(source) else RECORDS_PER_FLUSH)
+        began, lent = started if timed else clock(), 0.0
         others = ready.lane if owns else ready.queue
         turn = started + (backpressure.TURN_S if owns else LANE_TURN_S) if timed else 0.0  # until then they wait
         self.call, self.permit = None, owns
@@ -205,6 +220,11 @@ class Worker(Emitter):
                     # A worker that is alone takes no permit: it need only know that no call below it on the stack has
                     # the last one, which changes only where `emit` runs other handlers, behind which `known` is None.
                     known = inlet if owns or node.mailbox.free else None
+                    if learns and not inlet.short_calls:
+                        if crew.held and not owns:
+                            known = None  # others are not to wait behind it: the step calls them
+                        else:
+                            unsure.append(inlet)
                 # The last look at the job, with the item in hand: behind it, this worker has committed to the call.
                 # Who stops a job sets the flag first, and empties the lane then: so either that one finds the item
                 # there, or this one finds the flag.
@@ -232,6 +252,7 @@ class Worker(Emitter):
                 # Its record, without the lock: only this worker appends, and who takes over cuts off the front. It is
                 # one `+=` of all columns, so nobody sees half of them; and it comes before the job counts the call.
                 if self.call is not None:  # the call has lent its time to handlers that `emit` ran
+                    lent += self.call.lent
                     ended = clock() - self.call.lent
                     records += (number, cause, slot, posted, max(started, posted), ended) if timed else (slot,)
                     if not owns:
@@ -252,14 +273,19 @@ class Worker(Emitter):
                     break
                 if listeners is not None and not listeners.armed:
                     break
-            else:
-                return most, False
         except IndexError:  # nothing is left in the lane
             pass
         finally:
             self.ended = started
         # About: another thread may have taken some over.
-        return max(0, len(records) - before_all) // run.ledger.history.width, stuck
+        done = max(0, len(records) - before_all) // run.ledger.history.width
+        if learns and done:
+            is_short = (started if timed else clock()) - began - lent <= done * SHORT_S
+            for each in unsure:
+                each.learn(is_short)
+            if not (is_short or unsure or known is None):
+                known.learn(False)
+        return done, stuck
 
     def _go_on(self, lane: deque[Item], run: Run, limit: int, variables: Context) -> tuple[int, bool]:
         """Run up to `limit` activations of the lane as long as they are of a job with a journal, and need no permit.
@@ -353,6 +379,8 @@ class Worker(Emitter):
         scheduler = self.scheduler
         if (scheduler.crew.workers == 1) is not scheduler.ready.solo and not self.depth:
             scheduler.look_again()
+        if scheduler.crew.active > 1 and not self.depth and scheduler.crew.is_spare(self.seat.pace):
+            return None
         lane = scheduler.ready.lane
         if lane and not stuck and scheduler.ready.is_turn_of_lane():
             try:
@@ -368,6 +396,8 @@ class Worker(Emitter):
             return None
         run = item[JOB]
         node = item[INLET].node
+        if scheduler.ready.shared and not item[INLET].short_calls:
+            scheduler.crew.begin_long(self.seat.pace)
         if node.mailbox.waiting and node.mailbox.limit == 1 and scheduler.ready.shared:
             self._claim(item)
         return run
@@ -435,8 +465,8 @@ class Worker(Emitter):
             scheduler.hands.discard(self)
         elif self in scheduler.hands:
             scheduler.hands.remove(self)
-            scheduler.crew.active -= 1
-        # Once more, now that this worker is out: who posts looks at `active` last, so one of the two sees the other.
+            scheduler.crew.step_out()
+            return
         scheduler.crew.want_worker()
 
     # -- after an interruption
