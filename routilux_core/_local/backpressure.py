@@ -48,7 +48,7 @@ def relieve_by(
     if scheduler is worker.scheduler and worker.depth < DEPTH:
         worker.take_permit()
         ran_any = work_off(worker, node, mark // 2, began + TURN_S)
-    if not ran_any:
+    if not ran_any and not _is_within(node, mark):  # else others have worked it off
         give_up(worker, node, mark)
     # Two stores, without the lock. The timers' thread, which reads them for a deadline, may come in between: it finds
     # too much lent then, and looks again a little later.
