@@ -146,7 +146,7 @@ class Inlet:
 class Outlet:
     """An event, wired: where a payload goes, and under which names a job collects it."""
 
-    __slots__ = ("_simple", "is_fast", "lone", "name", "outputs", "short", "targets")
+    __slots__ = ("_simple", "is_fast", "is_unheard", "lone", "name", "outputs", "short", "targets")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -155,6 +155,7 @@ class Outlet:
         self.short = True  # its routine's emissions need no further thought: they are not held, and no call is given up
         self._simple = True  # no target has a mapping, gathers, or is made anew for each job
         self.is_fast = False  # whether posting to the targets needs no further thought
+        self.is_unheard = True  # nothing is connected to it: an emission is counted, no more
         self.lone: Inlet | None = None  # the one target of a fast event
 
     def add_target(self, inlet: Inlet, mapping: dict[str, str] | None) -> None:
@@ -180,8 +181,9 @@ class Outlet:
         self.look_again()
 
     def look_again(self) -> None:
-        """Work out `lone` and `is_fast`."""
+        """Work out `lone`, `is_fast` and `is_unheard`."""
         self.is_fast = self._simple and bool(self.targets) and not self.outputs
+        self.is_unheard = self.short and not self.targets and not self.outputs
         self.lone = self.targets[0][0] if self.is_fast and len(self.targets) == 1 and self.short else None
 
 

@@ -158,11 +158,16 @@ class Emitter:
                 self._emit_with_care(event_name, data)
                 return
             try:
-                inlet = item[INLET].node.outlets[event_name].lone
+                outlet = item[INLET].node.outlets[event_name]
             except KeyError:
-                inlet = None
-            if inlet is None:
                 self._emit_with_care(event_name, data)
+                return
+            inlet = outlet.lone
+            if inlet is None:
+                if outlet.is_unheard:
+                    self._emit_to_nobody(run)
+                else:
+                    self._emit_with_care(event_name, data)
                 return
             # The hot path: one fast target, and no lock. It is counted before it is seen: else another worker could
             # tell the job of its end first, and the job would have more ended than posted.
@@ -198,6 +203,14 @@ class Emitter:
                 self.scheduler.engine.hurt = True
                 self.scheduler.engine.recover()
             raise
+
+    def _emit_to_nobody(self, run: Run) -> None:
+        """Count an emission that reaches no slot, and that nobody is told of."""
+        with run.engine.lock:
+            run.ledger.sent += 1
+            run.ledger.unconnected += 1
+            self.emitted += 1
+            self.told += 1
 
     def _emit_with_care(self, event_name: str, data: Payload) -> None:
         """Send, hold or drop an emission that needs more than the hot path has."""
