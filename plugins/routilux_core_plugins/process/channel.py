@@ -12,6 +12,7 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Sequence
+from typing import cast
 
 from routilux_core.strategy import Piece
 from routilux_core_plugins.process.memory import Memory, memory
@@ -150,9 +151,9 @@ class ParentEnd:
         filling, self._filling = self._filling, None
         assert filling is not None, "nothing is being filled"
         if filling.kind:
-            self._take(frames, filling.kind, filling.number, filling.places[0])
+            self._take(frames, filling.kind, filling.number, memoryview(filling.places[0]))
         else:
-            self._beside = list(filling.places)
+            self._beside = [cast("Piece", place) for place in filling.places]  # an `mmap` is as good as any
 
 
 class _Places:
@@ -231,7 +232,7 @@ class WorkerEnd:
         kind, number, length = HEAD.unpack(self._exactly(HEAD.size))
         if kind == LENGTHS:
             for (size,) in LENGTH.iter_unpack(self._exactly(length)):
-                beside.append(memory(size))
+                beside.append(cast("Piece", memory(size)))
                 self._fill(beside[-1])
             kind, number, length = HEAD.unpack(self._exactly(HEAD.size))
         return kind, number, [self._exactly(length), *beside]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import select
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -108,3 +110,27 @@ def test_what_is_so_large_that_it_has_pages_of_its_own_arrives_whole_and_can_be_
     for _, _, pieces in (answered[0], got[0]):
         assert [bytes(each) for each in pieces] == sent
         memoryview(pieces[2])[:1] = b"x"
+
+
+COLLECTS_A_CIRCLE = """
+import gc, sys
+from pickle import PickleBuffer
+from weakref import ref
+from routilux_core_plugins.process.memory import memory
+
+class Circle:
+    def __init__(self, *parts): self.parts, self.me = parts, self
+
+place = memory(int(sys.argv[1]))
+circle = Circle(place, PickleBuffer(place))
+watched = ref(circle)
+del place, circle
+gc.collect()
+assert watched() is None
+"""
+
+
+@pytest.mark.parametrize("size", [100, HUGE], ids=["small", "huge"])
+def test_a_collected_circle_with_what_has_arrived_harms_nothing(size: int) -> None:
+    done = subprocess.run([sys.executable, "-c", COLLECTS_A_CIRCLE, str(size)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr  # CPython 3.11 ends by signal 11 if that was a view
