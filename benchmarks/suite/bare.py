@@ -46,3 +46,29 @@ class QueuePool:
         """Wait until every thread has ended."""
         for thread in self._threads:
             thread.join()
+
+
+class CountingPool(QueuePool):
+    """The same, but it knows when all is done, as anybody has to: it counts what is posted and done, under a lock."""
+
+    def __init__(self, workers: int) -> None:
+        self._lock = threading.Lock()
+        self._undone = 0
+        super().__init__(workers)
+        self.post = self._post
+
+    def _post(self, task: tuple[Callable[[Any], None], Any]) -> None:
+        with self._lock:
+            self._undone += 1
+        self._queue.put(task)
+
+    def _work(self) -> None:
+        take = self._queue.get
+        while (task := take()) is not None:
+            handler, argument = task
+            handler(argument)
+            with self._lock:
+                self._undone -= 1
+                over = not self._undone
+            if over:
+                self.finish()

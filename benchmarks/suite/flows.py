@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import sleep
-from typing import Any
+from time import perf_counter, sleep
+from typing import Any, ClassVar
 
 from routilux_core import Flow, JobState, Routine, event, slot
 from suite.work import check_each_once, note, require
@@ -38,6 +38,22 @@ class Pass(Routine, stateless=True):
     @slot
     def input(self, n: int) -> None:
         self.emit("out", n=n)
+
+
+class Blocks(Routine, stateless=True):
+    """Is quick, but for one call, which sleeps. `clock` has when that began, and when the next call did."""
+
+    at: int
+    seconds: float
+    clock: ClassVar[list[float]] = []
+
+    @slot
+    def input(self, n: int) -> None:
+        if n == self.at:
+            self.clock[:] = [perf_counter()]
+            sleep(self.seconds)
+        elif len(self.clock) == 1:
+            self.clock.append(perf_counter())
 
 
 class OrderedSink(Routine):
