@@ -10,6 +10,8 @@ helps:
   at short calls, and whether something was taken since. If not, the next worker is called. So nothing waits longer
   than two of these behind a call that turns out long.
 - A worker that comes upon a call that may be long says so before it begins: the others are not to wait behind it.
+- A worker that begins with what is known to be short, or to emit fast, is taken to be at short calls until the first
+  look.
 - A worker is spare if it is at short calls and another one is, too: it leaves.
 
 Without a GIL, and where a crew does not share its memory, every worker helps.
@@ -22,12 +24,11 @@ from time import perf_counter
 from typing import Any, Final, Protocol
 
 from routilux_core._engine.engine import Engine
-from routilux_core._engine.plan import INLET, NUMBER, Item
+from routilux_core._engine.plan import INLET, NUMBER, SHORT_S, Item
 from routilux_core._engine.ready import LockedReady
 from routilux_core._threads.guard import guarded
 from routilux_core._threads.timers import Timer
 
-SHORT_S: Final = 0.00002  # what a call takes at most, on average, that is short: some four times what an event costs
 LOOK_S: Final = 0.002  # between two looks at a crew that is held
 AGAIN_S: Final = 0.0002  # between two looks of those who ask for a worker
 SOME: Final = 8  # calls and emissions that show how fast a worker gets on, at least
@@ -61,9 +62,9 @@ class Pace:
         """Return whether the thread is at short calls."""
         return now < self._until
 
-    def begin_long(self) -> None:
-        """Begin a call that may be long."""
-        self._until = 0.0
+    def begin(self, is_short: bool) -> None:
+        """Begin with calls that are known to be short, or to emit fast; or with one that may be long."""
+        self._until = perf_counter() + LOOK_S if is_short else 0.0
 
 
 class Owner(Protocol):
@@ -86,7 +87,7 @@ class Crew:
     the look that ends it comes first, then what waits is looked at.
     """
 
-    __slots__ = ("_look", "_looked", "_next", "_owner", "active", "held", "pause", "recruiting", "workers")
+    __slots__ = ("_look", "_looked", "_owner", "_seen", "active", "held", "pause", "recruiting", "workers")
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
@@ -96,7 +97,7 @@ class Crew:
         self.pause: Timer | None = None  # in which the pool, which is busy, is given nothing
         self.held = False  # those who work are enough, as far as one can see: nobody is called until the next look
         self._look: Timer | None = None  # which that is
-        self._next = 0  # the number of the activation that was next when it was set
+        self._seen = 0  # the number of the activation that was next when it was set
         self._looked = 0.0  # when the paces were last looked at
 
     @guarded
@@ -118,11 +119,14 @@ class Crew:
         owner.engine.deferred.append(owner.submit_worker)
 
     @guarded
-    def begin(self) -> None:
+    def begin(self, pace: Pace | None = None) -> None:
         """Count a worker in, and call the next one if there is more for it."""
         self.recruiting = False
         self.active += 1
         ready = self._owner.ready
+        if pace is not None and ready.shared:
+            item = self._next()
+            pace.begin(item is not None and (item[INLET].short_calls > 0 or item[INLET].emits_fast))
         if ready.backlog() + len(ready.first) > 1:
             self.want_worker()
 
@@ -145,18 +149,21 @@ class Crew:
         if item is None or item[NUMBER] == stuck or not self._someone_is_short():
             return False
         if not self.held:
-            self.held, self._next = True, item[NUMBER]
+            self.held, self._seen = True, item[NUMBER]
             self._look = self._owner.engine.timers.add(LOOK_S, self._look_again)
         return True
 
-    def _next_short(self) -> Item | None:
-        """Return what is next if its calls are known to be short."""
+    def _next(self) -> Item | None:
         ready = self._owner.ready
         try:
-            item: Item = (ready.first or ready.lane or ready.queue)[0]
+            return (ready.first or ready.lane or ready.queue)[0]
         except IndexError:  # a worker has taken the last one
             return None
-        return item if item[INLET].short_calls else None
+
+    def _next_short(self) -> Item | None:
+        """Return what is next if its calls are known to be short."""
+        item = self._next()
+        return item if item is not None and item[INLET].short_calls else None
 
     @guarded
     def _someone_is_short(self, but: Pace | None = None) -> bool:
@@ -183,7 +190,7 @@ class Crew:
     def _look_again(self) -> None:
         """Look whether those who work are still enough. The timers call this."""
         self.let_go()
-        self.want_worker(stuck=self._next)
+        self.want_worker(stuck=self._seen)
 
     @guarded
     def let_go(self) -> None:
@@ -195,7 +202,7 @@ class Crew:
     @guarded
     def begin_long(self, pace: Pace) -> None:
         """The worker with that pace begins a call that may be long: another one is wanted for what waits behind it."""
-        pace.begin_long()
+        pace.begin(False)
         if self.held:
             self.let_go()
             self.want_worker()

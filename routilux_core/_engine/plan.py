@@ -16,6 +16,7 @@ from routilux_core.ports import Slot
 from routilux_core.routine import Routine, fresh_copy
 from routilux_core.strategy import ExecutionStrategy, WorkerPool
 
+SHORT_S: Final = 0.00002  # what a call takes at most, on average, that is short: some ten times what an event costs
 DEFAULT_POLICY = ErrorHandler()
 NO_KEY = object()  # in no payload
 
@@ -75,6 +76,7 @@ class Inlet:
     __slots__ = (
         "advice",
         "call",
+        "emits_fast",
         "gathers",
         "handler",
         "in_loop",
@@ -108,11 +110,14 @@ class Inlet:
         self.merge, self.snapshot, self.gathers = merging_of(slot.merge_strategy, where)
         self.is_fast = False  # whether running it is no more than `call(payload)`
         self.short_way = self._short_way()
+        self.emits_fast = False  # its last call was long, but emitted one after the other
         self.short_calls = 0  # how sure it is that they are short: 2, 1 behind one that was not, or 0. See `crew`
 
-    def learn(self, short: bool) -> None:
-        """Learn whether calls of it were short. Without the lock: an old value calls a worker too many, or too late."""
-        self.short_calls = 2 if short else max(0, self.short_calls - 1)
+    def learn(self, seconds: float, calls: int, emissions: int) -> None:
+        """Learn how long so many calls took. Without the lock: an old value calls a worker too many, or too late."""
+        is_short = seconds <= calls * SHORT_S
+        self.short_calls = 2 if is_short else max(0, self.short_calls - 1)
+        self.emits_fast = not is_short and seconds <= emissions * SHORT_S
 
     @property
     def goes_alone(self) -> bool:

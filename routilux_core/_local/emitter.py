@@ -189,7 +189,7 @@ class Emitter:
                     if len(waits.waiting) > (node.mark or run.engine.max_pending):
                         self.relieve(node)
                     return
-                if crew.active < crew.workers and not (crew.recruiting or crew.held):
+                if not (crew.held or crew.recruiting) and crew.active < crew.workers:
                     with run.engine.lock:
                         crew.want_worker()
                     run.engine.run_deferred()

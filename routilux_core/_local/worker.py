@@ -9,10 +9,9 @@ from itertools import islice
 from time import perf_counter
 from typing import Any
 
-from routilux_core._engine.crew import SHORT_S
 from routilux_core._engine.ending import announce_end
 from routilux_core._engine.engine import TICK
-from routilux_core._engine.plan import INLET, JOB, NO_KEY, POSTED, Inlet, Item, Node
+from routilux_core._engine.plan import INLET, JOB, NO_KEY, POSTED, SHORT_S, Inlet, Item, Node
 from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Scheduler
 from routilux_core._local import backpressure
@@ -82,7 +81,7 @@ class Worker(Emitter):
         if scheduler.ready.solo and scheduler.crew.active:  # it counts on being alone: this was for another pool
             scheduler.crew.recruiting = False
             return 0
-        scheduler.crew.begin()
+        scheduler.crew.begin(self.seat.pace)
         scheduler.hands.add(self)
         scheduler.look_again()
         return 1 if scheduler.ready.chosen else FOREVER
@@ -173,7 +172,7 @@ class Worker(Emitter):
                 started = max(self.started, posted)  # it may have come while this worker waited for the lock
                 lent = 0.0 if self.call is None else self.call.lent
                 if self.scheduler.ready.shared:
-                    inlet.learn(ended - lent - started <= SHORT_S)
+                    inlet.learn(ended - lent - started, 1, self.emitted - before)
                 # Without the lock: only this worker appends. Who takes over cuts off the front, and has the lock.
                 self.records += (number, cause, inlet.number, posted, started, ended - lent)
             else:
@@ -197,7 +196,7 @@ class Worker(Emitter):
         learns = ready.shared  # how long calls take: where others could be called
         unsure: list[Inlet] = []  # whose calls are not known to be short, of those that run
         most = min(limit, FEW if learns and not _is_next_short(source) else RECORDS_PER_FLUSH)
-        began, lent = started if timed else clock(), 0.0
+        began, lent, emitted = started if timed else clock(), 0.0, self.emitted
         others = ready.lane if owns else ready.queue
         turn = started + (backpressure.TURN_S if owns else LANE_TURN_S) if timed else 0.0  # until then they wait
         self.call, self.permit = None, owns
@@ -280,11 +279,11 @@ class Worker(Emitter):
         # About: another thread may have taken some over.
         done = max(0, len(records) - before_all) // run.ledger.history.width
         if learns and done:
-            is_short = (started if timed else clock()) - began - lent <= done * SHORT_S
+            seconds, emissions = (started if timed else clock()) - began - lent, self.emitted - emitted
+            if seconds > done * SHORT_S and known is not None and not unsure:
+                unsure.append(known)
             for each in unsure:
-                each.learn(is_short)
-            if not (is_short or unsure or known is None):
-                known.learn(False)
+                each.learn(seconds, done, emissions)
         return done, stuck
 
     def _go_on(self, lane: deque[Item], run: Run, limit: int, variables: Context) -> tuple[int, bool]:

@@ -13,13 +13,16 @@ import pytest
 
 from routilux_core import Flow, Routine, event, slot
 from routilux_core._engine import crew as crew_module
-from routilux_core._engine.crew import AGAIN_S, LOOK_S, SHORT_S, SOME, Crew, Pace
+from routilux_core._engine.crew import AGAIN_S, LOOK_S, SOME, Crew, Pace
+from routilux_core._engine.plan import SHORT_S
 from routilux_core._engine.scheduler import lanes_are_safe
 from routilux_core._threads.guard import new_lock
 
 PATIENCE = 20.0  # seconds, for what takes some milliseconds
 
-short, unknown = SimpleNamespace(short_calls=2), SimpleNamespace(short_calls=0)
+short = SimpleNamespace(short_calls=2, emits_fast=False)
+unknown = SimpleNamespace(short_calls=0, emits_fast=False)
+emitting = SimpleNamespace(short_calls=0, emits_fast=True)
 
 
 class Hand:
@@ -70,8 +73,9 @@ class Place:
         """Let a worker begin its loop."""
         hand = Hand()
         self.hands.add(hand)
+        self.crew.begin(hand.seat.pace)
+        self.deferred.clear()
         self.crew.recruiting = False
-        self.crew.active += 1
         return hand
 
     def makes(self, hand: Hand, calls: int, seconds: float) -> None:
@@ -171,6 +175,23 @@ def test_who_begins_a_long_call_has_the_next_one_called(place: Place) -> None:
     place.crew.begin_long(hand.seat.pace)
     assert place.deferred == [place.submit_worker]
     assert not place.looks
+
+
+@pytest.mark.parametrize("begins_with", [short, emitting])
+def test_who_begins_with_what_is_known_to_go_on_fast_is_trusted_until_the_look(place: Place, begins_with: Any) -> None:
+    place.post(begins_with)
+    place.come()
+    place.lane[0] = (short, *place.lane[0][1:])  # what it has emitted
+    assert not place.is_called()
+    place.now += LOOK_S
+    assert place.look(), "it has done nothing since"
+
+
+def test_who_begins_with_what_nobody_knows_is_not(place: Place) -> None:
+    place.post(unknown)
+    place.come()
+    place.lane[0] = (short, *place.lane[0][1:])
+    assert place.is_called()
 
 
 def test_when_the_last_one_leaves_the_next_is_called(place: Place) -> None:
