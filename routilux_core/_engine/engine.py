@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import get_ident
 from time import monotonic
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from routilux_core._engine.ending import announce_end, announce_end_again, nudge
 from routilux_core._engine.mending import put_in_order
 from routilux_core._engine.plan import JOB, Inlet, Item, Node
 from routilux_core._engine.roles import JobRole, SchedulerRole
-from routilux_core._engine.step import Step
 from routilux_core._routines.frame import CURRENT, check_outside, here
 from routilux_core._threads.aside import Aside
 from routilux_core._threads.completion import Completion
@@ -434,6 +434,40 @@ class Engine:
         for run in ended:
             announce_end(run)
         self.run_deferred()
+
+
+class Step:
+    """`with engine.step(run):` holds the lock, and ends the run with it if nothing of it is left.
+
+    Without it the end is announced then, and what the step has asked for is done: workers are submitted, listeners
+    told. None of that follows where the step has raised. So it is not for who has the lock already, or one that is
+    taken before it: a task's own, say. Nor for who is interrupted by Ctrl-C where nobody mends: outside a `Visit`, in
+    the thread of a caller, `with engine.lock` alone is one piece. The hot path does by hand what it needs of this.
+    """
+
+    __slots__ = ("_engine", "_run")
+
+    def __init__(self, engine: Engine, run: JobRole | None) -> None:
+        self._engine, self._run = engine, run
+
+    def __enter__(self) -> None:
+        self._engine.acquire()  # interrupted behind this, it is for `Engine.recover`
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        engine, run = self._engine, self._run
+        try:
+            if error is None and run is not None:
+                run.end_if_idle()
+        finally:
+            engine.release()
+        if error is not None:
+            return
+        if run is not None and run.ended:
+            announce_end(run)
+        if engine.deferred:
+            engine.run_deferred()
 
 
 def deadline_of(timeout: float | None) -> float | None:
