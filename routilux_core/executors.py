@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
@@ -14,7 +15,6 @@ from routilux_core.errors import WorkerLost
 from routilux_core.strategy import ExecutionStrategy, Host, Task, WorkerPool
 
 if TYPE_CHECKING:  # what nobody needs who runs on threads is imported when an executor is opened
-    from collections.abc import Mapping
     from concurrent.futures import Executor, Future
 
 

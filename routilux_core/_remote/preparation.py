@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from routilux_core._remote.cache import process
 from routilux_core.errors import StrategyError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 # Of what the standard library tells its own workers: the rest is about how it starts them, or secret.
 WANTED = ("sys_path", "sys_argv", "dir", "init_main_from_name", "init_main_from_path")

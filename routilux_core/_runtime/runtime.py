@@ -12,10 +12,11 @@ import sys
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import Context, copy_context
 from functools import partial
 from time import monotonic, perf_counter, time
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from routilux_core._engine.control import JobControl, begin, drive
@@ -41,9 +42,6 @@ from routilux_core.routine import Routine, let_go
 from routilux_core.strategy import ExecutionStrategy, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from types import ModuleType
-
     from routilux_core._journal.keeper import Keeper
     from routilux_core.serialization.snapshot import SavedFlow, SavedStrategy
 
