@@ -87,7 +87,7 @@ class Crew:
     the look that ends it comes first, then what waits is looked at.
     """
 
-    __slots__ = ("_look", "_looked", "_owner", "_seen", "active", "held", "pause", "recruiting", "workers")
+    __slots__ = ("_asked", "_look", "_looked", "_owner", "_seen", "active", "held", "pause", "recruiting", "workers")
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
@@ -99,6 +99,7 @@ class Crew:
         self._look: Timer | None = None  # which that is
         self._seen = 0  # the number of the activation that was next when it was set
         self._looked = 0.0  # when the paces were last looked at
+        self._asked = 0.0  # and when one of the workers last asked whether it is spare
 
     @guarded
     def want_worker(self, stuck: int = 0) -> None:
@@ -181,10 +182,14 @@ class Crew:
 
     @guarded
     def is_spare(self, pace: Pace) -> bool:
-        """Return whether the worker with that pace can leave though something waits."""
+        """Return whether the worker with that pace can leave though something waits. One of them hears so at a time."""
+        now = perf_counter()
+        if now - self._asked < AGAIN_S:
+            return False
+        self._asked = now
         if not self._owner.ready.shared or self._next_short() is None:
             return False
-        return self._someone_is_short(pace) and pace.is_short(perf_counter())
+        return self._someone_is_short(pace) and pace.is_short(now)
 
     @guarded
     def _look_again(self) -> None:
