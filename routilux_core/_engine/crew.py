@@ -46,13 +46,13 @@ class Pace:
         self._until = 0.0  # until when it counts as being at short calls
 
     @guarded
-    def look(self, untold: int, now: float, sharing: int) -> None:
-        """Look how many there are by now, of a thread that shares the interpreter with so many.
+    def look(self, untold: int, now: float) -> None:
+        """Look how many there are by now.
 
         A thread that waits for the interpreter seems to stand still: that shows nothing until a while has gone by.
         """
         done, spent = self.told + untold - self._seen, now - self._looked
-        if done >= SOME and done * SHORT_S * sharing >= spent:
+        if done >= SOME and done * SHORT_S >= spent:
             self._until = now + LOOK_S
         elif spent < LOOK_S:
             return
@@ -177,7 +177,7 @@ class Crew:
                 if not hand.shares_thread:
                     untold[hand.seat.pace] = untold.get(hand.seat.pace, 0) + hand.untold()
             for pace, more in untold.items():
-                pace.look(more, now, self.active)
+                pace.look(more, now)
         return any(hand.seat.pace is not but and hand.seat.pace.is_short(now) for hand in hands)
 
     @guarded
