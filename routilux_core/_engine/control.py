@@ -125,7 +125,7 @@ class JobControl:
         run, engine = self.run, self.run.engine
         check_outside(engine, "JobState.wait")
         announce_end_again(run)
-        if not run.done.is_set():
+        if not run.ending.done.is_set():
             engine.visits.check_uninterrupted("JobState.wait")
             engine.check_may_wait("JobState.wait", "await job.done()")
         return engine.wait([run], check_patience(timeout, "the timeout of JobState.wait"))
@@ -136,19 +136,19 @@ class JobControl:
         run, engine, frame = self.run, self.run.engine, here()
         patience = check_patience(timeout, "the timeout of JobState.done")
         check_loop("JobState.done", "job.wait()")
-        if run.done.is_set():
+        if run.ending.done.is_set():
             return True
         engine.check_fork()
         if frame is not None:  # listed first, then a look: of two that wait for each other, one sees the other
-            run.waiters.append(frame)
+            run.ending.waiters.append(frame)
         try:
             check_outside(engine, "JobState.done")
             if engine.works_in_caller():
                 return await in_thread(partial(engine.wait, [run], patience))
-            return await until_set(run.done, patience)
+            return await until_set(run.ending.done, patience)
         finally:
             if frame is not None:
-                run.waiters.remove(frame)
+                run.ending.waiters.remove(frame)
 
     def stream(self, names: tuple[str, ...]) -> Stream:
         from routilux_core._engine.streaming import OutputStream
@@ -208,7 +208,7 @@ def drive(run: Run, timeout: float | None) -> None:
     rest = run.engine.rest_of(run)
     if rest is None:
         return
-    run.done.add_callback(rest.set)
+    run.ending.done.add_callback(rest.set)
     run.engine.wait([run], timeout, rest)
     run.ending.at_rest = None
 

@@ -9,7 +9,7 @@ from threading import get_ident
 from typing import Any, Protocol
 
 from routilux_core._engine.merging import SlotMemory
-from routilux_core._routines.frame import CURRENT
+from routilux_core._routines.frame import CURRENT, Frame
 from routilux_core._threads.aside import Aside
 from routilux_core._threads.completion import Completion
 
@@ -17,11 +17,13 @@ ASIDE = 0  # no thread of ours tells of the end
 
 
 class Ending:
-    """How far the telling is."""
+    """Who waits for the end, and how far the telling is."""
 
-    __slots__ = ("at_rest", "finisher", "told")
+    __slots__ = ("at_rest", "done", "finisher", "told", "waiters")
 
     def __init__(self) -> None:
+        self.done = Completion()
+        self.waiters: list[Frame] = []  # handlers, of other flows, that wait for it
         self.finisher: int | None = None  # the thread that tells of the end
         self.told = False  # listeners were told of the end, or are just being told
         self.at_rest: Completion | None = None  # while a caller works on the job: set when it ends or is paused
@@ -55,8 +57,6 @@ class Ended(Protocol):
     def book(self) -> Any: ...
     @property
     def engine(self) -> EngineRole: ...
-    @property
-    def done(self) -> Completion: ...
     def end_if_idle(self) -> bool: ...
 
 
@@ -83,7 +83,7 @@ def announce_end(run: Ended) -> None:
 def announce_end_again(run: Ended) -> None:
     """Go on telling those who wait, if this thread was interrupted while it did so. Outside the lock."""
     # Without the lock: where this thread is the one that tells, no other writes here.
-    if run.ending.finisher == get_ident() and (not run.done.is_set() or run in run.engine.ending):
+    if run.ending.finisher == get_ident() and (not run.ending.done.is_set() or run in run.engine.ending):
         run.ending.finisher = None
     announce_end(run)
 
@@ -96,7 +96,7 @@ def _tell(run: Ended) -> None:
             run.listeners.job_finished()
     finally:  # an exception that a signal handler raises
         run.listeners = None
-        run.done.set()
+        run.ending.done.set()
         behind = run.engine.forget_end(run)
     if behind is not None:
         behind()
@@ -104,6 +104,6 @@ def _tell(run: Ended) -> None:
 
 def nudge(run: Ended) -> None:
     """Let those who wait for the job look around."""
-    run.done.nudge()
+    run.ending.done.nudge()
     if run.ending.at_rest is not None:
         run.ending.at_rest.nudge()

@@ -179,7 +179,7 @@ class Engine:
         A handler that has forked is the last that its thread calls: the rest of its job is the parent's.
         """
         # Who waits for a job may fork as soon as it is told, and be faster than the thread that told it.
-        running = [*self.runs, *(run for run in self.ending if not run.done.is_set())]
+        running = [*self.runs, *(run for run in self.ending if not run.ending.done.is_set())]
         for hand in self.hands():
             if hand.thread == get_ident():
                 hand.claimed.clear()
@@ -343,25 +343,25 @@ class Engine:
         if frame is None:
             return self._wait(waited, timeout, until)
         for run in waited:
-            run.waiters.append(frame)
+            run.ending.waiters.append(frame)
         try:  # look once more, now that others see it: they may just have begun to wait for this
             check_outside(self, "a wait for a job")
             return self._wait(waited, timeout, until)
         finally:
             for run in waited:
-                run.waiters.remove(frame)
+                run.ending.waiters.remove(frame)
 
     def _wait(self, waited: list[JobRole], timeout: float | None, until: Done | None) -> bool:
         deadline = deadline_of(timeout)
         for run in waited:
-            if not run.done.is_set():
+            if not run.ending.done.is_set():
                 self.check_fork()
         try:
             if self.hurt:
                 self.mend()
             ended = True
             for run in waited:
-                ended = ended and self._wait_for(until or run.done, deadline)
+                ended = ended and self._wait_for(until or run.ending.done, deadline)
             return ended
         except BaseException:
             self.hurt = True

@@ -52,7 +52,7 @@ def _seconds_until(when: float) -> str:
 
 def _waited_for(run: Run) -> list[str]:
     # A copy: who waits is listed, and struck off, without the lock.
-    owners = [owner_of(frame.routine) for frame in run.waiters.copy() if frame.routine is not None]
+    owners = [owner_of(frame.routine) for frame in run.ending.waiters.copy() if frame.routine is not None]
     return [f"waited for by routine {owner[1]!r} of flow {owner[0]!r}" for owner in owners if owner is not None]
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from routilux_core._engine.plan import CAUSE, GATHERED, INLET, NUMBER, PAYLOAD, POSTED, Item, arrived
 from routilux_core._engine.retries import Retries
 from routilux_core._routines.signature import Payload
+from routilux_core._threads.completion import Completion
 from routilux_core._threads.guard import guarded
 from routilux_core._tracking.failures import Failures
 from routilux_core._tracking.history import COMPLETED, DISCARDED, FAILED, SKIPPED, WIDTH, Chunk, History
@@ -72,6 +73,7 @@ class LedgerCounts:
         "over",
         "payloads",
         "placed",
+        "readers",
         "reason",
         "recorder",
         "retried",
@@ -100,6 +102,7 @@ class LedgerCounts:
         self.failures = Failures(max(history_size, 100))
         self.decided: dict[str, str] = {}  # routine id -> the gravest decision
         self.collected: dict[str, list[Payload]] = {}
+        self.readers: list[Completion] = []  # of who waits for more of it: see `streaming`
         self.span = Span()
         self.recorder: Recorder | None = None
         self.payloads: Payloads | None = None  # where the flow keeps what calls were given
@@ -129,6 +132,13 @@ class LedgerCounts:
             self.discarded += 1
         elif outcome == FAILED:
             self.failed += 1
+
+    @guarded
+    def wake_readers(self) -> None:
+        """Wake who waits for more outputs: they look for themselves, and list themselves again."""
+        readers, self.readers = self.readers, []
+        for each in readers:
+            each.set()
 
     @guarded
     def write_off(self) -> bool:

@@ -12,7 +12,6 @@ from routilux_core._engine.ledger import LedgerCounts
 from routilux_core._engine.plan import Callers, Inlet, Item, Lane, Node, Outlet
 from routilux_core._engine.ready import Hand, LockedReady
 from routilux_core._engine.retries import Retries
-from routilux_core._routines.frame import Frame
 from routilux_core._routines.signature import Payload
 from routilux_core._threads.resources import Resources
 from routilux_core._threads.timers import Timer
@@ -110,7 +109,6 @@ class JobRole(Ended, Protocol):
     paused: bool
     stopped: bool
     swept: set[int]
-    waiters: list[Frame]
 
     @property
     def book(self) -> BookRole | None: ...

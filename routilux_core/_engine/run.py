@@ -15,9 +15,7 @@ from routilux_core._engine.merging import SlotMemory
 from routilux_core._engine.plan import CAUSES, INLET, JOB, NUMBER, PAYLOAD, Inlet, Item, Node, Outlet, arrived, rename
 from routilux_core._engine.retries import Retries
 from routilux_core._engine.roles import BookRole, SchedulerRole
-from routilux_core._routines.frame import Frame
 from routilux_core._routines.signature import Payload
-from routilux_core._threads.completion import Completion
 from routilux_core._threads.guard import guarded
 from routilux_core._threads.visits import Visit
 from routilux_core._tracking.history import DISCARDED, RETRIED
@@ -36,7 +34,6 @@ class Run:
         "book",
         "context",
         "decide",
-        "done",
         "ended",
         "ending",
         "engine",
@@ -50,13 +47,11 @@ class Run:
         "own",
         "parked",
         "paused",
-        "readers",
         "retries",
         "slots",
         "stopped",
         "swept",
         "timed",
-        "waiters",
     )
 
     def __init__(self, engine: Engine, job_id: str, history_size: int, context: Context | None) -> None:
@@ -74,7 +69,6 @@ class Run:
         self.may_emit_fast = True  # whether an emission needs no further thought
         self.numbers = itertools.count(1)  # of activations
         self.stopped = self.halted = self.ended = False
-        self.done = Completion()
         self.ending = Ending()
         self.slots = SlotMemory()
         self.parked: list[Item] = []  # what workers came upon while the job was paused
@@ -82,8 +76,6 @@ class Run:
         self.decide: Callable[[Failure], Decision] | None = None  # what plugins say to an exception, if any may
         # What plugins say to a call before it is made, if any may: the activation, and who is to make the call.
         self.admit: Callable[[Item, int], Decision | None] | None = None
-        self.readers: list[Completion] = []  # of who waits for the next output: see `streaming`
-        self.waiters: list[Frame] = []  # handlers, of other flows, that wait for the end
 
     def listen(self, listeners: Listeners) -> None:
         """Tell these about the job; said once, before anything is posted."""
@@ -181,8 +173,8 @@ class Run:
         if outlet.outputs and not self.stopped:
             for name in outlet.outputs:
                 self.ledger.collected.setdefault(name, []).append(dict(data))
-            if self.readers:
-                self._wake_readers()
+            if self.ledger.readers:
+                self.ledger.wake_readers()
         elif not outlet.targets:
             self.ledger.unconnected += 1
 
@@ -193,8 +185,8 @@ class Run:
         if outlet.outputs and not self.stopped:
             for name in outlet.outputs:
                 self.ledger.collected.setdefault(name, []).append(dict(data))
-            if self.readers:
-                self._wake_readers()
+            if self.ledger.readers:
+                self.ledger.wake_readers()
         elif not outlet.targets:
             self.ledger.unconnected += 1
 
@@ -223,8 +215,8 @@ class Run:
         self.ledger.sent += count
         for name in outlet.outputs:
             self.ledger.collected.setdefault(name, []).extend(payloads)
-        if self.readers and outlet.outputs:
-            self._wake_readers()
+        if self.ledger.readers and outlet.outputs:
+            self.ledger.wake_readers()
         if lone is not None:
             numbers, ledger = self.numbers, self.ledger
             ledger.last, ledger.placed = ledger.last + count, ledger.placed + count  # before others see them
@@ -234,13 +226,6 @@ class Run:
             lone.node.scheduler.admit(lone.node)
         elif not outlet.outputs:
             self.ledger.unconnected += count
-
-    @guarded
-    def _wake_readers(self) -> None:
-        """Wake who waits for outputs: they look for themselves, and list themselves again."""
-        readers, self.readers = self.readers, []
-        for each in readers:
-            each.set()
 
     def node_for(self, node: Node) -> Node:
         """Return this job's own twin of a node with `scope="job"`. Under the lock, or before anything is posted."""

@@ -57,7 +57,7 @@ class OutputStream:
 
     def _look(self) -> bool:
         """Take what there is; StopIteration where nothing comes any more."""
-        ended = self._run.done.is_set()  # first: what is collected before a job ends is there when it has
+        ended = self._run.ending.done.is_set()  # first: what is collected before a job ends is there when it has
         if not self._found:
             self._take()
         if ended and not self._found:
@@ -77,17 +77,17 @@ class OutputStream:
         """Give something that is set when more is collected, or the job has ended: at once if it was just now."""
         run, bell = self._run, Completion()
         check_outside(run.engine, "JobState.stream")
-        run.readers.append(bell)  # listed first, and then another look
-        run.done.add_callback(bell.set)
+        run.ledger.readers.append(bell)  # listed first, and then another look
+        run.ending.done.add_callback(bell.set)
         try:
             self._take()
             if self._found:
                 bell.set()
             yield bell
         finally:
-            run.done.remove_callback(bell.set)
+            run.ending.done.remove_callback(bell.set)
             with suppress(ValueError):  # who has set it took it out
-                run.readers.remove(bell)
+                run.ledger.readers.remove(bell)
             bell.set()  # for a thread that still waits for somebody who does not
 
     def _wait(self, bell: Completion) -> None:

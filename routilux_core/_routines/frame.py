@@ -12,13 +12,19 @@ from routilux_core._routines.attributes import owner_of
 from routilux_core.errors import FlowStateError
 
 
+class Ending(Protocol):
+    """The end of a job, and the frames in which somebody waits for it."""
+
+    waiters: list[Frame]
+
+
 class Awaited(Protocol):
-    """A job, and the frames in which somebody waits for its end."""
+    """A job."""
 
     @property
     def job_id(self) -> str: ...
     @property
-    def waiters(self) -> list[Frame]: ...
+    def ending(self) -> Ending: ...
 
 
 class Frame(Protocol):
@@ -83,7 +89,7 @@ def _held_up() -> Iterator[Frame]:
                 found.add(id(frame))
                 yield frame
                 if frame.at is not None:
-                    starts += [(each, each.thread) for each in frame.at.waiters.copy()]
+                    starts += [(each, each.thread) for each in frame.at.ending.waiters.copy()]
             frame = frame.outer
 
 

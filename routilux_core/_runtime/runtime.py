@@ -721,5 +721,5 @@ def _exit(flow_id: str, engine: Engine) -> None:
     for scheduler in engine.schedulers:  # which lets what runs end, too
         close_at_exit(scheduler, max(0.0, deadline - monotonic()))
     for run in unfinished:
-        run.done.wait(max(0.0, deadline - monotonic()))
+        run.ending.done.wait(max(0.0, deadline - monotonic()))
     _exits.append(monotonic() - began)

@@ -126,7 +126,7 @@ def test_a_job_that_begins_when_one_ends_by_a_broken_executor_has_a_new_pool(mak
     flow.add_routine(Square(), "square")
     breaks = executors[0]
     first, following = flow.execute("square", {"n": 1}), []
-    first._controls.run.done.add_callback(lambda: following.append(flow.execute("square", {"n": 2})))
+    first._controls.run.ending.done.add_callback(lambda: following.append(flow.execute("square", {"n": 2})))
     breaks.break_down()
     finished(first)
     assert [type(each.exception) for each in first.errors] == [WorkerLost]

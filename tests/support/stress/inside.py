@@ -9,7 +9,7 @@ from routilux_core import Flow, JobState
 
 def at_the_end(state: JobState, call: Callable[[], None]) -> None:
     """Call in the thread that ends the job, in the moment in which it ends."""
-    state._controls.run.done.add_callback(call)
+    state._controls.run.ending.done.add_callback(call)
 
 
 def leftovers(flow: Flow, states: Iterable[JobState]) -> Iterator[str]:
