@@ -12,7 +12,6 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import cast
 
 from routilux_core.strategy import Piece
 from routilux_core_plugins.process.memory import Memory, memory
@@ -153,7 +152,7 @@ class ParentEnd:
         if filling.kind:
             self._take(frames, filling.kind, filling.number, memoryview(filling.places[0]))
         else:
-            self._beside = [cast("Piece", place) for place in filling.places]  # an `mmap` is as good as any
+            self._beside = list(filling.places)
 
 
 class _Places:
@@ -232,7 +231,7 @@ class WorkerEnd:
         kind, number, length = HEAD.unpack(self._exactly(HEAD.size))
         if kind == LENGTHS:
             for (size,) in LENGTH.iter_unpack(self._exactly(length)):
-                beside.append(cast("Piece", memory(size)))
+                beside.append(memory(size))
                 self._fill(beside[-1])
             kind, number, length = HEAD.unpack(self._exactly(HEAD.size))
         return kind, number, [self._exactly(length), *beside]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import mmap
 from contextlib import suppress
+from typing import cast
 
 HUGE = 1 << 22  # bytes from which on pages of 2 MB are asked for: the first touch of a page costs more than its copy
 MADVISE_HUGE: int | None = getattr(mmap, "MADV_HUGEPAGE", None)
 
-Memory = bytearray | mmap.mmap
+Memory = bytearray | memoryview
 
 
 def memory(length: int) -> Memory:
@@ -25,4 +26,4 @@ def memory(length: int) -> Memory:
         raise MemoryError(f"{length:,} bytes") from error
     with suppress(OSError):  # a system without such pages
         place.madvise(MADVISE_HUGE)
-    return place
+    return cast("Memory", place)  # as good as any
