@@ -56,7 +56,7 @@ def bare_pool(count: int) -> float:
     return median_of(RUNS, run, lambda: check_each_once(count)) / count
 
 
-def counting_pool(count: int, *, hops: int = 1) -> float:
+def counting_pool(count: int, *, hops: int = 1, runs: int = RUNS) -> float:
     """Seconds for each event through a pool that counts its calls; with two hops a handler in between sends it on."""
 
     def run() -> None:
@@ -75,7 +75,7 @@ def counting_pool(count: int, *, hops: int = 1) -> float:
         post((source, count))
         pool.join()
 
-    return median_of(RUNS, run, lambda: check_each_once(count)) / count
+    return median_of(runs, run, lambda: check_each_once(count)) / count
 
 
 def executor(count: int) -> float:

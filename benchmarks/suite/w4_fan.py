@@ -6,8 +6,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from suite.bare import CountingPool, QueuePool
+from suite.bare import QueuePool
 from suite.model import Comparison, Row, Workload, ratio
+from suite.w3_stream import counting_pool
 from suite.work import check_each_once, median_of, note
 
 WIDTH = 1_000
@@ -43,24 +44,6 @@ def _pool(width: int) -> float:
     return _per_task(width, run)
 
 
-def _counting_pool(width: int) -> float:
-    def run() -> None:
-        pool = CountingPool(THREADS)
-        post = pool.post
-
-        def middle(n: int) -> None:
-            post((note, n))
-
-        def source(total: int) -> None:
-            for n in range(total):
-                post((middle, n))
-
-        post((source, width))
-        pool.join()
-
-    return _per_task(width, run)
-
-
 def _executor(width: int) -> float:
     def middle(n: int) -> int:
         return n
@@ -90,7 +73,7 @@ WORKLOAD = Workload(
     title="1 -> 1,000 -> 1 trivial routines, 8 threads, per routine in the middle",
     rows=(
         _row("SimpleQueue pool", _pool, limit=True),
-        _row("counting pool", _counting_pool, limit=True),
+        _row("counting pool", partial(counting_pool, hops=2, runs=RUNS), limit=True),
         _row("ThreadPoolExecutor", _executor, limit=True),
         _row("ours", partial(_ours, stateless=True)),
         _row("ours, with state", partial(_ours, stateless=False)),
