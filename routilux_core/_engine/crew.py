@@ -25,7 +25,7 @@ from typing import Any, Final, Protocol
 
 from routilux_core._engine.engine import Engine
 from routilux_core._engine.plan import INLET, NUMBER, SHORT_S, Item
-from routilux_core._engine.ready import LockedReady
+from routilux_core._engine.ready import LockedReady, next_in
 from routilux_core._threads.guard import guarded
 from routilux_core._threads.timers import Timer
 
@@ -87,7 +87,7 @@ class Crew:
     the look that ends it comes first, then what waits is looked at.
     """
 
-    __slots__ = ("_asked", "_look", "_looked", "_owner", "_seen", "active", "held", "pause", "recruiting", "workers")
+    __slots__ = ("_asked", "_looked", "_owner", "_seen", "active", "held", "pause", "recruiting", "workers")
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
@@ -95,8 +95,8 @@ class Crew:
         self.active = 0  # in their loop
         self.recruiting = False  # a task is on its way to the pool, and has not begun: one at a time
         self.pause: Timer | None = None  # in which the pool, which is busy, is given nothing
-        self.held = False  # those who work are enough, as far as one can see: nobody is called until the next look
-        self._look: Timer | None = None  # which that is
+        # The next look, where those who work are enough, as far as one can see: nobody is called until then.
+        self.held: Timer | None = None
         self._seen = 0  # the number of the activation that was next when it was set
         self._looked = 0.0  # when the paces were last looked at
         self._asked = 0.0  # and when one of the workers last asked whether it is spare
@@ -126,7 +126,7 @@ class Crew:
         self.active += 1
         ready = self._owner.ready
         if pace is not None and ready.shared:
-            item = self._next()
+            item = next_in(ready)
             pace.begin(item is not None and (item[INLET].short_calls > 0 or item[INLET].emits_fast))
         if ready.backlog() + len(ready.first) > 1:
             self.want_worker()
@@ -150,20 +150,13 @@ class Crew:
         if item is None or item[NUMBER] == stuck or not self._someone_is_short():
             return False
         if not self.held:
-            self.held, self._seen = True, item[NUMBER]
-            self._look = self._owner.engine.timers.add(LOOK_S, self._look_again)
+            self._seen = item[NUMBER]
+            self.held = self._owner.engine.timers.add(LOOK_S, self._look_again)
         return True
-
-    def _next(self) -> Item | None:
-        ready = self._owner.ready
-        try:
-            return (ready.first or ready.lane or ready.queue)[0]
-        except IndexError:  # a worker has taken the last one
-            return None
 
     def _next_short(self) -> Item | None:
         """Return what is next if its calls are known to be short."""
-        item = self._next()
+        item = next_in(self._owner.ready)
         return item if item is not None and item[INLET].short_calls else None
 
     @guarded
@@ -200,9 +193,9 @@ class Crew:
     @guarded
     def let_go(self) -> None:
         """Hold the crew back no longer."""
-        if self._look is not None:
-            self._look.cancel()
-        self.held, self._look = False, None
+        if self.held is not None:
+            self.held.cancel()
+            self.held = None
 
     @guarded
     def begin_long(self, pace: Pace) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 from routilux_core._engine.mailbox import UNLIMITED, Mailbox
 from routilux_core._routines.merge_strategies import merging_of
 from routilux_core._routines.signature import Payload, bind
+from routilux_core._threads.timers import Timer
 from routilux_core.error_handling import ErrorHandler, ErrorStrategy
 from routilux_core.errors import PayloadError
 from routilux_core.ports import Slot
@@ -52,7 +53,7 @@ class Callers(Protocol):
     active: int
     workers: int
     recruiting: bool
-    held: bool
+    held: Timer | None
 
     def want_worker(self) -> None: ...
 

@@ -305,6 +305,14 @@ class SoloReady(LockedReady):
         return gone + met
 
 
+def next_in(ready: LockedReady) -> Item | None:
+    """Return what is next, None where nothing is queued. Without the lock: others may just take it."""
+    try:
+        return (ready.first or ready.lane or ready.queue)[0]
+    except IndexError:
+        return None
+
+
 def _left_in(lane: deque[Item] | None) -> list[Item]:
     """Return what of a lane was not dropped, though it still lies there; its worker may take of it meanwhile."""
     return [] if not lane else [item for item in lane.copy() if item[NUMBER] not in item[JOB].swept]

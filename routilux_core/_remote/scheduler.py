@@ -9,6 +9,7 @@ from typing import Any
 
 from routilux_core._engine.engine import Engine, logger
 from routilux_core._engine.plan import INLET, JOB, PAYLOAD, Inlet, Item, Node
+from routilux_core._engine.ready import next_in
 from routilux_core._engine.roles import JobRole, waits_for_disk
 from routilux_core._engine.run import Run
 from routilux_core._engine.scheduler import Scheduler, close_aside
@@ -129,10 +130,8 @@ class RemoteScheduler(Scheduler):
 
     def _packs_slowly(self) -> bool:
         """Return whether it may take long to pickle what is next. Without the lock: others may just take it."""
-        ready = self.ready
-        try:
-            item = ready.first[0] if ready.first else ready.queue[0]
-        except IndexError:
+        item = next_in(self.ready)
+        if item is None:
             return False
         slow = self.paces.packs_slowly.get(item[INLET].number)
         return slow if slow is not None else not is_plain(item[PAYLOAD])
